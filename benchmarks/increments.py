@@ -1,0 +1,118 @@
+"""Do float32 increments survive? The change of each weight matrix in 3 AP steps, float32 against float64.
+
+A change can be 1e-7 of its weights or less: the rounding of a float32 number. pjax computes increments as
+increments and keeps parameters as compensated (high, low) pairs; naive.py is the textbook form.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+import datasets
+import naive
+import pjax_core as pj
+
+STEPS = 3
+STRENGTH = 5.0
+NETWORKS = ((784, 256, 10), (784, 128, 128, 10))
+
+Params = dict[str, list[Array]]
+Matrix = NDArray[np.float64]
+
+
+def constraint(params: Params, x: Array, y: Array) -> Any:
+    """A ReLU network without a bias at the logits, under cross-entropy."""
+    h = x
+    for w, b in zip(params["weights"][:-1], params["biases"], strict=True):
+        h = pj.sum_relu(pj.matmul(h, w), b)
+    return pj.cross_entropy(pj.matmul(h, params["weights"][-1]), y, strength=STRENGTH)
+
+
+def start_params(sizes: tuple[int, ...]) -> dict[str, list[NDArray[np.float32]]]:
+    """He initialisation, exactly representable in float32."""
+    generator = np.random.default_rng(0)
+    shapes = zip(sizes[:-1], sizes[1:], strict=True)
+    weights = [generator.normal(size=shape) * np.sqrt(2 / shape[0]) for shape in shapes]
+    return {
+        "weights": [w.astype(np.float32) for w in weights],
+        "biases": [np.zeros(size, np.float32) for size in sizes[1:-1]],
+    }
+
+
+def batch_of_data(size: int, data_dir: Path | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """MNIST images where a folder is known, else uniform random numbers; one-hot labels."""
+    if data_dir or os.environ.get("PJAX_DATA"):
+        data = datasets.load_mnist(data_dir)
+        return data.x_train[:size], data.y_train[:size]
+    generator = np.random.default_rng(1)
+    x = generator.uniform(size=(size, 784)).astype(np.float32)
+    return x, np.eye(10, dtype=np.float32)[generator.integers(10, size=size)]
+
+
+def pjax_changes(start: Any, x: Any, y: Any, dtype: Any) -> list[Matrix]:
+    """Change of each weight matrix, (high - start) + low in float64."""
+    params, x, y = jax.tree.map(lambda a: jnp.asarray(a, dtype), (start, x, y))
+    algorithm = pj.alternating_projections()
+    solution = pj.solve(pj.feasibility(constraint), params, x, y, algorithm=algorithm, steps=STEPS)
+    pairs = zip(solution.params["weights"], solution.params_low["weights"], start["weights"], strict=True)
+    return [double(high) - double(w) + double(low) for high, low, w in pairs]
+
+
+def naive_changes(start: Any, x: Any, y: Any, dtype: Any) -> list[Matrix]:
+    """Change of each weight matrix with stored copies."""
+    params, x, y = jax.tree.map(lambda a: jnp.asarray(a, dtype), (start, x, y))
+    step = jax.jit(naive.alternating_projections, static_argnums=3, donate_argnums=0)
+    state = naive.init(params["weights"], params["biases"], x)
+    for _ in range(STEPS):
+        state = step(state, x, y, naive.cross_entropy)
+    weights, _ = naive.parameters(state)
+    pairs = zip(weights, start["weights"], strict=True)
+    return [double(new) - double(w) for new, w in pairs]
+
+
+def double(array: Any) -> Matrix:
+    """The same numbers in float64."""
+    return np.asarray(array, np.float64)
+
+
+def report(title: str, start: Any, float32: list[Matrix], float64: list[Matrix]) -> None:
+    """One row a weight matrix; norms are Frobenius norms."""
+    norm = np.linalg.norm
+    print(f"  {title:24}{'|dW| / |W|':>12}{'error of float32 dW':>24}")
+    for layer, (w, found, exact) in enumerate(zip(start["weights"], float32, float64, strict=True)):
+        size, error = norm(exact) / norm(w), norm(found - exact) / norm(exact)
+        print(f"    {f'layer {layer} {w.shape}':22}{size:12.1e}{error:24.1e}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA, else random)")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--naive-batch", type=int, default=64, help="batch for naive.py (default: 64)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    jax.config.update("jax_enable_x64", True)
+    for sizes in NETWORKS:
+        print(f"{'-'.join(map(str, sizes))}, {STEPS} AP steps")
+        start = start_params(sizes)
+        for name, changes, batch in (
+            ("pjax", pjax_changes, arguments.batch),
+            ("naive", naive_changes, arguments.naive_batch),
+        ):
+            x, y = batch_of_data(batch, arguments.data_dir)
+            float32, float64 = (changes(start, x, y, dtype) for dtype in (jnp.float32, jnp.float64))
+            report(f"{name}, batch {batch}", start, float32, float64)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Fused projections onto the constraints of a neural network's elementary operations."""
+
+from pjax_kernels.bilinear.api import project_bilinear
+from pjax_kernels.dense.api import project_dense
+from pjax_kernels.output.api import project_margin, prox_cross_entropy
+from pjax_kernels.sum.api import project_sum
+from pjax_kernels.sum_relu.api import project_sum_relu
+
+__all__ = [
+    "project_bilinear",
+    "project_dense",
+    "project_margin",
+    "project_sum",
+    "project_sum_relu",
+    "prox_cross_entropy",
+]

@@ -1,0 +1,47 @@
+"""Checks and conversions that the public kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+
+def floating_arrays(kernel: str, **arguments: ArrayLike) -> dict[str, Array]:
+    """The arguments as arrays; a ``TypeError`` names the first that is not floating-point."""
+    arrays = {name: jnp.asarray(value) for name, value in arguments.items()}
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                f"{kernel}: {name} has dtype {array.dtype}; projections move values continuously, "
+                f"so pass a floating-point array, such as {name}.astype(jnp.float32)"
+            )
+    return arrays
+
+
+def compute_dtype(arrays: Sequence[Array]) -> DTypeLike:
+    """The common dtype, at least float32: increments are too small for half precision."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def require_shape(kernel: str, name: str, array: Array, expected: tuple[int, ...], because: str) -> None:
+    """Raise ``ValueError`` with both shapes unless ``array`` has the ``expected`` one."""
+    if array.shape != expected:
+        raise ValueError(f"{kernel}: {name} has shape {array.shape}, but {because} needs {expected}")
+
+
+def require_rank(kernel: str, ranks: Mapping[str, tuple[Array, int]]) -> None:
+    """Raise ``ValueError`` unless each array has its number of axes."""
+    for name, (array, rank) in ranks.items():
+        if array.ndim != rank:
+            raise ValueError(f"{kernel}: {name} has shape {array.shape}, but needs {rank} axes")
+
+
+def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], increments: bool) -> tuple[Any, ...]:
+    """The changes themselves, or the new values in the dtypes of the old ones."""
+    if increments:
+        return tuple(changes)
+    return tuple((old + change).astype(old.dtype) for old, change in zip(arrays, changes, strict=True))

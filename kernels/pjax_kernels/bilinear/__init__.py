@@ -1,0 +1,1 @@
+"""``z = a . b`` with stored copies."""

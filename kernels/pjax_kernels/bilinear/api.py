@@ -1,0 +1,52 @@
+"""The public projection onto a dot product with stored copies."""
+
+from __future__ import annotations
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.bilinear import reference, xla
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_bilinear"
+_IMPLEMENTATIONS = {"reference": reference.bilinear_increments, "xla": xla.bilinear_increments}
+
+
+def project_bilinear(
+    a: ArrayLike, b: ArrayLike, z: ArrayLike, *, increments: bool = False, implementation: str | None = None
+) -> tuple[Array, Array, Array]:
+    """Project every row of ``(a, b, z)`` onto the set ``{z = a . b}``.
+
+    The nearest point in the sum of squared distances of all three.  Where it is not unique (``a = -b`` and ``z``
+    large, ``a = b`` and ``-z`` large, ``a = b = 0`` and ``|z| > 1``), the free part of ``a`` and ``b`` is laid along
+    the vector of equal positive entries.
+
+    Args:
+        a: ``(..., N)``, floating-point.
+        b: ``(..., N)``.
+        z: ``(...)``, the estimates of the dot products.
+        increments: return the changes instead of the new values, in float32 or wider: a change is often far
+            smaller than the rounding of the value.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
+        ``|a|^2 + |b|^2`` must be finite in that dtype.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit, or the implementation is unknown.
+
+    Source: paper, section 3.2; Bauschke, Lal, Wang, arXiv 2206.04878.
+    """
+    arrays = list(arguments.floating_arrays(_KERNEL, a=a, b=b, z=z).values())
+    a, b, z = arrays
+    if a.ndim == 0:
+        raise ValueError(f"{_KERNEL}: a has shape (), but needs a last axis to take the dot product over")
+    arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
+    arguments.require_shape(_KERNEL, "z", z, a.shape[:-1], f"a of shape {a.shape}")
+    dtype = arguments.compute_dtype(arrays)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    changes = project(*(array.astype(dtype) for array in arrays))
+    return arguments.apply_increments(arrays, changes, increments)

@@ -1,0 +1,58 @@
+"""Textbook projection onto ``z = a . b``: bisection for the root, independent of :mod:`pjax_kernels.root`."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+BISECTIONS = 250
+
+
+def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:
+    """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
+    half_sum, half_difference = (a + b) / 2, (a - b) / 2
+    plus, minus = jnp.sum(half_sum**2, axis=-1), jnp.sum(half_difference**2, axis=-1)
+    residual = z - jnp.sum(a * b, axis=-1)
+    x = _root(plus, minus, residual)
+    t = jnp.tanh(x / 2)
+    beyond_one = (plus == 0) & (residual >= 1 + 3 / 4 * minus)
+    beyond_minus_one = (minus == 0) & (-residual >= 1 + 3 / 4 * plus)
+    t = jnp.where(beyond_one, 1, jnp.where(beyond_minus_one, -1, t))
+
+    # a' + b' = (a + b)/(1 - t) and a' - b' = (a - b)/(1 + t), with 1 - t = 2/(1 + e^x) and 1 + t = 2/(1 + e^-x).
+    sum_change = jnp.where(beyond_one, 0, jnp.where(beyond_minus_one, -1 / 2, jnp.expm1(x) / 2))
+    difference_change = jnp.where(beyond_minus_one, 0, jnp.where(beyond_one, -1 / 2, jnp.expm1(-x) / 2))
+    sum_part = sum_change[..., None] * half_sum
+    difference_part = difference_change[..., None] * half_difference
+
+    free = jnp.full_like(a, max(a.shape[-1], 1) ** -0.5)
+    radius = jnp.where(beyond_one, residual - 1 - 3 / 4 * minus, 0)
+    radius = jnp.where(beyond_minus_one, -residual - 1 - 3 / 4 * plus, radius)
+    free_part = jnp.sqrt(radius)[..., None] * free
+    sign = jnp.where(beyond_minus_one, -1, 1)[..., None]
+    return (
+        sum_part + difference_part + free_part,
+        sum_part - difference_part + sign * free_part,
+        -t,
+    )
+
+
+def _root(plus: Array, minus: Array, residual: Array) -> Array:
+    """``x`` with ``t = tanh(x/2)``, by bisection between the ends of what exp can hold."""
+    limit = jnp.log(jnp.finfo(residual.dtype).max) / 2 - 2
+
+    def too_large(x: Array) -> Array:
+        grow, shrink = jnp.expm1(x), jnp.expm1(-x)
+        from_plus = plus * grow * (grow + 4) / 4
+        from_minus = minus * shrink * (shrink + 4) / 4
+        return from_plus - from_minus + jnp.tanh(x / 2) > residual
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        above = too_large(middle)
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    start = (jnp.full_like(residual, -limit), jnp.full_like(residual, limit))
+    low, high = lax.fori_loop(0, BISECTIONS, halve, start)
+    return jnp.where(residual == 0, 0, (low + high) / 2)

@@ -1,0 +1,1 @@
+"""``z = x w`` in consensus form."""

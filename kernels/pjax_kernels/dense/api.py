@@ -1,0 +1,61 @@
+"""The public projection onto a dense layer in consensus form."""
+
+from __future__ import annotations
+
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.dense import reference, xla
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_dense"
+_IMPLEMENTATIONS = {"reference": reference.dense_increments, "xla": xla.dense_increments}
+
+
+def project_dense(
+    x: ArrayLike,
+    w: ArrayLike,
+    z: ArrayLike,
+    *,
+    increments: bool = False,
+    precision: lax.PrecisionLike = "highest",
+    implementation: str | None = None,
+) -> tuple[Array, Array, Array]:
+    """Project onto the dot products of a dense layer, ``z[i, j] = x[i] . w[:, j]``, and average the copies.
+
+    Each of the ``B M`` dot products holds its own copies of a row of ``x`` and a column of ``w``.  They all start
+    from the given values, are projected as by :func:`project_bilinear`, and their means are returned: over ``M``
+    copies for ``x``, over ``B`` for ``w``.  No copy is stored: three matrix products and memory ``B N + N M + B M``.
+
+    With the batch sharded in equal parts, the mean over shards of each shard's ``w`` is the mean over the batch.
+
+    Args:
+        x: ``(B, N)``, floating-point.
+        w: ``(N, M)``.
+        z: ``(B, M)``, the estimates of the outputs.
+        increments: return the changes instead of the new values, in float32 or wider: a change is often far
+            smaller than the rounding of the value.
+        precision: of the matrix products, as in :func:`jax.numpy.matmul`.  The default keeps full float32 on
+            accelerators too: the projection lives on the small difference between ``z`` and ``x w``.
+        implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, w, z)``: the means of the projected copies, and the projected outputs, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit, or the implementation is unknown.
+
+    Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
+    """
+    arrays = list(arguments.floating_arrays(_KERNEL, x=x, w=w, z=z).values())
+    x, w, z = arrays
+    arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
+    arguments.require_shape(_KERNEL, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
+    expected = (x.shape[0], w.shape[1])
+    arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
+    dtype = arguments.compute_dtype(arrays)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    changes = project(*(array.astype(dtype) for array in arrays), precision=precision)
+    return arguments.apply_increments(arrays, changes, increments)

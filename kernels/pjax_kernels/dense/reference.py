@@ -1,0 +1,18 @@
+"""Textbook projection of a dense layer: every dot product with its own stored copies."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pjax_kernels.bilinear import reference
+
+
+def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+    """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+    del precision  # there is no matrix product here
+    copies = (x.shape[0], w.shape[1], x.shape[1])
+    x_copies = jnp.broadcast_to(x[:, None, :], copies)
+    w_copies = jnp.broadcast_to(w.T[None, :, :], copies)
+    x_changes, w_changes, z_change = reference.bilinear_increments(x_copies, w_copies, z)
+    return jnp.mean(x_changes, axis=1), jnp.mean(w_changes, axis=0).T, z_change

@@ -1,0 +1,80 @@
+"""Projection of a dense layer in consensus form, in jax.numpy: any platform."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pjax_kernels import root
+
+_BLOCK = 1 << 14
+"""Roots that :func:`_any` computes at a time."""
+
+
+class _Coefficients(NamedTuple):
+    """What the increments need of the roots of all dot products."""
+
+    beta: Array  # (B, M)
+    t: Array  # (B, M)
+    gamma_rows: Array  # (B,)
+    gamma_columns: Array  # (M,)
+    free_rows: Array  # (B,)  sums of the radii of set-valued dot products
+    free_columns: Array  # (M,)
+
+
+def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+    """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+    p = jnp.matmul(x, w, precision=precision)
+    x_squared, w_squared = jnp.sum(x * x, axis=1), jnp.sum(w * w, axis=0)
+    scaled = root.scaled_residual(p, x_squared[:, None] + w_squared, z)
+    # The common case needs a third of the arithmetic: decide for the whole layer at once.
+    found = lax.cond(_all_near(scaled), _near, _any, scaled, p, x_squared, w_squared, z)
+
+    rows, columns = 1 / max(z.shape[1], 1), 1 / max(z.shape[0], 1)
+    free = max(x.shape[1], 1) ** -0.5
+    from_x = jnp.matmul(x.T, found.beta, precision=precision)
+    w_mean = (found.gamma_columns * columns) * w + found.free_columns * (columns * free) + from_x * columns
+
+    # A zero that the compiler cannot see: it puts the new x after the last use of the old one, whose memory it can
+    # then take.  The compiler for CPUs drops optimization barriers too early for that.
+    after_w = jnp.minimum(jnp.abs(from_x[:1, 0]), 0)
+    x_mean = (found.gamma_rows * rows + after_w)[:, None] * x + (found.free_rows * (rows * free))[:, None]
+    x_mean = x_mean + jnp.matmul(found.beta, w.T, precision=precision) * rows
+    return x_mean, w_mean, -found.t
+
+
+def _all_near(scaled: Array) -> Array:
+    return jnp.all(jnp.abs(scaled) <= root.NEAR)
+
+
+def _near(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array) -> _Coefficients:
+    """Coefficients where every root is near."""
+    t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, x_squared[:, None] + w_squared))
+    zero_rows, zero_columns = jnp.zeros_like(x_squared), jnp.zeros_like(w_squared)
+    return _Coefficients(beta, t, jnp.sum(gamma, axis=1), jnp.sum(gamma, axis=0), zero_rows, zero_columns)
+
+
+def _any(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array) -> _Coefficients:
+    """Coefficients whatever the roots, a block of rows at a time: the arithmetic has many intermediates."""
+    del scaled
+    batch, width = p.shape
+    rows = max(1, _BLOCK // max(width, 1))
+    blocks = -(-batch // rows)
+    padding = blocks * rows - batch
+
+    def split(array: Array) -> Array:
+        widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, widths).reshape(blocks, rows, *array.shape[1:])
+
+    def of_block(columns: tuple[Array, Array], block: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+        p, x_squared, z = block
+        t, beta, gamma, radius = root.bilinear_root(p, x_squared[:, None] + w_squared, z)
+        columns = (columns[0] + jnp.sum(gamma, axis=0), columns[1] + jnp.sum(t * radius, axis=0))
+        return columns, (beta, t, jnp.sum(gamma, axis=1), jnp.sum(radius, axis=1))
+
+    zero = jnp.zeros_like(w_squared)
+    (gamma_columns, free_columns), stacked = lax.scan(of_block, (zero, zero), (split(p), split(x_squared), split(z)))
+    beta, t, gamma_rows, free_rows = (a.reshape(-1, *a.shape[2:])[:batch] for a in stacked)
+    return _Coefficients(beta, t, gamma_rows, gamma_columns, free_rows, free_columns)

@@ -1,0 +1,1 @@
+"""Output constraints: losses that only hold logits."""

@@ -1,0 +1,91 @@
+"""The public projections and proximal operators of output constraints."""
+
+from __future__ import annotations
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.implementation import choose
+from pjax_kernels.output import reference, xla
+
+_MARGIN = "project_margin"
+_MARGIN_IMPLEMENTATIONS = {"reference": reference.margin_increment, "xla": xla.margin_increment}
+_CROSS_ENTROPY = "prox_cross_entropy"
+_CROSS_ENTROPY_IMPLEMENTATIONS = {
+    "reference": reference.cross_entropy_increment,
+    "xla": xla.cross_entropy_increment,
+}
+
+
+def project_margin(
+    logits: ArrayLike, labels: ArrayLike, *, increments: bool = False, implementation: str | None = None
+) -> Array:
+    """Project each logit onto the set ``{logit <= 0}`` where its label is 0, ``{logit >= label}`` where positive.
+
+    Args:
+        logits: floating-point, any shape.
+        labels: the shape of ``logits``, not negative; a one-hot array times the margin wanted.
+        increments: return the change instead of the new value, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        The projected logits, in the shape and dtype given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes differ, or the implementation is unknown.
+
+    Source: paper, section 3.3.
+    """
+    logits, labels = _logits_and_labels(_MARGIN, logits, labels)
+    dtype = arguments.compute_dtype([logits, labels])
+    project = choose(_MARGIN, implementation, _MARGIN_IMPLEMENTATIONS)
+    change = project(logits.astype(dtype), labels.astype(dtype))
+    return arguments.apply_increments([logits], [change], increments)[0]
+
+
+def prox_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    strength: float = 5.0,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> Array:
+    """The proximal operator of softmax cross-entropy, ``argmin_x |x - logits|^2 / (2 strength) + CE(x, labels)``.
+
+    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.
+
+    Args:
+        logits: ``(..., C)``, floating-point.
+        labels: ``(..., C)``, one-hot or any other probabilities: not negative, with sum 1 over the last axis.
+        strength: how far the loss pulls, in units of logits; positive.
+        increments: return the change instead of the new value, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        The new logits, in the shape and dtype given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes differ or have no last axis, the strength is not positive, or the implementation is
+            unknown.
+
+    Source: paper, section 3.3, where a truncated fixed-point iteration stands for the minimiser.
+    """
+    logits, labels = _logits_and_labels(_CROSS_ENTROPY, logits, labels)
+    if logits.ndim == 0:
+        raise ValueError(f"{_CROSS_ENTROPY}: logits has shape (), but needs a last axis of classes")
+    if not isinstance(strength, (int, float)) or not strength > 0:
+        raise ValueError(f"{_CROSS_ENTROPY}: strength is {strength!r}; pass a positive number")
+    dtype = arguments.compute_dtype([logits, labels])
+    project = choose(_CROSS_ENTROPY, implementation, _CROSS_ENTROPY_IMPLEMENTATIONS)
+    change = project(logits.astype(dtype), labels.astype(dtype), float(strength))
+    return arguments.apply_increments([logits], [change], increments)[0]
+
+
+def _logits_and_labels(kernel: str, logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
+    arrays = arguments.floating_arrays(kernel, logits=logits, labels=labels)
+    arguments.require_shape(kernel, "labels", arrays["labels"], arrays["logits"].shape, "logits")
+    return arrays["logits"], arrays["labels"]

@@ -1,0 +1,1 @@
+"""``z = x_1 + ... + x_n``, the identity for one input."""

@@ -1,0 +1,67 @@
+"""The public projection onto a sum, and what :mod:`pjax_kernels.sum_relu` shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.implementation import choose
+from pjax_kernels.sum import reference, xla
+
+_KERNEL = "project_sum"
+_IMPLEMENTATIONS = {"reference": reference.sum_increments, "xla": xla.sum_increments}
+
+
+def project_sum(
+    inputs: Sequence[ArrayLike], z: ArrayLike, *, increments: bool = False, implementation: str | None = None
+) -> tuple[tuple[Array, ...], Array]:
+    """Project each element onto the set ``{z = x_1 + ... + x_n}``; with one input, the identity ``{z = x}``.
+
+    An input that broadcasts to the shape of ``z`` holds one copy for every element of ``z`` that it enters; the
+    mean of its projected copies is returned.
+
+    Args:
+        inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
+        z: the estimates of the sums.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(inputs, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: no input, shapes that do not fit, or an unknown implementation.
+
+    Source: paper, section 3.2.
+    """
+    arrays = summand_arrays(_KERNEL, inputs, z)
+    dtype = arguments.compute_dtype(arrays)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    *summands, z = (array.astype(dtype) for array in arrays)
+    changes, z_change = project(tuple(summands), z)
+    *new_inputs, new_z = arguments.apply_increments(arrays, (*changes, z_change), increments)
+    return tuple(new_inputs), new_z
+
+
+def summand_arrays(kernel: str, inputs: Sequence[ArrayLike], z: ArrayLike) -> list[Array]:
+    """``[*inputs, z]`` as arrays, checked."""
+    if not inputs:
+        raise ValueError(f"{kernel}: inputs is empty; pass at least one array")
+    named = {f"inputs[{i}]": value for i, value in enumerate(inputs)} | {"z": z}
+    arrays = arguments.floating_arrays(kernel, **named)
+    shape = arrays["z"].shape
+    for name, array in arrays.items():
+        try:
+            fits = jnp.broadcast_shapes(array.shape, shape) == shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"{kernel}: {name} has shape {array.shape}, which does not broadcast to z of shape {shape}"
+            )
+    return list(arrays.values())

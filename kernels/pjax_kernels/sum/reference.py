@@ -1,0 +1,20 @@
+"""Textbook projection onto a sum, every copy stored."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def sum_increments(inputs: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
+    """The mean changes of the inputs and the change of ``z``."""
+    copies = [jnp.broadcast_to(x, z.shape) for x in inputs]
+    share = (z - sum(copies)) / (len(copies) + 1)
+    return tuple(mean_of_copies(x, share) for x in inputs), -share
+
+
+def mean_of_copies(x: Array, changes: Array) -> Array:
+    """The mean of ``changes`` over the copies of each element of ``x``."""
+    extra = changes.ndim - x.ndim
+    stretched = tuple(extra + i for i, size in enumerate(x.shape) if size != changes.shape[extra + i])
+    return jnp.mean(changes, axis=(*range(extra), *stretched)).reshape(x.shape)

@@ -1,0 +1,50 @@
+"""The public projection onto a rectified sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.implementation import choose
+from pjax_kernels.sum.api import summand_arrays
+from pjax_kernels.sum_relu import reference, xla
+
+_KERNEL = "project_sum_relu"
+_IMPLEMENTATIONS = {"reference": reference.sum_relu_increments, "xla": xla.sum_relu_increments}
+
+
+def project_sum_relu(
+    inputs: Sequence[ArrayLike], z: ArrayLike, *, increments: bool = False, implementation: str | None = None
+) -> tuple[tuple[Array, ...], Array]:
+    """Project each element onto the set ``{z = max(x_1 + ... + x_n, 0)}``.
+
+    The set has two branches, the sum positive and equal to ``z``, or not positive and ``z = 0``; the nearest point
+    of the nearer branch is taken, of the second one where they are equally near.  An input that broadcasts to the
+    shape of ``z``, such as a bias, holds one copy for every element of ``z`` that it enters; the mean of its
+    projected copies is returned.
+
+    Args:
+        inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
+        z: the estimates of the outputs.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(inputs, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: no input, shapes that do not fit, or an unknown implementation.
+
+    Source: paper, section 3.2.
+    """
+    arrays = summand_arrays(_KERNEL, inputs, z)
+    dtype = arguments.compute_dtype(arrays)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    *summands, z = (array.astype(dtype) for array in arrays)
+    changes, z_change = project(tuple(summands), z)
+    *new_inputs, new_z = arguments.apply_increments(arrays, (*changes, z_change), increments)
+    return tuple(new_inputs), new_z

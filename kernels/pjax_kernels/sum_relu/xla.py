@@ -1,0 +1,22 @@
+"""Projection onto a rectified sum in jax.numpy: any platform."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_kernels.sum.reference import mean_of_copies
+
+
+def sum_relu_increments(inputs: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
+    """The mean changes of the inputs and the change of ``z``."""
+    count, total = len(inputs), sum(inputs)
+    share = (z - total) * (1 / (count + 1))
+    # Comparing the distances to the two branches comes down to the sign of one weighted sum: by Cauchy-Schwarz
+    # for total > 0, where the active branch is nearer wherever it is allowed, and by solving for z elsewhere.
+    active = total + jnp.where(total > 0, count, math.sqrt(count + 1) - 1) * z > 0
+    change = jnp.where(active, share, jnp.maximum(total, 0) * (-1 / count))
+    new_z = jnp.maximum(total + count * change, 0)
+    return tuple(mean_of_copies(x, change) for x in inputs), new_z - z

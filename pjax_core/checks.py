@@ -1,0 +1,38 @@
+"""Checks of what users pass in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Parameters and data as arrays: floating-point and, where their content is known, finite."""
+    if not jax.tree.leaves(params):
+        raise ValueError("params holds no array; there is nothing to train")
+    return _checked("params", params), _checked("data", data)
+
+
+def _checked(name: str, tree: Any) -> Any:
+    arrays = jax.tree.map(jnp.asarray, tree)
+    for path, array in jax.tree_util.tree_leaves_with_path(arrays):
+        label = name + jax.tree_util.keystr(path)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
+                "arrays (class labels as jax.nn.one_hot)"
+            )
+        if _is_known(array) and not bool(jnp.all(jnp.isfinite(array))):
+            count = int(jnp.sum(~jnp.isfinite(array)))
+            raise ValueError(
+                f"{label} of shape {array.shape} has {count} entries that are NaN or infinite; "
+                "a projection would spread them over the whole network, so remove them first"
+            )
+    return arrays
+
+
+def _is_known(array: Array) -> bool:
+    return not isinstance(array, jax.core.Tracer)

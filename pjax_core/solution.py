@@ -1,0 +1,229 @@
+"""From a graph to its solution operators: the projections onto each colour, or each layer, of constraints.
+
+After a projection onto a set of nodes, all copies of a node's output agree, and they still do when its consumers are
+projected next.  So the state holds no copies: of each node the value that its copies share (``values``), or their
+mean after its consumers have moved them (``targets``), whichever is still needed.  Parameters are held as
+compensated pairs ``high + low``, since a step can move them by less than a rounding error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, trace
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A feasibility problem: find parameters such that ``function(params, *data)`` can hold.
+
+    Two problems are the same only if they are one object, so make a problem once, outside loops.
+    """
+
+    function: Callable[..., Any]
+
+    def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
+        """The graph for arguments of these shapes."""
+        return trace(self.function, params, data)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """A point of the consensus form; the dictionaries are indexed by a node's place in the graph.
+
+    Attributes:
+        high: the parameters.
+        low: what rounding took from them, so that ``high + low`` has the small steps too.
+        pending: mean changes of parameters whose own projection comes later.
+        values: the value that all copies of a node's output share.
+        targets: the mean of these copies once some have been moved.
+        data: the data arrays.
+    """
+
+    high: Any
+    low: Any
+    pending: dict[int, Array]
+    values: dict[int, Array]
+    targets: dict[int, Array]
+    data: tuple[Any, ...]
+
+
+Schedule = Sequence[Sequence[Node]]
+"""Sets of nodes, projected one after the other; every node of the graph is in one of them."""
+
+
+def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
+    """The point where every copy has the value that the network computes."""
+    if low is None:
+        low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
+    point = _Point(graph, State(params, low, {}, {}, {}, data))
+    for node in graph.nodes:
+        if isinstance(node, Operation) and not node.primitive.constrains_output:
+            point.values[node] = node.primitive.forward(
+                *(slot.read(point.value) for slot in node.slots), **node.settings
+            )
+    return point.state()
+
+
+def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
+    """Project onto the constraints of ``nodes``, no two of which are adjacent."""
+    point = _Point(graph, state)
+    changes: list[tuple[Node, Array]] = []
+    for node in nodes:
+        with jax.named_scope(node.name):
+            if isinstance(node, Parameter):
+                point.settle(node)
+            elif isinstance(node, Operation):
+                changes += _project_operation(point, node)
+    for source, change in changes:
+        point.move_copies(source, change)
+    return point.state()
+
+
+def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
+    """The state without what the next round of ``schedule`` will not read."""
+    place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
+    index = {node: i for i, node in enumerate(graph.nodes)}
+    value_read: set[int] = set()
+    target_read: set[int] = set()
+    for node in graph.nodes:
+        for consumer in graph.consumers[node]:
+            (value_read if place[consumer] < place[node] else target_read).add(index[node])
+    return replace(
+        state,
+        values={i: value for i, value in state.values.items() if i in value_read},
+        targets={i: target for i, target in state.targets.items() if i in target_read},
+    )
+
+
+def add_to_pair(high: Array, low: Array, change: Array) -> tuple[Array, Array]:
+    """``high + low + change`` as such a pair again: ``high`` rounded, ``low`` what rounding took from it."""
+    total = low.astype(change.dtype) + change
+    new_low = (total - ((high + total).astype(high.dtype) - high)).astype(low.dtype)
+    # What low keeps, high must not get. As the formula has it, high can be updated in place, after low.
+    return (high + (total - new_low)).astype(high.dtype), new_low
+
+
+def low_dtype(dtype: Any) -> Any:
+    """The dtype of the low part: half as wide, which adds 9 bits to float32 and 24 to float64."""
+    return {8: jnp.float32, 4: jnp.bfloat16}.get(jnp.dtype(dtype).itemsize, dtype)
+
+
+class _Point:
+    """A state opened for one projection: its arrays by node."""
+
+    def __init__(self, graph: Graph, state: State) -> None:
+        self.graph = graph
+        self.high, self.structure = jax.tree.flatten(state.high)
+        self.low = jax.tree.leaves(state.low)
+        self.pending, self.targets = (
+            dict(state.pending),
+            {graph.nodes[i]: a for i, a in state.targets.items()},
+        )
+        self.values = {graph.nodes[i]: array for i, array in state.values.items()}
+        self.data = state.data
+
+    def state(self) -> State:
+        """The state closed again."""
+        index = {node: i for i, node in enumerate(self.graph.nodes)}
+        return State(
+            high=jax.tree.unflatten(self.structure, self.high),
+            low=jax.tree.unflatten(self.structure, self.low),
+            pending=self.pending,
+            values={index[node]: array for node, array in self.values.items()},
+            targets={index[node]: array for node, array in self.targets.items()},
+            data=self.data,
+        )
+
+    def value(self, node: Node) -> Array:
+        """The value that the copies of a node's output share."""
+        if isinstance(node, Constant):
+            return node.value
+        if isinstance(node, Data):
+            return jax.tree.leaves(self.data)[node.index]
+        if isinstance(node, Parameter):
+            return self.high[node.index]
+        return self.values[node]
+
+    def estimate(self, node: Operation) -> Array | None:
+        """The mean of the copies of a node's output, forgotten afterwards; None for an output constraint."""
+        if node.primitive.constrains_output:
+            return None
+        value = self.values.pop(node, None)
+        return self.targets.pop(node, value)
+
+    def settle(self, parameter: Parameter) -> None:
+        """Make the mean of a parameter's copies its value."""
+        change = self.pending.pop(parameter.index, None)
+        if change is not None:
+            high, low = self.high[parameter.index], self.low[parameter.index]
+            self.high[parameter.index], self.low[parameter.index] = add_to_pair(high, low, change)
+
+    def move_copies(self, node: Node, change: Array) -> None:
+        """Add a change to the mean of the copies of a node's output."""
+        if isinstance(node, Parameter):
+            pending = self.pending.get(node.index)
+            self.pending[node.index] = change if pending is None else pending + change
+        else:
+            mean = self.targets[node] if node in self.targets else self.values[node]
+            self.targets[node] = mean + change
+
+
+def _project_operation(point: _Point, node: Operation) -> list[tuple[Node, Array]]:
+    """Project one operation; the changes it makes to the means of its sources' copies."""
+    inputs = tuple(slot.read(point.value) for slot in node.slots)
+    changes, output = node.primitive.project(inputs, point.estimate(node), **node.settings)
+    if output is not None:
+        point.values[node] = output
+    moving = {source for slot in node.slots for source in slot.sources if not isinstance(source, (Data, Constant))}
+    return [
+        (source, _mean_change(point.graph, node, source, changes)) for source in point.graph.nodes if source in moving
+    ]
+
+
+def _mean_change(graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array]) -> Array:
+    """What ``changes`` of one consumer's inputs add to the mean over all copies of ``source``.
+
+    Each consumer has the same weight, and within it each copy (MATH.md section 1).
+    """
+    consumers = graph.consumers[source]
+    direct = _direct_slot(consumer, source)
+    if direct is not None and (len(consumers) == 1 or all(_direct_slot(c, source) is not None for c in consumers)):
+        return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
+    copies = [_sum_over_copies(c, source, None) for c in consumers]
+    holders = sum((count > 0).astype(count.dtype) for count in copies)
+    own = copies[consumers.index(consumer)]
+    return _sum_over_copies(consumer, source, changes) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
+
+
+def _direct_slot(consumer: Operation, source: Node) -> int | None:
+    """The place of the only slot that holds ``source``, if it does so unchanged."""
+    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
+    return places[0] if len(places) == 1 and consumer.slots[places[0]].view is None else None
+
+
+def _sum_over_copies(consumer: Operation, source: Node, changes: Sequence[Array] | None) -> Array:
+    """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
+    assert source.shape is not None
+    total = jnp.zeros(source.shape.shape, source.shape.dtype)
+    multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots))
+    for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
+        if source in slot.sources:
+            copies = jnp.ones(slot.shape.shape, slot.shape.dtype) if changes is None else changes[place]
+            total = total + multiplicity * _transpose(slot, source, copies.astype(slot.shape.dtype))
+    return total
+
+
+def _transpose(slot: Slot, source: Node, copies: Array) -> Array:
+    """The sum over the elements of the slot that are copies of each element of ``source``."""
+    if slot.view is None:
+        return copies
+    sums = jax.linear_transpose(slot.view, *(node.shape for node in slot.sources))(copies)
+    return jnp.asarray(sum(total for node, total in zip(slot.sources, sums, strict=True) if node is source))

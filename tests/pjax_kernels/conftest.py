@@ -1,0 +1,45 @@
+"""What every test of the kernels starts from."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.typing import DTypeLike
+
+DATA = Path(os.environ.get("PJAX_DATA") or Path(__file__).parents[3] / "shared" / "data")
+PUBLISHED = DATA.parent / "reference" / "reference_float64.npz"
+
+
+@pytest.fixture(autouse=True)
+def float64_enabled() -> Iterator[None]:
+    """Every array in these tests names its dtype, so float32 stays float32."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["reference", "xla"])
+def implementation(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["float16", "bfloat16", "float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> DTypeLike:
+    return jnp.dtype(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20260617)
+
+
+@pytest.fixture(scope="session")
+def published() -> dict[str, np.ndarray]:
+    """What the paper's published implementation computes, in float64."""
+    if not PUBLISHED.is_file():
+        pytest.skip(f"no reference vectors at {PUBLISHED}; set PJAX_DATA to the folder of the data beside them")
+    with np.load(PUBLISHED) as file:
+        return dict(file)

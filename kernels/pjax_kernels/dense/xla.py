@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,8 +30,11 @@ def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLi
     p = jnp.matmul(x, w, precision=precision)
     x_squared, w_squared = jnp.sum(x * x, axis=1), jnp.sum(w * w, axis=0)
     scaled = root.scaled_residual(p, x_squared[:, None] + w_squared, z)
-    # The common case needs a third of the arithmetic: decide for the whole layer at once.
-    found = lax.cond(_all_near(scaled), _near, _any, scaled, p, x_squared, w_squared, z)
+    # The common cases need a fraction of the arithmetic: decide for the whole layer at once.
+    farthest = jnp.max(jnp.abs(scaled))
+    case = sum((farthest > limit).astype(jnp.int32) for limit in root.NEAR_IN_STEPS)
+    near = [functools.partial(_near, steps=steps) for steps in range(1, 1 + len(root.NEAR_IN_STEPS))]
+    found = lax.switch(case, [*near, _any], scaled, p, x_squared, w_squared, z)
 
     rows, columns = 1 / max(z.shape[1], 1), 1 / max(z.shape[0], 1)
     free = max(x.shape[1], 1) ** -0.5
@@ -45,13 +49,11 @@ def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLi
     return x_mean, w_mean, -found.t
 
 
-def _all_near(scaled: Array) -> Array:
-    return jnp.all(jnp.abs(scaled) <= root.NEAR)
-
-
-def _near(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array) -> _Coefficients:
+def _near(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array, *, steps: int) -> _Coefficients:
     """Coefficients where every root is near."""
-    t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, x_squared[:, None] + w_squared))
+    del z
+    t = root.near_root(scaled, p, x_squared[:, None] + w_squared, steps=steps)
+    t, beta, gamma, _ = root.near_coefficients(t)
     zero_rows, zero_columns = jnp.zeros_like(x_squared), jnp.zeros_like(w_squared)
     return _Coefficients(beta, t, jnp.sum(gamma, axis=1), jnp.sum(gamma, axis=0), zero_rows, zero_columns)
 

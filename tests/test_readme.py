@@ -1,0 +1,24 @@
+"""The README's Python runs."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_readme_has_snippets() -> None:
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippet_runs(snippet: str) -> None:
+    names: dict[str, object] = {}
+    exec(snippet, names)  # noqa: S102
+    if "accuracy" in names:
+        assert np.asarray(names["accuracy"]) > 0.9
+    else:
+        assert all(np.isfinite(np.asarray(names[name])).all() for name in ("x", "w", "z", "dx", "dw", "dz"))

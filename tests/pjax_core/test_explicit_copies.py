@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import numpy as np
-import pjax_kernels as pk
 import pytest
 from numpy.typing import NDArray
 
 import pjax_core as pj
+import pjax_kernels as pk
 
 pytestmark = pytest.mark.usefixtures("float64")
 

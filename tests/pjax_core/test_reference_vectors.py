@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pjax_kernels as pk
 import pytest
 from jax import Array
 
 import pjax_core as pj
+import pjax_kernels as pk
 from pjax_core.graph import Value, apply, of_node
 from pjax_core.primitive import Primitive
 

@@ -26,6 +26,8 @@ FORWARD: dict[str, Callable[[Array], Array]] = {"sum": lambda total: total, "sum
 OPERATIONS = list(PROJECTIONS)
 
 ULPS = 4
+"""Rounding errors allowed, relative to the sum of the terms' sizes."""
+
 COUNTS = [1, 2, 3, 4]
 SHAPES = {
     "scalars": ([(), ()], ()),
@@ -89,7 +91,7 @@ def test_changes_agree_with_oracle(
 ) -> None:
     point = points(rng, count, dtype, scale)
     changes, expected = changes_of(operation, point, implementation), ORACLES[operation](*as_float64(*point))
-    error = np.sqrt(squared_distance(*(differences(changes, expected))))
+    error = np.sqrt(squared_distance(*differences(changes, expected)))
     bound = ULPS * compute_eps(dtype) * terms(*as_float64(*point))
     # Where two branches are equally near to within rounding, either is right.
     excess = squared_distance(*changes) - squared_distance(*expected)
@@ -175,12 +177,12 @@ def test_result_is_feasible_and_stays(
     point = points(rng, count, dtype)
     new_inputs, new_z = moved(point, changes_of(operation, point, implementation))
     scale = terms(*as_float64(*point)) + terms(new_inputs, new_z)
-    assert (abs(new_z - FORWARD[operation](sum(new_inputs))) <= compute_eps(dtype) * scale).all()
+    assert (abs(new_z - FORWARD[operation](sum(new_inputs))) <= ULPS * compute_eps(dtype) * scale).all()
 
     rounded = PROJECTIONS[operation](*point, implementation=implementation)
     assert all(array.dtype == dtype for array in (*rounded[0], rounded[1]))
     again = changes_of(operation, rounded, implementation)
-    assert (np.sqrt(squared_distance(*again)) <= float(jnp.finfo(dtype).eps) * scale).all()
+    assert (np.sqrt(squared_distance(*again)) <= ULPS * float(jnp.finfo(dtype).eps) * scale).all()
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -207,14 +209,12 @@ def test_equivariant_under_permutations(operation: str, implementation: str, rng
 
 
 def test_scales_with_its_inputs(operation: str, implementation: str, rng: Generator) -> None:
-    """Both sets are cones: a power of two goes through without rounding, from 2^-100 to 2^100."""
+    """Both sets are cones.  The reference compares squared distances, which halves the exponents that it holds."""
     inputs, z = points(rng, 3, np.float32)
     changes, z_change = changes_of(operation, (inputs, z), implementation)
-    for exponent in (-100, -1, 100):
+    for exponent in (-40, -1, 40) if implementation == "reference" else (-100, -1, 100):
         factor = np.float32(2.0**exponent)
         scaled, scaled_z = changes_of(operation, ([factor * x for x in inputs], factor * z), implementation)
-        if operation == "sum_relu" and implementation == "reference":
-            continue  # it compares squares, which overflow and underflow
         np.testing.assert_allclose(scaled, np.multiply(factor, changes), rtol=1e-6)
         np.testing.assert_allclose(scaled_z, factor * z_change, rtol=1e-6)
 

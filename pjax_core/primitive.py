@@ -91,6 +91,10 @@ identity = Primitive("identity", forward=_total, project=_project_sum, copies=_b
 
 def _project_sum_relu(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
     changes, output_change = pk.project_sum_relu(inputs, output, increments=True)
+    for x, change in zip(inputs, changes, strict=True):
+        if x.shape == output.shape:
+            # All inputs move by the same amount, so the new output follows from them, and has no rounding of the old.
+            return changes, jnp.maximum(_total(*inputs) + len(inputs) * change, 0)
     return changes, output + output_change
 
 

@@ -31,7 +31,7 @@ def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLi
     x_squared, w_squared = jnp.sum(x * x, axis=1), jnp.sum(w * w, axis=0)
     scaled = root.scaled_residual(p, x_squared[:, None] + w_squared, z)
     # The common cases need a fraction of the arithmetic: decide for the whole layer at once.
-    farthest = jnp.max(jnp.abs(scaled))
+    farthest = jnp.max(jnp.abs(scaled), initial=0)
     case = sum((farthest > limit).astype(jnp.int32) for limit in root.NEAR_IN_STEPS)
     near = [functools.partial(_near, steps=steps) for steps in range(1, 1 + len(root.NEAR_IN_STEPS))]
     found = lax.switch(case, [*near, _any], scaled, p, x_squared, w_squared, z)

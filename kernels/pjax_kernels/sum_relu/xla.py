@@ -18,5 +18,4 @@ def sum_relu_increments(inputs: tuple[Array, ...], z: Array) -> tuple[tuple[Arra
     # for total > 0, where the active branch is nearer wherever it is allowed, and by solving for z elsewhere.
     active = total + jnp.where(total > 0, count, math.sqrt(count + 1) - 1) * z > 0
     change = jnp.where(active, share, jnp.maximum(total, 0) * (-1 / count))
-    new_z = jnp.maximum(total + count * change, 0)
-    return tuple(mean_of_copies(x, change) for x in inputs), new_z - z
+    return tuple(mean_of_copies(x, change) for x in inputs), jnp.where(active, -share, -z)

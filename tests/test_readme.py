@@ -17,7 +17,7 @@ def test_readme_has_snippets() -> None:
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet_runs(snippet: str) -> None:
     names: dict[str, object] = {}
-    exec(snippet, names)  # noqa: S102
+    exec(snippet, names)
     if "accuracy" in names:
         assert np.asarray(names["accuracy"]) > 0.9
     else:

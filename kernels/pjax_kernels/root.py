@@ -20,12 +20,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 NEAR = 1 / 16
 """Largest ``|z - p|/(1 + q)`` for which two steps of :func:`near_root` give the root to 4 ulp."""
-
-NEAR_IN_STEPS = (1 / 64, NEAR, 1 / 4)
-"""Largest ``|z - p|/(1 + q)`` for which one, two, three steps converge; at the last, to 8 ulp."""
 
 FAR_STEPS = 4
 """Halley steps of :func:`far_root`: the error falls as 6e-1, 8e-2, 6e-4, 2e-10, 0 over all inputs."""
@@ -61,6 +59,12 @@ def scaled_residual(p: Array, q: Array, z: Array) -> Array:
     return (0.5 * z - 0.5 * p) / (0.5 + 0.5 * q)
 
 
+def near_limits(dtype: DTypeLike) -> tuple[float, float, float]:
+    """Largest ``|z - p|/(1 + q)`` for which one, two, three steps of :func:`near_root` converge; the last to 8 ulp."""
+    one_step = 1 / 64 if jnp.finfo(dtype).bits <= 32 else 1 / 1024
+    return one_step, NEAR, 1 / 4
+
+
 def near_coefficients(t: Array) -> BilinearRoot:
     """The coefficients for a root well inside (-1, 1)."""
     beta = t / (1 - t * t)
@@ -68,7 +72,7 @@ def near_coefficients(t: Array) -> BilinearRoot:
 
 
 def near_root(scaled: Array, p: Array, q: Array, *, steps: int = 2) -> Array:
-    """The root for small ``scaled``, by Halley steps from there: 41 flops and a division each, and 5 and 1 before."""
+    """The root for small ``scaled``, by Halley steps from there: 42 flops and a division each, and 5 and 1 before."""
     four_c = 1 / (0.25 + 0.25 * q)  # 1/(1 + q) would be subnormal, hence flushed to zero, for the largest q
     c, p = 0.25 * four_c, 0.25 * p * four_c
     t = scaled
@@ -165,8 +169,8 @@ def _far_start(lower_bound: Array, equation: _Equation) -> Array:
 
 
 def _largest(like: Array) -> float:
-    """A bound on v that leaves room for its powers."""
-    return float(jnp.finfo(like.dtype).max) ** 0.75
+    """A bound on v that leaves room for its multiples."""
+    return float(jnp.finfo(like.dtype).max) / 8
 
 
 def _far_step(v: Array, lower_bound: Array, equation: _Equation) -> Array:
@@ -204,8 +208,8 @@ def _precise_step(t: Array, pole: Square, other: Square, z: Array) -> Array:
     error_pole = (unit * pole.error) * (1 + t * (2 - t) / s2)
     error_other = (unit * other.error) * (t * (2 + t) / w2 - 1)
     f = total + (error1 + error2 + error3 + error4 + error5 + error6 + error7 + error_pole + error_other)
-    f1 = 2 * unit * (pole.value / (s2 * (1 - t)) + other.value / (w2 * (1 + t))) + unit
-    f2 = 3 * unit * (pole.value / (s2 * s2) - other.value / (w2 * w2))
+    f1 = 2 * ((unit * pole.value) / (s2 * (1 - t)) + (unit * other.value) / (w2 * (1 + t))) + unit
+    f2 = 3 * ((unit * pole.value) / (s2 * s2) - (unit * other.value) / (w2 * w2))
     return t - f / (f1 - f * (f2 / f1))
 
 

@@ -71,9 +71,7 @@ def test_digits_split_follows_the_seed():
 def test_digits_labels_belong_to_the_images():
     data = datasets.load("digits", seed=2)
     images, targets = datasets.sklearn.datasets.load_digits(return_X_y=True)
-    label = {
-        image.tobytes(): target for image, target in zip(images.astype(np.float32), targets, strict=True)
-    }
+    label = {image.tobytes(): target for image, target in zip(images.astype(np.float32), targets, strict=True)}
     for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
         assert [label[(16 * row).tobytes()] for row in x] == y.argmax(axis=1).tolist()
 

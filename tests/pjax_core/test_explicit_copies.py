@@ -8,11 +8,13 @@ that views are NumPy's own.  Each network is written once, for both: ``ops`` is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -24,8 +26,61 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 Elements = NDArray[np.int64]
 Copies = NDArray[np.float64]
-STEPS = 4
+STEPS = 10
 STRENGTH = 3.0
+
+
+def padded(array: Any, shape: tuple[int, ...]) -> Copies:
+    """The array in the first places of a larger one: kernels compile once for all networks."""
+    result = np.zeros(shape)
+    result[tuple(slice(length) for length in np.shape(array))] = array
+    return result
+
+
+REFERENCE = {
+    name: jax.jit(functools.partial(getattr(pk, name), implementation="reference"))
+    for name in ("project_bilinear", "project_sum", "project_sum_relu", "project_margin")
+}
+REFERENCE["prox_cross_entropy"] = jax.jit(
+    functools.partial(pk.prox_cross_entropy, strength=STRENGTH, implementation="reference")
+)
+ROWS, COLUMNS = 256, 16
+
+
+def project_dot(copies: list[Copies], z: Copies) -> tuple[list[Copies], Copies]:
+    flat = [padded(array.reshape(z.size, -1), (ROWS, COLUMNS)) for array in copies]
+    *new, new_z = REFERENCE["project_bilinear"](*flat, padded(z.ravel(), (ROWS,)))
+    length = copies[0].shape[-1]
+    return [np.array(a[: z.size, :length]).reshape(copies[0].shape) for a in new], np.array(new_z[: z.size]).reshape(
+        z.shape
+    )
+
+
+def project_elementwise(name: str, copies: list[Copies], z: Copies) -> tuple[list[Copies], Copies]:
+    new, new_z = REFERENCE[name](tuple(padded(array.ravel(), (ROWS,)) for array in copies), padded(z.ravel(), (ROWS,)))
+    *new, new_z = (np.array(array[: z.size]).reshape(z.shape) for array in (*new, new_z))
+    return new, new_z
+
+
+project_sum = functools.partial(project_elementwise, "project_sum")
+project_sum_relu = functools.partial(project_elementwise, "project_sum_relu")
+
+
+def project_margin(copies: list[Copies], labels: Copies) -> tuple[list[Copies], None]:
+    return [np.array(REFERENCE["project_margin"](copies[0], labels))], None
+
+
+def prox_cross_entropy(copies: list[Copies], labels: Copies) -> tuple[list[Copies], None]:
+    logits = copies[0]
+    classes = logits.shape[-1]
+    flat = [padded(array.reshape(-1, classes), (COLUMNS, classes)) for array in (logits, labels)]
+    new = REFERENCE["prox_cross_entropy"](*flat)
+    return [np.array(new[: logits.size // classes]).reshape(logits.shape)], None
+
+
+def no_output(logits: Copies) -> Copies:
+    """What an output constraint computes."""
+    return np.zeros(0)
 
 
 @dataclass(eq=False)
@@ -73,12 +128,7 @@ class StoredCopies:
     # The operations, as the package names them.
 
     def dot(self, a: Elements, b: Elements) -> Elements:
-        return self.operation(
-            lambda copies, z: _inputs_and_output(pk.project_bilinear(*copies, z, implementation="reference")),
-            lambda a, b: np.sum(a * b, axis=-1),
-            a,
-            b,
-        )
+        return self.operation(project_dot, lambda a, b: np.sum(a * b, axis=-1), a, b)
 
     def matmul(self, x: Elements, w: Elements) -> Elements:
         columns = w[:, None] if w.ndim == 1 else w
@@ -87,43 +137,26 @@ class StoredCopies:
         return product[..., 0] if w.ndim == 1 else product
 
     def add(self, *operands: Elements) -> Elements:
-        return self.operation(
-            lambda copies, z: pk.project_sum(copies, z, implementation="reference"),
-            lambda *inputs: sum(inputs),
-            *np.broadcast_arrays(*operands),
-        )
+        operands = np.broadcast_arrays(*operands)
+        return self.operation(project_sum, lambda *inputs: sum(inputs), *operands)
 
     def identity(self, x: Elements) -> Elements:
         return self.add(x)
 
     def sum_relu(self, *operands: Elements) -> Elements:
-        return self.operation(
-            lambda copies, z: pk.project_sum_relu(copies, z, implementation="reference"),
-            lambda *inputs: np.maximum(sum(inputs), 0),
-            *np.broadcast_arrays(*operands),
-        )
+        operands = np.broadcast_arrays(*operands)
+        return self.operation(project_sum_relu, lambda *inputs: np.maximum(sum(inputs), 0), *operands)
 
     def relu(self, x: Elements) -> Elements:
         return self.sum_relu(x)
 
     def margin_loss(self, logits: Elements, labels: Elements) -> Elements:
         wanted = self.values[labels]
-        return self.operation(
-            lambda copies, _: ([pk.project_margin(copies[0], wanted, implementation="reference")], None),
-            lambda logits: [],
-            logits,
-        )
+        return self.operation(lambda copies, _: project_margin(copies, wanted), no_output, logits)
 
     def cross_entropy(self, logits: Elements, labels: Elements) -> Elements:
         wanted = self.values[labels]
-        return self.operation(
-            lambda copies, _: (
-                [pk.prox_cross_entropy(copies[0], wanted, strength=STRENGTH, implementation="reference")],
-                None,
-            ),
-            lambda logits: [],
-            logits,
-        )
+        return self.operation(lambda copies, _: prox_cross_entropy(copies, wanted), no_output, logits)
 
     stack = staticmethod(np.stack)
     concatenate = staticmethod(np.concatenate)
@@ -210,11 +243,6 @@ class StoredCopies:
         return [self.values[elements] for elements in self.parameters]
 
 
-def _inputs_and_output(projected: tuple[Any, Any, Any]) -> tuple[list[Any], Any]:
-    a, b, z = projected
-    return [a, b], z
-
-
 # The networks: ``network(ops, params, x, y)``, with the shapes of the arrays.
 
 
@@ -227,12 +255,6 @@ class Network:
 
 
 def mlp(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    h = ops.sum_relu(ops.matmul(x, p["w0"]), p["b0"])
-    h = ops.sum_relu(p["b1"], ops.matmul(h, p["w1"]))
-    return ops.margin_loss(ops.matmul(h, p["w2"]), y)
-
-
-def mlp_with_output_bias(ops: Any, p: Any, x: Any, y: Any) -> Any:
     h = ops.sum_relu(ops.matmul(x, p["w0"]), p["b0"])
     return ops.cross_entropy(ops.add(ops.matmul(h, p["w1"]), p["b1"]), y)
 
@@ -255,28 +277,22 @@ def tied_autoencoder(ops: Any, p: Any, x: Any, y: Any) -> Any:
     return ops.margin_loss(ops.matmul(h, p["w"].T), y)
 
 
-def overlapping_views(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    h = ops.relu(ops.matmul(x, p["w0"]))
-    wide = ops.concatenate([h[:, 2:], p["c"], h[:, :4], h[:, ::-1]], axis=1)
-    return ops.cross_entropy(ops.matmul(wide, p["w1"]), y)
-
-
 def parameter_used_in_parts(ops: Any, p: Any, x: Any, y: Any) -> Any:
     h = ops.sum_relu(ops.matmul(x, p["w"][:4]), p["b"][:3])
     h = ops.sum_relu(ops.matmul(h, p["w"][3:8].T), p["b"][np.array([2, 3, 0, 4, 1])])
     return ops.margin_loss(ops.matmul(h, p["w"][4:]), y)
 
 
-def stacked_columns(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    h = ops.relu(ops.matmul(x, ops.stack([p["u"], p["v"], p["u"], p["t"]], axis=1)))
-    return ops.cross_entropy(ops.matmul(h, p["w1"]), y)
+def views(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    w = ops.stack([p["u"], p["v"], p["u"], p["t"]], axis=1)
+    h = ops.sum_relu(ops.matmul(x, w), ops.broadcast_to(p["b"], (6, 4)), p["column"])
+    wide = ops.concatenate([h[:, 2:], p["c"], h[:, :3], h[:, ::-1]], axis=1)
+    return ops.cross_entropy(ops.matmul(wide, ops.broadcast_to(p["row"].reshape(11, 1), (11, 3))), y)
 
 
-def broadcast_views(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    bias = ops.broadcast_to(p["b"], (6, 5))
-    h = ops.sum_relu(ops.matmul(x, p["w0"]), bias, p["column"])
-    scaled = ops.matmul(h, ops.broadcast_to(p["row"].reshape(5, 1), (5, 3)))
-    return ops.margin_loss(scaled, y)
+def dot_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    rows = [ops.stack([ops.dot(x[i], p["u"]), ops.dot(p["u"], p["v"])]) for i in range(2)]
+    return ops.margin_loss(ops.stack(rows), y)
 
 
 def features_times_themselves(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -284,19 +300,10 @@ def features_times_themselves(ops: Any, p: Any, x: Any, y: Any) -> Any:
     return ops.cross_entropy(ops.matmul(h, h.T), y)
 
 
-def dot_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    rows = [ops.stack([ops.dot(x[i], p["u"]), ops.dot(p["v"], x[i]), ops.dot(p["u"], p["v"])]) for i in range(4)]
-    return ops.margin_loss(ops.stack(rows), y)
-
-
 def bias_of_both_colours(ops: Any, p: Any, x: Any, y: Any) -> Any:
     h = ops.sum_relu(ops.matmul(x, p["w0"]), p["b"])
     h = ops.sum_relu(h, ops.identity(p["b"]))
     return ops.margin_loss(ops.matmul(h, p["w1"]), y)
-
-
-def chain_of_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    return ops.cross_entropy(ops.matmul(ops.matmul(x, p["w0"]), p["w1"]), y)
 
 
 def weight_of_both_colours(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -324,15 +331,14 @@ def two_losses(ops: Any, p: Any, x: Any, y: Any) -> Any:
 
 
 def unread_outputs(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    h = ops.sum_relu(ops.matmul(x, p["w0"]), p["b0"])
-    return ops.margin_loss(ops.matmul(h[:, 1:], p["w1"]), y)
+    h = ops.relu(ops.matmul(x, p["w0"]))
+    return ops.margin_loss(ops.matmul(h, p["w1"])[:, 1:], y)
 
 
 NETWORKS = {
     network.function.__name__: network
     for network in [
-        Network(mlp, {"w0": (7, 6), "b0": (6,), "w1": (6, 5), "b1": (5,), "w2": (5, 3)}, (8, 7), (8, 3)),
-        Network(mlp_with_output_bias, {"w0": (5, 4), "b0": (4,), "w1": (4, 3), "b1": (3,)}, (6, 5), (6, 3)),
+        Network(mlp, {"w0": (5, 4), "b0": (4,), "w1": (4, 3), "b1": (3,)}, (6, 5), (6, 3)),
         Network(
             skip_connection,
             {"w0": (5, 4), "b0": (4,), "w1": (4, 4), "b1": (4,), "w2": (4, 3)},
@@ -340,22 +346,49 @@ NETWORKS = {
             (6, 3),
         ),
         Network(weight_used_twice, {"w0": (5, 4), "b": (4,), "w": (4, 4), "w2": (4, 3)}, (6, 5), (6, 3)),
-        Network(tied_autoencoder, {"w": (6, 4), "b": (4,)}, (7, 6), (7, 6)),
-        Network(overlapping_views, {"w0": (4, 5), "c": (6, 2), "w1": (14, 3)}, (6, 4), (6, 3)),
+        Network(tied_autoencoder, {"w": (5, 4), "b": (4,)}, (7, 5), (7, 5)),
         Network(parameter_used_in_parts, {"w": (9, 3), "b": (5,)}, (5, 4), (5, 3)),
-        Network(stacked_columns, {"u": (4,), "v": (4,), "t": (4,), "w1": (4, 3)}, (6, 4), (6, 3)),
-        Network(broadcast_views, {"w0": (4, 5), "b": (5,), "column": (6, 1), "row": (5,)}, (6, 4), (6, 3)),
+        Network(
+            views,
+            {"u": (5,), "v": (5,), "t": (5,), "b": (4,), "column": (6, 1), "c": (6, 2), "row": (11,)},
+            (6, 5),
+            (6, 3),
+        ),
+        Network(dot_products, {"u": (5,), "v": (5,)}, (2, 5), (2, 2)),
         Network(features_times_themselves, {"w": (4, 5)}, (6, 4), (6, 6)),
-        Network(dot_products, {"u": (5,), "v": (5,)}, (4, 5), (4, 3)),
         Network(bias_of_both_colours, {"w0": (5, 4), "b": (4,), "w1": (4, 3)}, (6, 5), (6, 3)),
-        Network(chain_of_products, {"w0": (5, 4), "w1": (4, 3)}, (6, 5), (6, 3)),
-        Network(parameter_at_the_loss, {"w": (5, 3), "free": (6, 2)}, (6, 5), (6, 5)),
         Network(weight_of_both_colours, {"w": (4, 4)}, (6, 4), (6, 4)),
+        Network(parameter_at_the_loss, {"w": (5, 3), "free": (6, 2)}, (6, 5), (6, 5)),
         Network(batch_axes, {"w0": (5, 4), "b0": (4,), "v": (4,), "w1": (4, 3)}, (2, 3, 5), (2, 3, 3)),
         Network(two_losses, {"w0": (5, 4), "b0": (4,), "w1": (4, 3), "w2": (3, 2)}, (6, 5), (6, 3)),
-        Network(unread_outputs, {"w0": (5, 4), "b0": (4,), "w1": (3, 3)}, (6, 5), (6, 3)),
+        Network(unread_outputs, {"w0": (5, 4), "w1": (4, 4)}, (6, 5), (6, 3)),
     ]
 }
+ALTERNATING = [
+    "mlp",
+    "skip_connection",
+    "weight_used_twice",
+    "views",
+    "features_times_themselves",
+    "bias_of_both_colours",
+    "parameter_at_the_loss",
+    "batch_axes",
+    "unread_outputs",
+]
+# The order of projections matters where a value is used at several distances from the output.
+CYCLIC = [
+    "skip_connection",
+    "weight_used_twice",
+    "tied_autoencoder",
+    "parameter_used_in_parts",
+    "dot_products",
+    "weight_of_both_colours",
+    "two_losses",
+]
+
+
+# These problems are tiny: to compile them well would take most of the time.
+QUICK_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def identity_to_insert(x: Any) -> Any:
@@ -366,13 +399,14 @@ PACKAGE = SimpleNamespace(identity=identity_to_insert, **{name: getattr(pj, name
 PACKAGE.cross_entropy = lambda logits, labels: pj.cross_entropy(logits, labels, strength=STRENGTH)
 
 
-@pytest.mark.parametrize("algorithm", ["alternating_projections", "cyclic_projections"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [(name, "alternating_projections") for name in ALTERNATING] + [(name, "cyclic_projections") for name in CYCLIC],
+)
 def test_consensus_form_equals_stored_copies(
     name: str, algorithm: str, generator: np.random.Generator, change: Any, relative_error: Any
 ) -> None:
     network = NETWORKS[name]
-    # Wide of the rounding: at this scale every operation is far from its constraint.
     start = {key: generator.normal(size=shape) for key, shape in network.params.items()}
     x = generator.normal(size=network.x)
     y = np.eye(network.y[-1])[generator.integers(network.y[-1], size=network.y[:-1])]
@@ -384,7 +418,11 @@ def test_consensus_form_equals_stored_copies(
     expected = {key: values - start[key] for key, values in zip(start, found, strict=True)}
 
     problem = pj.feasibility(lambda params, x, y: network.function(PACKAGE, params, x, y))
-    solution = pj.solve(problem, start, x, y, algorithm=getattr(pj, algorithm)(), steps=STEPS)
+    run = functools.partial(pj.solve, problem, algorithm=getattr(pj, algorithm)(), steps=STEPS)
+    solution = jax.jit(run, compiler_options=QUICK_COMPILATION)(start, x, y)
     changes = change(solution, start)
+    assert relative_error(changes, expected) < 1e-9
     for key in start:
-        assert relative_error(changes[key], expected[key]) < 1e-9, key
+        # A unit that is off for every sample does not move: nothing but rounding is left there.
+        allowed = 1e-9 * np.linalg.norm(expected[key]) + 2e-15 * np.linalg.norm(start[key])
+        assert np.linalg.norm(changes[key] - expected[key]) <= allowed, key

@@ -6,9 +6,10 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pjax_kernels as pk
 import pytest
 from jax.typing import DTypeLike
+
+import pjax_kernels as pk
 
 from . import oracles
 
@@ -213,7 +214,10 @@ def test_any_leading_axes(shape: tuple[int, ...], implementation: str, rng: Gene
     changes = project(a, b, z, increments=True, implementation=implementation)
     assert [change.shape for change in changes] == [shape, shape, shape[:-1]]
     rows = as_float64(tuple(np.asarray(change).reshape(x.shape) for change, x in zip(changes, inputs, strict=True)))
-    assert (difference(rows, expected) < ULPS[implementation] * compute_eps(np.float32) * condition(inputs) * length(expected)).all()
+    assert (
+        difference(rows, expected)
+        < ULPS[implementation] * compute_eps(np.float32) * condition(inputs) * length(expected)
+    ).all()
 
 
 def test_increments_far_below_the_rounding_of_the_values(implementation: str, rng: Generator) -> None:
@@ -261,7 +265,9 @@ def test_nearest_across_the_edge_of_the_set_valued_case(
     new_a, new_b, new_z = move((a, b, z), changes)
     eps = compute_eps(dtype)
     assert (abs(length(changes) / length(expected) - 1) < ULPS[implementation] * eps * condition((a, b, z))).all()
-    assert (abs(new_z - dot(new_a, new_b)) < ULPS[implementation] * eps * product_scale((a, b, z), (new_a, new_b, new_z))).all()
+    assert (
+        abs(new_z - dot(new_a, new_b)) < ULPS[implementation] * eps * product_scale((a, b, z), (new_a, new_b, new_z))
+    ).all()
 
 
 # Properties.
@@ -281,7 +287,10 @@ def test_projecting_again_changes_only_rounding(case: str, implementation: str, 
     changes = changes_of(new, implementation)
     a, b, z = as_float64(new)
     gradient = np.sqrt(1 + dot(a, a) + dot(b, b))
-    assert (length(changes) * gradient < ULPS[implementation] * float(jnp.finfo(dtype).eps) * product_scale(inputs, (a, b, z))).all()
+    assert (
+        length(changes) * gradient
+        < ULPS[implementation] * float(jnp.finfo(dtype).eps) * product_scale(inputs, (a, b, z))
+    ).all()
 
 
 def test_feasible_points_stay(implementation: str, dtype: DTypeLike, rng: Generator) -> None:
@@ -338,7 +347,9 @@ def test_set_valued_cases_follow_the_documented_rule(case: str, implementation: 
     spread = np.ptp(free, axis=1) / abs(free).max(axis=1)
     assert spread.max() < 2 * ULPS[implementation] * compute_eps(dtype) * condition(inputs).max()
     determined = new_a - sign * new_b
-    np.testing.assert_allclose(determined, (a - sign * b) / 2, rtol=0, atol=2 * ULPS[implementation] * compute_eps(dtype) * abs(free).max())
+    np.testing.assert_allclose(
+        determined, (a - sign * b) / 2, rtol=0, atol=2 * ULPS[implementation] * compute_eps(dtype) * abs(free).max()
+    )
 
 
 def test_finite_results_for_wide_scales(implementation: str, rng: Generator) -> None:

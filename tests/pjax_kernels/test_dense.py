@@ -1,18 +1,15 @@
-"""The projection onto a dense layer: against explicit copies, and with its batch spread over devices."""
+"""The projection onto a dense layer: against explicit copies and by its symmetries."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pjax_kernels as pk
 import pytest
+from jax import lax
 from jax.typing import DTypeLike
+
+import pjax_kernels as pk
 
 from . import oracles
 
@@ -22,8 +19,8 @@ Triple = tuple[Array, Array, Array]
 
 project = jax.jit(pk.project_dense, static_argnames=("increments", "implementation", "precision"))
 
-RESIDUALS = {"near": 0.05, "mixed": 0.3, "far": 5.0}
-"""Typical ``|z - x w|`` over 1 + |x|^2 + |w|^2: below 1/16 a root takes a shorter way than above."""
+RESIDUALS = {"nearest": 1 / 64, "nearer": 1 / 16, "near": 1 / 4, "mixed": 0.4, "far": 5.0}
+"""Largest ``|z - x w|`` over 1 + |x|^2 + |w|^2: the smaller, the fewer steps a root takes."""
 
 ULPS = 3
 """Rounding errors allowed in the relative error of a change, times the condition of the problem."""
@@ -67,7 +64,7 @@ def test_changes_agree_with_mpmath(residual: str, implementation: str, dtype: DT
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("shape", [(1, 6, 1), (1, 9, 7), (4, 33, 1), (2, 3, 17)])
+@pytest.mark.parametrize("shape", [(1, 9, 7), (4, 33, 1)])
 def test_any_shape(shape: tuple[int, int, int], residual: str, implementation: str, rng: Generator) -> None:
     inputs = layer(rng, *shape, residual, np.float32)
     changes = project(*inputs, increments=True, implementation=implementation)
@@ -75,9 +72,9 @@ def test_any_shape(shape: tuple[int, int, int], residual: str, implementation: s
     assert max(errors) < ULPS * compute_eps(np.float32) * condition(inputs)
 
 
-@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize("residual", ["nearest", "mixed"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(130, 6, 200), (2, 8, 20_000), (20_000, 8, 3)])
+@pytest.mark.parametrize("shape", [(130, 6, 200), (2, 8, 20_000)])
 def test_layers_larger_than_a_block(
     shape: tuple[int, int, int], residual: str, dtype: DTypeLike, rng: Generator
 ) -> None:
@@ -175,52 +172,10 @@ def test_symmetries(residual: str, implementation: str, rng: Generator) -> None:
         assert max(relative_errors(changes, as_float64(expected))) < 1e-13, name
 
 
-@pytest.mark.parametrize("precision", ["highest", "default", jax.lax.Precision.HIGH])
-def test_takes_every_precision(precision: jax.lax.PrecisionLike, rng: Generator) -> None:
+@pytest.mark.parametrize("precision", ["highest", "default", lax.Precision.HIGH])
+def test_takes_every_precision(precision: lax.PrecisionLike, rng: Generator) -> None:
     inputs = layer(rng, 5, 4, 3, "mixed", np.float32)
     jaxpr = jax.make_jaxpr(lambda *arrays: pk.project_dense(*arrays, precision=precision))(*inputs)
-    used = {
-        equation.params["precision"] for equation in jaxpr.eqns if equation.primitive.name == "dot_general"
-    }
+    used = {equation.params["precision"] for equation in jaxpr.eqns if equation.primitive.name == "dot_general"}
     expected = jax.make_jaxpr(lambda x, w: jnp.matmul(x, w, precision=precision))(*inputs[:2]).eqns[0]
     assert used == {expected.params["precision"]}
-
-
-SHARDED = """
-import jax, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-import pjax_kernels as pk
-
-assert jax.device_count() == 2
-batch = PartitionSpec("batch")
-mesh = jax.make_mesh((2,), ("batch",))
-rng = np.random.default_rng(5)
-for size in (0.05, 0.3, 5.0):
-    x, w = rng.normal(size=(8, 6)).astype("float32"), rng.normal(size=(6, 5)).astype("float32")
-    z = (x @ w + size * rng.normal(size=(8, 5)) * 12).astype("float32")
-
-    def project_shard(x, w, z):
-        x, w, z = pk.project_dense(x, w, z, increments=True, implementation=IMPLEMENTATION)
-        return x, jax.lax.pmean(w, "batch"), z
-
-    specs = (batch, PartitionSpec(), batch)
-    shards = [jax.device_put(array, NamedSharding(mesh, spec)) for array, spec in zip((x, w, z), specs)]
-    sharded = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=specs))(*shards)
-    whole = pk.project_dense(x, w, z, increments=True, implementation=IMPLEMENTATION)
-    for left, right in zip(sharded, whole):
-        error = np.linalg.norm(left - right) / np.linalg.norm(right)
-        assert error < 1e-5, (size, error)
-"""
-
-
-def test_batch_spread_over_devices(implementation: str) -> None:
-    """The mean over shards of each shard's weights is the mean over the batch."""
-    kernels = Path(pk.__file__).parents[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join([str(kernels), os.environ.get("PYTHONPATH", "")]),
-    }
-    program = f"IMPLEMENTATION = {implementation!r}\n" + textwrap.dedent(SHARDED)
-    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr

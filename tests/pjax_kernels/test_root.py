@@ -2,12 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import mpmath
 import numpy as np
 import pytest
+
 from pjax_kernels import root
 
 from . import oracles
@@ -61,9 +63,7 @@ def edge_of_set_valued(p: Array, q: Array) -> Array:
 
 TARGETS: dict[str, Callable[[Generator, Array, Array], Array]] = {
     "the product": lambda rng, p, q: p,
-    "near the product": lambda rng, p, q: (
-        p + signs(rng, p.shape) * powers_of_ten(rng, -9, 2, p.shape) * (1 + q)
-    ),
+    "near the product": lambda rng, p, q: p + signs(rng, p.shape) * powers_of_ten(rng, -9, 2, p.shape) * (1 + q),
     "any scale": lambda rng, p, q: signs(rng, p.shape) * powers_of_ten(rng, -15, 15, p.shape),
     "edge of the set-valued case": lambda rng, p, q: (
         p
@@ -218,7 +218,7 @@ def test_is_accurate_for_the_largest_and_smallest_numbers(dtype: type) -> None:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_agrees_with_mpmath(pair: str, dtype: type) -> None:
     """A root-finder at 800 bits, as a check of the exact arithmetic too."""
-    p, q, z = random_inputs(np.random.default_rng(3), pair, 36, dtype)
+    p, q, z = random_inputs(np.random.default_rng(3), pair, 24, dtype)
     t = np.asarray(bilinear_root(p, q, z).t)
     with mpmath.workprec(oracles.PRECISION):
         inputs = (mpmath.matrix(array.tolist()) for array in (p, q, z))
@@ -239,23 +239,31 @@ def test_the_exact_check_rejects_wrong_roots(dtype: type) -> None:
     assert not is_accurate(wrong, p, q, z)[inside].any()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_near_root_alone_is_accurate_up_to_near(dtype: type) -> None:
+def test_near_root_alone_is_accurate_in_its_range(dtype: type, steps: int) -> None:
     """``near_root`` takes the scaled residual as exact, so here ``z`` is what makes it so."""
     rng = np.random.default_rng(11)
-    count = 100_000
+    count, largest = 60_000, root.near_limits(dtype)[steps - 1]
     q = powers_of_ten(rng, -15, 30, (count,)).astype(dtype)
     p = (q / 2 * rng.choice([-1, 1, *rng.uniform(-1, 1, 6)], count)).astype(dtype)
-    size = np.where(rng.random(count) < 0.5, root.NEAR, root.NEAR * powers_of_ten(rng, -12, 0, (count,)))
+    size = np.where(rng.random(count) < 0.5, largest, largest * powers_of_ten(rng, -9, 0, (count,)))
     scaled = (size * signs(rng, (count,))).astype(dtype)
 
-    t = np.asarray(jax.jit(root.near_root)(scaled, p, q))
+    t = np.asarray(jax.jit(partial(root.near_root, steps=steps))(scaled, p, q))
     width = tolerance_in_t(t)
+    if largest > root.NEAR:
+        width *= 2
     bits = fractional_bits(t, p, q, scaled, width) + 64  # below, z is rounded to these bits
     exact_t, exact_p, exact_q, exact_scaled, width = (fixed_point(x, bits) for x in (t, p, q, scaled, width))
     one = np.full(count, 1, object) << bits.astype(object)
     z = exact_p + ((exact_scaled * (one + exact_q)) >> bits.astype(object))
     assert brackets_root(exact_t, exact_p, exact_q, z, width, one).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_steps_of_near_root_reach_as_far_as_bilinear_root_uses_them(dtype: type) -> None:
+    assert root.near_limits(dtype)[1] == root.NEAR
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -313,11 +321,21 @@ def test_set_valued_cases_have_the_radius_that_reaches_the_set(sign: int, dtype:
     assert (abs(error) <= 8 * np.finfo(dtype).eps * (1 + q + abs(z - p))).all()
 
 
-def test_near_root_costs_what_its_docstring_says() -> None:
+def flops_and_divisions(steps: int) -> tuple[int, int]:
     number = jax.ShapeDtypeStruct((), np.float32)
-    equations = jax.make_jaxpr(root.near_root)(number, number, number).eqns
-    counts = Counter(equation.primitive.name for equation in equations)
-    assert set(counts) == {"add", "sub", "mul", "div"}
-    stated = re.search(r"(\d+) divisions, (\d+) other flops", root.near_root.__doc__ or "")
+    jaxpr = jax.make_jaxpr(partial(root.near_root, steps=steps))(number, number, number)
+    counts = Counter(equation.primitive.name for equation in jaxpr.eqns)
+    assert set(counts) <= {"add", "sub", "mul", "div"}
+    return counts.total() - counts["div"], counts["div"]
+
+
+def test_near_root_costs_what_its_docstring_says() -> None:
+    before, step = flops_and_divisions(0), [after - flops for after, flops in costs_of_a_step()]
+    stated = re.search(r"(\d+) flops and a division each, and (\d+) and 1 before", root.near_root.__doc__ or "")
     assert stated is not None
-    assert (counts["div"], counts.total() - counts["div"]) == tuple(map(int, stated.groups()))
+    assert step == [int(stated[1]), 1]
+    assert before == (int(stated[2]), 1)
+
+
+def costs_of_a_step() -> Iterator[tuple[int, int]]:
+    yield from zip(flops_and_divisions(2), flops_and_divisions(1), strict=True)

@@ -6,9 +6,10 @@ from itertools import permutations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pjax_kernels as pk
 import pytest
 from jax.typing import DTypeLike
+
+import pjax_kernels as pk
 
 from . import oracles
 
@@ -186,7 +187,9 @@ def test_result_is_feasible_and_stays(
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_feasible_points_stay(operation: str, count: int, implementation: str, dtype: DTypeLike, rng: Generator) -> None:
+def test_feasible_points_stay(
+    operation: str, count: int, implementation: str, dtype: DTypeLike, rng: Generator
+) -> None:
     """Small integers, whose sums do not round."""
     inputs = rng.integers(-20, 21, (count, 300))
     z = FORWARD[operation](inputs.sum(0)).astype(dtype)

@@ -15,4 +15,5 @@ def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLi
     x_copies = jnp.broadcast_to(x[:, None, :], copies)
     w_copies = jnp.broadcast_to(w.T[None, :, :], copies)
     x_changes, w_changes, z_change = reference.bilinear_increments(x_copies, w_copies, z)
-    return jnp.mean(x_changes, axis=1), jnp.mean(w_changes, axis=0).T, z_change
+    batch, width, _ = copies
+    return jnp.sum(x_changes, axis=1) / max(width, 1), jnp.sum(w_changes, axis=0).T / max(batch, 1), z_change

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -32,8 +32,9 @@ def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLi
     scaled = root.scaled_residual(p, x_squared[:, None] + w_squared, z)
     # The common cases need a fraction of the arithmetic: decide for the whole layer at once.
     farthest = jnp.max(jnp.abs(scaled), initial=0)
-    case = sum((farthest > limit).astype(jnp.int32) for limit in root.NEAR_IN_STEPS)
-    near = [functools.partial(_near, steps=steps) for steps in range(1, 1 + len(root.NEAR_IN_STEPS))]
+    limits = root.near_limits(scaled.dtype)
+    case = sum((farthest > limit).astype(jnp.int32) for limit in limits)
+    near = [functools.partial(_near, steps=steps) for steps in range(1, 1 + len(limits))]
     found = lax.switch(case, [*near, _any], scaled, p, x_squared, w_squared, z)
 
     rows, columns = 1 / max(z.shape[1], 1), 1 / max(z.shape[0], 1)
@@ -43,7 +44,7 @@ def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLi
 
     # A zero that the compiler cannot see: it puts the new x after the last use of the old one, whose memory it can
     # then take.  The compiler for CPUs drops optimization barriers too early for that.
-    after_w = jnp.minimum(jnp.abs(from_x[:1, 0]), 0)
+    after_w = jnp.minimum(jnp.abs(jnp.sum(from_x[:1, :1])), 0)
     x_mean = (found.gamma_rows * rows + after_w)[:, None] * x + (found.free_rows * (rows * free))[:, None]
     x_mean = x_mean + jnp.matmul(found.beta, w.T, precision=precision) * rows
     return x_mean, w_mean, -found.t
@@ -54,8 +55,8 @@ def _near(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array,
     del z
     t = root.near_root(scaled, p, x_squared[:, None] + w_squared, steps=steps)
     t, beta, gamma, _ = root.near_coefficients(t)
-    zero_rows, zero_columns = jnp.zeros_like(x_squared), jnp.zeros_like(w_squared)
-    return _Coefficients(beta, t, jnp.sum(gamma, axis=1), jnp.sum(gamma, axis=0), zero_rows, zero_columns)
+    rows, columns = jnp.sum(gamma, axis=1), jnp.sum(gamma, axis=0)
+    return _Coefficients(beta, t, rows, columns, jnp.zeros_like(rows), jnp.zeros_like(columns))
 
 
 def _any(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array) -> _Coefficients:
@@ -70,13 +71,28 @@ def _any(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array) 
         widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
         return jnp.pad(array, widths).reshape(blocks, rows, *array.shape[1:])
 
-    def of_block(columns: tuple[Array, Array], block: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+    def of_block(block: tuple[Array, Array, Array]) -> _Coefficients:
         p, x_squared, z = block
         t, beta, gamma, radius = root.bilinear_root(p, x_squared[:, None] + w_squared, z)
-        columns = (columns[0] + jnp.sum(gamma, axis=0), columns[1] + jnp.sum(t * radius, axis=0))
-        return columns, (beta, t, jnp.sum(gamma, axis=1), jnp.sum(radius, axis=1))
+        return _Coefficients(
+            beta,
+            t,
+            gamma_rows=jnp.sum(gamma, axis=1),
+            gamma_columns=jnp.sum(gamma, axis=0),
+            free_rows=jnp.sum(radius, axis=1),
+            free_columns=jnp.sum(t * radius, axis=0),
+        )
 
-    zero = jnp.zeros_like(w_squared)
-    (gamma_columns, free_columns), stacked = lax.scan(of_block, (zero, zero), (split(p), split(x_squared), split(z)))
-    beta, t, gamma_rows, free_rows = (a.reshape(-1, *a.shape[2:])[:batch] for a in stacked)
-    return _Coefficients(beta, t, gamma_rows, gamma_columns, free_rows, free_columns)
+    blockwise = lax.map(of_block, (split(p), split(x_squared), split(z)))
+
+    def join(array: Array) -> Array:
+        return array.reshape(blocks * rows, *array.shape[2:])[:batch]
+
+    return _Coefficients(
+        join(blockwise.beta),
+        join(blockwise.t),
+        join(blockwise.gamma_rows),
+        jnp.sum(blockwise.gamma_columns, axis=0),
+        join(blockwise.free_rows),
+        jnp.sum(blockwise.free_columns, axis=0),
+    )

@@ -75,8 +75,8 @@ def prox_cross_entropy(
     Source: paper, section 3.3, where a truncated fixed-point iteration stands for the minimiser.
     """
     logits, labels = _logits_and_labels(_CROSS_ENTROPY, logits, labels)
-    if logits.ndim == 0:
-        raise ValueError(f"{_CROSS_ENTROPY}: logits has shape (), but needs a last axis of classes")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"{_CROSS_ENTROPY}: logits has shape {logits.shape}, but needs a last axis of classes")
     if not isinstance(strength, (int, float)) or not strength > 0:
         raise ValueError(f"{_CROSS_ENTROPY}: strength is {strength!r}; pass a positive number")
     dtype = arguments.compute_dtype([logits, labels])

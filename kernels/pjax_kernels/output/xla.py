@@ -30,7 +30,7 @@ def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Ar
 
     def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
         step_number, _, _, change = carry
-        return (step_number < MAX_NEWTON_STEPS) & (change > tolerance)
+        return (step_number < MAX_NEWTON_STEPS) & (jnp.max(change, initial=0) > tolerance)
 
     def newton(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         step_number, u, log_normaliser, _ = carry
@@ -43,14 +43,14 @@ def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Ar
         # Only the largest u can overshoot 0, the limit of a log-probability, and only in the first steps.
         new_u = jnp.minimum(u - (residual + step) / slope, 0)
         scale = jnp.maximum(jnp.max(jnp.abs(pull), axis=0), limits.tiny)
-        change = jnp.max(jnp.abs(jnp.exp(new_u) - p) / scale)
+        change = jnp.max(jnp.abs(jnp.exp(new_u) - p), axis=0) / scale
         return step_number + 1, new_u, log_normaliser + step, change
 
     start = (
         jnp.zeros((), jnp.int32),
         logits - log_normaliser,
         log_normaliser,
-        jnp.array(jnp.inf, logits.dtype),
+        jnp.full_like(log_normaliser, jnp.inf),
     )
     _, u, _, _ = lax.while_loop(unfinished, newton, start)
     return jnp.moveaxis(strength * _labels_less_exp(labels, u), 0, -1)

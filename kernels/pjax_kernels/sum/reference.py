@@ -17,4 +17,5 @@ def mean_of_copies(x: Array, changes: Array) -> Array:
     """The mean of ``changes`` over the copies of each element of ``x``."""
     extra = changes.ndim - x.ndim
     stretched = tuple(extra + i for i, size in enumerate(x.shape) if size != changes.shape[extra + i])
-    return jnp.mean(changes, axis=(*range(extra), *stretched)).reshape(x.shape)
+    total = jnp.sum(changes, axis=(*range(extra), *stretched)).reshape(x.shape)
+    return total / max(changes.size // max(x.size, 1), 1)

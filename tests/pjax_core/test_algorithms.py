@@ -1,0 +1,300 @@
+"""Algorithms and the loop: convergence, transformations, dtypes, compensated parameters, compilation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import pjax_core as pj
+from pjax_core.solution import add_to_pair, low_dtype
+
+ALGORITHMS = {"ap": pj.alternating_projections(), "cp": pj.cyclic_projections()}
+Params = dict[str, Any]
+STEPS = 5
+FEASIBLE_STEPS = 3000
+
+
+def network(params: Params, x: Any) -> Any:
+    h = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
+    return pj.matmul(h, params["w1"])
+
+
+def margin(params: Params, x: Any, y: Any) -> Any:
+    return pj.margin_loss(network(params, x), y)
+
+
+def cross_entropy(params: Params, x: Any, y: Any) -> Any:
+    return pj.cross_entropy(network(params, x), y)
+
+
+MARGIN = pj.feasibility(margin)
+CROSS_ENTROPY = pj.feasibility(cross_entropy)
+
+
+@pytest.fixture(params=ALGORITHMS)
+def algorithm(request: pytest.FixtureRequest) -> pj.Algorithm:
+    return ALGORITHMS[request.param]
+
+
+@pytest.fixture
+def params(generator: np.random.Generator) -> Params:
+    shapes = {"w0": (6, 16), "b0": (16,), "w1": (16, 3)}
+    return {name: np.float32(0.4 * generator.normal(size=shape)) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def data(generator: np.random.Generator, one_hot: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.float32(generator.normal(size=(8, 6))), np.float32(one_hot(8, 3))
+
+
+def assert_trees_close(found: Any, expected: Any, **tolerances: float) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), found, expected)
+
+
+def test_a_feasible_problem_is_solved(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
+    """More hidden units than samples: a network that satisfies the margin exists, and is found."""
+    start = float(margin_violation(params, *data))
+    solution = pj.solve(MARGIN, params, *data, algorithm=algorithm, steps=FEASIBLE_STEPS)
+    assert float(margin_violation(solution.params, *data)) < 1e-6 * start
+    assert solution.info.residual[-1] < 1e-3 * solution.info.residual[0]
+
+
+def margin_violation(params: Params, x: Any, y: Any) -> Any:
+    return pj.margin_loss(network(params, x), y)
+
+
+def test_a_solution_stays(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
+    solved = pj.solve(MARGIN, params, *data, algorithm=algorithm, steps=FEASIBLE_STEPS).params
+    # Half the margin holds with room to spare, but for the logits that are at their bound 0.
+    halved = (data[0], data[1] / 2)
+    solution = pj.solve(MARGIN, solved, *halved, algorithm=algorithm, steps=FEASIBLE_STEPS)
+    assert_trees_close(solution.params, solved, rtol=0, atol=1e-4)
+    assert solution.info.residual[0] < 1e-4
+
+
+def test_the_loss_falls(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
+    losses = [float(cross_entropy(params, *data))]
+    for _ in range(12):
+        params = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
+        losses.append(float(cross_entropy(params, *data)))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] / 2
+
+
+def test_steps_by_hand(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
+    solution = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS)
+    state = algorithm.init(CROSS_ENTROPY, params, *data)
+    for _ in range(STEPS):
+        state = algorithm.step(CROSS_ENTROPY, state)
+    assert_trees_close(algorithm.params(state), solution.params, rtol=1e-6, atol=1e-6)
+    assert_trees_close(algorithm.params(solution.state), solution.params, rtol=0)
+    assert_trees_close(algorithm.params_low(solution.state), solution.params_low, rtol=0)
+    assert jax.tree.structure(state) == jax.tree.structure(solution.state)
+
+
+def test_no_steps(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
+    solution = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=0)
+    assert_trees_close(solution.params, params, rtol=0)
+    assert solution.info.residual.shape == (0,)
+
+
+def test_solve_goes_on_step_by_step(params: Params, data: Any) -> None:
+    """The iterates of a longer run begin with those of a shorter one."""
+    short, long = (
+        pj.solve(CROSS_ENTROPY, params, *data, algorithm=ALGORITHMS["ap"], steps=steps).info.residual
+        for steps in (STEPS, 9)
+    )
+    assert short.shape == (STEPS,)
+    assert long.shape == (9,)
+    np.testing.assert_allclose(long[:STEPS], short, rtol=1e-4)
+
+
+def solve_in_jit(algorithm: pj.Algorithm, params: Params, x: Any, y: Any) -> Any:
+    return pj.solve(CROSS_ENTROPY, params, x, y, algorithm=algorithm, steps=STEPS).params
+
+
+def scan_in_jit(algorithm: pj.Algorithm, params: Params, x: Any, y: Any) -> Any:
+    def step(state: Any, _: None) -> tuple[Any, None]:
+        return algorithm.step(CROSS_ENTROPY, state), None
+
+    state, _ = lax.scan(step, algorithm.init(CROSS_ENTROPY, params, x, y), length=STEPS)
+    return algorithm.params(state)
+
+
+@pytest.mark.parametrize("function", [solve_in_jit, scan_in_jit])
+def test_under_jit(function: Any, params: Params, data: Any) -> None:
+    algorithm = ALGORITHMS["ap"]
+    expected = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
+    found = jax.jit(function, static_argnums=0)(algorithm, params, *data)
+    assert_trees_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nested_params(params: Params, data: Any) -> None:
+    nested = {"hidden": [(params["w0"], params["b0"])], "output": {"w": params["w1"]}}
+
+    def function(p: Any, batch: dict[str, Any]) -> Any:
+        (w0, b0), w1 = p["hidden"][0], p["output"]["w"]
+        return pj.cross_entropy(network({"w0": w0, "b0": b0, "w1": w1}, batch["x"]), batch["y"])
+
+    batch = dict(zip("xy", data, strict=True))
+    solution = pj.solve(pj.feasibility(function), nested, batch, algorithm=ALGORITHMS["ap"], steps=STEPS)
+    flat = pj.solve(CROSS_ENTROPY, params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS)
+    assert jax.tree.structure(solution.params) == jax.tree.structure(nested)
+    assert jax.tree.structure(solution.params_low) == jax.tree.structure(nested)
+    expected = {"hidden": [(flat.params["w0"], flat.params["b0"])], "output": {"w": flat.params["w1"]}}
+    assert_trees_close(solution.params, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_dtypes(dtype: str, algorithm: pj.Algorithm, params: Params, data: Any, relative_error: Any) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        cast, (x, y) = jax.tree.map(lambda a: jnp.asarray(a, dtype), (params, data))
+        solution = pj.solve(CROSS_ENTROPY, cast, x, y, algorithm=algorithm, steps=STEPS)
+        assert {leaf.dtype for leaf in jax.tree.leaves(solution.params)} == {jnp.dtype(dtype)}
+        assert all(np.all(np.isfinite(np.float64(leaf))) for leaf in jax.tree.leaves(solution))
+    expected = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
+    assert relative_error(solution.params, expected) < 4 * float(jnp.finfo(dtype).eps) + 1e-6
+
+
+def test_residual_is_the_rms_change(algorithm: pj.Algorithm, params: Params, data: Any, float64: None) -> None:
+    """Over all that the state holds but the data, a parameter being the sum of its high and low parts."""
+
+    def contents(state: Any) -> list[np.ndarray]:
+        parameters = jax.tree.map(lambda high, low: np.asarray(high) + np.asarray(low), state.high, state.low)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves((parameters, state.values, state.targets))]
+
+    params, data = jax.tree.map(np.float64, (params, data))
+    solution = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS)
+    state = algorithm.init(CROSS_ENTROPY, params, *data)
+    for found in solution.info.residual:
+        old, state = contents(state), algorithm.step(CROSS_ENTROPY, state)
+        changes = np.concatenate([(b - a).ravel() for a, b in zip(old, contents(state), strict=True)])
+        assert float(found) == pytest.approx(np.sqrt(np.mean(changes**2)), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_small_increments_add_up(dtype: Any, generator: np.random.Generator) -> None:
+    """Increments far below the rounding of the parameter, where the plain sum does not move at all.
+
+    They are 1/64 of the rounding unit, which is 1e-9 of a float32 number.  The low part resolves a little more
+    than a tenth of each.
+    """
+    start = jnp.asarray(generator.uniform(1, 2, size=400) * generator.choice([-1, 1], size=400), dtype)
+    increment = jnp.float32(jnp.abs(start) * jnp.finfo(dtype).eps / 128)
+    count = 10_000
+
+    @jax.jit
+    def run(high: Any) -> Any:
+        def add(carry: Any, _: None) -> tuple[Any, None]:
+            (high, low), plain = carry
+            return (add_to_pair(high, low, increment), (plain + increment).astype(dtype)), None
+
+        low = jnp.zeros(high.shape, low_dtype(high.dtype))
+        return lax.scan(add, ((high, low), high), length=count)[0]
+
+    (high, low), plain = run(start)
+    np.testing.assert_array_equal(np.float64(plain), np.float64(start))
+    moved = (np.float64(high) - np.float64(start)) + np.float64(low)
+    np.testing.assert_allclose(moved, count * np.float64(increment), rtol=0.15)
+    assert np.mean(moved) == pytest.approx(count * np.mean(np.float64(increment)), rel=0.05)
+    # The high part is the rounded sum: the low part is no more than the rounding error.
+    assert np.all(np.abs(np.float64(low)) <= np.float64(jnp.finfo(dtype).eps) * np.abs(np.float64(high)))
+
+
+def test_the_low_part_carries_on(generator: np.random.Generator, one_hot: Any, change: Any, relative_error: Any):
+    """Many short runs, each from the parameters of the one before, with their low parts and without."""
+    shapes = {"w0": (300, 64), "b0": (64,), "w1": (64, 3)}
+    start = {n: np.float32(generator.normal(size=s) / np.sqrt(s[0])) for n, s in shapes.items()}
+    x, y = np.float32(generator.uniform(size=(64, 300))), np.float32(one_hot(64, 3))
+    algorithm = pj.alternating_projections()
+
+    def train(dtype: str, keep_low: bool) -> Any:
+        params = jax.tree.map(lambda a: jnp.asarray(a, dtype), start)
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, low_dtype(a.dtype)), params)
+        inputs, low = [jnp.asarray(array, dtype) for array in (x, y)], nothing
+        for _ in range(30):
+            solution = pj.solve(CROSS_ENTROPY, params, *inputs, algorithm=algorithm, steps=2, params_low=low)
+            params, low = solution.params, solution.params_low if keep_low else nothing
+        return change(solution, start)
+
+    with jax.enable_x64(True):
+        exact = train("float64", keep_low=True)["w0"]
+    kept, dropped = (relative_error(train("float32", keep)["w0"], exact) for keep in (True, False))
+    assert kept < dropped / 3
+
+
+def test_problems_do_not_share_compiled_code(params: Params, data: Any) -> None:
+    """Same shapes and same algorithm: the problem alone makes the difference."""
+
+    def problem(strength: float) -> Any:
+        return pj.feasibility(lambda p, x, y: pj.cross_entropy(network(p, x), y, strength=strength))
+
+    problems = [CROSS_ENTROPY, problem(20.0)]
+    for _ in range(2):
+        found = [
+            np.asarray(pj.solve(p, params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS).params["w1"])
+            for p in problems
+        ]
+        assert np.max(np.abs(found[0] - found[1])) > 1e-3
+
+
+def test_algorithms_do_not_share_compiled_code(params: Params, data: Any) -> None:
+    """Both move the last layer alike; what reaches the first layer is a step older in alternating projections."""
+    found = {
+        name: pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
+        for name, algorithm in ALGORITHMS.items()
+    }
+    np.testing.assert_allclose(found["ap"]["w1"], found["cp"]["w1"], rtol=1e-5, atol=1e-6)
+    assert np.max(np.abs(found["ap"]["w0"] - found["cp"]["w0"])) > 1e-4
+
+
+def test_the_function_is_traced_once_for_many_solves(params: Params, data: Any) -> None:
+    calls = []
+
+    def function(p: Params, x: Any, y: Any) -> Any:
+        calls.append(1)
+        return margin(p, x, y)
+
+    problem = pj.feasibility(function)
+    solution = pj.solve(problem, params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS)
+    traced = len(calls)
+    for _ in range(3):
+        solution = pj.solve(problem, solution.params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS)
+    assert len(calls) == traced
+
+
+def test_compile_time(generator: np.random.Generator, one_hot: Any) -> None:
+    """An MLP 784-256-256-10 compiles in less than 5 seconds, as a step and as a whole run."""
+    sizes = (784, 256, 256, 10)
+    params = {
+        f"w{i}": np.float32(generator.normal(size=shape) / np.sqrt(shape[0]))
+        for i, shape in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+    } | {f"b{i}": np.float32(0.1 * generator.normal(size=256)) for i in range(2)}
+    x, y = np.float32(generator.uniform(size=(256, 784))), np.float32(one_hot(256, 10))
+
+    def function(p: Params, x: Any, y: Any) -> Any:
+        h = pj.sum_relu(pj.matmul(x, p["w0"]), p["b0"])
+        h = pj.sum_relu(pj.matmul(h, p["w1"]), p["b1"])
+        return pj.cross_entropy(pj.matmul(h, p["w2"]), y)
+
+    problem, algorithm = pj.feasibility(function), pj.alternating_projections()
+    state = algorithm.init(problem, params, x, y)
+    assert seconds(lambda: jax.jit(algorithm.step, static_argnums=0).lower(problem, state).compile()) < 5
+
+    def solve(params: Params, x: Any, y: Any) -> Any:
+        return pj.solve(pj.feasibility(function), params, x, y, algorithm=pj.alternating_projections(), steps=50)
+
+    assert seconds(lambda: jax.jit(solve).lower(params, x, y).compile()) < 5
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

@@ -1,0 +1,208 @@
+"""Bad input gives one clear error that names what came and what to do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_core as pj
+from pjax_core.graph import Value
+
+ALGORITHM = pj.alternating_projections()
+Function = Callable[..., Any]
+
+
+def linear(params: Any, x: Any) -> Any:
+    return pj.matmul(x, params["w"])
+
+
+def margin(params: Any, x: Any, y: Any) -> Any:
+    return pj.margin_loss(linear(params, x), y)
+
+
+@pytest.fixture
+def params(generator: np.random.Generator) -> dict[str, Any]:
+    return {"w": np.float32(generator.normal(size=(4, 3)))}
+
+
+@pytest.fixture
+def data(generator: np.random.Generator, one_hot: Any) -> tuple[Any, Any]:
+    return np.float32(generator.normal(size=(5, 4))), np.float32(one_hot(5, 3))
+
+
+def solve(function: Function, params: Any, *data: Any, steps: int = 1, **options: Any) -> Any:
+    return pj.solve(pj.feasibility(function), params, *data, algorithm=ALGORITHM, steps=steps, **options)
+
+
+def test_the_problem_of_these_tests_is_well_posed(params: Any, data: Any) -> None:
+    assert np.all(np.isfinite(solve(margin, params, *data).params["w"]))
+
+
+def test_shapes_that_do_not_fit(params: Any, data: Any) -> None:
+    x, y = data
+    with pytest.raises(ValueError, match=r"matmul: x has shape \(5, 3\) and w \(4, 3\)"):
+        solve(margin, params, x[:, 1:], y)
+    with pytest.raises(ValueError, match=r"margin_loss: logits have shape \(5, 3\) and labels \(5, 2\)"):
+        solve(margin, params, x, y[:, 1:])
+    with pytest.raises(ValueError, match=r"add: operands of shapes \(5, 3\) and \(5, 4\) do not broadcast"):
+        solve(lambda p, x, y: pj.margin_loss(pj.matmul(x, p["w"]) + x, y), params, x, y)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_, np.complex64])
+def test_arrays_that_are_not_floating_point(params: Any, data: Any, dtype: Any) -> None:
+    x, y = data
+    with pytest.raises(TypeError, match=rf"params\['w'\] has dtype {np.dtype(dtype)}.*floating-point"):
+        solve(margin, {"w": params["w"].astype(dtype)}, x, y)
+    with pytest.raises(TypeError, match=rf"data\[1\] has dtype {np.dtype(dtype)}.*one_hot"):
+        solve(margin, params, x, y.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("function", "returned"),
+    [
+        (lambda p, x, y: linear(p, x), r"Value\(shape=\(5, 3\)"),
+        (lambda p, x, y: jnp.ones(3), r"\[3\]"),
+        (lambda p, x, y: 2.5, "2.5"),
+        (lambda p, x, y: None, "nothing"),
+        (lambda p, x, y: [], "nothing"),
+        (lambda p, x, y: (margin(p, x, y), linear(p, x)), r"Value\(shape=\(5, 3\)"),
+    ],
+    ids=["logits", "array", "number", "None", "empty", "mixture"],
+)
+def test_a_loss_that_is_no_output_constraint(params: Any, data: Any, function: Function, returned: str) -> None:
+    with pytest.raises(ValueError, match=rf"must return an output constraint, such as .*returned.*{returned}"):
+        solve(function, params, *data)
+
+
+def test_a_parameter_that_is_never_used(params: Any, data: Any) -> None:
+    more = params | {"biases": [np.float32([1.0, 2.0])]}
+    with pytest.raises(ValueError, match=r"params\['biases'\]\[0\] is never used .*remove it, or use it"):
+        solve(margin, more, *data)
+
+    def computed_for_nothing(p: Any, x: Any, y: Any) -> Any:
+        pj.relu(p["biases"][0])
+        return margin(p, x, y)
+
+    with pytest.raises(ValueError, match=r"params\['biases'\]\[0\] is never used"):
+        solve(computed_for_nothing, more, *data)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite(params: Any, data: Any, bad: float) -> None:
+    x, y = data
+    broken = np.array(params["w"])
+    broken[2, 1] = broken[3, 0] = bad
+    with pytest.raises(ValueError, match=r"params\['w'\] of shape \(4, 3\) has 2 entries that are NaN or inf"):
+        solve(margin, {"w": broken}, x, y)
+    broken = np.array(x)
+    broken[4, 1] = bad
+    with pytest.raises(ValueError, match=r"data\[0\] of shape \(5, 4\) has 1 entries that are NaN or inf"):
+        solve(margin, params, broken, y)
+    with pytest.raises(ValueError, match=r"data\[0\]"):
+        ALGORITHM.init(pj.feasibility(margin), params, broken, y)
+
+
+def test_numbers_of_unknown_content_are_not_checked(params: Any, data: Any) -> None:
+    found = jax.jit(lambda p, x, y: solve(margin, p, x, y).params)(params, *data)
+    np.testing.assert_allclose(found["w"], solve(margin, params, *data).params["w"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [pj.margin_loss, pj.cross_entropy])
+def test_labels_that_come_from_parameters(params: Any, data: Any, loss: Function) -> None:
+    with pytest.raises(ValueError, match=r"labels come from params\['t'\]; they must be data"):
+        solve(lambda p, x, y: loss(linear(p, x), p["t"]), params | {"t": data[1]}, *data)
+    with pytest.raises(ValueError, match="labels come from sum_relu; they must be data"):
+        solve(lambda p, x, y: loss(linear(p, x), pj.relu(y)), params, *data)
+
+
+@pytest.mark.parametrize("function", [jnp.tanh, jax.nn.relu, jnp.sum, lambda v: jnp.ones(3) + v])
+def test_functions_of_jax_on_traced_values(params: Any, data: Any, function: Function) -> None:
+    with pytest.raises(TypeError, match="apply pjax_core operations to it, not jax.numpy's"):
+        solve(lambda p, x, y: pj.margin_loss(function(linear(p, x)), y), params, *data)
+
+
+def taken_apart(value: Any, where: Any) -> None:
+    """In the place of ``Value.__getitem__``: NumPy treats a value as a sequence, element by element."""
+    pytest.fail(f"NumPy asks {value!r} for its element {where!r}")
+
+
+@pytest.mark.parametrize("operator", ["add", "matmul"])
+def test_operators_with_numpy_arrays_on_the_left(params: Any, data: Any, operator: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Value, "__getitem__", taken_apart)
+    x, y = data
+    with_array: dict[str, Function] = {
+        "add": lambda p, _, y: pj.margin_loss(y + linear(p, x), y),
+        "matmul": lambda p, _, y: pj.margin_loss(x @ p["w"], y),
+    }
+    with_operation: dict[str, Function] = {
+        "add": lambda p, _, y: pj.margin_loss(pj.add(y, linear(p, x)), y),
+        "matmul": lambda p, _, y: pj.margin_loss(pj.matmul(x, p["w"]), y),
+    }
+    found, expected = (
+        solve(lambda p, x, _, f=functions[operator]: f(p, x, y), params, *data).params["w"]
+        for functions in (with_array, with_operation)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_functions_of_numpy_on_traced_values(params: Any, data: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Value, "__getitem__", taken_apart)
+    with pytest.raises(TypeError, match="has no content while the network is traced"):
+        solve(lambda p, x, y: pj.margin_loss(np.tanh(linear(p, x)), y), params, *data)
+    with pytest.raises(TypeError, match="has no content while the network is traced"):
+        solve(lambda p, x, y: pj.margin_loss(np.asarray(linear(p, x)), y), params, *data)
+
+
+def test_rows_of_a_traced_value_end(params: Any, data: Any) -> None:
+    counts = []
+
+    def function(p: Any, x: Any, y: Any) -> Any:
+        counts.append(len(list(itertools.islice(p["w"], 10))))
+        return margin(p, x, y)
+
+    solve(function, params, *data, steps=0)
+    assert set(counts) == {4}
+
+
+def test_indices_out_of_bounds(params: Any, data: Any) -> None:
+    with pytest.raises(IndexError, match="4"):
+        solve(lambda p, x, y: pj.margin_loss(pj.index(linear(p, x).T, 4), y[:, 0]), params, *data)
+
+
+@pytest.mark.parametrize("steps", [-1, -50])
+def test_negative_steps(params: Any, data: Any, steps: int) -> None:
+    with pytest.raises(ValueError, match=f"steps is {steps}; pass a number that is not negative"):
+        solve(margin, params, *data, steps=steps)
+
+
+@pytest.mark.parametrize("steps", [1.5, "3", None])
+def test_steps_that_are_no_integer(params: Any, data: Any, steps: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="steps is"):
+        solve(margin, params, *data, steps=steps)
+
+
+@pytest.mark.parametrize("strength", [0, -1.0, np.nan])
+def test_strength_that_is_not_positive(params: Any, data: Any, strength: float) -> None:
+    message = f"cross_entropy: strength is {strength!r}; pass a positive number"
+    with pytest.raises(ValueError, match=message):
+        solve(lambda p, x, y: pj.cross_entropy(linear(p, x), y, strength=strength), params, *data)
+    with pytest.raises(ValueError, match=message):
+        pj.cross_entropy(*data[1:], data[1], strength=strength)
+
+
+@pytest.mark.parametrize("empty", [{}, [], None, {"w": None}])
+def test_empty_params(data: Any, empty: Any) -> None:
+    with pytest.raises(ValueError, match="params holds no array"):
+        solve(margin, empty, *data)
+
+
+def test_params_low_of_another_structure(params: Any, data: Any) -> None:
+    for low in ({"v": params["w"]}, {"w": params["w"][1:]}):
+        with pytest.raises(ValueError, match="params_low"):
+            solve(margin, params, *data, params_low=low)

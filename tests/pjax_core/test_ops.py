@@ -1,0 +1,202 @@
+"""Operations compute on plain arrays, and give values of the same shape and dtype while a network is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_core as pj
+from pjax_core.graph import Constraint, Value, trace
+
+Arrays = list[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation on arrays of some shapes, and what NumPy computes there."""
+
+    operation: Callable[..., Any]
+    expected: Callable[..., Any]
+    shapes: list[tuple[int, ...]]
+
+
+def relu(x: Any) -> Any:
+    return np.maximum(x, 0)
+
+
+CASES = {
+    "matmul": Case(pj.matmul, np.matmul, [(5, 4), (4, 3)]),
+    "matmul, leading axes": Case(pj.matmul, np.matmul, [(2, 3, 5, 4), (4, 3)]),
+    "matmul, vector x": Case(pj.matmul, np.matmul, [(4,), (4, 3)]),
+    "matmul, vector w": Case(pj.matmul, np.matmul, [(5, 4), (4,)]),
+    "matmul, vector w, leading axes": Case(pj.matmul, np.matmul, [(2, 5, 4), (4,)]),
+    "matmul, vectors": Case(pj.matmul, np.matmul, [(4,), (4,)]),
+    "@": Case(lambda a, b: a @ b, np.matmul, [(5, 4), (4, 3)]),
+    "dot": Case(pj.dot, np.dot, [(4,), (4,)]),
+    "dot, matrices": Case(pj.dot, np.dot, [(5, 4), (4, 3)]),
+    "add": Case(pj.add, lambda a, b, c: a + b + c, [(5, 3), (3,), (5, 1)]),
+    "add, one operand": Case(pj.add, lambda a: a, [(5, 3)]),
+    "add, number": Case(lambda a: pj.add(a, 2.5), lambda a: a + 2.5, [(5, 3)]),
+    "+": Case(lambda a, b: a + b, np.add, [(5, 3), (5, 1)]),
+    "+, number": Case(lambda a: 2.5 + a + 0.5, lambda a: a + 3, [(5, 3)]),
+    "sum_relu": Case(pj.sum_relu, lambda a, b, c: relu(a + b + c), [(2, 5, 3), (3,), (5, 1)]),
+    "sum_relu, scalars": Case(pj.sum_relu, lambda a, b: relu(a + b), [(), ()]),
+    "relu": Case(pj.relu, relu, [(2, 5, 3)]),
+    "reshape": Case(lambda a: pj.reshape(a, (4, -1)), lambda a: a.reshape(4, -1), [(2, 6)]),
+    "reshape, one axis": Case(lambda a: pj.reshape(a, -1), np.ravel, [(2, 6)]),
+    ".reshape": Case(lambda a: a.reshape(3, 4), lambda a: a.reshape(3, 4), [(2, 6)]),
+    ".reshape, tuple": Case(lambda a: a.reshape((3, -1)), lambda a: a.reshape(3, 4), [(2, 6)]),
+    "transpose": Case(pj.transpose, np.transpose, [(2, 6, 3)]),
+    "transpose, axes": Case(lambda a: pj.transpose(a, (1, 0, 2)), lambda a: a.transpose(1, 0, 2), [(2, 6, 3)]),
+    ".T": Case(lambda a: a.T, np.transpose, [(2, 6)]),
+    "concatenate": Case(
+        lambda *a: pj.concatenate(a, axis=1), lambda *a: np.concatenate(a, axis=1), [(2, 6), (2, 1), (2, 3)]
+    ),
+    "concatenate, first axis": Case(lambda *a: pj.concatenate(a), lambda *a: np.concatenate(a), [(2, 3), (1, 3)]),
+    "stack": Case(lambda *a: pj.stack(a), lambda *a: np.stack(a), [(2, 3), (2, 3)]),
+    "stack, last axis": Case(
+        lambda *a: pj.stack(a, axis=-1), lambda *a: np.stack(a, axis=-1), [(2, 3), (2, 3), (2, 3)]
+    ),
+    "broadcast_to": Case(lambda a: pj.broadcast_to(a, (4, 2, 3)), lambda a: np.broadcast_to(a, (4, 2, 3)), [(2, 1)]),
+    "index": Case(lambda a: pj.index(a, 1), lambda a: a[1], [(3, 4)]),
+    "index, slices": Case(lambda a: pj.index(a, (slice(None), slice(3, 0, -2))), lambda a: a[:, 3:0:-2], [(3, 4)]),
+    "[] with arrays": Case(
+        lambda a: a[np.array([2, 0, 2]), np.array([1, 3, 1])], lambda a: a[[2, 0, 2], [1, 3, 1]], [(3, 4)]
+    ),
+    "[] with a mask": Case(lambda a: a[:, np.array([True, False, True, True])], lambda a: a[:, [0, 2, 3]], [(3, 4)]),
+    "[] with None and ...": Case(lambda a: a[..., None, -1], lambda a: a[..., None, -1], [(3, 4)]),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def random_arrays(case: Case, generator: np.random.Generator) -> Arrays:
+    return [np.asarray(generator.normal(size=shape), np.float32) for shape in case.shapes]
+
+
+def traced(function: Callable[..., Any], *arrays: Any) -> Any:
+    """What ``function`` returns on values of the shapes of these arrays."""
+    results = []
+
+    def network(values: Any) -> Any:
+        results.append(function(*values))
+        total = pj.reshape(results[0], (1, -1))
+        whole = [pj.reshape(value, (1, -1)) for value in values]
+        return [pj.margin_loss(value, np.ones(value.shape, np.float32)) for value in [total, *whole]]
+
+    trace(network, arrays, ())
+    return results[0]
+
+
+def test_plain_arrays(case: Case, generator: np.random.Generator) -> None:
+    arrays = random_arrays(case, generator)
+    expected = case.expected(*arrays)
+    for convert in (np.asarray, jnp.asarray):
+        result = case.operation(*(convert(array) for array in arrays))
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_traced_values(case: Case, generator: np.random.Generator) -> None:
+    arrays = random_arrays(case, generator)
+    value = traced(case.operation, *arrays)
+    expected = case.expected(*arrays)
+    assert isinstance(value, Value)
+    assert value.shape == expected.shape
+    assert value.dtype == np.float32
+    assert (value.ndim, value.size) == (expected.ndim, expected.size)
+    if expected.ndim:
+        assert len(value) == len(expected)
+    assert str(value.shape) in repr(value)
+
+
+def test_under_jit_and_grad(case: Case, generator: np.random.Generator) -> None:
+    """On arrays an operation is ordinary JAX."""
+    arrays = [jnp.asarray(array) for array in random_arrays(case, generator)]
+    np.testing.assert_allclose(jax.jit(case.operation)(*arrays), case.operation(*arrays), rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda *a: jnp.sum(case.operation(*a)))(*arrays)
+    assert gradient.shape == arrays[0].shape
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_traced_dtypes(dtype: Any) -> None:
+    x, w = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((5, 4), (4, 3)))
+    assert traced(lambda x, w: pj.sum_relu(pj.matmul(x, w), w[0]), x, w).dtype == dtype
+
+
+def test_len_of_a_scalar() -> None:
+    with pytest.raises(TypeError, match="no axes"):
+        len(traced(pj.dot, np.ones(3, np.float32), np.ones(3, np.float32)))
+
+
+def test_cross_entropy_of_arrays(generator: np.random.Generator, one_hot: Any) -> None:
+    logits, labels = generator.normal(size=(6, 4)), one_hot(6, 4)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = -np.mean(np.log(probabilities[labels == 1]))
+    for strength in (0.5, 5.0):
+        found = pj.cross_entropy(logits, labels, strength=strength)
+        assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_margin_loss_of_arrays(generator: np.random.Generator, one_hot: Any) -> None:
+    logits, labels = generator.normal(size=(2, 3, 4)), 2 * one_hot(6, 4).reshape(2, 3, 4)
+    total = 0.0
+    for row, wanted in zip(logits.reshape(-1, 4), labels.reshape(-1, 4), strict=True):
+        for logit, label in zip(row, wanted, strict=True):
+            violation = label - logit if label > 0 else logit
+            total += max(violation, 0) ** 2
+    assert float(pj.margin_loss(logits, labels)) == pytest.approx(total / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [pj.cross_entropy, pj.margin_loss])
+def test_traced_losses_are_constraints(loss: Any) -> None:
+    results = []
+
+    def network(w: Any, y: Any) -> Any:
+        results.append(loss(w, y))
+        return results[0]
+
+    trace(network, np.ones((5, 3), np.float32), (np.ones((5, 3), np.float32),))
+    assert isinstance(results[0], Constraint)
+
+
+def test_evaluate_computes(generator: np.random.Generator) -> None:
+    def network(params: Any, x: Any) -> Any:
+        h = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
+        return {"logits": h @ params["w0"].T + 1.0, "hidden": h}
+
+    params = {"w0": np.float32(generator.normal(size=(4, 3))), "b0": np.float32(generator.normal(size=3))}
+    x = np.float32(generator.normal(size=(5, 4)))
+    found = pj.evaluate(network, params, x)
+    h = relu(x @ params["w0"] + params["b0"])
+    np.testing.assert_allclose(found["hidden"], h, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["logits"], h @ params["w0"].T + 1, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: pj.matmul(np.ones((5, 4)), np.ones((3, 4))), r"\(5, 4\) and w \(3, 4\); pass x of shape"),
+        (lambda: pj.matmul(np.ones((5, 4)), np.ones((4, 3, 2))), r"\(5, 4\) and w \(4, 3, 2\)"),
+        (lambda: pj.matmul(2.0, np.ones((4, 3))), r"x has shape \(\)"),
+        (lambda: pj.dot(np.ones(4), np.ones(3)), r"\(4,\) and w \(3,\)"),
+        (lambda: pj.add(np.ones((5, 4)), np.ones(3)), r"add: operands of shapes \(5, 4\) and \(3,\) do not"),
+        (lambda: pj.sum_relu(np.ones(4), np.ones(3)), r"sum_relu: operands of shapes \(4,\) and \(3,\)"),
+        (lambda: pj.add(), "add: no operand"),
+        (lambda: pj.margin_loss(np.ones((5, 4)), np.ones(4)), r"margin_loss: logits have shape \(5, 4\)"),
+        (lambda: pj.cross_entropy(np.ones((5, 4)), np.ones((5, 3))), r"labels \(5, 3\); they must agree"),
+        (lambda: pj.cross_entropy(1.0, 1.0), "have an axis"),
+    ],
+)
+def test_shapes_that_do_not_fit(function: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        function()

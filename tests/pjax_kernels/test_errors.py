@@ -1,0 +1,142 @@
+"""Bad input gets one error that says what came and what to do; empty input is no bad input."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import pjax_kernels as pk
+
+Array = np.ndarray
+Call = Callable[..., Any]
+
+
+def ones(*shape: int) -> Array:
+    return np.ones(shape, np.float32)
+
+
+CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
+    "project_bilinear": (pk.project_bilinear, (ones(3, 4), ones(3, 4), ones(3))),
+    "project_dense": (pk.project_dense, (ones(3, 4), ones(4, 5), ones(3, 5))),
+    "project_sum": (lambda x, y, z, **options: pk.project_sum((x, y), z, **options), (ones(3, 4), ones(4), ones(3, 4))),
+    "project_sum_relu": (
+        lambda x, y, z, **options: pk.project_sum_relu((x, y), z, **options),
+        (ones(3, 4), ones(4), ones(3, 4)),
+    ),
+    "project_margin": (pk.project_margin, (ones(3, 4), ones(3, 4))),
+    "prox_cross_entropy": (pk.prox_cross_entropy, (ones(3, 4), ones(3, 4) / 4)),
+}
+
+WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
+    (pk.project_bilinear, (ones(3, 4), ones(3, 5), ones(3)), ["b", "(3, 5)", "(3, 4)"]),
+    (pk.project_bilinear, (ones(3, 4), ones(4), ones(3)), ["b", "(4,)", "(3, 4)"]),
+    (pk.project_bilinear, (ones(3, 4), ones(3, 4), ones(4)), ["z", "(4,)", "(3,)"]),
+    (pk.project_bilinear, (ones(), ones(), ones()), ["a", "()"]),
+    (pk.project_dense, (ones(3, 4), ones(5, 6), ones(3, 6)), ["w", "(5, 6)", "(3, 4)"]),
+    (pk.project_dense, (ones(3, 4), ones(4, 6), ones(3, 5)), ["z", "(3, 5)", "(3, 6)"]),
+    (pk.project_dense, (ones(2, 3, 4), ones(4, 6), ones(3, 6)), ["x", "(2, 3, 4)", "2 axes"]),
+    (CALLS["project_sum"][0], (ones(3, 4), ones(5), ones(3, 4)), ["inputs[1]", "(5,)", "(3, 4)"]),
+    (CALLS["project_sum"][0], (ones(3, 4), ones(2, 3, 4), ones(3, 4)), ["inputs[1]", "(2, 3, 4)", "(3, 4)"]),
+    (CALLS["project_sum_relu"][0], (ones(3, 4), ones(3, 4), ones(3)), ["inputs[0]", "(3, 4)", "(3,)"]),
+    (CALLS["project_sum_relu"][0], (ones(3, 4), ones(3, 4), ones(3, 1)), ["inputs[0]", "(3, 4)", "(3, 1)"]),
+    (pk.project_margin, (ones(3, 4), ones(3)), ["labels", "(3,)", "(3, 4)"]),
+    (pk.prox_cross_entropy, (ones(3, 4), ones(4)), ["labels", "(4,)", "(3, 4)"]),
+    (pk.prox_cross_entropy, (ones(), ones()), ["logits", "()"]),
+]
+
+
+@pytest.mark.parametrize(("call", "arrays", "parts"), WRONG_SHAPES)
+@pytest.mark.parametrize("traced", [False, True])
+def test_wrong_shapes_name_the_argument_and_both_shapes(
+    call: Call, arrays: tuple[Array, ...], parts: list[str], traced: bool
+) -> None:
+    with pytest.raises(ValueError, match="shape") as error:
+        (jax.jit(call) if traced else call)(*arrays)
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize("kernel", CALLS)
+def test_integer_arrays_are_refused(kernel: str) -> None:
+    call, arrays = CALLS[kernel]
+    for i, array in enumerate(arrays):
+        for dtype in (np.int32, bool, np.complex64):
+            changed = [*arrays[:i], array.astype(dtype), *arrays[i + 1 :]]
+            with pytest.raises(TypeError, match=rf"^{kernel}: .*{np.dtype(dtype).name}.*float"):
+                call(*changed)
+
+
+@pytest.mark.parametrize("kernel", CALLS)
+def test_unknown_implementation_lists_the_choices(kernel: str) -> None:
+    call, arrays = CALLS[kernel]
+    with pytest.raises(ValueError, match=rf"^{kernel}: unknown implementation 'fast'.*'reference'.*'xla'"):
+        call(*arrays, implementation="fast")
+
+
+@pytest.mark.parametrize("kernel", CALLS)
+@pytest.mark.parametrize("implementation", ["triton", "tpu"])
+def test_missing_implementation_lists_the_choices(kernel: str, implementation: str) -> None:
+    call, arrays = CALLS[kernel]
+    with pytest.raises(NotImplementedError, match=rf"^{kernel}: .*'{implementation}'.*'reference'.*'xla'"):
+        call(*arrays, implementation=implementation)
+
+
+@pytest.mark.parametrize("kernel", CALLS)
+def test_no_implementation_named_takes_the_best(kernel: str) -> None:
+    call, arrays = CALLS[kernel]
+    assert str(jax.make_jaxpr(call)(*arrays)) == str(jax.make_jaxpr(partial(call, implementation="xla"))(*arrays))
+
+
+@pytest.mark.parametrize("kernel", [pk.project_sum, pk.project_sum_relu])
+def test_a_sum_of_nothing_is_refused(kernel: Call) -> None:
+    with pytest.raises(ValueError, match=rf"^{kernel.__name__}: inputs is empty"):
+        kernel((), ones(3))
+
+
+@pytest.mark.parametrize("strength", [0, 0.0, -1.0, float("nan"), "5", None])
+def test_strength_must_be_positive(strength: Any) -> None:
+    with pytest.raises(ValueError, match=r"^prox_cross_entropy: strength is .*positive"):
+        pk.prox_cross_entropy(*CALLS["prox_cross_entropy"][1], strength=strength)
+
+
+def test_cross_entropy_of_no_classes_is_refused(implementation: str) -> None:
+    with pytest.raises(ValueError, match=r"^prox_cross_entropy: logits has shape \(3, 0\)"):
+        pk.prox_cross_entropy(ones(3, 0), ones(3, 0), implementation=implementation)
+
+
+EMPTY: list[tuple[str, tuple[Array, ...]]] = [
+    ("project_bilinear", (ones(0, 4), ones(0, 4), ones(0))),
+    ("project_dense", (ones(0, 4), ones(4, 5), ones(0, 5))),
+    ("project_dense", (ones(3, 4), ones(4, 0), ones(3, 0))),
+    ("project_sum", (ones(0, 4), ones(4), ones(0, 4))),
+    ("project_sum_relu", (ones(0, 4), ones(4), ones(0, 4))),
+    ("project_margin", (ones(0, 4), ones(0, 4))),
+    ("prox_cross_entropy", (ones(0, 4), ones(0, 4))),
+]
+
+
+@pytest.mark.parametrize(("kernel", "arrays"), EMPTY)
+def test_empty_inputs_go_through_and_what_is_not_empty_stays(
+    kernel: str, arrays: tuple[Array, ...], implementation: str
+) -> None:
+    results = jax.tree.leaves(CALLS[kernel][0](*arrays, implementation=implementation))
+    for result, array in zip(results, arrays, strict=len(results) == len(arrays)):
+        np.testing.assert_array_equal(result, array)
+
+
+def test_dense_layers_of_no_entries_are_zero(implementation: str) -> None:
+    z = np.full((3, 5), 0.5, np.float32)
+    x, w, new_z = pk.project_dense(ones(3, 0), ones(0, 5), z, implementation=implementation)
+    assert (x.shape, w.shape, new_z.shape) == ((3, 0), (0, 5), (3, 5))
+    np.testing.assert_allclose(new_z, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_dot_products_of_no_entries_are_zero(batch: tuple[int, ...], implementation: str) -> None:
+    """``z`` must come to 0, at most 1 at a time as for any zero vectors."""
+    z = np.full(batch, 0.5, np.float32)
+    a, b, new_z = pk.project_bilinear(ones(*batch, 0), ones(*batch, 0), z, implementation=implementation)
+    assert (a.shape, b.shape, new_z.shape) == ((*batch, 0), (*batch, 0), batch)
+    np.testing.assert_allclose(new_z, 0, atol=1e-6)

@@ -1,0 +1,220 @@
+"""Every kernel under jit, vmap, scan and shard_map, with its dtypes kept, and in 32-bit mode."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.typing import DTypeLike
+
+import pjax_kernels as pk
+
+Array = np.ndarray
+Kernel = Callable[..., Any]
+Inputs = tuple[Any, ...]
+
+LANES = 3
+
+
+def bilinear_inputs(rng: np.random.Generator) -> Inputs:
+    """Near and far roots, and one set-valued row."""
+    a, b = rng.normal(size=(2, LANES, 4, 5))
+    z = np.sum(a * b, axis=-1) + rng.normal(size=(LANES, 4)) * [0.1, 1, 10, 100]
+    b[:, 2], z[:, 2] = -a[:, 2], 50
+    return a, b, z
+
+
+def dense_inputs(rng: np.random.Generator) -> Inputs:
+    x, w = rng.normal(size=(LANES, 4, 5)), rng.normal(size=(LANES, 5, 3))
+    return x, w, x @ w + rng.normal(size=(LANES, 4, 3)) * np.array([0.1, 1, 50])[:, None, None]
+
+
+def sum_inputs(rng: np.random.Generator) -> Inputs:
+    x, bias, z = rng.normal(size=(LANES, 4, 5)), rng.normal(size=(LANES, 5)), rng.normal(size=(LANES, 4, 5))
+    return (x, bias), z
+
+
+def output_inputs(rng: np.random.Generator) -> Inputs:
+    return 5 * rng.normal(size=(LANES, 4, 5)), np.eye(5)[rng.integers(5, size=(LANES, 4))]
+
+
+KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
+    "project_bilinear": (pk.project_bilinear, bilinear_inputs),
+    "project_dense": (pk.project_dense, dense_inputs),
+    "project_sum": (pk.project_sum, sum_inputs),
+    "project_sum_relu": (pk.project_sum_relu, sum_inputs),
+    "project_margin": (pk.project_margin, output_inputs),
+    "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
+}
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def case(kernel: str, dtype: DTypeLike, rng: np.random.Generator) -> Inputs:
+    """Inputs with a leading axis of ``LANES``."""
+    return jax.tree.map(lambda array: jnp.asarray(array, dtype), KERNELS[kernel][1](rng))
+
+
+def lane(inputs: Inputs, index: int) -> Inputs:
+    return jax.tree.map(lambda array: array[index], inputs)
+
+
+def assert_close(left: Any, right: Any, tolerance: float = 1e-12) -> None:
+    """Equal to rounding of the largest number: XLA may contract and reorder differently in another program."""
+    for x, y in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert (x.dtype, x.shape) == (y.dtype, y.shape)
+        x, y = np.asarray(x).astype(np.float64), np.asarray(y).astype(np.float64)
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * abs(y).max())
+
+
+def test_vmap_is_a_loop_over_the_axis(kernel: str, rng: np.random.Generator) -> None:
+    call = jax.jit(KERNELS[kernel][0])
+    inputs = case(kernel, np.float64, rng)
+    looped = [call(*lane(inputs, index)) for index in range(LANES)]
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *looped)
+    assert_close(jax.vmap(call)(*inputs), stacked)
+
+
+def test_vmap_over_one_argument_only(rng: np.random.Generator) -> None:
+    """One weight matrix for several batches, as in an ensemble of inputs."""
+    x, w, z = case("project_dense", np.float64, rng)
+    call = jax.jit(pk.project_dense)
+    looped = [call(x[i], w[0], z[i]) for i in range(LANES)]
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *looped)
+    assert_close(jax.vmap(call, in_axes=(0, None, 0))(x, w[0], z), stacked)
+
+
+def test_scan_carries_the_result(kernel: str, rng: np.random.Generator) -> None:
+    """Shapes and dtypes come out as they went in, so a projection can be iterated."""
+    call = KERNELS[kernel][0]
+    dtype = jnp.bfloat16
+    inputs = lane(case(kernel, dtype, rng), 1)
+    labels = inputs[1:] if kernel in ("project_margin", "prox_cross_entropy") else ()
+
+    def step(carry: Inputs) -> Inputs:
+        return (call(*carry, *labels),) if labels else call(*carry)
+
+    start = inputs[:1] if labels else inputs
+    scanned, _ = jax.lax.scan(lambda carry, _: (step(carry), None), start, length=4)
+    looped, step_once = start, jax.jit(step)
+    for _ in range(4):
+        looped = step_once(looped)
+    # Rounding to a narrow dtype may tip over once.
+    assert_close(scanned, looped, 8 * float(jnp.finfo(dtype).eps))
+
+
+def test_each_argument_keeps_its_own_dtype(kernel: str, implementation: str, rng: np.random.Generator) -> None:
+    inputs, tree = jax.tree.flatten(lane(case(kernel, np.float32, rng), 0))
+    for order in ("float16", "bfloat16", "float32"), ("float32", "float64", "float16"):
+        dtypes = [jnp.dtype(dtype) for dtype in order[: len(inputs)]]
+        mixed = tree.unflatten([array.astype(dtype) for array, dtype in zip(inputs, dtypes, strict=True)])
+        call = partial(KERNELS[kernel][0], implementation=implementation)
+        results = jax.tree.leaves(jax.eval_shape(call, *mixed))
+        assert [array.dtype for array in results] == dtypes[: len(results)]
+        changes = jax.tree.leaves(jax.eval_shape(partial(call, increments=True), *mixed))
+        widest = "float64" if "float64" in dtypes else "float32"
+        assert {array.dtype for array in changes} == {np.dtype(widest)}
+
+
+def test_works_without_float64(kernel: str, rng: np.random.Generator) -> None:
+    call = KERNELS[kernel][0]
+    inputs = lane(case(kernel, np.float32, rng), 2)
+    with jax.enable_x64(False):
+        narrow = jax.jit(call)(*inputs)
+    wide = jax.jit(call)(*jax.tree.map(lambda array: array.astype(np.float64), inputs))
+    assert {array.dtype for array in jax.tree.leaves(narrow)} == {np.dtype("float32")}
+    assert_close(jax.tree.map(lambda array: array.astype(np.float64), narrow), wide, 1e-5)
+
+
+SHARDED = """
+from functools import partial
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+import pjax_kernels as pk
+
+assert jax.device_count() == 2
+batch, everywhere = PartitionSpec("batch"), PartitionSpec()
+mesh = jax.make_mesh((2,), ("batch",))
+rng = np.random.default_rng(5)
+
+
+def check(kernel, inputs, specs, average):
+    call = partial(kernel, increments=True, implementation=IMPLEMENTATION)
+    inputs = jax.tree.map(lambda array: np.asarray(array, np.float32), inputs)
+    shards = jax.tree.map(lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec)), inputs, specs)
+    out_specs = jax.tree.map(lambda _: batch, jax.eval_shape(call, *inputs)) if average is None else specs
+
+    def project_shard(*inputs):
+        return call(*inputs) if average is None else average(call(*inputs))
+
+    sharded = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=out_specs))(*shards)
+    for left, right in zip(jax.tree.leaves(sharded), jax.tree.leaves(jax.jit(call)(*inputs)), strict=True):
+        error = np.linalg.norm(left - right) / np.linalg.norm(right)
+        assert error < 1e-5, (kernel.__name__, error)
+
+
+def mean_over_shards(array):
+    return jax.lax.pmean(array, "batch")
+
+
+x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
+KERNEL_CHECKS = {
+    "project_bilinear": lambda: [
+        check(pk.project_bilinear, (x, x[::-1], size * x[:, 0]), (batch, batch, batch), None) for size in (1, 50)
+    ],
+    "project_dense": lambda: [
+        check(
+            pk.project_dense,
+            (x, w, x @ w + size * noise),
+            (batch, everywhere, batch),
+            lambda result: (result[0], mean_over_shards(result[1]), result[2]),
+        )
+        for size in (0.5, 4, 60)
+    ],
+    "project_sum": lambda: check(
+        pk.project_sum,
+        ((noise, w[0]), noise[::-1]),
+        ((batch, everywhere), batch),
+        lambda result: ((result[0][0], mean_over_shards(result[0][1])), result[1]),
+    ),
+    "project_sum_relu": lambda: check(
+        pk.project_sum_relu,
+        ((noise, w[0]), noise[::-1]),
+        ((batch, everywhere), batch),
+        lambda result: ((result[0][0], mean_over_shards(result[0][1])), result[1]),
+    ),
+    "project_margin": lambda: check(pk.project_margin, (noise, np.eye(8, 5)), (batch, batch), None),
+    "prox_cross_entropy": lambda: check(
+        pk.prox_cross_entropy, (noise, np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2]]), (batch, batch), None
+    ),
+}
+failures = {}
+for name, run in KERNEL_CHECKS.items():
+    try:
+        run()
+    except Exception as error:
+        failures[name] = str(error)[:600]
+assert not failures, failures
+"""
+
+
+def test_shard_map_over_the_batch(implementation: str) -> None:
+    """Each shard projects its part; the means over shards of weights and biases are the means over the batch."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONPATH": os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    program = f"IMPLEMENTATION = {implementation!r}\n{SHARDED}"
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

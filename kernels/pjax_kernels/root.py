@@ -195,7 +195,7 @@ def _precise_step(t: Array, pole: Square, other: Square, z: Array) -> Array:
     digits, so that the squares in f are exact.
     """
     t = _split(t)[0]
-    unit = 2.0**-10  # keeps every term below finite for the largest inputs
+    unit = 2.0 ** -(jnp.finfo(t.dtype).nmant // 2 + 4)  # keeps all below, splitting too, finite for the largest inputs
     s2, w2 = (1 - t) * (1 - t), (1 + t) * (1 + t)
     # f = P t (2 - t)/(1 - t)^2 + M t (2 + t)/(1 + t)^2 + ((P - M) - z) + t
     from_pole, error1 = _times_quotient(unit * pole.value, t * (2 - t), s2)

@@ -14,7 +14,7 @@ import jax
 
 from pjax_core import checks
 from pjax_core.graph import Colour, Graph
-from pjax_core.solution import Problem, Schedule, State, at_boundary, initial_state, project
+from pjax_core.solution import Problem, Schedule, State, at_boundary, initial_state, normalised, project
 
 
 class Algorithm(NamedTuple):
@@ -65,6 +65,7 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
 
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> State:
         params, data = checks.problem_arguments(params, data)
+        checks.low_part(params, params_low)
         return first(problem, params, data, params_low)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -79,9 +80,9 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
 
 def _params(state: State) -> Any:
     """The parameters, rounded to their dtypes."""
-    return state.high
+    return normalised(state.high, state.low)[0]
 
 
 def _params_low(state: State) -> Any:
     """What rounding took from the parameters."""
-    return state.low
+    return normalised(state.high, state.low)[1]

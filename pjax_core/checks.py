@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -14,6 +15,26 @@ def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[An
     if not jax.tree.leaves(params):
         raise ValueError("params holds no array; there is nothing to train")
     return _checked("params", params), _checked("data", data)
+
+
+def low_part(params: Any, params_low: Any) -> None:
+    """Raise ``ValueError`` unless ``params_low`` is None or has the structure and the shapes of ``params``."""
+    if params_low is None:
+        return
+    wanted, found = ((jax.tree.structure(t), jax.tree.map(jnp.shape, t)) for t in (params, params_low))
+    if wanted != found:
+        raise ValueError(f"params_low holds {found[1]}, but params {wanted[1]}; pass solution.params_low, or None")
+
+
+def number_of_steps(steps: Any) -> int:
+    """``steps`` as an integer that is not negative."""
+    try:
+        count = operator.index(steps)
+    except TypeError:
+        raise TypeError(f"steps is {steps!r}; pass an integer") from None
+    if count < 0:
+        raise ValueError(f"steps is {count}; pass a number that is not negative")
+    return count
 
 
 def _checked(name: str, tree: Any) -> Any:

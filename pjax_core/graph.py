@@ -161,9 +161,32 @@ class Value:
 
         return ops.transpose(self)
 
-    def __jax_array__(self) -> Array:
-        raise TypeError(
-            f"{self!r} has no content while the network is traced; apply pjax_core operations to it, not jax.numpy's"
+    def __iter__(self) -> Iterator[Value]:
+        return (self[i] for i in range(len(self)))
+
+    def __array_ufunc__(self, function: np.ufunc, method: str, *operands: Any, **options: Any) -> Value:
+        """Let a NumPy array stand on the left of an operator."""
+        from pjax_core import ops
+
+        if method == "__call__" and not options and function is np.add:
+            return ops.add(*operands)
+        if method == "__call__" and not options and function is np.matmul:
+            return ops.matmul(*operands)
+        raise self._no_content()
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        """Refuse, instead of NumPy's taking the value for a sequence."""
+        raise self._no_content()
+
+    @property
+    def __jax_array__(self) -> Any:
+        # A property, since JAX hides what a method raises.
+        raise self._no_content()
+
+    def _no_content(self) -> TypeError:
+        return TypeError(
+            f"{self!r} has no content while the network is traced; apply pjax_core operations to it, not jax.numpy's "
+            "or numpy's"
         )
 
 

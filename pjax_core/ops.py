@@ -231,4 +231,5 @@ def broadcast_to(x: Operand, shape: Sequence[int]) -> Result:
 
 def index(x: Operand, where: Any) -> Result:
     """``x[where]`` as in NumPy, for indices that are known while tracing. No constraint: a view."""
+    np.broadcast_to(np.empty(()), _shape(x))[where]  # raises IndexError: JAX would take the nearest element instead
     return _restructure(lambda array: array[where], x)

@@ -3,7 +3,7 @@
 After a projection onto a set of nodes, all copies of a node's output agree, and they still do when its consumers are
 projected next.  So the state holds no copies: of each node the value that its copies share (``values``), or their
 mean after its consumers have moved them (``targets``), whichever is still needed.  Parameters are held as
-compensated pairs ``high + low``, since a step can move them by less than a rounding error.
+compensated pairs ``high + low``, since a step can move them by less than a rounding error of their value.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, trace
@@ -40,7 +41,7 @@ class State:
 
     Attributes:
         high: the parameters.
-        low: what rounding took from them, so that ``high + low`` has the small steps too.
+        low: the sum of their changes since the start, which ``high`` would round away; ``high + low`` is their value.
         pending: mean changes of parameters whose own projection comes later.
         values: the value that all copies of a node's output share.
         targets: the mean of these copies once some have been moved.
@@ -63,13 +64,23 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     """The point where every copy has the value that the network computes."""
     if low is None:
         low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
+    params, low = normalised(params, low)
     point = _Point(graph, State(params, low, {}, {}, {}, data))
     for node in graph.nodes:
-        if isinstance(node, Operation) and not node.primitive.constrains_output:
-            point.values[node] = node.primitive.forward(
-                *(slot.read(point.value) for slot in node.slots), **node.settings
-            )
+        if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
+            inputs = (slot.read(point.value) for slot in node.slots)
+            point.values[node] = node.primitive.forward(*inputs, **node.settings).astype(node.shape.dtype)
     return point.state()
+
+
+def normalised(high: Any, low: Any) -> tuple[Any, Any]:
+    """Trees of pairs with all that ``high`` can hold in ``high``."""
+    pairs = [add_to_pair(*pair) for pair in zip(jax.tree.leaves(high), jax.tree.leaves(low), strict=True)]
+    structure = jax.tree.structure(high)
+    return (
+        jax.tree.unflatten(structure, [high for high, _ in pairs]),
+        jax.tree.unflatten(structure, [low for _, low in pairs]),
+    )
 
 
 def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
@@ -96,24 +107,32 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     for node in graph.nodes:
         for consumer in graph.consumers[node]:
             (value_read if place[consumer] < place[node] else target_read).add(index[node])
+    values = state.values | state.targets
+    pending = {
+        node.index: jnp.zeros(node.shape.shape, low_dtype(node.shape.dtype))
+        for node in graph.nodes
+        if isinstance(node, Parameter) and node.shape is not None and index[node] in target_read
+    }
     return replace(
         state,
+        pending=pending | state.pending,
         values={i: value for i, value in state.values.items() if i in value_read},
-        targets={i: target for i, target in state.targets.items() if i in target_read},
+        targets={i: values[i] for i in sorted(target_read) if i in values},
     )
 
 
-def add_to_pair(high: Array, low: Array, change: Array) -> tuple[Array, Array]:
-    """``high + low + change`` as such a pair again: ``high`` rounded, ``low`` what rounding took from it."""
-    total = low.astype(change.dtype) + change
-    new_low = (total - ((high + total).astype(high.dtype) - high)).astype(low.dtype)
-    # What low keeps, high must not get. As the formula has it, high can be updated in place, after low.
-    return (high + (total - new_low)).astype(high.dtype), new_low
+def add_to_pair(high: Array, low: Array, change: Array | float = 0) -> tuple[Array, Array]:
+    """``high + low + change`` as such a pair again: ``high`` rounded, ``low`` what rounding took from it (Knuth)."""
+    wide, low = high.astype(low.dtype), low + change
+    new_high = (wide + low).astype(high.dtype)
+    total = new_high.astype(low.dtype)
+    low_part = total - wide
+    return new_high, (wide - (total - low_part)) + (low - low_part)
 
 
 def low_dtype(dtype: Any) -> Any:
-    """The dtype of the low part: half as wide, which adds 9 bits to float32 and 24 to float64."""
-    return {8: jnp.float32, 4: jnp.bfloat16}.get(jnp.dtype(dtype).itemsize, dtype)
+    """The dtype of the low part, at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 class _Point:
@@ -149,7 +168,7 @@ class _Point:
         if isinstance(node, Data):
             return jax.tree.leaves(self.data)[node.index]
         if isinstance(node, Parameter):
-            return self.high[node.index]
+            return self.high[node.index] + self.low[node.index]
         return self.values[node]
 
     def estimate(self, node: Operation) -> Array | None:
@@ -163,29 +182,43 @@ class _Point:
         """Make the mean of a parameter's copies its value."""
         change = self.pending.pop(parameter.index, None)
         if change is not None:
-            high, low = self.high[parameter.index], self.low[parameter.index]
-            self.high[parameter.index], self.low[parameter.index] = add_to_pair(high, low, change)
+            self.low[parameter.index] = self.low[parameter.index] + change
 
     def move_copies(self, node: Node, change: Array) -> None:
         """Add a change to the mean of the copies of a node's output."""
         if isinstance(node, Parameter):
             pending = self.pending.get(node.index)
+            change = change.astype(self.low[node.index].dtype)
             self.pending[node.index] = change if pending is None else pending + change
         else:
             mean = self.targets[node] if node in self.targets else self.values[node]
-            self.targets[node] = mean + change
+            self.targets[node] = (mean + change).astype(mean.dtype)
 
 
 def _project_operation(point: _Point, node: Operation) -> list[tuple[Node, Array]]:
     """Project one operation; the changes it makes to the means of its sources' copies."""
     inputs = tuple(slot.read(point.value) for slot in node.slots)
-    changes, output = node.primitive.project(inputs, point.estimate(node), **node.settings)
-    if output is not None:
-        point.values[node] = output
+    estimate = _without_unread(point.graph, node, inputs, point.estimate(node))
+    changes, output = node.primitive.project(inputs, estimate, **node.settings)
+    if output is not None and node.shape is not None:
+        point.values[node] = output.astype(node.shape.dtype)
     moving = {source for slot in node.slots for source in slot.sources if not isinstance(source, (Data, Constant))}
     return [
         (source, _mean_change(point.graph, node, source, changes)) for source in point.graph.nodes if source in moving
     ]
+
+
+def _without_unread(graph: Graph, node: Operation, inputs: tuple[Array, ...], estimate: Array | None) -> Array | None:
+    """The estimate, with what the inputs give where no consumer holds a copy: such an output is free to follow."""
+    consumers = graph.consumers[node]
+    if estimate is None or any(_direct_slot(consumer, node) is not None for consumer in consumers):
+        return estimate
+    with jax.ensure_compile_time_eval():
+        copies = sum(_sum_over_copies(consumer, node, None) for consumer in consumers)
+        read = np.asarray(copies) > 0
+    if read.all():
+        return estimate
+    return jnp.where(read, estimate, node.primitive.forward(*inputs, **node.settings))
 
 
 def _mean_change(graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array]) -> Array:

@@ -87,9 +87,9 @@ def solve(
 
     Source: paper, section 4.
     """
-    if steps < 0:
-        raise ValueError(f"steps is {steps}; pass a number that is not negative")
+    steps = checks.number_of_steps(steps)
     params, data = checks.problem_arguments(params, data)
+    checks.low_part(params, params_low)
     return _solve(problem, algorithm, steps, params, data, params_low)
 
 
@@ -107,14 +107,14 @@ def _solve(
 
 
 def _rms_change(old: State, new: State) -> Array:
-    """The root mean square difference of two states over all that they hold but the data."""
-    pairs = [
-        (a, b)
-        for part in ("low", "values", "targets")
-        for a, b in zip(jax.tree.leaves(getattr(old, part)), jax.tree.leaves(getattr(new, part)), strict=True)
-    ]
-    squares = sum(jnp.sum((b - a) ** 2) for a, b in pairs)
-    return jnp.sqrt(squares / sum(a.size for a, _ in pairs))
+    """The root mean square difference of two states over their parameters and the values of their nodes."""
+
+    def parts(state: State) -> list[Array]:
+        return jax.tree.leaves((state.low, state.values, state.targets))
+
+    # The high parts stay as they are during a run.
+    changes = [after - before for before, after in zip(parts(old), parts(new), strict=True)]
+    return jnp.sqrt(sum(jnp.sum(change**2) for change in changes) / sum(change.size for change in changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -224,7 +224,7 @@ def _without_unread(graph: Graph, node: Operation, inputs: tuple[Array, ...], es
 def _mean_change(graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array]) -> Array:
     """What ``changes`` of one consumer's inputs add to the mean over all copies of ``source``.
 
-    Each consumer has the same weight, and within it each copy (MATH.md section 1).
+    Each consumer has the same weight, and within it each copy (paper, section 3.1).
     """
     consumers = graph.consumers[source]
     direct = _direct_slot(consumer, source)

@@ -1,9 +1,7 @@
-"""Algorithms and the loop: convergence, transformations, dtypes, compensated parameters, compilation."""
+"""Algorithms and the loop: convergence, transformations, dtypes, compensated parameters."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -183,8 +181,7 @@ def test_residual_is_the_rms_change(algorithm: pj.Algorithm, params: Params, dat
 def test_small_increments_add_up(dtype: Any, generator: np.random.Generator) -> None:
     """Increments far below the rounding of the parameter, where the plain sum does not move at all.
 
-    They are 1/64 of the rounding unit, which is 1e-9 of a float32 number.  The low part resolves a little more
-    than a tenth of each.
+    They are 1/64 of the rounding unit, which is 1e-9 of a float32 number.
     """
     start = jnp.asarray(generator.uniform(1, 2, size=400) * generator.choice([-1, 1], size=400), dtype)
     increment = jnp.float32(jnp.abs(start) * jnp.finfo(dtype).eps / 128)
@@ -202,8 +199,8 @@ def test_small_increments_add_up(dtype: Any, generator: np.random.Generator) -> 
     (high, low), plain = run(start)
     np.testing.assert_array_equal(np.float64(plain), np.float64(start))
     moved = (np.float64(high) - np.float64(start)) + np.float64(low)
-    np.testing.assert_allclose(moved, count * np.float64(increment), rtol=0.15)
-    assert np.mean(moved) == pytest.approx(count * np.mean(np.float64(increment)), rel=0.05)
+    np.testing.assert_allclose(moved, count * np.float64(increment), rtol=1e-3)
+    assert np.mean(moved) == pytest.approx(count * np.mean(np.float64(increment)), rel=1e-4)
     # The high part is the rounded sum: the low part is no more than the rounding error.
     assert np.all(np.abs(np.float64(low)) <= np.float64(jnp.finfo(dtype).eps) * np.abs(np.float64(high)))
 
@@ -268,33 +265,3 @@ def test_the_function_is_traced_once_for_many_solves(params: Params, data: Any) 
     for _ in range(3):
         solution = pj.solve(problem, solution.params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS)
     assert len(calls) == traced
-
-
-def test_compile_time(generator: np.random.Generator, one_hot: Any) -> None:
-    """An MLP 784-256-256-10 compiles in less than 5 seconds, as a step and as a whole run."""
-    sizes = (784, 256, 256, 10)
-    params = {
-        f"w{i}": np.float32(generator.normal(size=shape) / np.sqrt(shape[0]))
-        for i, shape in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
-    } | {f"b{i}": np.float32(0.1 * generator.normal(size=256)) for i in range(2)}
-    x, y = np.float32(generator.uniform(size=(256, 784))), np.float32(one_hot(256, 10))
-
-    def function(p: Params, x: Any, y: Any) -> Any:
-        h = pj.sum_relu(pj.matmul(x, p["w0"]), p["b0"])
-        h = pj.sum_relu(pj.matmul(h, p["w1"]), p["b1"])
-        return pj.cross_entropy(pj.matmul(h, p["w2"]), y)
-
-    problem, algorithm = pj.feasibility(function), pj.alternating_projections()
-    state = algorithm.init(problem, params, x, y)
-    assert seconds(lambda: jax.jit(algorithm.step, static_argnums=0).lower(problem, state).compile()) < 5
-
-    def solve(params: Params, x: Any, y: Any) -> Any:
-        return pj.solve(pj.feasibility(function), params, x, y, algorithm=pj.alternating_projections(), steps=50)
-
-    assert seconds(lambda: jax.jit(solve).lower(params, x, y).compile()) < 5
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start

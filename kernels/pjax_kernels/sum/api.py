@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -39,9 +40,15 @@ def project_sum(
 
     Source: paper, section 3.2.
     """
-    arrays = summand_arrays(_KERNEL, inputs, z)
+    return project_summands(_KERNEL, choose(_KERNEL, implementation, _IMPLEMENTATIONS), inputs, z, increments)
+
+
+def project_summands(
+    kernel: str, project: Callable[..., Any], inputs: Sequence[ArrayLike], z: ArrayLike, increments: bool
+) -> tuple[tuple[Array, ...], Array]:
+    """Check and convert the arguments of a kernel that sums its inputs, and run it."""
+    arrays = summand_arrays(kernel, inputs, z)
     dtype = arguments.compute_dtype(arrays)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
     *summands, z = (array.astype(dtype) for array in arrays)
     changes, z_change = project(tuple(summands), z)
     *new_inputs, new_z = arguments.apply_increments(arrays, (*changes, z_change), increments)

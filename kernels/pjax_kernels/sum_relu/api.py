@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
 from pjax_kernels.implementation import choose
-from pjax_kernels.sum.api import summand_arrays
+from pjax_kernels.sum.api import project_summands
 from pjax_kernels.sum_relu import reference, xla
 
 _KERNEL = "project_sum_relu"
@@ -41,10 +40,4 @@ def project_sum_relu(
 
     Source: paper, section 3.2.
     """
-    arrays = summand_arrays(_KERNEL, inputs, z)
-    dtype = arguments.compute_dtype(arrays)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    *summands, z = (array.astype(dtype) for array in arrays)
-    changes, z_change = project(tuple(summands), z)
-    *new_inputs, new_z = arguments.apply_increments(arrays, (*changes, z_change), increments)
-    return tuple(new_inputs), new_z
+    return project_summands(_KERNEL, choose(_KERNEL, implementation, _IMPLEMENTATIONS), inputs, z, increments)

@@ -30,24 +30,32 @@ def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLi
     p = jnp.matmul(x, w, precision=precision)
     x_squared, w_squared = jnp.sum(x * x, axis=1), jnp.sum(w * w, axis=0)
     scaled = root.scaled_residual(p, x_squared[:, None] + w_squared, z)
-    # The common cases need a fraction of the arithmetic: decide for the whole layer at once.
-    farthest = jnp.max(jnp.abs(scaled), initial=0)
-    limits = root.near_limits(scaled.dtype)
-    case = sum((farthest > limit).astype(jnp.int32) for limit in limits)
-    near = [functools.partial(_near, steps=steps) for steps in range(1, 1 + len(limits))]
-    found = lax.switch(case, [*near, _any], scaled, p, x_squared, w_squared, z)
+    found = _coefficients(scaled, p, x_squared, w_squared, z)
 
     rows, columns = 1 / max(z.shape[1], 1), 1 / max(z.shape[0], 1)
     free = max(x.shape[1], 1) ** -0.5
-    from_x = jnp.matmul(x.T, found.beta, precision=precision)
-    w_mean = (found.gamma_columns * columns) * w + found.free_columns * (columns * free) + from_x * columns
-
-    # A zero that the compiler cannot see: it puts the new x after the last use of the old one, whose memory it can
-    # then take.  The compiler for CPUs drops optimization barriers too early for that.
-    after_w = jnp.minimum(jnp.abs(jnp.sum(from_x[:1, :1])), 0)
-    x_mean = (found.gamma_rows * rows + after_w)[:, None] * x + (found.free_rows * (rows * free))[:, None]
+    x_mean = (found.gamma_rows * rows)[:, None] * x + (found.free_rows * (rows * free))[:, None]
     x_mean = x_mean + jnp.matmul(found.beta, w.T, precision=precision) * rows
+    w_mean = (found.gamma_columns * columns) * w + found.free_columns * (columns * free)
+    w_mean = w_mean + jnp.matmul(x.T, found.beta, precision=precision) * columns
     return x_mean, w_mean, -found.t
+
+
+def _coefficients(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array) -> _Coefficients:
+    """The coefficients: near roots first, which is nearly always all, and again if one of them was not near."""
+    arguments = (scaled, p, x_squared, w_squared, z)
+    *_, near, near_enough = root.near_limits(scaled.dtype)
+    farthest = jnp.max(jnp.abs(scaled), initial=0)
+    # A small layer can afford the third step, and needs it more often: few outputs make large residuals.
+    steps, limit = (3, near_enough) if z.size <= _BLOCK else (2, near)
+
+    def again(_: tuple[Array, _Coefficients]) -> tuple[Array, _Coefficients]:
+        found = lax.cond(farthest <= near_enough, functools.partial(_near, steps=3), _any, *arguments)
+        return jnp.zeros_like(farthest, bool), found
+
+    # A loop that ends at once costs less than a branch: it leaves the common case in the main program.
+    start = (farthest > limit, _near(*arguments, steps=steps))
+    return lax.while_loop(lambda carry: carry[0], again, start)[1]
 
 
 def _near(scaled: Array, p: Array, x_squared: Array, w_squared: Array, z: Array, *, steps: int) -> _Coefficients:

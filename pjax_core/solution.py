@@ -37,7 +37,7 @@ class Problem:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """A point of the consensus form; the dictionaries are indexed by a node's place in the graph.
+    """A point of the consensus form: ``pending`` by the places of parameters, ``values`` and ``targets`` of nodes.
 
     Attributes:
         high: the parameters.
@@ -142,11 +142,9 @@ class _Point:
         self.graph = graph
         self.high, self.structure = jax.tree.flatten(state.high)
         self.low = jax.tree.leaves(state.low)
-        self.pending, self.targets = (
-            dict(state.pending),
-            {graph.nodes[i]: a for i, a in state.targets.items()},
-        )
+        self.pending = dict(state.pending)
         self.values = {graph.nodes[i]: array for i, array in state.values.items()}
+        self.targets = {graph.nodes[i]: array for i, array in state.targets.items()}
         self.data = state.data
 
     def state(self) -> State:

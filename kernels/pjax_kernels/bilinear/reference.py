@@ -1,9 +1,13 @@
-"""Textbook projection onto ``z = a . b``: bisection for the root, independent of :mod:`pjax_kernels.root`."""
+"""Textbook projection onto ``z = a . b``: bisection, independent of what :mod:`pjax_kernels.root` computes."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array, lax
+
+from pjax_kernels.root import BilinearRoot
 
 BISECTIONS = 250
 
@@ -11,30 +15,48 @@ BISECTIONS = 250
 def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
     half_sum, half_difference = (a + b) / 2, (a - b) / 2
+    found = _halves(half_sum, half_difference, a, b, z)
+    sum_part = found.sum_change[..., None] * half_sum
+    difference_part = found.difference_change[..., None] * half_difference
+    free_part = found.radius[..., None] * jnp.full_like(a, max(a.shape[-1], 1) ** -0.5)
+    return (
+        sum_part + difference_part + free_part,
+        sum_part - difference_part + found.t[..., None] * free_part,
+        -found.t,
+    )
+
+
+def bilinear_root(a: Array, b: Array, z: Array) -> BilinearRoot:
+    """The root of every row and the coefficients of the increments."""
+    found = _halves((a + b) / 2, (a - b) / 2, a, b, z)
+    gamma, beta = (found.sum_change + s * found.difference_change for s in (1, -1))
+    return BilinearRoot(found.t, beta / 2, gamma / 2, found.radius)
+
+
+class _Halves(NamedTuple):
+    """By what factors half the sum and half the difference of ``a`` and ``b`` change."""
+
+    t: Array
+    sum_change: Array
+    difference_change: Array
+    radius: Array
+
+
+def _halves(half_sum: Array, half_difference: Array, a: Array, b: Array, z: Array) -> _Halves:
+    """The root by bisection, and what follows from it."""
     plus, minus = jnp.sum(half_sum**2, axis=-1), jnp.sum(half_difference**2, axis=-1)
     residual = z - jnp.sum(a * b, axis=-1)
     x = _root(plus, minus, residual)
-    t = jnp.tanh(x / 2)
     beyond_one = (plus == 0) & (residual >= 1 + 3 / 4 * minus)
     beyond_minus_one = (minus == 0) & (-residual >= 1 + 3 / 4 * plus)
-    t = jnp.where(beyond_one, 1, jnp.where(beyond_minus_one, -1, t))
+    t = jnp.where(beyond_one, 1, jnp.where(beyond_minus_one, -1, jnp.tanh(x / 2)))
 
     # a' + b' = (a + b)/(1 - t) and a' - b' = (a - b)/(1 + t), with 1 - t = 2/(1 + e^x) and 1 + t = 2/(1 + e^-x).
     sum_change = jnp.where(beyond_one, 0, jnp.where(beyond_minus_one, -1 / 2, jnp.expm1(x) / 2))
     difference_change = jnp.where(beyond_minus_one, 0, jnp.where(beyond_one, -1 / 2, jnp.expm1(-x) / 2))
-    sum_part = sum_change[..., None] * half_sum
-    difference_part = difference_change[..., None] * half_difference
-
-    free = jnp.full_like(a, max(a.shape[-1], 1) ** -0.5)
     radius = jnp.where(beyond_one, residual - 1 - 3 / 4 * minus, 0)
     radius = jnp.where(beyond_minus_one, -residual - 1 - 3 / 4 * plus, radius)
-    free_part = jnp.sqrt(radius)[..., None] * free
-    sign = jnp.where(beyond_minus_one, -1, 1)[..., None]
-    return (
-        sum_part + difference_part + free_part,
-        sum_part - difference_part + sign * free_part,
-        -t,
-    )
+    return _Halves(t, sum_change, difference_change, jnp.sqrt(radius))
 
 
 def _root(plus: Array, minus: Array, residual: Array) -> Array:

@@ -1,0 +1,125 @@
+"""The public projection onto a dense layer whose copies are combinations of a few shared vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jax import Array, lax
+from jax.typing import ArrayLike, DTypeLike
+
+from pjax_kernels import arguments
+from pjax_kernels.dense_factored import reference, xla
+from pjax_kernels.dense_factored.combination import Coefficient, Combination, Increments
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_dense_factored"
+_IMPLEMENTATIONS = {"reference": reference.factored_increments, "xla": xla.factored_increments}
+
+
+class DenseFactored(NamedTuple):
+    """What :func:`project_dense_factored` changes.
+
+    Attributes:
+        u: the changes of the coefficients of ``u``, as a pair of tuples like ``u`` itself.
+        v: those of ``v``.
+        x_mean: ``(B, N)``, the mean over ``j`` of the changes of ``u[i, j]``.
+        w_mean: ``(N, M)``, the mean over ``i`` of the changes of ``v[i, j]``.
+        z_change: ``(B, M)``.
+        squared_change: the sum of squares of all changes of ``u`` and ``v``.
+        squared_free: the part of it that the coefficients and the means leave out.
+    """
+
+    u: Combination
+    v: Combination
+    x_mean: Array
+    w_mean: Array
+    z_change: Array
+    squared_change: Array
+    squared_free: Array
+
+
+def project_dense_factored(
+    x: Sequence[ArrayLike],
+    w: Sequence[ArrayLike],
+    u: tuple[Sequence[Coefficient], Sequence[Coefficient]],
+    v: tuple[Sequence[Coefficient], Sequence[Coefficient]],
+    z: ArrayLike,
+    *,
+    precision: lax.PrecisionLike = "highest",
+    implementation: str | None = None,
+) -> DenseFactored:
+    """Project the copies ``u, v`` of a dense layer onto ``z[i, j] = u[i, j] . v[i, j]``, where they are combinations.
+
+    Dot product ``(i, j)`` holds ``u[i, j] = sum_k u[0][k][i, j] x[k][i, :] + sum_k u[1][k][i, j] w[k][:, j]`` and
+    ``v[i, j]`` likewise.  The projection stays in the span of these vectors, so only coefficients change, and no copy
+    is stored: a matrix product for each pair of ``x`` and ``w``, two more for each of them, and memory ``B M`` for
+    each coefficient.
+
+    Where the projection is set-valued (``u = v`` or ``u = -v`` exactly, as when both are zero), its free part is not
+    in the span and is left out; ``squared_free`` says how much that is.
+
+    Args:
+        x: arrays ``(B, N)``, floating-point, at least one.
+        w: arrays ``(N, M)``, at least one.
+        u: the coefficients of ``u``, one for each of ``x`` and one for each of ``w``: arrays ``(B, M)``, or numbers
+            for all ``i, j``.  The numbers 0 and 1 cost nothing.
+        v: the coefficients of ``v``, likewise.
+        z: ``(B, M)``, the estimates of the outputs.
+        precision: of the matrix products, as in :func:`jax.numpy.matmul`.
+        implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
+
+    Returns:
+        The changes, as :class:`DenseFactored`, in float32 or wider.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit, or the implementation is unknown.
+
+    Source: paper, section 3.2, for the projection; that copies stay in this span under Douglas-Rachford and the
+    difference map is by induction over their steps.
+    """
+    named = {f"x[{k}]": array for k, array in enumerate(x)} | {f"w[{k}]": array for k, array in enumerate(w)}
+    if not x or not w:
+        raise ValueError(f"{_KERNEL}: x holds {len(x)} arrays and w {len(w)}, but each needs at least one")
+    arrays = arguments.floating_arrays(_KERNEL, **named, z=z)
+    z = arrays["z"]
+    arguments.require_rank(_KERNEL, {name: (array, 2) for name, array in arrays.items()})
+    batch, length = arrays["x[0]"].shape
+    width = arrays["w[0]"].shape[1]
+    for name, array in arrays.items():
+        shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]
+        arguments.require_shape(_KERNEL, name, array, shape, f"x[0] of shape {(batch, length)} and z of width {width}")
+    dtype = arguments.compute_dtype(list(arrays.values()))
+    xs, ws = ([arrays[f"{name}[{k}]"].astype(dtype) for k in range(len(seq))] for name, seq in (("x", x), ("w", w)))
+    combinations = [_combination(name, value, (len(x), len(w)), z, dtype) for name, value in (("u", u), ("v", v))]
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    found: Increments = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
+    return DenseFactored(*found)
+
+
+def _combination(
+    name: str,
+    value: tuple[Sequence[Coefficient], Sequence[Coefficient]],
+    counts: tuple[int, int],
+    z: Array,
+    dtype: DTypeLike,
+) -> Combination:
+    """Coefficients as arrays of the compute dtype, numbers as they are."""
+    if tuple(map(len, value)) != counts:
+        raise ValueError(
+            f"{_KERNEL}: {name} holds {tuple(map(len, value))} coefficients, but x and w hold {counts} arrays"
+        )
+
+    def checked(label: str, coefficient: Coefficient) -> Coefficient:
+        if isinstance(coefficient, (int, float)):
+            return float(coefficient)
+        array = arguments.floating_arrays(_KERNEL, **{label: coefficient})[label]
+        arguments.require_shape(_KERNEL, label, array, z.shape, f"z of shape {z.shape}")
+        return array.astype(dtype)
+
+    of_x, of_w = (
+        tuple(checked(f"{name}[{side}][{k}]", coefficient) for k, coefficient in enumerate(coefficients))
+        for side, coefficients in enumerate(value)
+    )
+    return Combination(of_x, of_w)

@@ -1,0 +1,58 @@
+"""Combinations of vectors whose coefficients are arrays or plain numbers, of which 0 and 1 cost nothing."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+from jax import Array
+
+Coefficient: TypeAlias = Array | float
+"""``(B, M)``, or one number for all."""
+
+
+class Combination(NamedTuple):
+    """Coefficients of the vectors ``x[k][i, :]`` and ``w[k][:, j]``."""
+
+    x: tuple[Coefficient, ...]
+    w: tuple[Coefficient, ...]
+
+
+class Increments(NamedTuple):
+    """What an implementation returns: see :class:`pjax_kernels.DenseFactored`."""
+
+    u: Combination
+    v: Combination
+    x_mean: Array
+    w_mean: Array
+    z_change: Array
+    squared_change: Array
+    squared_free: Array
+
+
+def times(*factors: Coefficient) -> Coefficient:
+    """The product."""
+    if any(_is(factor, 0) for factor in factors):
+        return 0.0
+    return functools.reduce(operator.mul, (factor for factor in factors if not _is(factor, 1)), 1.0)
+
+
+def plus(terms: Iterable[Coefficient]) -> Coefficient:
+    """The sum."""
+    remaining = [term for term in terms if not _is(term, 0)]
+    return functools.reduce(operator.add, remaining) if remaining else 0.0
+
+
+def mixed(of_own: Coefficient, own: Combination, of_other: Coefficient, other: Combination) -> Combination:
+    """``of_own * own + of_other * other``."""
+    pairs_x, pairs_w = (zip(a, b, strict=True) for a, b in ((own.x, other.x), (own.w, other.w)))
+    return Combination(
+        tuple(plus((times(of_own, a), times(of_other, b))) for a, b in pairs_x),
+        tuple(plus((times(of_own, a), times(of_other, b))) for a, b in pairs_w),
+    )
+
+
+def _is(coefficient: Coefficient, number: int) -> bool:
+    return isinstance(coefficient, (int, float)) and coefficient == number

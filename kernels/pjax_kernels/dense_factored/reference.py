@@ -1,0 +1,55 @@
+"""Textbook projection of a dense layer in factored form: every copy formed, the coefficients from its root."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pjax_kernels.bilinear import reference
+from pjax_kernels.dense_factored.combination import Combination, Increments
+
+
+def factored_increments(
+    x: Sequence[Array],
+    w: Sequence[Array],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    *,
+    precision: lax.PrecisionLike,
+) -> Increments:
+    """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
+    del precision  # there is no matrix product here
+    found = reference.bilinear_root(_copies(x, w, u, z), _copies(x, w, v, z), z)
+
+    def changed(own: Combination, other: Combination) -> Combination:
+        def change(a: Array | float, b: Array | float) -> Array:
+            return found.gamma * a + found.beta * b
+
+        return Combination(tuple(map(change, own.x, other.x)), tuple(map(change, own.w, other.w)))
+
+    u_change, v_change = changed(u, v), changed(v, u)
+    u_copies, v_copies = _copies(x, w, u_change, z), _copies(x, w, v_change, z)
+    squared_free = jnp.sum((1 + found.t**2) * found.radius**2)
+    batch, width = z.shape
+    return Increments(
+        u_change,
+        v_change,
+        x_mean=jnp.sum(u_copies, axis=1) / max(width, 1),
+        w_mean=jnp.sum(v_copies, axis=0).T / max(batch, 1),
+        z_change=-found.t,
+        squared_change=jnp.sum(u_copies**2 + v_copies**2) + squared_free,
+        squared_free=squared_free,
+    )
+
+
+def _copies(x: Sequence[Array], w: Sequence[Array], combination: Combination, z: Array) -> Array:
+    """The combinations, ``(B, M, N)``."""
+    copies = jnp.zeros((*z.shape, x[0].shape[1]), z.dtype)
+    for coefficient, array in zip(combination.x, x, strict=True):
+        copies = copies + jnp.broadcast_to(coefficient, z.shape)[..., None] * array[:, None, :]
+    for coefficient, array in zip(combination.w, w, strict=True):
+        copies = copies + jnp.broadcast_to(coefficient, z.shape)[..., None] * array.T[None, :, :]
+    return copies

@@ -5,11 +5,13 @@ python benchmarks/train.py --data digits --algorithm ap --hidden 128 128 --skip 
 
 import argparse
 import csv
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +27,15 @@ from datasets import Dataset, DatasetError
 Params = dict[str, Array]
 Network = Callable[[Params, Array], Array]
 
-ALGORITHMS = {"ap": pj.alternating_projections, "cp": pj.cyclic_projections}
-ALGORITHM_NAMES = {"ap": "alternating projections", "cp": "cyclic projections"}
+ALGORITHM_NAMES = {
+    "ap": "alternating projections",
+    "cp": "cyclic projections",
+    "ar": "alternating reflections",
+    "dr": "Douglas-Rachford",
+    "dm": "difference map",
+    "cdr": "cyclic Douglas-Rachford",
+}
+WITHOUT_COPIES = {"ap": pj.alternating_projections, "cp": pj.cyclic_projections}
 
 
 class SettingsError(ValueError):
@@ -40,6 +49,9 @@ class Settings:
     hidden: tuple[int, ...] = (128,)
     skip: bool = False
     algorithm: str = "ap"
+    copies: str = "auto"  # or dense, or the history of factored copies
+    relaxation: float = 0.5  # of dr
+    beta: float = 1.0  # of dm
     loss: str = "cross_entropy"
     strength: float = 5.0  # of cross_entropy
     batch_size: int = 256
@@ -58,6 +70,7 @@ class Record:
     train_accuracy: float  # on the batch of this update
     test_accuracy: float
     residual: float  # RMS change in the last step of this update
+    truncation: float  # largest bound, over all updates so far, on what factored copies left out of an update
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,22 @@ def batches(data: Dataset, batch_size: int, seed: int) -> Iterator[tuple[Array, 
             yield jnp.asarray(data.x_train[chosen]), jnp.asarray(data.y_train[chosen])
 
 
+def make_algorithm(settings: Settings) -> pj.Algorithm:
+    """The algorithm of the settings."""
+    if settings.algorithm in WITHOUT_COPIES:
+        return WITHOUT_COPIES[settings.algorithm]()
+    # A history leaves narrow layers dense: there the factored form is not safe.
+    copies = settings.copies if settings.copies in ("auto", "dense") else pj.Factored(history=int(settings.copies))
+    options: dict[str, Any] = {"copies": copies} | ({"budget": pj.DENSE_BUDGET} if copies != "dense" else {})
+    if settings.algorithm == "dr":
+        return pj.douglas_rachford(settings.relaxation, **options)
+    if settings.algorithm == "dm":
+        return pj.difference_map(settings.beta, **options)
+    return (
+        pj.alternating_reflections(**options) if settings.algorithm == "ar" else pj.cyclic_douglas_rachford(**options)
+    )
+
+
 def make_update(network: Network, settings: Settings) -> Callable[[Params, Params, Array, Array], pj.Solution]:
     """One update: `settings.steps` iterations on a minibatch, from given parameters and their low parts."""
     if settings.loss == "margin":
@@ -126,10 +155,19 @@ def make_update(network: Network, settings: Settings) -> Callable[[Params, Param
         problem = pj.feasibility(
             lambda params, x, y: pj.cross_entropy(network(params, x), y, strength=settings.strength)
         )
-    algorithm = ALGORITHMS[settings.algorithm]()
+    algorithm = make_algorithm(settings)
 
     def update(params: Params, params_low: Params, x: Array, y: Array) -> pj.Solution:
-        solution = pj.solve(problem, params, x, y, algorithm=algorithm, steps=settings.steps, params_low=params_low)
+        solution = pj.solve(
+            problem,
+            params,
+            x,
+            y,
+            algorithm=algorithm,
+            steps=settings.steps,
+            params_low=params_low,
+            tolerance=math.inf,  # the learning curve reports what is left out
+        )
         return jax.block_until_ready(solution)
 
     return update
@@ -162,7 +200,7 @@ def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Train
     compile_seconds = time.perf_counter() - start
 
     curve: list[Record] = []
-    seconds = 0.0
+    seconds = truncation = 0.0
     stream = batches(data, settings.batch_size, settings.seed)
     with tqdm(range(1, settings.updates + 1), unit="update", disable=not progress) as bar:
         for number in bar:
@@ -171,6 +209,7 @@ def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Train
             solution = update(params, params_low, x, y)
             seconds += time.perf_counter() - start
             params, params_low = solution.params, solution.params_low
+            truncation = max([truncation, *(float(jnp.sum(left)) for left in solution.info.truncation.values())])
             if number % settings.evaluate_every == 0 or number == settings.updates:
                 record = Record(
                     update=number,
@@ -178,6 +217,7 @@ def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Train
                     train_accuracy=float(accuracy(params, x, y)),
                     test_accuracy=float(accuracy(params, x_test, y_test)),
                     residual=float(solution.info.residual[-1]),
+                    truncation=truncation,
                 )
                 curve.append(record)
                 bar.set_postfix_str(f"test accuracy {record.test_accuracy:.1%}")
@@ -228,6 +268,11 @@ def positive_float(text: str) -> float:
     return number
 
 
+def copies(text: str) -> str:
+    """Reads how copies are kept: auto, dense, or the history of factored ones."""
+    return text if text in ("auto", "dense") else str(at_least(1)(text))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line's arguments; the settings have the names and defaults of `Settings`."""
     default = Settings()
@@ -238,7 +283,10 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", choices=["digits", "mnist"], default="digits", help="data set")
     add("--data-dir", type=Path, help="folder with mnist.npz; if not given PJAX_DATA, else a download")
-    add("--algorithm", choices=ALGORITHMS, default=default.algorithm, help="alternating or cyclic projections")
+    add("--algorithm", choices=ALGORITHM_NAMES, default=default.algorithm, help="see the README")
+    add("--copies", type=copies, default=default.copies, help="of all but ap and cp: auto, dense, or a history")
+    add("--relaxation", type=positive_float, default=default.relaxation, help="of dr, up to 1")
+    add("--beta", type=float, default=default.beta, help="of dm, not 0")
     add("--hidden", type=at_least(1), nargs="+", default=default.hidden, help="widths of the hidden layers")
     add("--skip", action="store_true", help="skip connections between hidden layers of equal width")
     add("--loss", choices=["cross_entropy", "margin"], default=default.loss, help="output constraint")
@@ -300,6 +348,8 @@ def report(training: Training, title: str, folder: Path) -> None:
     last = training.curve[-1]
     print(f"Best test accuracy: {best.test_accuracy:.2%} after {best.update} updates")
     print(f"Last test accuracy: {last.test_accuracy:.2%} after {last.update} updates")
+    if last.truncation:
+        print(f"Factored copies left out at most {last.truncation:.1e} of the change in an update")
     print(f"Training time: {last.seconds:.1f} s")
     print(f"Compilation and warm-up, before that: {training.compile_seconds:.1f} s")
     print(f"Learning curve: {picture} and {table}")

@@ -1,6 +1,16 @@
 """Train networks by projections: a function becomes a feasibility problem, an algorithm solves it."""
 
-from pjax_core.algorithms import Algorithm, alternating_projections, cyclic_projections
+from pjax_core.algorithms import (
+    DENSE_BUDGET,
+    Algorithm,
+    alternating_projections,
+    alternating_reflections,
+    cyclic_douglas_rachford,
+    cyclic_projections,
+    difference_map,
+    douglas_rachford,
+)
+from pjax_core.copies import Factored
 from pjax_core.ops import (
     add,
     broadcast_to,
@@ -19,16 +29,22 @@ from pjax_core.ops import (
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
 
 __all__ = [
+    "DENSE_BUDGET",
     "Algorithm",
+    "Factored",
     "Info",
     "Solution",
     "add",
     "alternating_projections",
+    "alternating_reflections",
     "broadcast_to",
     "concatenate",
     "cross_entropy",
+    "cyclic_douglas_rachford",
     "cyclic_projections",
+    "difference_map",
     "dot",
+    "douglas_rachford",
     "evaluate",
     "feasibility",
     "index",

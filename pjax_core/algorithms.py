@@ -1,4 +1,4 @@
-"""Algorithms as triples of pure functions, each made by a short factory.
+"""Algorithms as tuples of pure functions, each made by a short factory.
 
 All start from the network's own computation (every copy has the value that the forward pass gives it) and keep
 parameters as compensated pairs.
@@ -7,18 +7,27 @@ parameters as compensated pairs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from pjax_core import checks
-from pjax_core.graph import Colour, Graph
-from pjax_core.solution import Problem, Schedule, State, at_boundary, initial_state, normalised, project
+from pjax_core import checks, reflections, solution
+from pjax_core.copies import Consensus, Copies, Dense, Factored, choose, n_bytes
+from pjax_core.graph import Colour, Graph, Operation
+from pjax_core.reflections import CopiesState, Point, of_colour, of_layers
+from pjax_core.solution import Problem, Schedule, State, at_boundary, normalised, project, unread_elements
+
+DENSE_BUDGET = 16 * 2**20
+"""Bytes of dense copies that a node may hold before ``copies="auto"`` takes the factored form."""
 
 
 class Algorithm(NamedTuple):
-    """An iterative algorithm; all functions are pure, jitted, and work inside ``jax.jit`` and ``jax.lax.scan``.
+    """An iterative algorithm; all functions but ``describe`` are pure, jitted, and work inside ``jit`` and ``scan``.
 
     Attributes:
         init: ``init(problem, params, *data, params_low=None)`` is the first state.
@@ -26,12 +35,15 @@ class Algorithm(NamedTuple):
         params: ``params(state)`` reads the parameters.
         params_low: ``params_low(state)`` is what rounding took from them: to go on from ``params`` without loss, give
             it to ``init``.
+        describe: ``describe(problem, params, *data)`` prints how the copies of each operation are represented, and
+            how many bytes that takes.
     """
 
-    init: Callable[..., State]
-    step: Callable[[Problem, State], State]
-    params: Callable[[State], Any]
-    params_low: Callable[[State], Any]
+    init: Callable[..., Any]
+    step: Callable[[Problem, Any], Any]
+    params: Callable[[Any], Any]
+    params_low: Callable[[Any], Any]
+    describe: Callable[..., None]
 
 
 def alternating_projections() -> Algorithm:
@@ -48,6 +60,163 @@ def cyclic_projections() -> Algorithm:
     return _consensus_algorithm(Graph.layers, started=False)
 
 
+def alternating_reflections(*, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+    """Alternating reflections: ``z <- R_B(R_A(z))`` with ``R = 2 P - I`` (paper, section 4).
+
+    Deviations of copies do not decay here, so that a truncated history loses much; take ``copies="dense"``.
+
+    Args:
+        copies: as in :func:`douglas_rachford`.
+        budget: as in :func:`douglas_rachford`.
+
+    Raises:
+        ValueError: as in :func:`douglas_rachford`.
+    """
+    return _reflecting_algorithm(_relaxed(1.0), copies, budget)
+
+
+def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+    """Douglas-Rachford: ``z <- (1 - r) z + r R_B(R_A(z))`` with ``R = 2 P - I`` (paper, section 4).
+
+    Args:
+        relaxation: r, in (0, 1].
+        copies: how dense layers keep the deviations of their copies: "dense" stores them, ``Factored(history=3)``
+            keeps coefficients of a few terms, "auto" is ``Factored()`` with a budget of 16 MiB. All other operations
+            store their copies, of which they have one for each output.
+        budget: operations whose dense copies fit into so many bytes store them under ``Factored`` too.
+
+    Raises:
+        ValueError: ``relaxation`` or ``budget`` is out of range, or ``copies`` is none of these.
+    """
+    _require_number("douglas_rachford", "relaxation", relaxation, 0 < relaxation <= 1, "a number in (0, 1]")
+    return _reflecting_algorithm(_relaxed(relaxation), copies, budget)
+
+
+def difference_map(beta: float = 1.0, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+    """Difference map: ``z <- z + b [P_A(f_B(z)) - P_B(f_A(z))]`` (Elser; paper, section 4).
+
+    ``f_A = (1 - 1/b) P_A + z/b`` and ``f_B = (1 + 1/b) P_B - z/b``.  With b = 1 a step costs as much as one of
+    Douglas-Rachford, otherwise twice that.
+
+    Args:
+        beta: b, not zero.
+        copies: as in :func:`douglas_rachford`.
+        budget: as in :func:`douglas_rachford`.
+
+    Raises:
+        ValueError: ``beta`` is zero or not finite, or as in :func:`douglas_rachford`.
+    """
+    _require_number("difference_map", "beta", beta, beta != 0 and math.isfinite(beta), "a finite number other than 0")
+
+    def step(point: Point) -> CopiesState:
+        a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
+        if beta == 1:
+            # z + P_A(2 P_B(z) - z) - P_B(z), which is Douglas-Rachford from the other side.
+            return reflections.relaxed_reflections(point, b, a, 0.5)
+        return reflections.difference_map(point, a, b, beta)
+
+    return _reflecting_algorithm(step, copies, budget)
+
+
+def cyclic_douglas_rachford(*, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+    """Cyclic Douglas-Rachford: ``D_n ... D_1``, ``D_i = (I + R_{i+1} R_i)/2`` over the layers (paper, section 4).
+
+    Layers are counted from the output, as in :func:`cyclic_projections`.
+
+    Args:
+        copies: as in :func:`douglas_rachford`.
+        budget: as in :func:`douglas_rachford`.
+
+    Raises:
+        ValueError: an operand is a view of values in different layers, or as in :func:`douglas_rachford`.
+    """
+
+    def step(point: Point) -> CopiesState:
+        layers = of_layers(point.graph)
+        state = point.state
+        for first, second in itertools.pairwise(layers):
+            state = reflections.relaxed_reflections(Point(point.graph, point.copies, state), first, second, 0.5)
+        return state
+
+    return _reflecting_algorithm(step, copies, budget)
+
+
+def _relaxed(relaxation: float) -> Callable[[Point], CopiesState]:
+    """The step of relaxed reflections in A, then B."""
+
+    def step(point: Point) -> CopiesState:
+        a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
+        return reflections.relaxed_reflections(point, a, b, relaxation)
+
+    return step
+
+
+def _reflecting_algorithm(
+    step_of: Callable[[Point], CopiesState], copies: str | Copies, budget: int | None
+) -> Algorithm:
+    """The algorithm with a step on points whose copies are represented as ``copies`` says."""
+    wanted, dense_budget = _wanted(copies, budget)
+
+    def representations(graph: Graph) -> dict[Operation, Copies]:
+        return {
+            node: choose(node, wanted, dense_budget, unread_elements(graph, node) is not None)
+            for node in graph.nodes
+            if isinstance(node, Operation)
+        }
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
+        graph = problem.graph(params, data)
+        return reflections.initial_state(graph, representations(graph), params, low, data)
+
+    def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> CopiesState:
+        params, data = checks.problem_arguments(params, data)
+        checks.low_part(params, params_low)
+        return first(problem, params, data, params_low)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(problem: Problem, state: CopiesState) -> CopiesState:
+        graph = problem.graph(state.high, state.data)
+        state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
+        return step_of(Point(graph, representations(graph), state))
+
+    def describe(problem: Problem, params: Any, *data: Any) -> None:
+        graph = problem.graph(*checks.problem_arguments(params, data))
+        _print_table(graph, representations(graph))
+
+    return Algorithm(init, step, _params, _params_low, describe)
+
+
+def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
+    """The representation asked for, and the bytes up to which copies are dense all the same."""
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+        raise ValueError(f"budget is {budget!r}; pass a number of bytes, an integer of at least 0")
+    if isinstance(copies, (Dense, Factored)):
+        return copies, budget or 0
+    if copies == "dense":
+        return Dense(), 0
+    if copies == "auto":
+        return Factored(), DENSE_BUDGET if budget is None else budget
+    raise ValueError(f'copies is {copies!r}; pass "auto", "dense", or Factored(history=...)')
+
+
+def _require_number(function: str, name: str, value: float, valid: bool, wanted: str) -> None:
+    if not valid:
+        raise ValueError(f"{function}: {name} is {value!r}; pass {wanted}")
+
+
+def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -> None:
+    """One row an operation: its name, the shape of its output, and how and in how many bytes it keeps its copies."""
+    rows = [("operation", "output", "copies", "bytes")]
+    for node, held in copies.items():
+        shape = "" if node.shape is None or node.primitive.constrains_output else str(node.shape.shape)
+        size = 0 if isinstance(held, Consensus) else n_bytes(held, node)
+        rows.append((graph.label(node), shape, str(held), f"{size:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]))
+
+
 def _alternating_schedule(graph: Graph) -> Schedule:
     return (graph.coloured(Colour.B), graph.coloured(Colour.A))
 
@@ -58,7 +227,7 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
     @functools.partial(jax.jit, static_argnums=0)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
         graph = problem.graph(params, data)
-        state = initial_state(graph, params, low, data)
+        state = solution.initial_state(graph, params, low, data)
         if started:
             state = project(graph, schedule(graph)[-1], state)
         return at_boundary(graph, schedule(graph), state)
@@ -75,14 +244,18 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
             state = project(graph, nodes, state)
         return at_boundary(graph, schedule(graph), state)
 
-    return Algorithm(init, step, _params, _params_low)
+    def describe(problem: Problem, params: Any, *data: Any) -> None:
+        graph = problem.graph(*checks.problem_arguments(params, data))
+        _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
+
+    return Algorithm(init, step, _params, _params_low, describe)
 
 
-def _params(state: State) -> Any:
+def _params(state: State | CopiesState) -> Any:
     """The parameters, rounded to their dtypes."""
     return normalised(state.high, state.low)[0]
 
 
-def _params_low(state: State) -> Any:
+def _params_low(state: State | CopiesState) -> Any:
     """What rounding took from the parameters."""
     return normalised(state.high, state.low)[1]

@@ -253,6 +253,11 @@ class Graph:
         """The nodes of one colour."""
         return tuple(node for node in self.nodes if self.colours[node] is colour)
 
+    def label(self, node: Node) -> str:
+        """The node's name, numbered among those of the same name."""
+        same = [other for other in self.nodes if other.name == node.name]
+        return node.name if len(same) == 1 else f"{node.name} {same.index(node) + 1}"
+
     def layers(self) -> tuple[tuple[Node, ...], ...]:
         """The nodes by their distance from the output, nearest first; no two of one layer are adjacent."""
         deepest = max(self.depth.values())
@@ -313,7 +318,7 @@ def _ordered(outputs: list[Operation]) -> list[Node]:
     return list(ordered)
 
 
-def _is_fixed(node: Node) -> bool:
+def is_fixed(node: Node) -> bool:
     """Data and constants never move, so they can stand on both sides."""
     return isinstance(node, (Data, Constant))
 
@@ -337,7 +342,7 @@ def two_colour(nodes: list[Node]) -> Graph:
     ordered: list[Node] = []
 
     def source_for(consumer: Node, source: Node) -> Node:
-        if _is_fixed(source) or colours[source] is not colours[consumer]:
+        if is_fixed(source) or colours[source] is not colours[consumer]:
             return copied[source]
         if source not in through:
             identity = apply(primitive.identity, of_node(copied[source]))
@@ -352,10 +357,10 @@ def two_colour(nodes: list[Node]) -> Graph:
 
     for node in nodes:
         copied[node] = with_sources(node) if isinstance(node, Operation) else node
-        if not _is_fixed(node):
+        if not is_fixed(node):
             coloured[copied[node]] = colours[node]
             ordered.append(copied[node])
-    consumers = _consumers([*filter(_is_fixed, nodes), *ordered])
+    consumers = _consumers([*filter(is_fixed, nodes), *ordered])
     return Graph(tuple(ordered), coloured, _depths(ordered, consumers), consumers)
 
 

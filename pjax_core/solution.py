@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, trace
+from pjax_core.copies import Consensus, low_dtype
+from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,15 @@ class State:
     values: dict[int, Array]
     targets: dict[int, Array]
     data: tuple[Any, ...]
+
+    def coordinates(self) -> list[Array]:
+        """What a change of the state is measured by; the high parts stay as they are during a run."""
+        return jax.tree.leaves((self.low, self.values, self.targets))
+
+    @property
+    def truncation(self) -> dict[int, Array]:
+        """The consensus form is exact."""
+        return {}
 
 
 Schedule = Sequence[Sequence[Node]]
@@ -130,11 +140,6 @@ def add_to_pair(high: Array, low: Array, change: Array | float = 0) -> tuple[Arr
     return new_high, (wide - (total - low_part)) + (low - low_part)
 
 
-def low_dtype(dtype: Any) -> Any:
-    """The dtype of the low part, at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 class _Point:
     """A state opened for one projection: its arrays by node."""
 
@@ -196,30 +201,36 @@ class _Point:
 def _project_operation(point: _Point, node: Operation) -> list[tuple[Node, Array]]:
     """Project one operation; the changes it makes to the means of its sources' copies."""
     inputs = tuple(slot.read(point.value) for slot in node.slots)
-    estimate = _without_unread(point.graph, node, inputs, point.estimate(node))
-    changes, output = node.primitive.project(inputs, estimate, **node.settings)
-    if output is not None and node.shape is not None:
-        point.values[node] = output.astype(node.shape.dtype)
-    moving = {source for slot in node.slots for source in slot.sources if not isinstance(source, (Data, Constant))}
-    return [
-        (source, _mean_change(point.graph, node, source, changes)) for source in point.graph.nodes if source in moving
-    ]
+    estimate = point.estimate(node)
+    unread = unread_elements(point.graph, node)
+    if estimate is not None and unread is not None:
+        estimate = jnp.where(unread, node.primitive.forward(*inputs, **node.settings), estimate)
+    projected = Consensus().project(node, inputs, estimate)
+    if projected.output is not None and node.shape is not None:
+        point.values[node] = projected.output.astype(node.shape.dtype)
+    return [(source, mean_change(point.graph, node, source, projected.changes)) for source in sources(node)]
 
 
-def _without_unread(graph: Graph, node: Operation, inputs: tuple[Array, ...], estimate: Array | None) -> Array | None:
-    """The estimate, with what the inputs give where no consumer holds a copy: such an output is free to follow."""
+def sources(node: Operation) -> list[Node]:
+    """The nodes whose outputs an operation holds copies of, each once, without those that never move."""
+    return list(dict.fromkeys(source for slot in node.slots for source in slot.sources if not is_fixed(source)))
+
+
+def unread_elements(graph: Graph, node: Operation) -> Array | None:
+    """Which elements of the output no consumer holds a copy of, so that they are free; None if there are none."""
     consumers = graph.consumers[node]
-    if estimate is None or any(_direct_slot(consumer, node) is not None for consumer in consumers):
-        return estimate
+    if (
+        node.shape is None
+        or node.primitive.constrains_output
+        or any(_direct_slot(consumer, node) is not None for consumer in consumers)
+    ):
+        return None
     with jax.ensure_compile_time_eval():
-        copies = sum(_sum_over_copies(consumer, node, None) for consumer in consumers)
-        read = np.asarray(copies) > 0
-    if read.all():
-        return estimate
-    return jnp.where(read, estimate, node.primitive.forward(*inputs, **node.settings))
+        copies = np.asarray(sum(_sum_over_copies(consumer, node, None) for consumer in consumers))
+    return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
 
 
-def _mean_change(graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array]) -> Array:
+def mean_change(graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array]) -> Array:
     """What ``changes`` of one consumer's inputs add to the mean over all copies of ``source``.
 
     Each consumer has the same weight, and within it each copy (paper, section 3.1).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,26 @@ from jax import Array, lax
 from pjax_core import checks
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
+from pjax_core.reflections import CopiesState
 from pjax_core.solution import Problem, State
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Info:
-    """What happened: ``residual`` (steps,) is the root mean square change of the state in each step."""
+    """What happened.
+
+    Attributes:
+        residual: ``(steps,)``, the root mean square change of the state in each step: of the means of the copies.
+        truncation: ``(steps,)`` for each operation with factored copies: the norm of what its copies left out in the
+            step, over that of the change that its projection made.  The sum over the steps bounds the relative error
+            of the run, as far as the algorithm does not amplify errors.
+        inaccurate: for each of these whether that sum exceeds the tolerance.
+    """
 
     residual: Array
+    truncation: dict[str, Array]
+    inaccurate: dict[str, Array]
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +51,7 @@ class Solution:
 
     params: Any
     params_low: Any
-    state: State
+    state: State | CopiesState
     info: Info
 
 
@@ -66,6 +78,7 @@ def solve(
     algorithm: Algorithm,
     steps: int,
     params_low: Any = None,
+    tolerance: float = 1e-3,
 ) -> Solution:
     """Run ``steps`` steps of an algorithm from the network's own computation.
 
@@ -76,6 +89,8 @@ def solve(
         algorithm: such as :func:`alternating_projections`, made once.
         steps: how many, not negative.
         params_low: ``solution.params_low`` of the run that gave ``params``, or None.
+        tolerance: largest sum of ``info.truncation`` for which factored copies count as accurate.  Beyond it
+            ``info.inaccurate`` says so, and, outside ``jax.jit``, a ``RuntimeWarning`` what to do.
 
     Returns:
         A :class:`Solution`.
@@ -90,30 +105,50 @@ def solve(
     steps = checks.number_of_steps(steps)
     params, data = checks.problem_arguments(params, data)
     checks.low_part(params, params_low)
-    return _solve(problem, algorithm, steps, params, data, params_low)
+    solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
+    _warn_of_truncation(solution.info, tolerance)
+    return solution
+
+
+def _warn_of_truncation(info: Info, tolerance: float) -> None:
+    """Say which operations left out too much of their copies, where that is known."""
+    for name, inaccurate in info.inaccurate.items():
+        if not isinstance(inaccurate, jax.core.Tracer) and inaccurate:
+            warnings.warn(
+                f"the factored copies of {name} left out {jnp.sum(info.truncation[name]):.1e} of the change, more than "
+                f"the tolerance of {tolerance:.1e}; give the algorithm copies=pj.Factored(history=...) with a longer "
+                'history, copies="dense", or copies="auto" with a larger budget, or give solve a larger tolerance',
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _solve(
-    problem: Problem, algorithm: Algorithm, steps: int, params: Any, data: tuple[Any, ...], low: Any
+    problem: Problem,
+    algorithm: Algorithm,
+    steps: int,
+    params: Any,
+    data: tuple[Any, ...],
+    low: Any,
+    tolerance: Array,
 ) -> Solution:
-    def step(state: State, _: None) -> tuple[State, Array]:
+    def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[int, Array]]]:
         new = algorithm.step(problem, state)
-        return new, _rms_change(state, new)
+        return new, (_rms_change(state.coordinates(), new.coordinates()), new.truncation)
 
     state = algorithm.init(problem, params, *data, params_low=low)
-    state, residual = lax.scan(step, state, length=steps)
-    return Solution(algorithm.params(state), algorithm.params_low(state), state, Info(residual))
+    state, (residual, by_place) = lax.scan(step, state, length=steps)
+    graph = problem.graph(params, data)
+    truncation = {graph.label(graph.nodes[place]): norms for place, norms in by_place.items()}
+    inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
+    info = Info(residual, truncation, inaccurate)
+    return Solution(algorithm.params(state), algorithm.params_low(state), state, info)
 
 
-def _rms_change(old: State, new: State) -> Array:
-    """The root mean square difference of two states over their parameters and the values of their nodes."""
-
-    def parts(state: State) -> list[Array]:
-        return jax.tree.leaves((state.low, state.values, state.targets))
-
-    # The high parts stay as they are during a run.
-    changes = [after - before for before, after in zip(parts(old), parts(new), strict=True)]
+def _rms_change(old: list[Array], new: list[Array]) -> Array:
+    """The root mean square difference."""
+    changes = [after - before for before, after in zip(old, new, strict=True)]
     return jnp.sqrt(sum(jnp.sum(change**2) for change in changes) / sum(change.size for change in changes))
 
 

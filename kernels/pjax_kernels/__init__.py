@@ -2,13 +2,22 @@
 
 from pjax_kernels.bilinear.api import project_bilinear
 from pjax_kernels.dense.api import project_dense
+from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
+from pjax_kernels.dense_factored.api import DenseFactored, project_dense_factored
+from pjax_kernels.dense_factored.combination import Coefficient, Combination
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
 from pjax_kernels.sum.api import project_sum
 from pjax_kernels.sum_relu.api import project_sum_relu
 
 __all__ = [
+    "Coefficient",
+    "Combination",
+    "DenseCopies",
+    "DenseFactored",
     "project_bilinear",
     "project_dense",
+    "project_dense_copies",
+    "project_dense_factored",
     "project_margin",
     "project_sum",
     "project_sum_relu",

@@ -1,0 +1,1 @@
+"""``z = x w`` with a deviation stored for every copy."""

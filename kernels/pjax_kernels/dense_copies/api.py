@@ -1,0 +1,114 @@
+"""The public projection onto a dense layer with a stored deviation for every copy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.dense_copies import reference, xla
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_dense_copies"
+_IMPLEMENTATIONS = {"reference": reference.dense_copies, "xla": xla.dense_copies}
+
+
+class DenseCopies(NamedTuple):
+    """What :func:`project_dense_copies` returns.
+
+    Attributes:
+        u: ``(B, M, N)``, the new deviations of the copies of ``x``, in the dtype given.
+        v: ``(B, M, N)``, the new deviations of the copies of ``w``, in the dtype given.
+        x_mean: ``(B, N)``, the mean over ``j`` of the changes of the copies of ``x[i]``, in float32 or wider.
+        w_mean: ``(N, M)``, the mean over ``i`` of the changes of the copies of ``w[:, j]``, in float32 or wider.
+        z_change: ``(B, M)``, the change of ``z``, in float32 or wider.
+    """
+
+    u: Array
+    v: Array
+    x_mean: Array
+    w_mean: Array
+    z_change: Array
+
+
+def project_dense_copies(
+    x: ArrayLike,
+    w: ArrayLike,
+    u: ArrayLike,
+    v: ArrayLike,
+    z: ArrayLike,
+    *,
+    scale: tuple[float, float] = (1.0, 1.0),
+    keep: tuple[float, float] = (0.0, 0.0),
+    gain: tuple[float, float] = (1.0, 1.0),
+    implementation: str | None = None,
+) -> DenseCopies:
+    """Project every dot product of a dense layer with its own copies, and update their stored deviations.
+
+    Dot product ``(i, j)`` holds the copies ``a = x[i] + scale[0] u[i, j]`` and ``b = w[:, j] + scale[1] v[i, j]``.
+    Each ``(a, b, z[i, j])`` is projected onto the set ``{z = a . b}`` as by :func:`project_bilinear`.  With the
+    changes of ``a`` and ``b`` the new deviations are ``keep[0] u + gain[0] (change of a)`` and
+    ``keep[1] v + gain[1] (change of b)``; the means of the changes are returned beside them.
+
+    A step of Douglas-Rachford with relaxation ``r`` is ``scale=(-1, -1)``, ``keep=(1 - 2 r, 1 - 2 r)``,
+    ``gain=(2 r, 2 r)``, with ``x`` and ``w`` the reflected means of the copies; one of the difference map is
+    ``gain=(-1, -1)``.  Donate ``u`` and ``v`` under :func:`jax.jit` to have them updated in place.
+
+    Args:
+        x: ``(B, N)``, floating-point: what the copies of ``x`` have in common.
+        w: ``(N, M)``, likewise.
+        u: ``(B, M, N)``, the deviations of the copies of ``x``; may be of a narrower dtype than is computed in.
+        v: ``(B, M, N)``, the deviations of the copies of ``w``, likewise.
+        z: ``(B, M)``, the estimates of the outputs.
+        scale: two numbers, known when traced: what ``u`` and ``v`` are multiplied by.
+        keep: two numbers, known when traced: the parts of ``u`` and ``v`` that remain.
+        gain: two numbers, known when traced: the parts of the changes that are added to these.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        The new deviations and the changes, as :class:`DenseCopies`, computed in float32 or wider.  ``|a|^2 + |b|^2``
+        must be finite in that dtype.
+
+    Raises:
+        TypeError: an array is not floating-point.
+        ValueError: the shapes do not fit, ``scale``, ``keep`` or ``gain`` is not a pair of finite numbers, or the
+            implementation is unknown.
+
+    Source: paper, section 3.2 for the projection and section 4 for the algorithms.
+    """
+    arrays = arguments.floating_arrays(_KERNEL, x=x, w=w, u=u, v=v, z=z)
+    x, w, u, v, z = arrays.values()
+    arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2)})
+    (batch, length), width = x.shape, w.shape[1]
+    arguments.require_shape(_KERNEL, "w", w, (length, width), f"x of shape {x.shape}")
+    product = f"x of shape {x.shape} times w of shape {w.shape}"
+    for name in ("u", "v"):
+        arguments.require_shape(_KERNEL, name, arrays[name], (batch, width, length), product)
+    arguments.require_shape(_KERNEL, "z", z, (batch, width), product)
+    dtype = arguments.compute_dtype(list(arrays.values()))
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    new = project(
+        x.astype(dtype),
+        w.astype(dtype),
+        u,
+        v,
+        z.astype(dtype),
+        scale=_pair("scale", scale),
+        keep=_pair("keep", keep),
+        gain=_pair("gain", gain),
+    )
+    return DenseCopies(*new)
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    """The two numbers; a ``ValueError`` says what came instead."""
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_finite_number, value)):
+        return float(value[0]), float(value[1])
+    raise ValueError(f"{_KERNEL}: {name} is {value!r}; pass two finite numbers, such as (1.0, 1.0)")
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

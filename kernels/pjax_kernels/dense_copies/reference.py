@@ -1,0 +1,27 @@
+"""Textbook projection of a dense layer with stored deviations: every copy formed."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_kernels.bilinear import reference
+
+Pair = tuple[float, float]
+
+
+def dense_copies(
+    x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+    wide_u, wide_v = u.astype(x.dtype), v.astype(x.dtype)
+    x_copies, w_copies = x[:, None, :] + scale[0] * wide_u, w.T[None, :, :] + scale[1] * wide_v
+    u_change, v_change, z_change = reference.bilinear_increments(x_copies, w_copies, z)
+    batch, width = z.shape
+    return (
+        (keep[0] * wide_u + gain[0] * u_change).astype(u.dtype),
+        (keep[1] * wide_v + gain[1] * v_change).astype(v.dtype),
+        jnp.sum(u_change, axis=1) / max(width, 1),
+        jnp.sum(v_change, axis=0).T / max(batch, 1),
+        z_change,
+    )

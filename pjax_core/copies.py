@@ -1,0 +1,316 @@
+"""What an operation holds of the copies of its inputs: nothing, their deviations, or a few terms of these.
+
+A copy is what all copies of a value share plus its own deviation.  The shared part is an array of the value's shape;
+only deviations grow with the number of copies, and the representations differ in how they keep them:
+
+- :class:`Consensus`: not at all.  After each projection the mean takes the place of the copies.
+- :class:`Dense`: one number for each element of each copy.
+- :class:`Factored`: the deviations of dot product ``(i, j)`` are combinations of the last shared rows ``x[i]`` and
+  columns ``w[:, j]``, and each of these needs one coefficient for a dot product.
+
+All offer the same functions, so that an algorithm is written once: ``start`` (no deviation), ``project``, ``scaled``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_core.graph import Operation, is_fixed
+from pjax_kernels import Coefficient, Combination
+
+Deviations: TypeAlias = Any
+"""A pytree of arrays, of fixed shape for each operation."""
+
+
+class Move(NamedTuple):
+    """How the copies in one slot move.
+
+    Projected is ``shared + scale * deviation``; afterwards the deviation is ``keep * deviation + gain * change``.
+    """
+
+    scale: float
+    keep: float
+    gain: float
+
+
+class Projected(NamedTuple):
+    """What the projection of one operation gives.
+
+    Attributes:
+        changes: the mean changes of the copies in each slot that moves, before ``gain``.
+        output: the new output; None for an output constraint.
+        deviations: of the copies, by their :class:`Move`.
+        truncation: norm of what ``deviations`` leave out, over that of the change; None if nothing is left out.
+    """
+
+    changes: tuple[Array, ...]
+    output: Array | None
+    deviations: Deviations
+    truncation: Array | None
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """No deviations: right where the copies agree before each projection, as in alternating and cyclic projections."""
+
+    def project(self, node: Operation, shared: Sequence[Array], output: Array | None) -> Projected:
+        """Project copies that all have the ``shared`` values."""
+        changes, output = node.primitive.project(tuple(shared), output, **node.settings)
+        return Projected(changes, output, None, None)
+
+    def __str__(self) -> str:
+        return "consensus"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A deviation for each copy; exact."""
+
+    def start(self, node: Operation) -> Deviations:
+        """No deviation, in the layout of the operation's copies."""
+        return tuple(jnp.zeros(shape.shape, shape.dtype) for shape in laid_out(node))
+
+    def scaled(self, deviations: Deviations, factors: Sequence[float]) -> Deviations:
+        """The deviations of each slot times its factor."""
+        return tuple(factor * deviation for factor, deviation in zip(factors, deviations, strict=True))
+
+    def project(
+        self,
+        node: Operation,
+        shared: Sequence[Array],
+        deviations: Deviations,
+        output: Array | None,
+        moves: Sequence[Move],
+        unread: Array | None,
+    ) -> Projected:
+        """Project the copies; the output is free where it is ``unread``."""
+        if node.primitive.dense_copies is not None and unread is None:
+            scale, keep, gain = zip(*moves, strict=True)
+            found = node.primitive.dense_copies(
+                *shared, *deviations, output, scale=scale, keep=keep, gain=gain, **node.settings
+            )
+            return Projected((found.x_mean, found.w_mean), output + found.z_change, (found.u, found.v), None)
+        return self._project_laid_out(node, shared, deviations, output, moves, unread)
+
+    def _project_laid_out(
+        self,
+        node: Operation,
+        shared: Sequence[Array],
+        deviations: Deviations,
+        output: Array | None,
+        moves: Sequence[Move],
+        unread: Array | None,
+    ) -> Projected:
+        """The projection with all copies formed."""
+        primitive = node.primitive.copywise or node.primitive
+        copies = list(node.primitive.spread(*shared))
+        for place, (deviation, move) in enumerate(zip(deviations, moves, strict=True)):
+            copies[place] = copies[place] + move.scale * deviation
+        if output is not None and unread is not None:
+            output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
+        changes, output = primitive.project(tuple(copies), output, **node.settings)
+        return Projected(_means(node, changes), output, tuple(map(_moved, moves, deviations, changes)), None)
+
+    def __str__(self) -> str:
+        return "dense"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Terms:
+    """Deviations ``u`` and ``v`` of the copies of ``x`` and ``w`` as combinations of earlier ones, latest first.
+
+    ``x`` or ``w`` is empty where the operand never moves: its combination has one coefficient, of the operand itself.
+    """
+
+    x: tuple[Array, ...]
+    w: tuple[Array, ...]
+    u: Combination
+    v: Combination
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Deviations of a dense layer's copies as combinations of the last ``history`` shared rows and columns.
+
+    Memory ``4 history`` arrays in the shape of the layer's output, and ``history`` copies of its operands.  Exact
+    with as many terms as steps; else each step leaves out the oldest term, whose coefficients have by then been
+    multiplied ``history`` times by the root ``t``, about residual/(1 + |x|^2 + |w|^2): safe for wide layers.
+
+    Attributes:
+        history: the number of terms, at least 1.
+    """
+
+    history: int = 3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
+            raise ValueError(f"Factored: history is {self.history!r}; pass an integer of at least 1")
+
+    def start(self, node: Operation) -> Terms:
+        """No deviation: coefficients of zero."""
+        assert node.shape is not None
+        counts = [1 if slot_is_fixed(node, place) else self.history for place in (0, 1)]
+        x, w = (
+            tuple(jnp.zeros(slot.shape.shape, low_dtype(slot.shape.dtype)) for _ in range(self.history))
+            if not slot_is_fixed(node, place)
+            else ()
+            for place, slot in enumerate(node.slots)
+        )
+        dtype = jnp.result_type(*(low_dtype(slot.shape.dtype) for slot in node.slots))
+        u, v = (
+            Combination(*(tuple(jnp.zeros(node.shape.shape, dtype) for _ in range(count)) for count in counts))
+            for _ in range(2)
+        )
+        return Terms(x, w, u, v)
+
+    def scaled(self, deviations: Terms, factors: Sequence[float]) -> Terms:
+        """The deviations of each slot times its factor."""
+        u, v = (
+            jax.tree.map(lambda coefficient, factor=factor: factor * coefficient, combination)
+            for factor, combination in zip(factors, (deviations.u, deviations.v), strict=True)
+        )
+        return Terms(deviations.x, deviations.w, u, v)
+
+    def project(
+        self,
+        node: Operation,
+        shared: Sequence[Array],
+        deviations: Terms,
+        output: Array | None,
+        moves: Sequence[Move],
+        unread: Array | None,
+    ) -> Projected:
+        """Project the copies, and leave out the oldest terms."""
+        assert node.primitive.factored_copies is not None
+        assert output is not None
+        assert unread is None
+        # The vectors that span all copies, latest first: what they share now comes before the terms.
+        x, w = (shared[0], *deviations.x), (shared[1], *deviations.w)
+        fixed = (not deviations.x, not deviations.w)
+        u = _with_shared((1.0, 0.0), fixed, deviations.u, moves[0].scale)
+        v = _with_shared((0.0, 1.0), fixed, deviations.v, moves[1].scale)
+        found = node.primitive.factored_copies(x, w, u, v, output, **node.settings)
+        u = _moved_terms(moves[0], fixed, deviations.u, found.u, output)
+        v = _moved_terms(moves[1], fixed, deviations.v, found.v, output)
+
+        gain = max(abs(move.gain) for move in moves)
+        left_out = gain**2 * found.squared_free + sum(
+            _squared_bound(x[self.history :], w[self.history :], _terms(c, slice(self.history, None))) for c in (u, v)
+        )
+        changed = gain**2 * found.squared_change
+        return Projected(
+            (found.x_mean, found.w_mean),
+            output + found.z_change,
+            Terms(
+                deviations.x and x[: self.history],
+                deviations.w and w[: self.history],
+                _terms(u, slice(self.history)),
+                _terms(v, slice(self.history)),
+            ),
+            jnp.sqrt(left_out / jnp.where(changed > 0, changed, 1)),
+        )
+
+    def __str__(self) -> str:
+        return f"factored, history {self.history}"
+
+
+Copies: TypeAlias = Dense | Factored
+"""How an operation keeps the deviations of its copies."""
+
+
+def low_dtype(dtype: Any) -> Any:
+    """The dtype in which changes are kept: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies:
+    """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes."""
+    if node.primitive.factored_copies is None or unread or n_bytes(Dense(), node) <= budget:
+        return Dense()
+    return wanted
+
+
+def n_bytes(copies: Copies, node: Operation) -> int:
+    """The size of an operation's deviations."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda: copies.start(node))))
+
+
+def slot_is_fixed(node: Operation, place: int) -> bool:
+    """Whether the slot holds nothing but data and constants."""
+    return all(is_fixed(source) for source in node.slots[place].sources)
+
+
+def moving_slots(node: Operation) -> int:
+    """How many of the slots, from the first on, hold copies that move."""
+    return 1 if node.primitive.constrains_output else len(node.slots)
+
+
+def laid_out(node: Operation) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shape of the copies in each slot that moves."""
+    return jax.eval_shape(node.primitive.spread, *_wide_slots(node))[: moving_slots(node)]
+
+
+def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(slot.shape.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
+
+
+def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
+    """The means of changes over the copies of each element of a slot."""
+    slots = _wide_slots(node)
+    held = jax.eval_shape(node.primitive.spread, *slots)
+    if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
+        return tuple(changes)
+    sums = jax.linear_transpose(node.primitive.spread, *slots)(tuple(changes))
+    counts = node.primitive.copies(*slots)
+    return tuple(total * (1 / max(count, 1)) for total, count in zip(sums, counts, strict=True))
+
+
+def _moved(move: Move, deviation: Coefficient | None, change: Coefficient) -> Coefficient:
+    """The deviation after a change; None for one that was zero."""
+    moved = move.gain * change
+    return moved if deviation is None or move.keep == 0 else move.keep * deviation + moved
+
+
+def _with_shared(
+    own: tuple[float, float], fixed: tuple[bool, bool], deviation: Combination, scale: float
+) -> Combination:
+    """The coefficients of the copies: ``own`` those of what they share, on which a fixed operand has its deviation."""
+    return Combination(
+        *(
+            (first + scale * terms[0],) if is_fixed else (first, *(scale * term for term in terms))
+            for first, is_fixed, terms in zip(own, fixed, deviation, strict=True)
+        )
+    )
+
+
+def _moved_terms(
+    move: Move, fixed: tuple[bool, bool], deviation: Combination, change: Combination, like: Array
+) -> Combination:
+    """The coefficients of the deviations after a change, those of what the copies share first."""
+    return Combination(
+        *(
+            tuple(
+                jnp.broadcast_to(_moved(move, old, new), like.shape)
+                for old, new in zip(terms if is_fixed else (None, *terms), changes, strict=True)
+            )
+            for is_fixed, terms, changes in zip(fixed, deviation, change, strict=True)
+        )
+    )
+
+
+def _terms(combination: Combination, which: slice) -> Combination:
+    return Combination(combination.x[which], combination.w[which])
+
+
+def _squared_bound(x: Sequence[Array], w: Sequence[Array], combination: Combination) -> Array:
+    """At least the sum of squares of the combinations, by the triangle inequality."""
+    norms = [jnp.abs(c) * jnp.sqrt(jnp.sum(a * a, axis=1))[:, None] for c, a in zip(combination.x, x, strict=True)]
+    norms += [jnp.abs(c) * jnp.sqrt(jnp.sum(a * a, axis=0)) for c, a in zip(combination.w, w, strict=True)]
+    return jnp.sum(jnp.asarray(sum(norms)) ** 2)

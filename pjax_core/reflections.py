@@ -1,0 +1,365 @@
+"""Algorithms that keep copies: relaxed reflections and the difference map, for any representation of the copies.
+
+A copy is what all copies of a value share plus its own deviation.  Both algorithms write the same value into the
+shared part of all copies, so that the state holds one array for the output of each node, the mean of its deviations,
+and the deviations themselves, in the representation of each consumer (:mod:`pjax_core.copies`).  Values of parameters
+are differences from the parameters at the start, since a step can move them by less than a rounding error.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_core import solution
+from pjax_core.copies import Copies, Deviations, Factored, Move, laid_out, low_dtype, moving_slots, slot_is_fixed
+from pjax_core.graph import Colour, Constant, Data, Graph, Node, Operation, Parameter, is_fixed
+from pjax_core.solution import mean_change, sources, unread_elements
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["high", "shared", "means", "deviations", "projected", "truncation", "data"],
+    meta_fields=["parameters"],
+)
+@dataclass(frozen=True)
+class CopiesState:
+    """A point with copies; dictionaries are indexed by the places of nodes in the graph.
+
+    Attributes:
+        high: the parameters at the start, of which values of parameters are differences.
+        shared: what all copies of a node's output share.
+        means: the means of their deviations.
+        deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
+        projected: of each parameter of colour B, the value that its own projection produced last.
+        truncation: of each factored operation, what its deviations left out in the last step, relative to the change.
+        data: the data arrays.
+        parameters: the places of the parameters.
+    """
+
+    high: Any
+    shared: dict[int, Array]
+    means: dict[int, Array]
+    deviations: dict[int, Deviations]
+    projected: dict[int, Array]
+    truncation: dict[int, Array]
+    data: tuple[Any, ...]
+    parameters: tuple[int, ...]
+
+    def coordinates(self) -> list[Array]:
+        """The means of all copies of each value: what a change of the state is measured by."""
+        return [self.shared[i] + self.means[i] for i in self.shared]
+
+    @property
+    def low(self) -> Any:
+        """The parameters, as differences from ``high``: means of copies in colour A, results of projection in B."""
+        leaves = [self.projected[i] if i in self.projected else self.shared[i] + self.means[i] for i in self.parameters]
+        return jax.tree.unflatten(jax.tree.structure(self.high), leaves)
+
+
+def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
+    """The point where every copy has the value that the network computes."""
+    start = solution.initial_state(graph, params, low, data)
+    lows = jax.tree.leaves(start.low)
+    index = {node: i for i, node in enumerate(graph.nodes)}
+    shared = {
+        i: lows[node.index] if isinstance(node, Parameter) else _widened(start.values[i])
+        for node, i in index.items()
+        if isinstance(node, Parameter) or i in start.values
+    }
+    parameters = sorted((node.index, i) for node, i in index.items() if isinstance(node, Parameter))
+    return CopiesState(
+        high=start.high,
+        shared=shared,
+        means={i: jnp.zeros_like(array) for i, array in shared.items()},
+        deviations={index[node]: _without_sole(graph, node, held.start(node)) for node, held in copies.items()},
+        projected={i: shared[i] for _, i in parameters if graph.colours[graph.nodes[i]] is Colour.B},
+        truncation={index[node]: jnp.zeros(()) for node, held in copies.items() if isinstance(held, Factored)},
+        data=data,
+        parameters=tuple(i for _, i in parameters),
+    )
+
+
+class Constraints(NamedTuple):
+    """A set of constraints, no two of which are adjacent, to project onto together: those of ``nodes`` and of data.
+
+    ``restores`` says whether the set restores the copies of data that an operation holds: each such copy may be
+    restored where its consumer needs it, since data never change.
+    """
+
+    nodes: frozenset[Node]
+    restores: Callable[[Operation], bool]
+
+    def hold(self, consumer: Operation, place: int) -> bool:
+        """Whether the set writes the copies in a slot, as outputs of its nodes."""
+        inside = {
+            self.restores(consumer) if is_fixed(source) else source in self.nodes
+            for source in consumer.slots[place].sources
+        }
+        if len(inside) > 1:
+            names = ", ".join(source.name for source in consumer.slots[place].sources)
+            raise ValueError(
+                f"an operand of {consumer.name} is a view of {names}, which are in different layers; cyclic "
+                "Douglas-Rachford needs them in one, so take another algorithm, or make each an operand of its own"
+            )
+        return inside.pop()
+
+
+def of_colour(graph: Graph, colour: Colour) -> Constraints:
+    """One of the two sets of alternating algorithms; data have the colour that their consumer has not."""
+    return Constraints(frozenset(graph.coloured(colour)), lambda consumer: graph.colours[consumer] is not colour)
+
+
+def of_layers(graph: Graph) -> list[Constraints]:
+    """The sets of cyclic algorithms, from the output on; data are one layer beyond their consumer."""
+
+    def of_layer(depth: int) -> Constraints:
+        nodes = frozenset(node for node in graph.nodes if graph.depth[node] == depth)
+        return Constraints(nodes, lambda consumer: graph.depth[consumer] + 1 == depth)
+
+    with_data = [
+        graph.depth[node] + 1
+        for node in graph.nodes
+        if isinstance(node, Operation) and any(slot_is_fixed(node, place) for place in range(moving_slots(node)))
+    ]
+    return [of_layer(depth) for depth in range(max([*graph.depth.values(), *with_data]) + 1)]
+
+
+class Projection(NamedTuple):
+    """What projecting onto a set of constraints does.
+
+    Attributes:
+        outputs: the value that each node writes into the copies of its output.
+        changes: of each node, the mean change of those copies of its output that are projected as inputs.
+        deviations: those of the projected operations, as the algorithm moves them.
+        truncation: see :class:`pjax_core.copies.Projected`.
+    """
+
+    outputs: dict[Node, Array]
+    changes: dict[Node, Array]
+    deviations: dict[Node, Deviations]
+    truncation: dict[Node, Array]
+
+
+class Point:
+    """A state opened for a step: its graph, and its arrays by node."""
+
+    def __init__(self, graph: Graph, copies: Mapping[Operation, Copies], state: CopiesState) -> None:
+        self.graph = graph
+        self.copies = copies
+        self.state = state
+        self.shared = {graph.nodes[i]: array for i, array in state.shared.items()}
+        self.means = {graph.nodes[i]: array for i, array in state.means.items()}
+        self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
+
+    def project(
+        self,
+        constraints: Constraints,
+        shared: Mapping[Node, Array],
+        estimates: Mapping[Node, Array],
+        move: Callable[[Operation, int], Move],
+    ) -> Projection:
+        """Project copies that share ``shared`` and have the means ``estimates``; their deviations as ``move`` says."""
+        found = Projection({}, {}, {}, {})
+        for node in self.graph.nodes:
+            if node in constraints.nodes:
+                with jax.named_scope(node.name):
+                    if isinstance(node, Operation):
+                        self._project_operation(node, shared, estimates, move, found)
+                    else:
+                        found.outputs[node] = estimates[node]
+        return found
+
+    def _project_operation(
+        self,
+        node: Operation,
+        shared: Mapping[Node, Array],
+        estimates: Mapping[Node, Array],
+        move: Callable[[Operation, int], Move],
+        found: Projection,
+    ) -> None:
+        """Project one operation and add what it does to ``found``."""
+        projected = self.copies[node].project(
+            node,
+            self._inputs(node, shared),
+            self.deviations(node),
+            estimates.get(node),
+            [move(node, place) for place in range(moving_slots(node))],
+            unread_elements(self.graph, node),
+        )
+        if projected.output is not None:
+            found.outputs[node] = projected.output
+        if projected.truncation is not None:
+            found.truncation[node] = projected.truncation
+        found.deviations[node] = projected.deviations
+        for source in sources(node):
+            change = mean_change(self.graph, node, source, projected.changes)
+            found.changes[source] = found.changes[source] + change if source in found.changes else change
+
+    def _inputs(self, node: Operation, shared: Mapping[Node, Array]) -> list[Array]:
+        """What the copies in each slot share."""
+
+        def value(source: Node) -> Array:
+            if isinstance(source, Constant):
+                return _widened(source.value)
+            if isinstance(source, Data):
+                return _widened(jax.tree.leaves(self.state.data)[source.index])
+            if isinstance(source, Parameter):
+                return jax.tree.leaves(self.state.high)[source.index] + shared[source]
+            return shared[source]
+
+        return [slot.read(value) for slot in node.slots]
+
+    def deviations(self, node: Operation) -> Deviations:
+        """The deviations that an operation holds, those of sole copies from the means."""
+        held = self.state.deviations[self.graph.nodes.index(node)]
+        if not isinstance(held, tuple):
+            return held
+        return tuple(
+            self.means[node.slots[place].sources[0]] if deviation is None else deviation
+            for place, deviation in enumerate(held)
+        )
+
+    def moved(
+        self,
+        shared: Mapping[Node, Array],
+        means: Mapping[Node, Array],
+        deviations: Mapping[Node, Deviations],
+        projections: Sequence[Projection],
+    ) -> CopiesState:
+        """The state with these arrays in place of the old ones, after ``projections``."""
+        index = {node: i for i, node in enumerate(self.graph.nodes)}
+        outputs = {index[node]: array for found in projections for node, array in found.outputs.items()}
+        truncation = dict(self.state.truncation)
+        for found in projections:
+            truncation |= {index[n]: jnp.maximum(truncation[index[n]], t) for n, t in found.truncation.items()}
+        return replace(
+            self.state,
+            shared=self.state.shared | {index[node]: array for node, array in shared.items()},
+            means=self.state.means | {index[node]: array for node, array in means.items()},
+            deviations=self.state.deviations
+            | {
+                index[n]: _without_sole(self.graph, n, held)
+                for n, held in deviations.items()
+                if isinstance(n, Operation)
+            },
+            projected={i: outputs.get(i, array) for i, array in self.state.projected.items()},
+            truncation=truncation,
+        )
+
+
+def relaxed_reflections(point: Point, first: Constraints, second: Constraints, relaxation: float) -> CopiesState:
+    """``(1 - r) z + r R(R(z))`` with the reflections in ``first``, then in ``second``, and the ``relaxation`` r.
+
+    Written for what the copies share and for their deviations apart.  A reflection in the set that writes a copy
+    turns its deviation around (it shares twice the written value less the old one); one in the set of its consumer
+    adds twice the change of the projection.  Both together leave ``1 - 2 r`` of a deviation.
+    """
+    keep, gain = 1 - 2 * relaxation, 2 * relaxation
+
+    def move_first(consumer: Operation, place: int) -> Move:
+        return Move(1.0, keep, -gain) if second.hold(consumer, place) else Move(1.0, 1.0, gain)
+
+    def move_second(consumer: Operation, place: int) -> Move:
+        return Move(-1.0, keep, gain) if first.hold(consumer, place) else Move(1.0, 1.0, gain)
+
+    one = point.project(first, point.shared, point.estimates, move_first)
+    reflected = {
+        node: 2 * one.outputs[node] - old if node in one.outputs else old for node, old in point.shared.items()
+    }
+    estimates = {
+        node: old + 2 * one.changes[node] if node in one.changes else old for node, old in point.estimates.items()
+    }
+    two = point.project(second, reflected, estimates, move_second)
+
+    outputs = one.outputs | two.outputs
+    means = {}
+    for node, old in point.means.items():
+        terms = [(keep if node in outputs else 1.0, old)]
+        if node in one.changes:
+            terms.append((-gain if node in second.nodes else gain, one.changes[node]))
+        if node in two.changes:
+            terms.append((gain, two.changes[node]))
+        means[node] = _combined(*terms)
+    deviations = one.deviations | two.deviations
+    for node in point.copies:
+        kept = [keep if first.hold(node, i) or second.hold(node, i) else 1.0 for i in range(moving_slots(node))]
+        if node not in deviations and any(factor != 1 for factor in kept):
+            deviations[node] = point.copies[node].scaled(point.deviations(node), kept)
+    return point.moved(
+        shared={node: _combined((keep, point.shared[node]), (gain, output)) for node, output in outputs.items()},
+        means=means,
+        deviations=deviations,
+        projections=(one, two),
+    )
+
+
+def difference_map(point: Point, a: Constraints, b: Constraints, beta: float) -> CopiesState:
+    """``z + b [P_A(f_B(z)) - P_B(f_A(z))]`` with ``f_A = (1 - 1/b) P_A + z/b``, ``f_B = (1 + 1/b) P_B - z/b``.
+
+    For the copies of the outputs of A, ``P_A(f_B(z))`` is what all share, and ``z`` cancels: their new deviation is
+    ``-beta`` times the change of ``P_B`` at ``f_A(z)``.  The other way round for B.
+    """
+    minus, plus = 1 - 1 / beta, 1 + 1 / beta
+
+    def mean_only(consumer: Operation, place: int) -> Move:
+        return Move(1.0, 0.0, 0.0)
+
+    def shifted(old: Mapping[Node, Array], factor: float, change: Mapping[Node, Array]) -> dict[Node, Array]:
+        return {n: _combined((1.0, array), (factor, change[n])) if n in change else array for n, array in old.items()}
+
+    of_a = point.project(a, point.shared, point.estimates, mean_only)
+    of_b = point.project(b, point.shared, point.estimates, mean_only)
+    shared_a = {n: _combined((minus, output), (1 / beta, point.shared[n])) for n, output in of_a.outputs.items()}
+    shared_b = {n: _combined((plus, output), (-1 / beta, point.shared[n])) for n, output in of_b.outputs.items()}
+    at_b = point.project(
+        a, shared_b, shifted(point.estimates, plus, of_b.changes), lambda *_: Move(-1 / beta, 0.0, beta)
+    )
+    at_a = point.project(
+        b, shared_a, shifted(point.estimates, minus, of_a.changes), lambda *_: Move(1 / beta, 0.0, -beta)
+    )
+    return point.moved(
+        shared={n: _combined((beta, at_b.outputs[n]), (1 - beta, output)) for n, output in of_a.outputs.items()}
+        | {n: _combined((1 + beta, output), (-beta, at_a.outputs[n])) for n, output in of_b.outputs.items()},
+        means={n: -beta * change for n, change in at_a.changes.items()}
+        | {n: beta * change for n, change in at_b.changes.items()},
+        deviations=at_a.deviations | at_b.deviations,
+        projections=(at_b, at_a),
+    )
+
+
+def _combined(*terms: tuple[float, Array]) -> Array:
+    """The linear combination, computed without the terms that vanish."""
+    remaining = [array if factor == 1 else factor * array for factor, array in terms if factor != 0]
+    return functools.reduce(operator.add, remaining) if remaining else jnp.zeros_like(terms[0][1])
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(low_dtype(array.dtype))
+
+
+def _without_sole(graph: Graph, node: Operation, deviations: Deviations) -> Deviations:
+    """Dense deviations without those of copies that are the only ones of their value."""
+    if not isinstance(deviations, tuple):
+        return deviations
+    return tuple(None if _is_sole(graph, node, place) else held for place, held in enumerate(deviations))
+
+
+def _is_sole(graph: Graph, node: Operation, place: int) -> bool:
+    """Whether a slot holds the only copy of each element of its only source."""
+    slot = node.slots[place]
+    source = slot.sources[0]
+    return (
+        slot.view is None
+        and not is_fixed(source)
+        and graph.consumers[source] == (node,)
+        and sum(source in other.sources for other in node.slots) == 1
+        and laid_out(node)[place].shape == slot.shape.shape
+    )

@@ -77,18 +77,18 @@ def sgd(params: Params, x: Array, y: Array) -> tuple[Step, Any]:
     return step, (params, optimizer.init(params), x, y)
 
 
-def pjax(params: Params, x: Array, y: Array) -> tuple[Step, Any]:
-    """A step of pjax's alternating projections, and its first state."""
-    problem, algorithm = pj.feasibility(constraint), pj.alternating_projections()
+def pjax(params: Params, x: Array, y: Array, algorithm: pj.Algorithm) -> tuple[Step, Any]:
+    """A step of pjax, and its first state."""
+    problem = pj.feasibility(constraint)
     return lambda state: algorithm.step(problem, state), algorithm.init(problem, params, x, y)
 
 
-def stored_copies(params: Params, x: Array, y: Array) -> tuple[Step, Any]:
-    """A step of alternating projections with every copy stored, and its first state."""
+def stored_copies(params: Params, x: Array, y: Array, iterate: Callable[..., naive.State]) -> tuple[Step, Any]:
+    """A step with every copy stored, and its first state."""
 
     def step(state: Any) -> Any:
         copies, x, y = state
-        return naive.alternating_projections(copies, x, y, naive.cross_entropy), x, y
+        return iterate(copies, x, y, naive.cross_entropy), x, y
 
     return step, (naive.init(params["weights"], params["biases"], x), x, y)
 
@@ -154,15 +154,19 @@ def solve_seconds(sizes: list[int], batch: int) -> tuple[float, float]:
     return middle - begin, time.perf_counter() - middle
 
 
-def compare(sizes: list[int], batch: int, naive_batch: int, repeats: int) -> list[Contender]:
+def compare(sizes: list[int], batch: int, naive_batch: int, repeats: int, reflect: bool) -> list[Contender]:
     """Measure all contenders in turn, round after round, so that drift of the machine hits all alike."""
     contenders = []
     for size in sorted({batch, naive_batch}, reverse=True):
         problem = random_problem(sizes, size)
         contenders.append(prepare("SGD", size, *sgd(*problem), length=SCAN_LENGTH, calls=10))
-        contenders.append(prepare("pjax AP", size, *pjax(*problem), length=SCAN_LENGTH, calls=10))
-        if size == naive_batch:
-            contenders.append(prepare("naive AP", size, *stored_copies(*problem), length=2, calls=1))
+        steps = {"AP": (pj.alternating_projections(), naive.alternating_projections)}
+        if reflect:
+            steps["DR"] = (pj.douglas_rachford(copies=pj.Factored(history=1)), naive.douglas_rachford)
+        for name, (algorithm, iterate) in steps.items():
+            contenders.append(prepare(f"pjax {name}", size, *pjax(*problem, algorithm), length=SCAN_LENGTH, calls=10))
+            if size == naive_batch:
+                contenders.append(prepare(f"naive {name}", size, *stored_copies(*problem, iterate), length=2, calls=1))
     for _ in range(repeats):
         for contender in contenders:
             contender.measure()
@@ -197,12 +201,12 @@ def print_table(rows: list[dict[str, Any]], repeats: int) -> None:
             f"{row['memory_bytes'] / 2**20:9.2f} MiB{row['memory_ratio']:9.2f}"
             f"{row['compile_seconds']:8.2f} s"
         )
-    slow = next(row for row in rows if row["name"] == "naive AP")
-    for fast in (row for row in rows if row["name"] == "pjax AP"):
+    for fast in (row for row in rows if row["name"].startswith("pjax")):
+        slow = next(row for row in rows if row["name"] == fast["name"].replace("pjax", "naive"))
         single, scan = (slow[form] / fast[form] for form in ("single_ms", "scan_ms"))
         print(
-            f"naive at batch {slow['batch']} takes {single:.0f} times as long as pjax at {fast['batch']}"
-            f" (one call; in a scan {scan:.0f})"
+            f"{slow['name']} at batch {slow['batch']} takes {single:.0f} times as long as {fast['name']} "
+            f"at {fast['batch']} (one call; in a scan {scan:.0f})"
         )
 
 
@@ -226,6 +230,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--naive-batch", type=int, default=64, help="batch for naive.py (default: 64)")
     parser.add_argument("--repeats", type=int, help="rounds (default: 15, or 3 if --quick)")
+    parser.add_argument("--reflect", action="store_true", help="Douglas-Rachford too, factored with a history of 1")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     arguments = parser.parse_args()
@@ -240,7 +245,9 @@ def main() -> None:
     print(f"{network_name}, float32, jax {described['jax']}, {described['cores']} x {described['cpu']}")
     first, second = solve_seconds(arguments.sizes, arguments.batch)
     print(f"pjax.solve, {SOLVE_STEPS} steps: {first:.2f} s with compilation, then {second:.2f} s")
-    rows = figures(compare(arguments.sizes, arguments.batch, arguments.naive_batch, arguments.repeats))
+    rows = figures(
+        compare(arguments.sizes, arguments.batch, arguments.naive_batch, arguments.repeats, arguments.reflect)
+    )
     print_table(rows, arguments.repeats)
     if arguments.json:
         settings = {"sizes": arguments.sizes, "repeats": arguments.repeats}

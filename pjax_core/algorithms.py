@@ -210,8 +210,12 @@ def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -
     rows = [("operation", "output", "copies", "bytes")]
     for node, held in copies.items():
         shape = "" if node.shape is None or node.primitive.constrains_output else str(node.shape.shape)
-        size = 0 if isinstance(held, Consensus) else n_bytes(held, node)
-        rows.append((graph.label(node), shape, str(held), f"{size:,}"))
+        deviations = (
+            None
+            if isinstance(held, Consensus)
+            else jax.eval_shape(functools.partial(reflections.no_deviations, graph, node, held))
+        )
+        rows.append((graph.label(node), shape, str(held), f"{n_bytes(deviations):,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]))

@@ -232,14 +232,14 @@ def low_dtype(dtype: Any) -> Any:
 
 def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies:
     """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes."""
-    if node.primitive.factored_copies is None or unread or n_bytes(Dense(), node) <= budget:
+    if node.primitive.factored_copies is None or unread:
         return Dense()
-    return wanted
+    return Dense() if n_bytes(laid_out(node)) <= budget else wanted
 
 
-def n_bytes(copies: Copies, node: Operation) -> int:
-    """The size of an operation's deviations."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda: copies.start(node))))
+def n_bytes(arrays: Any) -> int:
+    """The size of a tree of arrays, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
 
 
 def slot_is_fixed(node: Operation, place: int) -> bool:

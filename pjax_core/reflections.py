@@ -79,12 +79,17 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         high=start.high,
         shared=shared,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
-        deviations={index[node]: _without_sole(graph, node, held.start(node)) for node, held in copies.items()},
+        deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
         projected={i: shared[i] for _, i in parameters if graph.colours[graph.nodes[i]] is Colour.B},
         truncation={index[node]: jnp.zeros(()) for node, held in copies.items() if isinstance(held, Factored)},
         data=data,
         parameters=tuple(i for _, i in parameters),
     )
+
+
+def no_deviations(graph: Graph, node: Operation, copies: Copies) -> Deviations:
+    """No deviation of the copies that an operation holds."""
+    return _without_sole(graph, node, copies.start(node))
 
 
 class Constraints(NamedTuple):

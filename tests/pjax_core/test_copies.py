@@ -1,0 +1,206 @@
+"""How copies are kept: which representation an operation gets, what it costs, and what truncation reports."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_core as pj
+
+BATCH, WIDTHS = 12, (9, 7, 5)
+
+
+def two_layers(params: Any, x: Any, y: Any) -> Any:
+    h = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
+    return pj.margin_loss(pj.matmul(h, params["w1"]), y)
+
+
+PROBLEM = pj.feasibility(two_layers)
+
+
+@pytest.fixture
+def params(generator: np.random.Generator) -> dict[str, np.ndarray]:
+    inputs, hidden, classes = WIDTHS
+    shapes = {"w0": (inputs, hidden), "b0": (hidden,), "w1": (hidden, classes)}
+    return {name: generator.normal(size=shape) * 0.5 for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def data(generator: np.random.Generator, one_hot: Any) -> tuple[Any, Any]:
+    return generator.normal(size=(BATCH, WIDTHS[0])), one_hot(BATCH, WIDTHS[-1])
+
+
+DENSE_BYTES = [2 * BATCH * a * b * 4 for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)]
+"""Of the two dense layers, in float32."""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["dense", "dense"]),
+        ({"copies": "dense", "budget": 0}, ["dense", "dense"]),
+        ({"budget": DENSE_BYTES[1]}, ["factored, history 3", "dense"]),
+        ({"budget": DENSE_BYTES[1] - 1}, ["factored, history 3", "factored, history 3"]),
+        ({"copies": pj.Factored(history=2)}, ["factored, history 2", "factored, history 2"]),
+        ({"copies": pj.Factored(history=2), "budget": DENSE_BYTES[0]}, ["dense", "dense"]),
+    ],
+)
+def test_the_choice_can_be_read(
+    options: Any, expected: list[str], params: Any, data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = jax.tree.map(np.float32, (params, *data))
+    pj.douglas_rachford(**options).describe(PROBLEM, *arrays)
+    rows = [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["operation", "output", "copies", "bytes"]
+    layers = [row for row in rows if row[0].startswith("matmul")]
+    assert [row[2] for row in layers] == expected
+    assert [row[1] for row in layers] == [str((BATCH, width)) for width in WIDTHS[1:]]
+
+
+def test_the_bytes_are_those_of_the_state(params: Any, data: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    algorithm = pj.douglas_rachford(copies=pj.Factored(history=2), budget=DENSE_BYTES[1])
+    arrays = jax.tree.map(np.float32, (params, *data))
+    algorithm.describe(PROBLEM, *arrays)
+    printed = sum(int(line.split()[-1].replace(",", "")) for line in capsys.readouterr().out.splitlines()[1:])
+    state = algorithm.init(PROBLEM, *arrays)
+    assert printed == sum(leaf.nbytes for leaf in jax.tree.leaves(state.deviations))
+
+
+def test_consensus_holds_no_copies(params: Any, data: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pj.alternating_projections().describe(PROBLEM, *jax.tree.map(np.float32, (params, *data)))
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == 4
+    assert all(re.search(r"consensus +0$", row) for row in rows)
+
+
+@pytest.mark.parametrize("history", [1, 2])
+@pytest.mark.usefixtures("float64")
+def test_the_reported_bound_is_above_the_error(
+    history: int, params: Any, data: Any, change: Any, relative_error: Any
+) -> None:
+    def solve(copies: Any) -> pj.Solution:
+        algorithm = pj.douglas_rachford(copies=copies)
+        return pj.solve(PROBLEM, params, *data, algorithm=algorithm, steps=10, tolerance=1e9)
+
+    exact, found = solve("dense"), solve(pj.Factored(history=history))
+    assert set(found.info.truncation) == {"matmul 1", "matmul 2"}
+    bound = max(float(jnp.sum(truncation)) for truncation in found.info.truncation.values())
+    error = relative_error(change(found, params), change(exact, params))
+    assert 1e-9 < error < bound
+    assert exact.info.truncation == {}
+
+
+def test_nothing_is_left_out_before_the_history_is_full(params: Any, data: Any) -> None:
+    algorithm = pj.douglas_rachford(copies=pj.Factored(history=3))
+    solution = pj.solve(
+        PROBLEM, *jax.tree.map(np.float32, (params, *data)), algorithm=algorithm, steps=8, tolerance=1e9
+    )
+    for truncation in solution.info.truncation.values():
+        np.testing.assert_array_equal(truncation[:3], 0)
+        assert truncation[-1] > 0  # some steps later, when the loss has moved the layer that often
+
+
+def test_solve_says_when_too_much_is_left_out(params: Any, data: Any) -> None:
+    arrays = jax.tree.map(np.float32, (params, *data))
+    algorithm = pj.douglas_rachford(copies=pj.Factored(history=1))
+    with pytest.warns(RuntimeWarning, match=r"the factored copies of matmul 1 left out .*longer history"):
+        solution = pj.solve(PROBLEM, *arrays, algorithm=algorithm, steps=5, tolerance=1e-6)
+    assert all(bool(inaccurate) for inaccurate in solution.info.inaccurate.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solution = pj.solve(PROBLEM, *arrays, algorithm=algorithm, steps=5, tolerance=1e3)
+        assert not any(bool(inaccurate) for inaccurate in solution.info.inaccurate.values())
+        # Under jit nothing is known yet, so the entry in info has to say it.
+        jitted = jax.jit(lambda *args: pj.solve(PROBLEM, *args, algorithm=algorithm, steps=5, tolerance=1e-6))
+        assert all(bool(inaccurate) for inaccurate in jitted(*arrays).info.inaccurate.values())
+
+
+def test_factored_copies_are_not_formed(params: Any, data: Any) -> None:
+    batch, (inputs, hidden, classes) = 13, WIDTHS  # of no other array's length
+    x, y = (np.float32(np.resize(array, (batch, array.shape[1]))) for array in data)
+    start = jax.tree.map(np.float32, params)
+
+    def largest(copies: Any) -> int:
+        algorithm = pj.douglas_rachford(copies=copies)
+        state = algorithm.init(PROBLEM, start, x, y)
+        sizes = re.findall(
+            r"tensor<([\dx]+)xf32>", jax.jit(algorithm.step, static_argnums=0).lower(PROBLEM, state).as_text()
+        )
+        return max(int(np.prod([int(length) for length in size.split("x")])) for size in sizes)
+
+    assert largest("dense") >= batch * inputs * hidden
+    assert largest(pj.Factored(history=2)) < 2 * batch * max(inputs, hidden, classes)
+
+
+@pytest.mark.parametrize("copies", ["dense", pj.Factored(history=2)])
+def test_runs_go_on_from_params_and_their_low_parts(copies: Any, params: Any, data: Any, change: Any) -> None:
+    arrays = jax.tree.map(np.float32, data)
+    start = jax.tree.map(np.float32, params)
+    algorithm = pj.douglas_rachford(copies=copies)
+    first = pj.solve(PROBLEM, start, *arrays, algorithm=algorithm, steps=4, tolerance=1e9)
+    again = algorithm.init(PROBLEM, first.params, *arrays, params_low=first.params_low)
+    for name in start:
+        np.testing.assert_array_equal(algorithm.params(again)[name], first.params[name])
+        np.testing.assert_array_equal(algorithm.params_low(again)[name], first.params_low[name])
+
+
+@pytest.mark.parametrize("copies", ["dense", pj.Factored(history=3)])
+def test_float32_changes_do_not_stall(
+    copies: Any, generator: np.random.Generator, one_hot: Any, change: Any, relative_error: Any
+) -> None:
+    params = {"w0": generator.normal(size=(300, 40)), "b0": np.zeros(40), "w1": generator.normal(size=(40, 5))}
+    params = jax.tree.map(np.float32, {"w0": params["w0"] / 12, "b0": params["b0"], "w1": params["w1"] / 5})
+    data = (np.float32(generator.uniform(size=(32, 300))), np.float32(one_hot(32, 5)))
+    algorithm = pj.douglas_rachford(copies=copies)
+
+    def weights(solution: pj.Solution) -> Any:
+        return change(solution, params)["w0"]
+
+    found = weights(pj.solve(PROBLEM, params, *data, algorithm=algorithm, steps=3, tolerance=1e9))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(np.float64, (params, *data))
+        expected = weights(pj.solve(PROBLEM, *wide, algorithm=algorithm, steps=3, tolerance=1e9))
+    assert np.max(np.abs(expected)) < 1e-3
+    assert relative_error(found, expected) < 1e-3
+
+
+@pytest.mark.parametrize("history", [0, -1, 1.5, True, "3"])
+def test_history_is_an_integer_of_at_least_one(history: Any) -> None:
+    with pytest.raises(ValueError, match=r"Factored: history is .*at least 1"):
+        pj.Factored(history=history)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pj.douglas_rachford(copies="stored"), r'copies is \'stored\'; pass "auto", "dense", or Factored'),
+        (lambda: pj.difference_map(budget=-1), r"budget is -1; pass a number of bytes"),
+        (lambda: pj.cyclic_douglas_rachford(budget=1.5), r"budget is 1.5; pass a number of bytes"),
+        (lambda: pj.alternating_reflections(copies=3), r"copies is 3; pass"),
+        (lambda: pj.douglas_rachford(0), r"relaxation is 0; pass a number in \(0, 1\]"),
+        (lambda: pj.douglas_rachford(1.5), r"relaxation is 1.5"),
+        (lambda: pj.difference_map(0.0), r"beta is 0.0; pass a finite number other than 0"),
+        (lambda: pj.difference_map(float("nan")), r"beta is nan"),
+    ],
+)
+def test_settings_out_of_range(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_view_of_several_layers_has_no_place_in_cyclic_douglas_rachford(params: Any, data: Any) -> None:
+    def network(params: Any, x: Any, y: Any) -> Any:
+        first = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
+        near = pj.sum_relu(pj.matmul(first, params["w1"]))
+        far = pj.sum_relu(pj.matmul(pj.concatenate([near, first], axis=-1), params["v"]))
+        return pj.margin_loss(pj.add(near, far), y)
+
+    wide = params | {"v": np.ones((WIDTHS[1] + WIDTHS[2], WIDTHS[2]))}
+    with pytest.raises(ValueError, match=r"is a view of .*different layers.*another algorithm"):
+        pj.solve(pj.feasibility(network), wide, *data, algorithm=pj.cyclic_douglas_rachford(), steps=1)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,14 +136,17 @@ def make_algorithm(settings: Settings) -> pj.Algorithm:
         return WITHOUT_COPIES[settings.algorithm]()
     # A history leaves narrow layers dense: there the factored form is not safe.
     copies = settings.copies if settings.copies in ("auto", "dense") else pj.Factored(history=int(settings.copies))
-    options: dict[str, Any] = {"copies": copies} | ({"budget": pj.DENSE_BUDGET} if copies != "dense" else {})
-    if settings.algorithm == "dr":
-        return pj.douglas_rachford(settings.relaxation, **options)
-    if settings.algorithm == "dm":
-        return pj.difference_map(settings.beta, **options)
-    return (
-        pj.alternating_reflections(**options) if settings.algorithm == "ar" else pj.cyclic_douglas_rachford(**options)
-    )
+    budget = 0 if copies == "dense" else pj.DENSE_BUDGET
+    try:
+        if settings.algorithm == "dr":
+            return pj.douglas_rachford(settings.relaxation, copies=copies, budget=budget)
+        if settings.algorithm == "dm":
+            return pj.difference_map(settings.beta, copies=copies, budget=budget)
+        if settings.algorithm == "ar":
+            return pj.alternating_reflections(copies=copies, budget=budget)
+        return pj.cyclic_douglas_rachford(copies=copies, budget=budget)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def make_update(network: Network, settings: Settings) -> Callable[[Params, Params, Array, Array], pj.Solution]:
@@ -283,10 +285,10 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", choices=["digits", "mnist"], default="digits", help="data set")
     add("--data-dir", type=Path, help="folder with mnist.npz; if not given PJAX_DATA, else a download")
-    add("--algorithm", choices=ALGORITHM_NAMES, default=default.algorithm, help="see the README")
-    add("--copies", type=copies, default=default.copies, help="of all but ap and cp: auto, dense, or a history")
-    add("--relaxation", type=positive_float, default=default.relaxation, help="of dr, up to 1")
-    add("--beta", type=float, default=default.beta, help="of dm, not 0")
+    add("--algorithm", choices=ALGORITHM_NAMES, default=default.algorithm, help="described in the README")
+    add("--copies", type=copies, default=argparse.SUPPRESS, help="auto, dense, or a history (default: auto)")
+    add("--relaxation", type=positive_float, default=argparse.SUPPRESS, help="of dr, up to 1 (default: 0.5)")
+    add("--beta", type=float, default=argparse.SUPPRESS, help="of dm, not 0 (default: 1)")
     add("--hidden", type=at_least(1), nargs="+", default=default.hidden, help="widths of the hidden layers")
     add("--skip", action="store_true", help="skip connections between hidden layers of equal width")
     add("--loss", choices=["cross_entropy", "margin"], default=default.loss, help="output constraint")
@@ -315,6 +317,9 @@ def read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     given = vars(options)
     if options.loss == "margin" and "strength" in given:
         parser.error("--strength is a setting of cross_entropy: leave it out with --loss margin")
+    for name, algorithms in {"copies": ("ar", "dr", "dm", "cdr"), "relaxation": ("dr",), "beta": ("dm",)}.items():
+        if name in given and options.algorithm not in algorithms:
+            parser.error(f"--{name} is a setting of {', '.join(algorithms)}: leave it out with {options.algorithm}")
     names = {field.name for field in fields(Settings)}
     return Settings(**{k: v for k, v in given.items() if k in names} | {"hidden": tuple(options.hidden)})
 

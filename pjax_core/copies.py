@@ -214,7 +214,7 @@ class Factored:
                 _terms(u, slice(self.history)),
                 _terms(v, slice(self.history)),
             ),
-            jnp.sqrt(left_out / jnp.where(changed > 0, changed, 1)),
+            jnp.where(left_out > 0, jnp.sqrt(left_out / changed), 0),
         )
 
     def __str__(self) -> str:

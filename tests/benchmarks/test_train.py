@@ -125,8 +125,14 @@ def test_training_is_reproducible(training, digits):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"algorithm": "cp"}, {"loss": "margin"}, {"hidden": (24, 24), "skip": True}],
-    ids=["cyclic", "margin", "skip"],
+    [
+        {"algorithm": "cp"},
+        {"algorithm": "dr", "copies": "2", "relaxation": 0.4},
+        {"algorithm": "dm"},
+        {"loss": "margin"},
+        {"hidden": (24, 24), "skip": True},
+    ],
+    ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip"],
 )
 def test_every_variant_learns(digits, changes):
     curve = train.train(digits, replace(TINY, **changes)).curve
@@ -137,7 +143,7 @@ def test_command_writes_table_and_picture(tmp_path, capsys):
     train.main(["--data", "digits", "--out", str(tmp_path / "new" / "folder"), *TINY_OPTIONS.split()])
     with (tmp_path / "new" / "folder" / "learning_curve.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == ["update", "seconds", "train_accuracy", "test_accuracy", "residual"]
+    assert list(table[0]) == ["update", "seconds", "train_accuracy", "test_accuracy", "residual", "truncation"]
     assert [int(row["update"]) for row in table] == [5, 10, 12]
     best = max(float(row["test_accuracy"]) for row in table)
     assert (tmp_path / "new" / "folder" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -158,6 +164,12 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
     [
         ("--data cifar", "invalid choice: 'cifar'"),
         ("--algorithm sgd", "invalid choice: 'sgd'"),
+        ("--algorithm dr --copies few", "invalid copies value: 'few'"),
+        ("--algorithm dr --copies 0", "0 is less than 1"),
+        ("--copies dense", "--copies is a setting of ar, dr, dm, cdr: leave it out with ap"),
+        ("--algorithm dm --relaxation 0.5", "--relaxation is a setting of dr"),
+        ("--algorithm dr --relaxation 2", "relaxation is 2.0; pass a number in (0, 1]"),
+        ("--algorithm dm --beta 0", "beta is 0.0; pass a finite number other than 0"),
         ("--loss mse", "invalid choice: 'mse'"),
         ("--hidden 0", "0 is less than 1"),
         ("--steps -3", "-3 is less than 1"),

@@ -1,4 +1,4 @@
-"""Training on MNIST by alternating projections, and float32 against float64 there."""
+"""Training on MNIST, and float32 against float64 there."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pjax_core as pj
 import train
 
 REPOSITORY = Path(__file__).parents[2]
-# Three seeds reached 86.0, 86.7 and 86.6 %.
-ACCURACY = 0.84
+# Three seeds reached 86.0, 86.7 and 86.6 % by alternating projections; Douglas-Rachford reached 90.8 %.
+ACCURACY = {"ap": 0.84, "dr": 0.89}
 FOLDER = Path(os.environ.get("PJAX_DATA") or REPOSITORY.parent / "shared" / "data")
 
 pytestmark = pytest.mark.slow
@@ -30,9 +30,10 @@ def mnist() -> datasets.Dataset:
     return datasets.load("mnist", data_dir=FOLDER)
 
 
-def test_a_short_run_learns(mnist: datasets.Dataset) -> None:
-    training = train.train(mnist, train.Settings(hidden=(128,), updates=20, evaluate_every=20))
-    assert training.curve[-1].test_accuracy > ACCURACY
+@pytest.mark.parametrize("algorithm", sorted(ACCURACY))
+def test_a_short_run_learns(algorithm: str, mnist: datasets.Dataset) -> None:
+    training = train.train(mnist, train.Settings(hidden=(128,), algorithm=algorithm, updates=20, evaluate_every=20))
+    assert training.curve[-1].test_accuracy > ACCURACY[algorithm]
     assert training.curve[-1].residual < 1
 
 

@@ -18,9 +18,21 @@ def ones(*shape: int) -> Array:
     return np.ones(shape, np.float32)
 
 
+def project_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Array, **options: Any) -> pk.DenseFactored:
+    return pk.project_dense_factored((x,), (w,), ((1.0,), (of_w,)), ((of_x,), (1.0,)), z, **options)
+
+
 CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
     "project_bilinear": (pk.project_bilinear, (ones(3, 4), ones(3, 4), ones(3))),
     "project_dense": (pk.project_dense, (ones(3, 4), ones(4, 5), ones(3, 5))),
+    "project_dense_copies": (
+        pk.project_dense_copies,
+        (ones(3, 4), ones(4, 5), ones(3, 5, 4), ones(3, 5, 4), ones(3, 5)),
+    ),
+    "project_dense_factored": (
+        project_factored,
+        (ones(3, 4), ones(4, 5), ones(3, 5), ones(3, 5), ones(3, 5)),
+    ),
     "project_sum": (lambda x, y, z, **options: pk.project_sum((x, y), z, **options), (ones(3, 4), ones(4), ones(3, 4))),
     "project_sum_relu": (
         lambda x, y, z, **options: pk.project_sum_relu((x, y), z, **options),
@@ -38,6 +50,21 @@ WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
     (pk.project_dense, (ones(3, 4), ones(5, 6), ones(3, 6)), ["w", "(5, 6)", "(3, 4)"]),
     (pk.project_dense, (ones(3, 4), ones(4, 6), ones(3, 5)), ["z", "(3, 5)", "(3, 6)"]),
     (pk.project_dense, (ones(2, 3, 4), ones(4, 6), ones(3, 6)), ["x", "(2, 3, 4)", "2 axes"]),
+    *(
+        (pk.project_dense_copies, tuple(ones(*shape) for shape in shapes), parts)
+        for shapes, parts in [
+            (((3, 4), (5, 6), (3, 6, 4), (3, 6, 4), (3, 6)), ["w", "(5, 6)", "(3, 4)"]),
+            (((3, 4), (4,), (3, 6, 4), (3, 6, 4), (3, 6)), ["w", "(4,)", "2 axes"]),
+            (((3, 4), (4, 6), (3, 4, 6), (3, 6, 4), (3, 6)), ["u", "(3, 4, 6)", "(3, 6, 4)"]),
+            (((3, 4), (4, 6), (3, 6, 4), (6, 4), (3, 6)), ["v", "(6, 4)", "(3, 6, 4)"]),
+            (((3, 4), (4, 6), (3, 6, 4), (3, 6, 4), (6, 3)), ["z", "(6, 3)", "(3, 6)"]),
+        ]
+    ),
+    (project_factored, (ones(3, 4), ones(5, 6), *[ones(3, 6)] * 3), ["w[0]", "(5, 6)", "(3, 4)", "(4, 6)"]),
+    (project_factored, (ones(3, 4), ones(4, 6), *[ones(3, 6)] * 2, ones(3, 5)), ["z", "(3, 5)", "(3, 6)"]),
+    (project_factored, (ones(3), ones(4, 6), *[ones(3, 6)] * 3), ["x[0]", "(3,)", "2 axes"]),
+    (project_factored, (ones(3, 4), ones(4, 6), ones(3, 6), ones(3, 1), ones(3, 6)), ["u[1][0]", "(3, 1)", "(3, 6)"]),
+    (project_factored, (ones(3, 4), ones(4, 6), ones(), ones(3, 6), ones(3, 6)), ["v[0][0]", "()", "(3, 6)"]),
     (CALLS["project_sum"][0], (ones(3, 4), ones(5), ones(3, 4)), ["inputs[1]", "(5,)", "(3, 4)"]),
     (CALLS["project_sum"][0], (ones(3, 4), ones(2, 3, 4), ones(3, 4)), ["inputs[1]", "(2, 3, 4)", "(3, 4)"]),
     (CALLS["project_sum_relu"][0], (ones(3, 4), ones(3, 4), ones(3)), ["inputs[0]", "(3, 4)", "(3,)"]),

@@ -36,6 +36,26 @@ def dense_inputs(rng: np.random.Generator) -> Inputs:
     return x, w, x @ w + rng.normal(size=(LANES, 4, 3)) * np.array([0.1, 1, 50])[:, None, None]
 
 
+def dense_copies_inputs(rng: np.random.Generator) -> Inputs:
+    x, w, z = dense_inputs(rng)
+    u, v = rng.normal(size=(2, LANES, 4, 3, 5))
+    return x, w, u, v, z
+
+
+def project_dense_copies(
+    x: Any, w: Any, u: Any, v: Any, z: Any, *, increments: bool = False, implementation: str | None = None
+) -> Inputs:
+    """As the other kernels: every argument's new value, or the changes of those that are changed."""
+    settings = {"scale": (-1.0, -1.0), "keep": (0.5, 0.5), "gain": (0.5, 0.5), "implementation": implementation}
+    new = pk.project_dense_copies(x, w, u, v, z, **settings)
+    if increments:
+        return new.x_mean, new.w_mean, new.z_change
+    x, w, z = (
+        (old + change).astype(old.dtype) for old, change in ((x, new.x_mean), (w, new.w_mean), (z, new.z_change))
+    )
+    return x, w, new.u, new.v, z
+
+
 def sum_inputs(rng: np.random.Generator) -> Inputs:
     x, bias, z = rng.normal(size=(LANES, 4, 5)), rng.normal(size=(LANES, 5)), rng.normal(size=(LANES, 4, 5))
     return (x, bias), z
@@ -48,6 +68,7 @@ def output_inputs(rng: np.random.Generator) -> Inputs:
 KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_bilinear": (pk.project_bilinear, bilinear_inputs),
     "project_dense": (pk.project_dense, dense_inputs),
+    "project_dense_copies": (project_dense_copies, dense_copies_inputs),
     "project_sum": (pk.project_sum, sum_inputs),
     "project_sum_relu": (pk.project_sum_relu, sum_inputs),
     "project_margin": (pk.project_margin, output_inputs),
@@ -115,7 +136,7 @@ def test_scan_carries_the_result(kernel: str, rng: np.random.Generator) -> None:
 
 def test_each_argument_keeps_its_own_dtype(kernel: str, implementation: str, rng: np.random.Generator) -> None:
     inputs, tree = jax.tree.flatten(lane(case(kernel, np.float32, rng), 0))
-    for order in ("float16", "bfloat16", "float32"), ("float32", "float64", "float16"):
+    for order in ("float16", "bfloat16", "float32") * 2, ("float32", "float64", "float16") * 2:
         dtypes = [jnp.dtype(dtype) for dtype in order[: len(inputs)]]
         mixed = tree.unflatten([array.astype(dtype) for array, dtype in zip(inputs, dtypes, strict=True)])
         call = partial(KERNELS[kernel][0], implementation=implementation)
@@ -163,11 +184,36 @@ def check(kernel, inputs, specs, average):
         assert error < 1e-5, (kernel.__name__, error)
 
 
+def project_dense_copies(x, w, u, v, z, *, increments, implementation):
+    settings = dict(scale=(-1.0, -1.0), keep=(0.5, 0.5), gain=(0.5, 0.5), implementation=implementation)
+    new = pk.project_dense_copies(x, w, u, v, z, **settings)
+    return new.x_mean, new.w_mean, new.u, new.v, new.z_change
+
+
 def mean_over_shards(array):
     return jax.lax.pmean(array, "batch")
 
 
+def project_factored(x, w, of_w, z, *, increments, implementation):
+    combinations = ((1.0,), (of_w,)), ((0.5,), (1.0,))
+    found = pk.project_dense_factored((x,), (w,), *combinations, z, implementation=implementation)
+    return found.x_mean, found.w_mean, found.u.w[0], found.z_change
+
+
 x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
+
+
+def check_dense_copies(width, size):
+    w, u, v = rng.normal(size=(6, width)), rng.normal(size=(8, width, 6)), rng.normal(size=(8, width, 6))
+    z = np.einsum("bmn,bmn->bm", x[:, None] - u, w.T - v) + size * rng.normal(size=(8, width))
+    check(
+        project_dense_copies,
+        (x, w, u, v, z),
+        (batch, everywhere, batch, batch, batch),
+        lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
+    )
+
+
 KERNEL_CHECKS = {
     "project_bilinear": lambda: [
         check(pk.project_bilinear, (x, x[::-1], size * x[:, 0]), (batch, batch, batch), None) for size in (1, 50)
@@ -180,6 +226,18 @@ KERNEL_CHECKS = {
             lambda result: (result[0], mean_over_shards(result[1]), result[2]),
         )
         for size in (0.5, 4, 60)
+    ],
+    "project_dense_copies": lambda: [check_dense_copies(5, size) for size in (0.5, 4, 60)]
+    # So wide that a shard takes several blocks.
+    + [check_dense_copies(6000, size) for size in (0.5, 60)],
+    "project_dense_factored": lambda: [
+        check(
+            project_factored,
+            (x, w, noise[::-1], x @ w + size * noise),
+            (batch, everywhere, batch, batch),
+            lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
+        )
+        for size in (0.5, 60)
     ],
     "project_sum": lambda: check(
         pk.project_sum,

@@ -104,8 +104,8 @@ def _near(block: _Layer, settings: _Settings) -> tuple[Array, _Result]:
         # The changes are formed for each use: to store them would cost more.
         u=_added(settings.keep[0], block.u, (gain_u * gamma) * a + (gain_u * beta) * b),
         v=_added(settings.keep[1], block.v, (gain_v * gamma) * b + (gain_v * beta) * a),
-        x_sum=sum(_sums(gamma * a, beta * b, axis=1)),
-        w_sum=sum(_sums(gamma * b, beta * a, axis=0)),
+        x_sum=jnp.add(*_sums(gamma * a, beta * b, axis=1)),
+        w_sum=jnp.add(*_sums(gamma * b, beta * a, axis=0)),
         z_change=-t,
     )
 

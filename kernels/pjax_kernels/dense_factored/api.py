@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 from jax import Array, lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.dense_factored import reference, xla
@@ -21,7 +22,8 @@ class DenseFactored(NamedTuple):
     """What :func:`project_dense_factored` changes.
 
     Attributes:
-        u: the changes of the coefficients of ``u``, as a pair of tuples like ``u`` itself.
+        u: the changes of the coefficients of ``u``, as a pair of tuples like ``u`` itself: arrays ``(B, M)``, or the
+            number 0 where both ``u`` and ``v`` have it.
         v: those of ``v``.
         x_mean: ``(B, N)``, the mean over ``j`` of the changes of ``u[i, j]``.
         w_mean: ``(N, M)``, the mean over ``i`` of the changes of ``v[i, j]``.
@@ -53,11 +55,12 @@ def project_dense_factored(
 
     Dot product ``(i, j)`` holds ``u[i, j] = sum_k u[0][k][i, j] x[k][i, :] + sum_k u[1][k][i, j] w[k][:, j]`` and
     ``v[i, j]`` likewise.  The projection stays in the span of these vectors, so only coefficients change, and no copy
-    is stored: a matrix product for each pair of ``x`` and ``w``, two more for each of them, and memory ``B M`` for
+    is stored: a matrix product for each pair of ``x`` and ``w``, one more for each of them, and memory ``B M`` for
     each coefficient.
 
-    Where the projection is set-valued (``u = v`` or ``u = -v`` exactly, as when both are zero), its free part is not
-    in the span and is left out; ``squared_free`` says how much that is.
+    Where the projection is set-valued (``u = v`` or ``u = -v``, as when both are zero), its free part is not in the
+    span and is left out; ``squared_free`` says how much that is.  Combinations that are not zero but equal or opposite
+    are recognised where their inner products come out so to the last digit.
 
     Args:
         x: arrays ``(B, N)``, floating-point, at least one.
@@ -89,10 +92,14 @@ def project_dense_factored(
     width = arrays["w[0]"].shape[1]
     for name, array in arrays.items():
         shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]
-        arguments.require_shape(_KERNEL, name, array, shape, f"x[0] of shape {(batch, length)} and z of width {width}")
-    dtype = arguments.compute_dtype(list(arrays.values()))
+        arguments.require_shape(
+            _KERNEL, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
+        )
+    combinations = [_combination(name, value, (len(x), len(w)), z) for name, value in (("u", u), ("v", v))]
+    coefficients = [leaf for leaf in jax.tree.leaves(combinations) if isinstance(leaf, Array)]
+    dtype = arguments.compute_dtype([*arrays.values(), *coefficients])
     xs, ws = ([arrays[f"{name}[{k}]"].astype(dtype) for k in range(len(seq))] for name, seq in (("x", x), ("w", w)))
-    combinations = [_combination(name, value, (len(x), len(w)), z, dtype) for name, value in (("u", u), ("v", v))]
+    combinations = jax.tree.map(lambda c: c.astype(dtype) if isinstance(c, Array) else c, combinations)
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
     found: Increments = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
     return DenseFactored(*found)
@@ -103,9 +110,8 @@ def _combination(
     value: tuple[Sequence[Coefficient], Sequence[Coefficient]],
     counts: tuple[int, int],
     z: Array,
-    dtype: DTypeLike,
 ) -> Combination:
-    """Coefficients as arrays of the compute dtype, numbers as they are."""
+    """Coefficients as arrays or floats."""
     if tuple(map(len, value)) != counts:
         raise ValueError(
             f"{_KERNEL}: {name} holds {tuple(map(len, value))} coefficients, but x and w hold {counts} arrays"
@@ -116,7 +122,7 @@ def _combination(
             return float(coefficient)
         array = arguments.floating_arrays(_KERNEL, **{label: coefficient})[label]
         arguments.require_shape(_KERNEL, label, array, z.shape, f"z of shape {z.shape}")
-        return array.astype(dtype)
+        return array
 
     of_x, of_w = (
         tuple(checked(f"{name}[{side}][{k}]", coefficient) for k, coefficient in enumerate(coefficients))

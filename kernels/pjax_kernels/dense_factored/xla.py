@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -52,9 +53,17 @@ def factored_increments(
         x_mean=_full(x_sum, x[0]) * (1 / max(width, 1)),
         w_mean=_full(w_sum, w[0]) * (1 / max(batch, 1)),
         z_change=-t,
-        squared_change=jnp.sum((beta * beta + gamma * gamma) * q + 4 * (beta * gamma) * p) + squared_free,
+        squared_change=jnp.sum(_squared_changes(p, q, beta, gamma)) + squared_free,
         squared_free=squared_free,
     )
+
+
+def _squared_changes(p: Array, q: Array, beta: Array, gamma: Array) -> Array:
+    """``|gamma u + beta v|^2 + |gamma v + beta u|^2``."""
+    # By way of u + v and u - v nothing cancels; by its factors one at a time, no square of a coefficient overflows.
+    half_sum, half_difference = root.squares(p, q)
+    of_sum, of_difference = gamma + beta, gamma - beta
+    return 2 * (of_sum * (of_sum * half_sum.value) + of_difference * (of_difference * half_difference.value))
 
 
 class _Products(NamedTuple):
@@ -78,6 +87,7 @@ def _full(coefficient: Coefficient, like: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(coefficient, like.dtype), like.shape)
 
 
+@jax.jit  # outside jit, a branch would be compiled anew at every call
 def _roots(p: Array, q: Array, z: Array) -> root.BilinearRoot:
     """The roots, by the short way if all are near."""
     scaled = root.scaled_residual(p, q, z)

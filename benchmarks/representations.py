@@ -46,7 +46,7 @@ def n_bytes(tree: Any) -> int:
 
 
 def measure(sizes: list[int], batch: int, name: str, limit: int, calls: int) -> Row | None:
-    """Time and memory of a step; None if its copies alone would take more than `limit` bytes."""
+    """Time and memory of a step; None if the copies before and after it would take more than `limit` bytes."""
     if name.startswith("dense") and 16 * batch * max(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)) > limit:
         return None
     params, x, y = random_problem(sizes, batch)
@@ -110,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="*", default=[64, 128, 256, 512, 1024, 2048, 4096])
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--limit-gib", type=float, default=6.0, help="leave out dense copies beyond this (default: 6)")
+    parser.add_argument("--limit-gib", type=float, default=6.0, help="leave out what needs more (default: 6)")
     parser.add_argument("--calls", type=int, default=5, help="timed steps (default: 5)")
     parser.add_argument("--wide", type=int, nargs=2, metavar=("N", "BATCH"), help="one step of an N x N layer")
     parser.add_argument("--out", type=Path, help="folder for representations.csv, .png and wide_layer.json")
@@ -127,7 +127,7 @@ def main() -> None:
             sizes = [INPUTS, width, width, CLASSES]
             row = measure(sizes, arguments.batch, name, int(arguments.limit_gib * 2**30), arguments.calls)
             if row is None:
-                print(f"{width:6}  {name:26} left out: more than {arguments.limit_gib} GiB of copies")
+                print(f"{width:6}  {name:26} left out: copies take more than {arguments.limit_gib} GiB")
             else:
                 rows.append(row)
                 print(f"{width:6}  {name:26}{row.milliseconds:12.2f} ms{row.mebibytes:12.1f} MiB", flush=True)

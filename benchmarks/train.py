@@ -211,7 +211,7 @@ def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Train
             solution = update(params, params_low, x, y)
             seconds += time.perf_counter() - start
             params, params_low = solution.params, solution.params_low
-            truncation = max([truncation, *(float(jnp.sum(left)) for left in solution.info.truncation.values())])
+            truncation = float(np.max([truncation, *(jnp.sum(left) for left in solution.info.truncation.values())]))
             if number % settings.evaluate_every == 0 or number == settings.updates:
                 record = Record(
                     update=number,

@@ -27,7 +27,7 @@ DENSE_BUDGET = 16 * 2**20
 
 
 class Algorithm(NamedTuple):
-    """An iterative algorithm; all functions but ``describe`` are pure, jitted, and work inside ``jit`` and ``scan``.
+    """An iterative algorithm; all functions but ``describe`` are pure and work inside ``jax.jit`` and ``lax.scan``.
 
     Attributes:
         init: ``init(problem, params, *data, params_low=None)`` is the first state.
@@ -81,14 +81,15 @@ def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", 
     Args:
         relaxation: r, in (0, 1].
         copies: how dense layers keep the deviations of their copies: "dense" stores them, ``Factored(history=3)``
-            keeps coefficients of a few terms, "auto" is ``Factored()`` with a budget of 16 MiB. All other operations
-            store their copies, of which they have one for each output.
+            keeps coefficients of a few terms, "auto" is ``Factored()`` with a budget of 16 MiB.  Copies are stored
+            by all other operations, which hold few, and by dense layers that have outputs which nothing reads.
         budget: operations whose dense copies fit into so many bytes store them under ``Factored`` too.
 
     Raises:
+        TypeError: ``relaxation`` is not a number.
         ValueError: ``relaxation`` or ``budget`` is out of range, or ``copies`` is none of these.
     """
-    _require_number("douglas_rachford", "relaxation", relaxation, 0 < relaxation <= 1, "a number in (0, 1]")
+    relaxation = checks.number("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
     return _reflecting_algorithm(_relaxed(relaxation), copies, budget)
 
 
@@ -104,9 +105,10 @@ def difference_map(beta: float = 1.0, *, copies: str | Copies = "auto", budget: 
         budget: as in :func:`douglas_rachford`.
 
     Raises:
+        TypeError: ``beta`` is not a number.
         ValueError: ``beta`` is zero or not finite, or as in :func:`douglas_rachford`.
     """
-    _require_number("difference_map", "beta", beta, beta != 0 and math.isfinite(beta), "a finite number other than 0")
+    beta = checks.number("beta", beta, lambda b: b != 0 and math.isfinite(b), "a finite number other than 0")
 
     def step(point: Point) -> CopiesState:
         a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
@@ -121,14 +123,14 @@ def difference_map(beta: float = 1.0, *, copies: str | Copies = "auto", budget: 
 def cyclic_douglas_rachford(*, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
     """Cyclic Douglas-Rachford: ``D_n ... D_1``, ``D_i = (I + R_{i+1} R_i)/2`` over the layers (paper, section 4).
 
-    Layers are counted from the output, as in :func:`cyclic_projections`.
+    The layers 1 to n + 1 are counted from the output, as in :func:`cyclic_projections`, data last.
 
     Args:
         copies: as in :func:`douglas_rachford`.
         budget: as in :func:`douglas_rachford`.
 
     Raises:
-        ValueError: an operand is a view of values in different layers, or as in :func:`douglas_rachford`.
+        ValueError: as in :func:`douglas_rachford`; in use, where an operand is a view of several layers.
     """
 
     def step(point: Point) -> CopiesState:
@@ -198,11 +200,6 @@ def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
     if copies == "auto":
         return Factored(), DENSE_BUDGET if budget is None else budget
     raise ValueError(f'copies is {copies!r}; pass "auto", "dense", or Factored(history=...)')
-
-
-def _require_number(function: str, name: str, value: float, valid: bool, wanted: str) -> None:
-    if not valid:
-        raise ValueError(f"{function}: {name} is {value!r}; pass {wanted}")
 
 
 def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -> None:

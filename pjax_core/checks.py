@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -35,6 +38,15 @@ def number_of_steps(steps: Any) -> int:
     if count < 0:
         raise ValueError(f"steps is {count}; pass a number that is not negative")
     return count
+
+
+def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -> float:
+    """``value`` as a float of Python, which takes part in arithmetic of any precision."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
+        raise TypeError(f"{name} is {value!r}; pass {wanted}")
+    if not valid(float(value)):
+        raise ValueError(f"{name} is {value!r}; pass {wanted}")
+    return float(value)
 
 
 def _checked(name: str, tree: Any) -> Any:

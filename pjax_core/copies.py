@@ -8,7 +8,8 @@ only deviations grow with the number of copies, and the representations differ i
 - :class:`Factored`: the deviations of dot product ``(i, j)`` are combinations of the last shared rows ``x[i]`` and
   columns ``w[:, j]``, and each of these needs one coefficient for a dot product.
 
-All offer the same functions, so that an algorithm is written once: ``start`` (no deviation), ``project``, ``scaled``.
+Dense and Factored offer the same functions, ``start`` (no deviation), ``project`` and ``scaled``, so that an algorithm
+with copies is written once.
 """
 
 from __future__ import annotations
@@ -140,8 +141,12 @@ class Factored:
     """Deviations of a dense layer's copies as combinations of the last ``history`` shared rows and columns.
 
     Memory ``4 history`` arrays in the shape of the layer's output, and ``history`` copies of its operands.  Exact
-    with as many terms as steps; else each step leaves out the oldest term, whose coefficients have by then been
-    multiplied ``history`` times by the root ``t``, about residual/(1 + |x|^2 + |w|^2): safe for wide layers.
+    with as many terms as projections of the layer (one a step; two in cyclic Douglas-Rachford).  Else each projection
+    leaves out the oldest term, whose coefficients have by then been multiplied ``history`` times by the root ``t``,
+    about residual/(1 + |x|^2 + |w|^2): safe for wide layers, not for narrow ones.  With a relaxation r other than 1/2
+    they also keep a factor 1 - 2 r each time, and do not decay at all in alternating reflections (r = 1).
+
+    The means of the copies are kept beside the terms, with what these leave out: only later projections miss it.
 
     Attributes:
         history: the number of terms, at least 1.
@@ -214,7 +219,7 @@ class Factored:
                 _terms(u, slice(self.history)),
                 _terms(v, slice(self.history)),
             ),
-            jnp.where(left_out > 0, jnp.sqrt(left_out / changed), 0),
+            jnp.where(left_out == 0, 0, jnp.sqrt(left_out / changed)),
         )
 
     def __str__(self) -> str:
@@ -267,7 +272,8 @@ def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
     held = jax.eval_shape(node.primitive.spread, *slots)
     if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
         return tuple(changes)
-    sums = jax.linear_transpose(node.primitive.spread, *slots)(tuple(changes))
+    cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
+    sums = jax.linear_transpose(node.primitive.spread, *slots)(cotangents)
     counts = node.primitive.copies(*slots)
     return tuple(total * (1 / max(count, 1)) for total, count in zip(sums, counts, strict=True))
 

@@ -36,7 +36,7 @@ class CopiesState:
     Attributes:
         high: the parameters at the start, of which values of parameters are differences.
         shared: what all copies of a node's output share.
-        means: the means of their deviations.
+        means: the means of their deviations, including what factored ones have left out since.
         deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
         projected: of each parameter of colour B, the value that its own projection produced last.
         truncation: of each factored operation, what its deviations left out in the last step, relative to the change.
@@ -244,8 +244,9 @@ class Point:
         outputs = {index[node]: array for found in projections for node, array in found.outputs.items()}
         truncation = dict(self.state.truncation)
         for found in projections:
-            truncation |= {index[n]: jnp.maximum(truncation[index[n]], t) for n, t in found.truncation.items()}
-        return replace(
+            for node, left_out in found.truncation.items():
+                truncation[index[node]] = truncation[index[node]] + left_out.astype(truncation[index[node]].dtype)
+        new = replace(
             self.state,
             shared=self.state.shared | {index[node]: array for node, array in shared.items()},
             means=self.state.means | {index[node]: array for node, array in means.items()},
@@ -258,6 +259,8 @@ class Point:
             projected={i: outputs.get(i, array) for i, array in self.state.projected.items()},
             truncation=truncation,
         )
+        # Operands of different precision make changes of the widest.
+        return jax.tree.map(lambda array, old: array.astype(old.dtype), new, self.state)
 
 
 def relaxed_reflections(point: Point, first: Constraints, second: Constraints, relaxation: float) -> CopiesState:

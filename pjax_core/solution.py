@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
-from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, trace
+from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Shape, Slot, is_fixed, trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,12 +254,12 @@ def _direct_slot(consumer: Operation, source: Node) -> int | None:
 def _sum_over_copies(consumer: Operation, source: Node, changes: Sequence[Array] | None) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
     assert source.shape is not None
-    total = jnp.zeros(source.shape.shape, source.shape.dtype)
+    total = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
     multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots))
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
         if source in slot.sources:
-            copies = jnp.ones(slot.shape.shape, slot.shape.dtype) if changes is None else changes[place]
-            total = total + multiplicity * _transpose(slot, source, copies.astype(slot.shape.dtype))
+            copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
+            total = total + multiplicity * _transpose(slot, source, copies).astype(total.dtype)
     return total
 
 
@@ -267,5 +267,8 @@ def _transpose(slot: Slot, source: Node, copies: Array) -> Array:
     """The sum over the elements of the slot that are copies of each element of ``source``."""
     if slot.view is None:
         return copies
-    sums = jax.linear_transpose(slot.view, *(node.shape for node in slot.sources))(copies)
+    # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
+    shapes = [Shape(node.shape.shape, low_dtype(node.shape.dtype)) for node in slot.sources if node.shape is not None]
+    viewed = jax.eval_shape(slot.view, *shapes)
+    sums = jax.linear_transpose(slot.view, *shapes)(copies.astype(viewed.dtype))
     return jnp.asarray(sum(total for node, total in zip(slot.sources, sums, strict=True) if node is source))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ class Info:
     Attributes:
         residual: ``(steps,)``, the root mean square change of the state in each step: of the means of the copies.
         truncation: ``(steps,)`` for each operation with factored copies: the norm of what its copies left out in the
-            step, over that of the change that its projection made.  The sum over the steps bounds the relative error
-            of the run, as far as the algorithm does not amplify errors.
+            step, over that of the change that its projection made.  The sum over the steps estimates the relative
+            error of the run from above: errors could be amplified, but were below it wherever it was measured.
         inaccurate: for each of these whether that sum exceeds the tolerance.
     """
 
@@ -90,19 +91,22 @@ def solve(
         steps: how many, not negative.
         params_low: ``solution.params_low`` of the run that gave ``params``, or None.
         tolerance: largest sum of ``info.truncation`` for which factored copies count as accurate.  Beyond it
-            ``info.inaccurate`` says so, and, outside ``jax.jit``, a ``RuntimeWarning`` what to do.
+            ``info.inaccurate`` says so, and, outside ``jax.jit``, a ``RuntimeWarning`` what to do, for which the
+            call waits for the result unless the tolerance is infinite.
 
     Returns:
         A :class:`Solution`.
 
     Raises:
-        TypeError: an array is not floating-point.
-        ValueError: an array is not finite (checked where its content is known, so not under ``jax.jit``), a parameter
+        TypeError: an array is not floating-point, or ``steps`` or ``tolerance`` not a number.
+        ValueError: ``steps`` or ``tolerance`` is negative, an array is not finite (checked where its content is
+            known, so not under ``jax.jit``), a parameter
             is never used, the function does not return output constraints, or shapes do not fit.
 
     Source: paper, section 4.
     """
     steps = checks.number_of_steps(steps)
+    tolerance = checks.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = checks.problem_arguments(params, data)
     checks.low_part(params, params_low)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
@@ -112,12 +116,15 @@ def solve(
 
 def _warn_of_truncation(info: Info, tolerance: float) -> None:
     """Say which operations left out too much of their copies, where that is known."""
+    if tolerance == math.inf:  # nobody asks, so do not wait for the answer
+        return
     for name, inaccurate in info.inaccurate.items():
         if not isinstance(inaccurate, jax.core.Tracer) and inaccurate:
+            # No figure in the text: it would come anew for each call.
             warnings.warn(
-                f"the factored copies of {name} left out {jnp.sum(info.truncation[name]):.1e} of the change, more than "
-                f"the tolerance of {tolerance:.1e}; give the algorithm copies=pj.Factored(history=...) with a longer "
-                'history, copies="dense", or copies="auto" with a larger budget, or give solve a larger tolerance',
+                f"the factored copies of {name} left out more than the tolerance (info.truncation says how much), or "
+                "diverged; give the algorithm copies=pj.Factored(history=...) with a longer history, "
+                'copies="dense", or copies="auto" with a larger budget, or give solve a larger tolerance',
                 RuntimeWarning,
                 stacklevel=3,
             )

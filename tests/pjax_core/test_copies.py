@@ -92,7 +92,7 @@ def test_the_reported_bound_is_above_the_error(
     assert set(found.info.truncation) == {"matmul 1", "matmul 2"}
     bound = max(float(jnp.sum(truncation)) for truncation in found.info.truncation.values())
     error = relative_error(change(found, params), change(exact, params))
-    assert 1e-9 < error < bound
+    assert 1e-9 < error < bound < 1e5 * error
     assert exact.info.truncation == {}
 
 
@@ -139,7 +139,7 @@ def test_factored_copies_are_not_formed(params: Any, data: Any) -> None:
 
 
 @pytest.mark.parametrize("copies", ["dense", pj.Factored(history=2)])
-def test_runs_go_on_from_params_and_their_low_parts(copies: Any, params: Any, data: Any, change: Any) -> None:
+def test_params_and_their_low_parts_start_a_run_without_loss(copies: Any, params: Any, data: Any) -> None:
     arrays = jax.tree.map(np.float32, data)
     start = jax.tree.map(np.float32, params)
     algorithm = pj.douglas_rachford(copies=copies)
@@ -150,7 +150,7 @@ def test_runs_go_on_from_params_and_their_low_parts(copies: Any, params: Any, da
         np.testing.assert_array_equal(algorithm.params_low(again)[name], first.params_low[name])
 
 
-@pytest.mark.parametrize("copies", ["dense", pj.Factored(history=3)])
+@pytest.mark.parametrize("copies", ["dense", pj.Factored(history=2)])
 def test_float32_changes_do_not_stall(
     copies: Any, generator: np.random.Generator, one_hot: Any, change: Any, relative_error: Any
 ) -> None:
@@ -162,10 +162,10 @@ def test_float32_changes_do_not_stall(
     def weights(solution: pj.Solution) -> Any:
         return change(solution, params)["w0"]
 
-    found = weights(pj.solve(PROBLEM, params, *data, algorithm=algorithm, steps=3, tolerance=1e9))
+    found = weights(pj.solve(PROBLEM, params, *data, algorithm=algorithm, steps=6, tolerance=1e9))
     with jax.enable_x64(True):
         wide = jax.tree.map(np.float64, (params, *data))
-        expected = weights(pj.solve(PROBLEM, *wide, algorithm=algorithm, steps=3, tolerance=1e9))
+        expected = weights(pj.solve(PROBLEM, *wide, algorithm=algorithm, steps=6, tolerance=1e9))
     assert np.max(np.abs(expected)) < 1e-3
     assert relative_error(found, expected) < 1e-3
 
@@ -204,3 +204,63 @@ def test_a_view_of_several_layers_has_no_place_in_cyclic_douglas_rachford(params
     wide = params | {"v": np.ones((WIDTHS[1] + WIDTHS[2], WIDTHS[2]))}
     with pytest.raises(ValueError, match=r"is a view of .*different layers.*another algorithm"):
         pj.solve(pj.feasibility(network), wide, *data, algorithm=pj.cyclic_douglas_rachford(), steps=1)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, 1j])
+def test_settings_that_are_no_numbers(value: Any, params: Any, data: Any) -> None:
+    with pytest.raises(TypeError, match="relaxation is .*pass a number"):
+        pj.douglas_rachford(value)
+    with pytest.raises(TypeError, match="beta is .*pass a finite number"):
+        pj.difference_map(value)
+    with pytest.raises(TypeError, match="tolerance is .*pass a number"):
+        pj.solve(PROBLEM, params, *data, algorithm=pj.douglas_rachford(), steps=1, tolerance=value)
+
+
+def views(params: Any, x: Any, y: Any) -> Any:
+    """A batch with two axes, a bias read in parts, a value used twice by one operation."""
+    bias = pj.concatenate([params["b0"][3:], params["b0"][:3]])
+    h = pj.sum_relu(pj.matmul(x, params["w0"]), bias)
+    logits = pj.matmul(pj.sum_relu(h, h), params["w1"])
+    return pj.margin_loss(logits.reshape(-1, logits.shape[-1]), y)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pj.douglas_rachford(0.4, copies=pj.Factored(history=1)),
+        pj.difference_map(0.5, copies="dense"),
+        pj.cyclic_douglas_rachford(copies=pj.Factored(history=1)),
+    ],
+    ids=["DR", "DM", "CDR"],
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_with_views(algorithm: pj.Algorithm, dtype: str, params: Any, data: Any) -> None:
+    x, y = data
+    problem = pj.feasibility(views)
+    arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), (params, x.reshape(2, -1, WIDTHS[0]), y))
+    solution = pj.solve(problem, *arrays, algorithm=algorithm, steps=3, tolerance=1e9)
+    assert {leaf.dtype for leaf in jax.tree.leaves(solution.params)} == {jnp.dtype(dtype)}
+    for name, low in solution.params_low.items():
+        change = np.float64(solution.params[name]) - np.float64(arrays[0][name]) + np.float64(low)
+        assert low.dtype == jnp.float32
+        assert np.all(np.isfinite(change))
+        assert np.linalg.norm(change) > 1e-5 * np.linalg.norm(np.float64(arrays[0][name]))
+
+
+@pytest.mark.usefixtures("float64")
+def test_operands_of_different_precision(params: Any, data: Any, change: Any, relative_error: Any) -> None:
+    algorithm = pj.douglas_rachford(np.float64(0.4), copies=pj.Factored(history=2))
+    start = jax.tree.map(lambda a: np.float64(np.float32(a)), params)
+    expected = pj.solve(PROBLEM, start, *data, algorithm=algorithm, steps=3, tolerance=1e9)
+    narrow = jax.tree.map(np.float32, params)
+    found = pj.solve(PROBLEM, narrow, *data, algorithm=algorithm, steps=3, tolerance=1e9)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {np.dtype("float32")}
+    assert relative_error(change(found, narrow), change(expected, start)) < 1e-4
+
+
+def test_divergence_is_not_taken_for_accuracy(params: Any, data: Any) -> None:
+    huge = jax.tree.map(lambda a: np.float32(1e19 * a), params)
+    algorithm = pj.douglas_rachford(copies=pj.Factored(history=1))
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        solution = pj.solve(PROBLEM, huge, *jax.tree.map(np.float32, data), algorithm=algorithm, steps=4)
+    assert not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(solution.info.truncation))

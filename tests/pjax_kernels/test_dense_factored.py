@@ -1,7 +1,7 @@
 """The projection of a dense layer in factored form: against mpmath, the other kernels, and by its symmetries."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ SHAPES_AND_DTYPES = [
     ((1, 9, 7), "float16", "bfloat16", "float32"),
     ((4, 33, 1), "float32", "float64", "float64"),
     ((3, 1, 4), "float64", "bfloat16", "float64"),
-    ((1, 1, 1), "bfloat16", "float32", "float32"),
+    (SHAPE, "bfloat16", "float32", "float32"),
 ]
 """The dtype of the vectors and ``z``, that of the coefficients, and that of the result."""
 
@@ -208,11 +208,18 @@ def check(found: pk.DenseFactored, layer: Layer, expected: Changes, ulps: float,
 # Against the oracle.
 
 
+@cache
+def case(counts: tuple[int, int], residual: str) -> tuple[Layer, Changes]:
+    rng = np.random.default_rng([*counts, list(RESIDUALS).index(residual)])
+    layer = random_layer(rng, SHAPE, counts, COUNTS[counts], residual, np.float32)
+    return layer, oracle(layer)
+
+
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("counts", COUNTS)
-def test_changes_agree_with_mpmath(counts: tuple[int, int], residual: str, implementation: str, rng: Generator) -> None:
-    layer = random_layer(rng, SHAPE, counts, COUNTS[counts], residual, np.float32)
-    check(project(layer, implementation), layer, oracle(layer), ULPS[implementation], compute_eps(np.float32))
+def test_changes_agree_with_mpmath(counts: tuple[int, int], residual: str, implementation: str) -> None:
+    layer, expected = case(counts, residual)
+    check(project(layer, implementation), layer, expected, ULPS[implementation], compute_eps(np.float32))
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)
@@ -481,7 +488,7 @@ def test_projected_copies_are_feasible(residual: str, implementation: str, rng: 
 # Arrays: empty, and what is formed.
 
 
-@pytest.mark.parametrize("shape", [(0, 6, 4), (5, 6, 0), (0, 6, 0)])
+@pytest.mark.parametrize("shape", [(0, 6, 4), (5, 6, 0)])
 def test_empty_layers(shape: Shape, implementation: str, rng: Generator) -> None:
     """A batch or a width of zero: no copies, and means of nothing are no change."""
     layer = random_layer(rng, shape, (2, 1), "both", "far", np.float32)
@@ -492,11 +499,12 @@ def test_empty_layers(shape: Shape, implementation: str, rng: Generator) -> None
 
 
 def test_dot_products_of_no_entries_are_zero(implementation: str, rng: Generator) -> None:
-    layer = random_layer(rng, (3, 0, 5), (1, 2), "arrays", "far")
-    layer = layer._replace(z=rng.uniform(-0.9, 0.9, layer.z.shape))
+    batch, _, width = SHAPE
+    layer = random_layer(rng, (batch, 0, width), (1, 2), "arrays", "far", np.float32)
+    layer = layer._replace(z=layer.z / 20)
     found = project(layer, implementation)
-    np.testing.assert_allclose(found.z_change, -layer.z, rtol=1e-12)
-    assert (found.x_mean.shape, found.w_mean.shape) == ((3, 0), (0, 5))
+    np.testing.assert_allclose(found.z_change, -layer.z, rtol=1e-5)
+    assert (found.x_mean.shape, found.w_mean.shape) == ((batch, 0), (0, width))
 
 
 @pytest.mark.parametrize("precision", ["highest", "default", lax.Precision.HIGH])

@@ -171,11 +171,6 @@ def _reflecting_algorithm(
         graph = problem.graph(params, data)
         return reflections.initial_state(graph, representations(graph), params, low, data)
 
-    def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> CopiesState:
-        params, data = checks.problem_arguments(params, data)
-        checks.low_part(params, params_low)
-        return first(problem, params, data, params_low)
-
     @functools.partial(jax.jit, static_argnums=0)
     def step(problem: Problem, state: CopiesState) -> CopiesState:
         graph = problem.graph(state.high, state.data)
@@ -186,7 +181,7 @@ def _reflecting_algorithm(
         graph = problem.graph(*checks.problem_arguments(params, data))
         _print_table(graph, representations(graph))
 
-    return Algorithm(init, step, _params, _params_low, describe)
+    return Algorithm(_checked(first), step, _params, _params_low, describe)
 
 
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
@@ -233,11 +228,6 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
             state = project(graph, schedule(graph)[-1], state)
         return at_boundary(graph, schedule(graph), state)
 
-    def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> State:
-        params, data = checks.problem_arguments(params, data)
-        checks.low_part(params, params_low)
-        return first(problem, params, data, params_low)
-
     @functools.partial(jax.jit, static_argnums=0)
     def step(problem: Problem, state: State) -> State:
         graph = problem.graph(state.high, state.data)
@@ -249,7 +239,18 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
         graph = problem.graph(*checks.problem_arguments(params, data))
         _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
 
-    return Algorithm(init, step, _params, _params_low, describe)
+    return Algorithm(_checked(first), step, _params, _params_low, describe)
+
+
+def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
+    """The ``init`` of an algorithm whose first state is ``first(problem, params, data, params_low)``."""
+
+    def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
+        params, data = checks.problem_arguments(params, data)
+        checks.low_part(params, params_low)
+        return first(problem, params, data, params_low)
+
+    return init
 
 
 def _params(state: State | CopiesState) -> Any:

@@ -3,8 +3,8 @@
 from pjax_kernels.bilinear.api import project_bilinear
 from pjax_kernels.dense.api import project_dense
 from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
-from pjax_kernels.dense_factored.api import DenseFactored, project_dense_factored
-from pjax_kernels.dense_factored.combination import Coefficient, Combination
+from pjax_kernels.dense_factored.api import project_dense_factored
+from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
 from pjax_kernels.sum.api import project_sum
 from pjax_kernels.sum_relu.api import project_sum_relu

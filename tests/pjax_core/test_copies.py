@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,14 @@ import pytest
 import pjax_core as pj
 
 BATCH, WIDTHS = 12, (9, 7, 5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation() -> Iterator[None]:
+    """These problems are tiny: to compile them well would take most of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def two_layers(params: Any, x: Any, y: Any) -> Any:

@@ -190,14 +190,14 @@ def project_dense_copies(x, w, u, v, z, *, increments, implementation):
     return new.x_mean, new.w_mean, new.u, new.v, new.z_change
 
 
-def mean_over_shards(array):
-    return jax.lax.pmean(array, "batch")
-
-
-def project_factored(x, w, of_w, z, *, increments, implementation):
+def project_dense_factored(x, w, of_w, z, *, increments, implementation):
     combinations = ((1.0,), (of_w,)), ((0.5,), (1.0,))
     found = pk.project_dense_factored((x,), (w,), *combinations, z, implementation=implementation)
     return found.x_mean, found.w_mean, found.u.w[0], found.z_change
+
+
+def mean_over_shards(array):
+    return jax.lax.pmean(array, "batch")
 
 
 x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
@@ -210,6 +210,16 @@ def check_dense_copies(width, size):
         project_dense_copies,
         (x, w, u, v, z),
         (batch, everywhere, batch, batch, batch),
+        lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
+    )
+
+
+def check_dense_factored(width, size):
+    w, of_w, noise = rng.normal(size=(6, width)), rng.normal(size=(8, width)), rng.normal(size=(8, width))
+    check(
+        project_dense_factored,
+        (x, w, of_w, x @ w + size * noise),
+        (batch, everywhere, batch, batch),
         lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
     )
 
@@ -231,13 +241,7 @@ KERNEL_CHECKS = {
     # So wide that a shard takes several blocks.
     + [check_dense_copies(6000, size) for size in (0.5, 60)],
     "project_dense_factored": lambda: [
-        check(
-            project_factored,
-            (x, w, noise[::-1], x @ w + size * noise),
-            (batch, everywhere, batch, batch),
-            lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
-        )
-        for size in (0.5, 60)
+        check_dense_factored(width, size) for width in (5, 6000) for size in (0.5, 60)
     ],
     "project_sum": lambda: check(
         pk.project_sum,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 from jax import Array, lax
@@ -11,34 +10,11 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.dense_factored import reference, xla
-from pjax_kernels.dense_factored.combination import Coefficient, Combination, Increments
+from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_dense_factored"
 _IMPLEMENTATIONS = {"reference": reference.factored_increments, "xla": xla.factored_increments}
-
-
-class DenseFactored(NamedTuple):
-    """What :func:`project_dense_factored` changes.
-
-    Attributes:
-        u: the changes of the coefficients of ``u``, as a pair of tuples like ``u`` itself: arrays ``(B, M)``, or the
-            number 0 where both ``u`` and ``v`` have it.
-        v: those of ``v``.
-        x_mean: ``(B, N)``, the mean over ``j`` of the changes of ``u[i, j]``.
-        w_mean: ``(N, M)``, the mean over ``i`` of the changes of ``v[i, j]``.
-        z_change: ``(B, M)``.
-        squared_change: the sum of squares of all changes of ``u`` and ``v``.
-        squared_free: the part of it that the coefficients and the means leave out.
-    """
-
-    u: Combination
-    v: Combination
-    x_mean: Array
-    w_mean: Array
-    z_change: Array
-    squared_change: Array
-    squared_free: Array
 
 
 def project_dense_factored(
@@ -101,8 +77,8 @@ def project_dense_factored(
     xs, ws = ([arrays[f"{name}[{k}]"].astype(dtype) for k in range(len(seq))] for name, seq in (("x", x), ("w", w)))
     combinations = jax.tree.map(lambda c: c.astype(dtype) if isinstance(c, Array) else c, combinations)
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    found: Increments = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
-    return DenseFactored(*found)
+    found: DenseFactored = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
+    return found
 
 
 def _combination(

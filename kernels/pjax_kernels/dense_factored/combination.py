@@ -20,8 +20,19 @@ class Combination(NamedTuple):
     w: tuple[Coefficient, ...]
 
 
-class Increments(NamedTuple):
-    """What an implementation returns: see :class:`pjax_kernels.DenseFactored`."""
+class DenseFactored(NamedTuple):
+    """What :func:`pjax_kernels.project_dense_factored` changes.
+
+    Attributes:
+        u: the changes of the coefficients of ``u``, as a pair of tuples like ``u`` itself: arrays ``(B, M)``, or the
+            number 0 where both ``u`` and ``v`` have it.
+        v: those of ``v``.
+        x_mean: ``(B, N)``, the mean over ``j`` of the changes of ``u[i, j]``.
+        w_mean: ``(N, M)``, the mean over ``i`` of the changes of ``v[i, j]``.
+        z_change: ``(B, M)``.
+        squared_change: scalar, the sum of squares of all changes of ``u`` and ``v``.
+        squared_free: scalar, the part of it that the coefficients and the means leave out.
+    """
 
     u: Combination
     v: Combination

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels import root
-from pjax_kernels.dense_factored.combination import Coefficient, Combination, Increments, mixed, plus, times
+from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored, mixed, plus, times
 
 _BLOCK = 1 << 14
 """Roots that :func:`_any` computes at a time."""
@@ -25,7 +25,7 @@ def factored_increments(
     z: Array,
     *,
     precision: lax.PrecisionLike,
-) -> Increments:
+) -> DenseFactored:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     matmul = functools.partial(jnp.matmul, precision=precision)
     products = _Products(
@@ -47,7 +47,7 @@ def factored_increments(
         + [jnp.sum(_full(c, z), axis=0) * b for c, b in zip(v_change.w, w, strict=True)]
     )
     batch, width = z.shape
-    return Increments(
+    return DenseFactored(
         u_change,
         v_change,
         x_mean=_full(x_sum, x[0]) * (1 / max(width, 1)),

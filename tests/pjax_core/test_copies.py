@@ -88,6 +88,44 @@ def test_consensus_holds_no_copies(params: Any, data: Any, capsys: pytest.Captur
     assert all(re.search(r"consensus +0$", row) for row in rows)
 
 
+def three_layers(params: Any, x: Any, y: Any) -> Any:
+    h = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
+    h = pj.sum_relu(pj.matmul(h, params["v"]), params["c"])
+    return pj.margin_loss(pj.matmul(h, params["w1"]), y)
+
+
+THREE_LAYERS = pj.feasibility(three_layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (pj.alternating_reflections, {}),
+        (pj.douglas_rachford, {"relaxation": 0.5}),
+        (pj.douglas_rachford, {"relaxation": 0.3}),
+        (pj.difference_map, {"beta": 1.0}),
+        (pj.difference_map, {"beta": 0.5}),
+    ],
+    ids=["AR", "DR(0.5)", "DR(0.3)", "DM(1)", "DM(0.5)"],
+)
+@pytest.mark.usefixtures("float64")
+def test_factored_copies_with_all_history_equal_dense_ones(
+    make: Any, settings: Any, generator: np.random.Generator, params: Any, data: Any, change: Any
+) -> None:
+    steps, hidden = 6, WIDTHS[1]
+    start = params | {"v": generator.normal(size=(hidden, hidden)) * 0.5, "c": generator.normal(size=hidden) * 0.1}
+
+    def solve(copies: Any) -> Any:
+        algorithm = make(**settings, copies=copies)
+        return change(pj.solve(THREE_LAYERS, start, *data, algorithm=algorithm, steps=steps), start)
+
+    found, expected = solve(pj.Factored(history=steps)), solve("dense")
+    for name in start:
+        size, rounding = np.linalg.norm(expected[name]), 2e-15 * np.linalg.norm(start[name])
+        assert size > 1e6 * rounding, name
+        assert np.linalg.norm(found[name] - expected[name]) < 1e-10 * size + rounding, name
+
+
 @pytest.mark.parametrize("history", [1, 2])
 @pytest.mark.usefixtures("float64")
 def test_the_reported_bound_is_above_the_error(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core import checks
+from pjax_core import arguments
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.reflections import CopiesState
@@ -105,10 +105,10 @@ def solve(
 
     Source: paper, section 4.
     """
-    steps = checks.number_of_steps(steps)
-    tolerance = checks.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
-    params, data = checks.problem_arguments(params, data)
-    checks.low_part(params, params_low)
+    steps = arguments.number_of_steps(steps)
+    tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
+    params, data = arguments.problem_arguments(params, data)
+    arguments.low_part(params, params_low)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     _warn_of_truncation(solution.info, tolerance)
     return solution

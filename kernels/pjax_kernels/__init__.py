@@ -6,7 +6,7 @@ from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
 from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
-from pjax_kernels.sum.api import project_sum
+from pjax_kernels.sum.api import project_sum, project_sum_over
 from pjax_kernels.sum_relu.api import project_sum_relu
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "project_dense_factored",
     "project_margin",
     "project_sum",
+    "project_sum_over",
     "project_sum_relu",
     "prox_cross_entropy",
 ]

@@ -29,7 +29,7 @@ from jax import Array
 
 import pjax_core as pj
 import pjax_kernels as pk
-from pjax_core.graph import Value, apply, of_node
+from pjax_core.graph import Value, apply
 from pjax_core.primitive import Primitive
 
 from .networks import changes_by_step
@@ -105,7 +105,7 @@ BILINEAR = rule("published_bilinear", product, published_bilinear)
 
 
 def operation_of_package(primitive: Primitive, *operands: Value) -> Value:
-    return of_node(apply(primitive, *operands))
+    return apply(primitive, *operands)
 
 
 def operation_of_oracle(oracle: StoredCopies, primitive: Primitive, *operands: Any) -> Any:

@@ -1,10 +1,11 @@
 """Fused projections onto the constraints of a neural network's elementary operations."""
 
 from pjax_kernels.bilinear.api import project_bilinear
+from pjax_kernels.bilinear_map.api import project_bilinear_map
+from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
 from pjax_kernels.dense.api import project_dense
 from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
-from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
 from pjax_kernels.sum.api import project_sum, project_sum_over
 from pjax_kernels.sum_relu.api import project_sum_relu
@@ -13,8 +14,9 @@ __all__ = [
     "Coefficient",
     "Combination",
     "DenseCopies",
-    "DenseFactored",
+    "FactoredChanges",
     "project_bilinear",
+    "project_bilinear_map",
     "project_dense",
     "project_dense_copies",
     "project_dense_factored",

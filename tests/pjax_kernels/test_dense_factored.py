@@ -81,13 +81,13 @@ def relative_errors(results: Any, expected: Any) -> list[float]:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def reference(arrays: list[ArrayLike], numbers: Numbers, tree: Any) -> pk.DenseFactored:
+def reference(arrays: list[ArrayLike], numbers: Numbers, tree: Any) -> pk.FactoredChanges:
     remaining = iter(arrays)
     leaves = [next(remaining) if number is None else number for number in numbers]
     return pk.project_dense_factored(*tree.unflatten(leaves), implementation="reference")
 
 
-def project(layer: Layer, implementation: str | None = None) -> pk.DenseFactored:
+def project(layer: Layer, implementation: str | None = None) -> pk.FactoredChanges:
     """The kernel outside jit, but not the reference: its loop would be compiled anew at every call."""
     if implementation != "reference":
         return pk.project_dense_factored(*layer, implementation=implementation)
@@ -123,7 +123,7 @@ def copies_of(layer: Layer) -> tuple[Array, Array]:
     return tuple(copies(layer.x, layer.w, c, layer.z.shape) for c in (layer.u, layer.v))  # type: ignore[return-value]
 
 
-def changes_of(found: pk.DenseFactored, layer: Layer) -> tuple[Array, Array]:
+def changes_of(found: pk.FactoredChanges, layer: Layer) -> tuple[Array, Array]:
     """The changes of the copies that the changes of the coefficients make."""
     return tuple(copies(layer.x, layer.w, c, layer.z.shape) for c in (found.u, found.v))  # type: ignore[return-value]
 
@@ -188,7 +188,7 @@ def condition(layer: Layer) -> Array:
     return 1 + (abs(z) + a_terms * b_terms) / residual + (a_terms**2 + b_terms**2) / np.where(is_near, squares, apart)
 
 
-def check(found: pk.DenseFactored, layer: Layer, expected: Changes, ulps: float, eps: float) -> None:
+def check(found: pk.FactoredChanges, layer: Layer, expected: Changes, ulps: float, eps: float) -> None:
     """Each dot product's change by its condition, the means by theirs."""
     a_change, b_change, z_change = expected
     lengths = np.sqrt(dot(a_change, a_change) + dot(b_change, b_change) + z_change**2)
@@ -458,7 +458,7 @@ def test_symmetries(
     layer = random_layer(rng, SQUARE, (2, 2), "arrays", residual)
     transform = symmetry(rng, layer)
 
-    def changes(found: pk.DenseFactored) -> tuple[Any, ...]:
+    def changes(found: pk.FactoredChanges) -> tuple[Any, ...]:
         """In the order of a layer."""
         return as_float64(((found.x_mean,), (found.w_mean,), found.u, found.v, found.z_change))
 

@@ -18,7 +18,7 @@ def ones(*shape: int) -> Array:
     return np.ones(shape, np.float32)
 
 
-def project_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Array, **options: Any) -> pk.DenseFactored:
+def project_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Array, **options: Any) -> pk.FactoredChanges:
     return pk.project_dense_factored((x,), (w,), ((1.0,), (of_w,)), ((of_x,), (1.0,)), z, **options)
 
 

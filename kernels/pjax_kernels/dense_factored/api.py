@@ -9,8 +9,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
+from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
-from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_dense_factored"
@@ -26,7 +26,7 @@ def project_dense_factored(
     *,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
-) -> DenseFactored:
+) -> FactoredChanges:
     """Project the copies ``u, v`` of a dense layer onto ``z[i, j] = u[i, j] . v[i, j]``, where they are combinations.
 
     Dot product ``(i, j)`` holds ``u[i, j] = sum_k u[0][k][i, j] x[k][i, :] + sum_k u[1][k][i, j] w[k][:, j]`` and
@@ -49,7 +49,7 @@ def project_dense_factored(
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
 
     Returns:
-        The changes, as :class:`DenseFactored`, in float32 or wider.
+        The changes, as :class:`FactoredChanges`, in float32 or wider.
 
     Raises:
         TypeError: an argument is not floating-point.
@@ -77,7 +77,7 @@ def project_dense_factored(
     xs, ws = ([arrays[f"{name}[{k}]"].astype(dtype) for k in range(len(seq))] for name, seq in (("x", x), ("w", w)))
     combinations = jax.tree.map(lambda c: c.astype(dtype) if isinstance(c, Array) else c, combinations)
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    found: DenseFactored = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
+    found: FactoredChanges = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
     return found
 
 

@@ -5,39 +5,39 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from jax import Array
 
 Coefficient: TypeAlias = Array | float
-"""``(B, M)``, or one number for all."""
+"""Of the shape of ``z``, or one number for all dot products."""
 
 
 class Combination(NamedTuple):
-    """Coefficients of the vectors ``x[k][i, :]`` and ``w[k][:, j]``."""
+    """The coefficients that every dot product has for the operands ``x[k]`` and ``w[k]``."""
 
     x: tuple[Coefficient, ...]
     w: tuple[Coefficient, ...]
 
 
-class DenseFactored(NamedTuple):
-    """What :func:`pjax_kernels.project_dense_factored` changes.
+class FactoredChanges(NamedTuple):
+    """What :func:`pjax_kernels.project_bilinear_map_factored` changes.
 
     Attributes:
-        u: the changes of the coefficients of ``u``, as a pair of tuples like ``u`` itself: arrays ``(B, M)``, or the
-            number 0 where both ``u`` and ``v`` have it.
+        u: the changes of the coefficients of ``u``, as a pair of tuples like ``u`` itself: arrays of the shape of
+            ``z``, or the number 0 where both ``u`` and ``v`` have it.
         v: those of ``v``.
-        x_mean: ``(B, N)``, the mean over ``j`` of the changes of ``u[i, j]``.
-        w_mean: ``(N, M)``, the mean over ``i`` of the changes of ``v[i, j]``.
-        z_change: ``(B, M)``.
+        x_mean: of the shape of ``x[0]``, the mean changes of the copies in ``u`` of each of its entries.
+        w_mean: of the shape of ``w[0]``, the mean changes of the copies in ``v`` of each of its entries.
+        z_change: of the shape of ``z``.
         squared_change: scalar, the sum of squares of all changes of ``u`` and ``v``.
         squared_free: scalar, the part of it that the coefficients and the means leave out.
     """
 
     u: Combination
     v: Combination
-    x_mean: Array
-    w_mean: Array
+    x_mean: Any
+    w_mean: Any
     z_change: Array
     squared_change: Array
     squared_free: Array

@@ -51,7 +51,8 @@ def unchanged(x: Any) -> Any:
     return x
 
 
-PACKAGE = SimpleNamespace(identity=unchanged, constant=unchanged, **{name: getattr(pj, name) for name in pj.__all__})
+PACKAGE = SimpleNamespace(**{name: getattr(pj, name) for name in pj.__all__})
+PACKAGE.identity = PACKAGE.constant = unchanged
 PACKAGE.cross_entropy = lambda logits, labels: pj.cross_entropy(logits, labels, strength=STRENGTH)
 
 # These problems are tiny: to compile them well would take most of the time.

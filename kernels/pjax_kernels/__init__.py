@@ -5,7 +5,9 @@ from pjax_kernels.dense.api import project_dense
 from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
 from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored
+from pjax_kernels.maximum.api import project_max, project_max_pool
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
+from pjax_kernels.quantize.api import project_quantize
 from pjax_kernels.sum.api import project_sum
 from pjax_kernels.sum_relu.api import project_sum_relu
 
@@ -19,6 +21,9 @@ __all__ = [
     "project_dense_copies",
     "project_dense_factored",
     "project_margin",
+    "project_max",
+    "project_max_pool",
+    "project_quantize",
     "project_sum",
     "project_sum_relu",
     "prox_cross_entropy",

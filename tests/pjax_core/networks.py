@@ -201,7 +201,7 @@ def overlapping_pools(ops: Any, p: Any, x: Any, y: Any) -> Any:
 
 def attention(ops: Any, p: Any, x: Any, y: Any) -> Any:
     scores = ops.relu(ops.add(ops.einsum("bqd,bkd->bqk", ops.matmul(x, p["q"]), ops.matmul(x, p["k"])), p["b"]))
-    return ops.cross_entropy(ops.einsum("bqk,bkd->bqd", ops.identity(scores), x), y)
+    return ops.cross_entropy(ops.einsum("bqk,bkd->bqd", scores, x), y)
 
 
 def unusual_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -222,7 +222,7 @@ def two_recurrences(ops: Any, p: Any, x: Any, y: Any) -> Any:
 
 
 def levels_and_sums(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    h = ops.quantize(ops.matmul(x, p["w0"]), levels=3, scale=1.0)
+    h = ops.quantize(ops.matmul(x, p["w0"]), levels=61, scale=3.0)
     total = ops.sum(ops.relu(ops.matmul(h, p["w1"]).reshape(6, 2, 3)), axis=1)
     return ops.margin_loss(ops.matmul(ops.maximum(total, p["b"]), p["w2"]), y)
 

@@ -407,5 +407,8 @@ class StoredCopies:
         for _ in range(steps):
             z = getattr(self, algorithm)(z, **settings)
             estimate = self.estimate(z)
-            readings.append([estimate[p.output] if p in in_a else self.produced[p] for p in self.parameters])
+            read = [estimate[p.output] if p in in_a else self.produced[p] for p in self.parameters]
+            # What nothing holds a copy of keeps its value.
+            free = [np.isnan(values) for values in read]
+            readings.append([np.where(f, old, new) for f, old, new in zip(free, readings[0], read, strict=True)])
         return readings

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from jax import Array
+
+from pjax_kernels import arguments
 
 Coefficient: TypeAlias = Array | float
 """Of the shape of ``z``, or one number for all dot products."""
@@ -63,6 +65,27 @@ def mixed(of_own: Coefficient, own: Combination, of_other: Coefficient, other: C
         tuple(plus((times(of_own, a), times(of_other, b))) for a, b in pairs_x),
         tuple(plus((times(of_own, a), times(of_other, b))) for a, b in pairs_w),
     )
+
+
+def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tuple[int, int], z: Array) -> Combination:
+    """The argument ``name`` with its coefficients as arrays or floats, one for each of ``counts`` operands."""
+    if tuple(map(len, value)) != counts:
+        raise ValueError(
+            f"{kernel}: {name} holds {tuple(map(len, value))} coefficients, but x and w hold {counts} arrays"
+        )
+
+    def coefficient(label: str, given: Any) -> Coefficient:
+        if isinstance(given, (int, float)):
+            return float(given)
+        array = arguments.floating_arrays(kernel, **{label: given})[label]
+        arguments.require_shape(kernel, label, array, z.shape, f"z of shape {z.shape}")
+        return array
+
+    of_x, of_w = (
+        tuple(coefficient(f"{name}[{side}][{k}]", given) for k, given in enumerate(several))
+        for side, several in enumerate(value)
+    )
+    return Combination(of_x, of_w)
 
 
 def _is(coefficient: Coefficient, number: int) -> bool:

@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 Tree: TypeAlias = Any
 """An array, or a pytree of arrays."""
 
+BilinearMap: TypeAlias = Callable[[Tree, Tree], Array]
+
 
 class DotProducts(NamedTuple):
     """A bilinear map ``F(x, w)``, each of whose outputs is the dot product of entries selected from ``x`` and ``w``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from pjax_kernels.bilinear import reference
-from pjax_kernels.dot_products import Tree
+from pjax_kernels.dot_products import BilinearMap, Tree
 
 
 class Selection(NamedTuple):
@@ -23,9 +23,7 @@ class Selection(NamedTuple):
     w: NDArray[np.intp]  # (count, length)
 
 
-def bilinear_map_increments(
-    bilinear: Callable[[Tree, Tree], Array], x: Tree, w: Tree, z: Array
-) -> tuple[Tree, Tree, Array]:
+def bilinear_map_increments(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
     return selected_increments(selections(bilinear, x, w), x, w, z)
 
@@ -46,7 +44,7 @@ def selected_increments(selected: Sequence[Selection], x: Tree, w: Tree, z: Arra
     )
 
 
-def selections(bilinear: Callable[[Tree, Tree], Array], x: Tree, w: Tree) -> list[Selection]:
+def selections(bilinear: BilinearMap, x: Tree, w: Tree) -> list[Selection]:
     """What each output of the map selects, by its values at all pairs of unit vectors."""
 
     def units(tree: Tree) -> Tree:

@@ -11,17 +11,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels.consensus import consensus_increments
-from pjax_kernels.dot_products import DotProducts, Tree
+from pjax_kernels.dot_products import BilinearMap, DotProducts, Tree
 
 
-def bilinear_map_increments(
-    bilinear: Callable[[Tree, Tree], Array], x: Tree, w: Tree, z: Array
-) -> tuple[Tree, Tree, Array]:
+def bilinear_map_increments(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
     return consensus_increments(dot_products(bilinear, x, w, z), x, w, z)
 
 
-def dot_products(bilinear: Callable[[Tree, Tree], Array], x: Tree, w: Tree, z: Array) -> DotProducts:
+def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProducts:
     """Those of ``bilinear`` for operands and outputs like ``x``, ``w`` and ``z``."""
 
     def product(x: Tree, w: Tree) -> Array:

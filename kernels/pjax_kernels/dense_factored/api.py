@@ -8,8 +8,8 @@ import jax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
+from pjax_kernels import arguments, combination
+from pjax_kernels.combination import Coefficient, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
 from pjax_kernels.implementation import choose
 
@@ -71,7 +71,8 @@ def project_dense_factored(
         arguments.require_shape(
             _KERNEL, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
         )
-    combinations = [_combination(name, value, (len(x), len(w)), z) for name, value in (("u", u), ("v", v))]
+    counts = (len(x), len(w))
+    combinations = [combination.checked(_KERNEL, name, value, counts, z) for name, value in (("u", u), ("v", v))]
     coefficients = [leaf for leaf in jax.tree.leaves(combinations) if isinstance(leaf, Array)]
     dtype = arguments.compute_dtype([*arrays.values(), *coefficients])
     xs, ws = ([arrays[f"{name}[{k}]"].astype(dtype) for k in range(len(seq))] for name, seq in (("x", x), ("w", w)))
@@ -79,29 +80,3 @@ def project_dense_factored(
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
     found: FactoredChanges = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
     return found
-
-
-def _combination(
-    name: str,
-    value: tuple[Sequence[Coefficient], Sequence[Coefficient]],
-    counts: tuple[int, int],
-    z: Array,
-) -> Combination:
-    """Coefficients as arrays or floats."""
-    if tuple(map(len, value)) != counts:
-        raise ValueError(
-            f"{_KERNEL}: {name} holds {tuple(map(len, value))} coefficients, but x and w hold {counts} arrays"
-        )
-
-    def checked(label: str, coefficient: Coefficient) -> Coefficient:
-        if isinstance(coefficient, (int, float)):
-            return float(coefficient)
-        array = arguments.floating_arrays(_KERNEL, **{label: coefficient})[label]
-        arguments.require_shape(_KERNEL, label, array, z.shape, f"z of shape {z.shape}")
-        return array
-
-    of_x, of_w = (
-        tuple(checked(f"{name}[{side}][{k}]", coefficient) for k, coefficient in enumerate(coefficients))
-        for side, coefficients in enumerate(value)
-    )
-    return Combination(of_x, of_w)

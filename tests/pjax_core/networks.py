@@ -222,9 +222,9 @@ def two_recurrences(ops: Any, p: Any, x: Any, y: Any) -> Any:
 
 
 def levels_and_sums(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    h = ops.quantize(ops.matmul(x, p["w0"]), levels=61, scale=3.0)
-    total = ops.sum(ops.relu(ops.matmul(h, p["w1"]).reshape(6, 2, 3)), axis=1)
-    return ops.margin_loss(ops.matmul(ops.maximum(total, p["b"]), p["w2"]), y)
+    total = ops.sum(ops.relu(ops.matmul(x, p["w0"]).reshape(6, 2, 3)), axis=1)
+    logits = ops.matmul(ops.maximum(total, p["b"]), p["w1"])
+    return ops.margin_loss(ops.quantize(logits, levels=4, scale=1.5), y)
 
 
 def more_views(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -274,9 +274,7 @@ NETWORKS = {
             (6, 5),
             (6, 3),
         ),
-        Network(
-            convolutions, {"w0": (3, 3, 2, 2), "b0": (2,), "w1": (2, 2, 2, 3), "w2": (3, 2)}, (2, 4, 4, 2), (2, 2)
-        ),
+        Network(convolutions, {"w0": (3, 3, 2, 2), "b0": (2,), "w1": (2, 2, 2, 3), "w2": (3, 2)}, (2, 4, 4, 2), (2, 2)),
         Network(strides_that_leave_pixels_out, {"w0": (1, 1, 2, 2), "w1": (1, 1, 2, 3)}, (3, 2, 3, 2), (3, 3)),
         Network(overlapping_pools, {"w0": (2, 2, 1, 2), "w1": (16, 3)}, (2, 5, 6, 1), (2, 3)),
         Network(attention, {"q": (3, 4), "k": (3, 4), "b": (5,)}, (2, 5, 3), (2, 5, 3)),
@@ -293,7 +291,7 @@ NETWORKS = {
             (2, 3, 3),
             (2, 3),
         ),
-        Network(levels_and_sums, {"w0": (5, 4), "w1": (4, 6), "b": (3,), "w2": (3, 2)}, (6, 5), (6, 2)),
+        Network(levels_and_sums, {"w0": (5, 6), "b": (3,), "w1": (3, 2)}, (6, 5), (6, 2)),
         Network(more_views, {"w0": (5, 3), "w1": (5, 3)}, (6, 5), (6, 3)),
     ]
 }

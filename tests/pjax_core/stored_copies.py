@@ -76,10 +76,12 @@ def project_quantize(copies: list[Copies], z: Copies, levels: int, scale: float)
     (x,) = copies
     points = np.linspace(-scale, scale, levels)
     half = scale / (levels - 1)
-    nearest = np.stack([
-        np.clip(x, -np.inf if level == points[0] else level - half, np.inf if level == points[-1] else level + half)
-        for level in points
-    ])
+    nearest = np.stack(
+        [
+            np.clip(x, -np.inf if level == points[0] else level - half, np.inf if level == points[-1] else level + half)
+            for level in points
+        ]
+    )
     shape = (levels, *(1,) * x.ndim)
     best = np.argmin((nearest - x) ** 2 + (points.reshape(shape) - z) ** 2, axis=0)
     return [np.take_along_axis(nearest, best[None], axis=0)[0]], points[best]

@@ -112,7 +112,8 @@ def _spread_convolution(x: Array, w: Array, *, strides: tuple[int, int], padding
 
 
 def _project_convolution(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    x_change, w_change, z_change = pk.project_conv2d(*inputs, output, increments=True, **settings)
+    x, w = inputs
+    x_change, w_change, z_change = pk.project_conv2d(x, w, output, increments=True, **settings)
     return (x_change, w_change), output + z_change
 
 
@@ -128,7 +129,8 @@ def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
 
 
 def _project_recurrence(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    *changes, z_change = pk.project_recurrence(*inputs, output, increments=True)
+    x, h, w_x, w_h = inputs
+    *changes, z_change = pk.project_recurrence(x, h, w_x, w_h, output, increments=True)
     return tuple(changes), output + z_change
 
 
@@ -258,9 +260,8 @@ max_pool = Primitive(
 
 def _quantize(x: Array, *, levels: int, scale: float) -> Array:
     """The nearest of the levels."""
-    spacing = 2 * scale / (levels - 1)
-    place = jnp.clip(jnp.round((x + scale) / spacing), 0, levels - 1)
-    return (place * spacing - scale).astype(x.dtype)
+    place = jnp.clip(jnp.round((x / scale + 1) * ((levels - 1) / 2)), 0, levels - 1)
+    return (scale * (2 * place - (levels - 1)) / (levels - 1)).astype(x.dtype)
 
 
 def _project_quantize(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:

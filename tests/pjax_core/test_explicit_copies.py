@@ -26,6 +26,13 @@ ALTERNATING = [
     "parameter_at_the_loss",
     "batch_axes",
     "unread_outputs",
+    "convolutions",
+    "overlapping_pools",
+    "attention",
+    "unusual_products",
+    "recurrent",
+    "levels_and_sums",
+    "more_views",
 ]
 # The order of projections matters where a value is used at several distances from the output.
 CYCLIC = [
@@ -36,6 +43,7 @@ CYCLIC = [
     "dot_products",
     "weight_of_both_colours",
     "two_losses",
+    "strides_that_leave_pixels_out",
 ]
 
 

@@ -71,6 +71,11 @@ DENSE = [
     ("dot_products", "DM(-0.7)"),
     ("tied_autoencoder", "CDR"),
     ("data_of_both_colours", "CDR"),
+    ("convolutions", "DR(0.5)"),
+    ("strides_that_leave_pixels_out", "CDR"),
+    ("overlapping_pools", "DM(1)"),
+    ("two_recurrences", "DR(0.3)"),
+    ("levels_and_sums", "DM(0.5)"),
 ]
 FACTORED = [
     ("parameter_at_the_loss", "AR"),
@@ -80,6 +85,10 @@ FACTORED = [
     ("parameter_at_the_loss", "DM(0.5)"),
     ("parameter_at_the_loss", "DM(-0.7)"),
     ("parameter_at_the_loss", "CDR"),
+    ("convolutions", "DR(0.3)"),
+    ("recurrent", "DM(1)"),
+    ("attention", "AR"),
+    ("unusual_products", "DM(0.5)"),
 ]
 
 

@@ -61,6 +61,25 @@ def sum_inputs(rng: np.random.Generator) -> Inputs:
     return (x, bias), z
 
 
+def max_inputs(rng: np.random.Generator) -> Inputs:
+    """Estimates below the maxima and above, where the largest entries are equal."""
+    x, z = rng.normal(size=(LANES, 4, 5)), rng.normal(size=(LANES, 4))
+    x[:, 2], z[:, 2] = 1, 3
+    return x, z
+
+
+def pool_inputs(rng: np.random.Generator) -> Inputs:
+    return rng.normal(size=(LANES, 2, 4, 3, 2)), rng.normal(size=(LANES, 2, 2, 2, 2))
+
+
+project_max_pool = partial(pk.project_max_pool, window=(3, 2), strides=(2, 1), padding=((1, 0), (0, 0)))
+project_quantize = partial(pk.project_quantize, levels=4, scale=1.5)
+
+
+def quantize_inputs(rng: np.random.Generator) -> Inputs:
+    return tuple(2 * rng.normal(size=(2, LANES, 4, 5)))
+
+
 def output_inputs(rng: np.random.Generator) -> Inputs:
     return 5 * rng.normal(size=(LANES, 4, 5)), np.eye(5)[rng.integers(5, size=(LANES, 4))]
 
@@ -71,6 +90,9 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_dense_copies": (project_dense_copies, dense_copies_inputs),
     "project_sum": (pk.project_sum, sum_inputs),
     "project_sum_relu": (pk.project_sum_relu, sum_inputs),
+    "project_max": (pk.project_max, max_inputs),
+    "project_max_pool": (project_max_pool, pool_inputs),
+    "project_quantize": (project_quantize, quantize_inputs),
     "project_margin": (pk.project_margin, output_inputs),
     "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
 }
@@ -181,7 +203,7 @@ def check(kernel, inputs, specs, average):
     sharded = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=out_specs))(*shards)
     for left, right in zip(jax.tree.leaves(sharded), jax.tree.leaves(jax.jit(call)(*inputs)), strict=True):
         error = np.linalg.norm(left - right) / np.linalg.norm(right)
-        assert error < 1e-5, (kernel.__name__, error)
+        assert error < 1e-5, (kernel, error)
 
 
 def project_dense_copies(x, w, u, v, z, *, increments, implementation):
@@ -201,6 +223,7 @@ def mean_over_shards(array):
 
 
 x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
+images = rng.normal(size=(8, 5, 6, 2))
 
 
 def check_dense_copies(width, size):
@@ -222,6 +245,11 @@ def check_dense_factored(width, size):
         (batch, everywhere, batch, batch),
         lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
     )
+
+
+def check_max_pool(images, window):  # windows of more than 25 entries are gone through in a loop
+    pool = partial(pk.project_max_pool, window=window, strides=(1, 1))
+    check(pool, (images, images[:, window[0] - 1 :, window[1] - 1 :]), (batch, batch), None)
 
 
 KERNEL_CHECKS = {
@@ -254,6 +282,11 @@ KERNEL_CHECKS = {
         ((noise, w[0]), noise[::-1]),
         ((batch, everywhere), batch),
         lambda result: ((result[0][0], mean_over_shards(result[0][1])), result[1]),
+    ),
+    "project_max": lambda: check(pk.project_max, (x, noise[:, 0]), (batch, batch), None),
+    "project_max_pool": lambda: [check_max_pool(images, (2, 2)), check_max_pool(images.repeat(2, 2), (4, 9))],
+    "project_quantize": lambda: check(
+        partial(pk.project_quantize, levels=3, scale=1.0), (noise, noise[::-1]), (batch, batch), None
     ),
     "project_margin": lambda: check(pk.project_margin, (noise, np.eye(8, 5)), (batch, batch), None),
     "prox_cross_entropy": lambda: check(

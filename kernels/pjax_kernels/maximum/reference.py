@@ -15,7 +15,8 @@ def max_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Ar
     last = tuple(range(-len(axes), 0))
     moved = jnp.moveaxis(x, axes, last)
     shape = moved.shape[: x.ndim - len(axes)]
-    entries, estimate = moved.reshape(*shape, -1), z.reshape(*shape, 1)
+    count = math.prod(x.shape[i] for i in axes)
+    entries, estimate = moved.reshape(*shape, count), z.reshape(*shape, 1)
     changes, z_change = _last_axis_increments(entries, estimate)
     return jnp.moveaxis(changes.reshape(moved.shape), last, axes), z_change.reshape(z.shape)
 

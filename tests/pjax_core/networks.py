@@ -55,11 +55,8 @@ PACKAGE = SimpleNamespace(**{name: getattr(pj, name) for name in pj.__all__})
 PACKAGE.identity = PACKAGE.constant = unchanged
 PACKAGE.cross_entropy = lambda logits, labels: pj.cross_entropy(logits, labels, strength=STRENGTH)
 
-# These problems are tiny: to compile them well would take most of the time.
-QUICK_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK_COMPILATION)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def iterates(problem: Any, algorithm: pj.Algorithm, steps: int, params: Any, *data: Any) -> tuple[Any, Any]:
     """The parameters that an algorithm of the package reads after each step, and what rounding took from them."""
 

@@ -11,9 +11,9 @@ import pytest
 
 import pjax_core as pj
 
-from .networks import NETWORKS, QUICK_COMPILATION
+from .networks import NETWORKS
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
 
 STEPS = 10
 ALTERNATING = [
@@ -60,7 +60,7 @@ def test_consensus_form_equals_stored_copies(
     expected = {key: values - start[key] for key, values in zip(start, found, strict=True)}
 
     run = functools.partial(pj.solve, network.problem(), algorithm=getattr(pj, algorithm)(), steps=STEPS)
-    solution = jax.jit(run, compiler_options=QUICK_COMPILATION)(start, x, y)
+    solution = jax.jit(run)(start, x, y)
     changes = change(solution, start)
     assert relative_error(changes, expected) < 1e-9
     for key in start:

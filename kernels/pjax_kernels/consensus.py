@@ -16,8 +16,8 @@ from pjax_kernels.dot_products import DotProducts, Tree
 class _Coefficients(NamedTuple):
     """What the increments need of the roots of all dot products."""
 
-    t: Array
-    beta: Array
+    minus_t: Array
+    minus_beta: Array
     gamma_x: Tree  # sums over the dot products that hold an entry of x
     gamma_w: Tree
     free_x: Tree  # what the radii of set-valued dot products add up to
@@ -30,28 +30,31 @@ def consensus_increments(dots: DotProducts, x: Tree, w: Tree, z: Array) -> tuple
     x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))
 
     def near(steps: int) -> _Coefficients:
-        t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, x_squared + w_squared, steps=steps))
+        # The change of z is -t: to negate the last step, and not its result, saves a pass over memory.
+        minus_t = -root.near_root(scaled, p, x_squared + w_squared, steps=steps)
+        _, minus_beta, gamma, _ = root.near_coefficients(minus_t)
         gamma_x, gamma_w = dots.spread_x(gamma), dots.spread_w(gamma)
         free_x, free_w = (jax.tree.map(jnp.zeros_like, like) for like in (gamma_x, gamma_w))
-        return _Coefficients(t, beta, gamma_x, gamma_w, free_x, free_w)
+        return _Coefficients(minus_t, minus_beta, gamma_x, gamma_w, free_x, free_w)
 
     def anyway() -> _Coefficients:
         t, beta, gamma, radius = roots.in_blocks(p, jnp.broadcast_to(x_squared + w_squared, z.shape), z)
         free = radius * (1 / jnp.sqrt(jnp.maximum(jnp.asarray(dots.length, z.dtype), 1)))
         return _Coefficients(
-            t, beta, dots.spread_x(gamma), dots.spread_w(gamma), dots.spread_x(free), dots.spread_w(t * free)
+            -t, -beta, dots.spread_x(gamma), dots.spread_w(gamma), dots.spread_x(free), dots.spread_w(t * free)
         )
 
     scaled = root.scaled_residual(p, x_squared + w_squared, z)
     found = roots.near_first(scaled, near, anyway)
 
-    def mean_change(array: Array, gamma: Array, free: Array, from_other: Array, copies: ArrayLike) -> Array:
+    def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, copies: ArrayLike) -> Array:
         share = 1 / jnp.maximum(jnp.asarray(copies, z.dtype), 1)  # the sums over no copies are zero
-        return (gamma * share) * array + free * share + from_other * share
+        return (gamma * share) * array + free * share - minus_other * share
 
-    x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, dots.to_x(found.beta, w), dots.x_copies)
-    w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, dots.to_w(found.beta, x), dots.w_copies)
-    return x_change, w_change, -found.t
+    from_w, from_x = dots.to_x(found.minus_beta, w), dots.to_w(found.minus_beta, x)
+    x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
+    w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
+    return x_change, w_change, found.minus_t
 
 
 def squares(tree: Tree) -> Tree:

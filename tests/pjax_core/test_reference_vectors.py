@@ -207,7 +207,7 @@ def test_alternating_projections(reference: dict[str, np.ndarray], relative_erro
 
 @pytest.mark.parametrize("factored", [False, True])
 def test_douglas_rachford(factored: bool, reference: dict[str, np.ndarray], relative_error: Any) -> None:
-    algorithm = pj.douglas_rachford(copies=pj.Factored(history=10) if factored else "dense")
+    algorithm = pj.douglas_rachford(copies=pj.Factored(history=STEPS) if factored else "dense")
     assert_published(changes_of_package(algorithm, True, reference), "dr", reference, relative_error)
 
 

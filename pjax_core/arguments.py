@@ -14,10 +14,10 @@ from jax import Array
 
 
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """Parameters and data as arrays: floating-point and, where their content is known, finite."""
+    """Parameters and data as arrays: floating-point and, where their content is known, finite; data also integers."""
     if not jax.tree.leaves(params):
         raise ValueError("params holds no array; there is nothing to train")
-    return _checked("params", params), _checked("data", data)
+    return _checked("params", params, (jnp.floating,)), _checked("data", data, (jnp.floating, jnp.integer))
 
 
 def low_part(params: Any, params_low: Any) -> None:
@@ -49,11 +49,11 @@ def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -
     return float(value)
 
 
-def _checked(name: str, tree: Any) -> Any:
+def _checked(name: str, tree: Any, kinds: tuple[Any, ...]) -> Any:
     arrays = jax.tree.map(jnp.asarray, tree)
     for path, array in jax.tree_util.tree_leaves_with_path(arrays):
         label = name + jax.tree_util.keystr(path)
-        if not jnp.issubdtype(array.dtype, jnp.floating):
+        if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
             raise TypeError(
                 f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
                 "arrays (class labels as jax.nn.one_hot)"

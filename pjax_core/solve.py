@@ -62,7 +62,8 @@ def feasibility(function: Callable[..., Constraint]) -> Problem:
     Args:
         function: ``function(params, *data)``, written with the operations of this package, returns an output
             constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
-            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed.
+            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
+            floating-point numbers, or of integers that :func:`embedding` and indexing take.
 
     Returns:
         The problem, to be made once: compiled code is kept for each.
@@ -86,7 +87,7 @@ def solve(
     Args:
         problem: from :func:`feasibility`.
         params: a tree of floating-point arrays.
-        *data: what else the problem's function takes, in floating-point arrays.
+        *data: what else the problem's function takes.
         algorithm: such as :func:`alternating_projections`, made once.
         steps: how many, not negative.
         params_low: ``solution.params_low`` of the run that gave ``params``, or None.
@@ -98,7 +99,7 @@ def solve(
         A :class:`Solution`.
 
     Raises:
-        TypeError: an array is not floating-point, or ``steps`` or ``tolerance`` not a number.
+        TypeError: an array is neither floating-point nor an index in data, or ``steps`` or ``tolerance`` not a number.
         ValueError: ``steps`` or ``tolerance`` is negative, an array is not finite (checked where its content is
             known, so not under ``jax.jit``), a parameter
             is never used, the function does not return output constraints, or shapes do not fit.

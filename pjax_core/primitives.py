@@ -236,15 +236,16 @@ def _spread_windows(x: Array, *, window: Any, strides: Any, padding: Any, size: 
     return (jnp.moveaxis(_windows(x, window, strides, padding), 3, -1),)
 
 
-def _project_windows(
-    inputs: tuple[Array, ...], output: Array, *, size: tuple[int, int], **settings: Any
-) -> tuple[tuple[Array, ...], Array]:
-    """The projection of windows laid out, of images of a ``size``; padding is never the largest."""
-    (inside,) = _spread_windows(jnp.ones((1, *size, 1), inputs[0].dtype), size=size, **settings)
-    change, output_change = pk.project_max(
-        jnp.where(inside == 0, -jnp.inf, inputs[0]), output, axis=-1, increments=True
-    )
-    return (jnp.where(inside == 0, 0, change),), output + output_change
+def _without_padding(windows: Array, *, size: tuple[int, int], **settings: Any) -> Array:
+    """Windows laid out, of images of a ``size``, with -inf where there is padding: never the largest."""
+    (inside,) = _spread_windows(jnp.ones((1, *size, 1), windows.dtype), size=size, **settings)
+    return jnp.where(inside == 0, -jnp.inf, windows)
+
+
+def _project_windows(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    windows = _without_padding(inputs[0], **settings)
+    change, output_change = pk.project_max(windows, output, axis=-1, increments=True)
+    return (jnp.where(windows == -jnp.inf, 0, change),), output + output_change
 
 
 max_pool = Primitive(
@@ -252,7 +253,7 @@ max_pool = Primitive(
     forward=_max_pool,
     project=_project_max_pool,
     spread=_spread_windows,
-    copywise=Primitive("windows", lambda x, **_: jnp.max(x, axis=-1), _project_windows),
+    copywise=Primitive("windows", lambda x, **settings: jnp.max(_without_padding(x, **settings), -1), _project_windows),
     uneven=True,
     batching=Batching.ROWS,
 )

@@ -115,7 +115,7 @@ def test_what_cannot_be_checked(operation: Any, message: str) -> None:
 
 def network(params: Any, x: Any, y: Any, product: Any = by_sample) -> Any:
     h = absolute(pj.matmul(x, params["w"]))
-    return pj.margin_loss(pj.relu(product(h, params["v"])), y)
+    return pj.margin_loss(pj.add(product(h, params["v"]), 0.1), y)
 
 
 PARAMS = {"w": NORMAL(size=(4, 3)).astype(np.float32), "v": NORMAL(size=(6, 3, 2)).astype(np.float32)}
@@ -127,7 +127,7 @@ DATA = NORMAL(size=(6, 4)).astype(np.float32), np.eye(2, dtype=np.float32)[[0, 1
     [
         pj.alternating_projections(),
         pj.cyclic_projections(),
-        pj.douglas_rachford(copies=pj.Factored(history=20)),
+        pj.douglas_rachford(),
         pj.difference_map(),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_repeated_index_takes_the_mean_of_its_copies() -> None:
     ("function", "error", "message"),
     [
         (
-            lambda p, t, y: pj.margin_loss(t @ p["w"], y),
+            lambda p, t, y: pj.margin_loss(pj.add(t, p["w"][0, 0]), y),
             TypeError,
             r"data\[0\] has dtype int.*integers as indices only",
         ),

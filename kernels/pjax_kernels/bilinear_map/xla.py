@@ -21,7 +21,6 @@ def bilinear_map_increments(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -
 
 def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProducts:
     """Those of ``bilinear`` for operands and outputs like ``x``, ``w`` and ``z``."""
-
     like_x, like_w = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (x, w))
 
     def product(x: Tree, w: Tree) -> Array:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,6 +31,15 @@ def quantize(x: Array, z: Array, **options: Any) -> tuple[jax.Array, jax.Array]:
     return pk.project_quantize(x, z, **({"levels": 4, "scale": 1.0} | options))
 
 
+def project_matmul(x: Array, w: Array, z: Array, **options: Any) -> tuple[jax.Array, ...]:
+    return pk.project_bilinear_map(jnp.matmul, x, w, z, **options)
+
+
+def project_matmul_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Array, **options: Any) -> Any:
+    coefficients = ((1.0,), (of_w,)), ((of_x,), (1.0,))
+    return pk.project_bilinear_map_factored(jnp.matmul, (x,), (w,), *coefficients, z, **options)
+
+
 CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
     "project_bilinear": (pk.project_bilinear, (ones(3, 4), ones(3, 4), ones(3))),
     "project_dense": (pk.project_dense, (ones(3, 4), ones(4, 5), ones(3, 5))),
@@ -40,6 +50,16 @@ CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
     "project_dense_factored": (
         project_factored,
         (ones(3, 4), ones(4, 5), ones(3, 5), ones(3, 5), ones(3, 5)),
+    ),
+    "project_bilinear_map": (project_matmul, (ones(3, 4), ones(4, 5), ones(3, 5))),
+    "project_bilinear_map_factored": (
+        project_matmul_factored,
+        (ones(3, 4), ones(4, 5), ones(3, 5), ones(3, 5), ones(3, 5)),
+    ),
+    "project_conv2d": (pk.project_conv2d, (ones(2, 3, 4, 2), ones(2, 2, 2, 3), ones(2, 2, 3, 3))),
+    "project_recurrence": (
+        pk.project_recurrence,
+        (ones(2, 3, 4), ones(2, 3, 5), ones(4, 6), ones(5, 6), ones(2, 3, 6)),
     ),
     "project_sum": (lambda x, y, z, **options: pk.project_sum((x, y), z, **options), (ones(3, 4), ones(4), ones(3, 4))),
     "project_sum_relu": (
@@ -76,6 +96,27 @@ WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
     (project_factored, (ones(3), ones(4, 6), *[ones(3, 6)] * 3), ["x[0]", "(3,)", "2 axes"]),
     (project_factored, (ones(3, 4), ones(4, 6), ones(3, 6), ones(3, 1), ones(3, 6)), ["u[1][0]", "(3, 1)", "(3, 6)"]),
     (project_factored, (ones(3, 4), ones(4, 6), ones(), ones(3, 6), ones(3, 6)), ["v[0][0]", "()", "(3, 6)"]),
+    (project_matmul, (ones(3, 4), ones(4, 6), ones(3, 5)), ["z", "(3, 5)", "(3, 6)", "bilinear(x, w)"]),
+    (project_matmul_factored, (ones(3, 4), ones(4, 6), *[ones(3, 6)] * 2, ones(3, 5)), ["u[1][0]", "(3, 6)", "(3, 5)"]),
+    *(
+        (pk.project_conv2d, tuple(ones(*shape) for shape in shapes), parts)
+        for shapes, parts in [
+            (((3, 4, 2), (2, 2, 2, 3), (2, 2, 3, 3)), ["x", "(3, 4, 2)", "4 axes"]),
+            (((2, 3, 4, 2), (2, 2, 1, 3), (2, 2, 3, 3)), ["w", "(2, 2, 1, 3)", "(2, 3, 4, 2)", "(2, 2, 2, 3)"]),
+            (((2, 3, 4, 2), (2, 2, 2, 3), (2, 3, 4, 3)), ["z", "(2, 3, 4, 3)", "(2, 2, 3, 3)", "strides (1, 1)"]),
+            (((2, 3, 4, 2), (5, 2, 2, 3), (2, 2, 3, 3)), ["z", "(2, 2, 3, 3)", "(2, 0, 3, 3)"]),
+        ]
+    ),
+    *(
+        (pk.project_recurrence, tuple(ones(*shape) for shape in shapes), parts)
+        for shapes, parts in [
+            (((3, 4), (2, 3, 5), (4, 6), (5, 6), (2, 3, 6)), ["x", "(3, 4)", "3 axes"]),
+            (((2, 3, 4), (2, 4, 5), (4, 6), (5, 6), (2, 3, 6)), ["h", "(2, 4, 5)", "(2, 3, 5)"]),
+            (((2, 3, 4), (2, 3, 5), (5, 6), (5, 6), (2, 3, 6)), ["w_x", "(5, 6)", "(4, 6)"]),
+            (((2, 3, 4), (2, 3, 5), (4, 6), (6, 6), (2, 3, 6)), ["w_h", "(6, 6)", "(5, 6)"]),
+            (((2, 3, 4), (2, 3, 5), (4, 6), (5, 6), (2, 3, 5)), ["z", "(2, 3, 5)", "(2, 3, 6)"]),
+        ]
+    ),
     (CALLS["project_sum"][0], (ones(3, 4), ones(5), ones(3, 4)), ["inputs[1]", "(5,)", "(3, 4)"]),
     (CALLS["project_sum"][0], (ones(3, 4), ones(2, 3, 4), ones(3, 4)), ["inputs[1]", "(2, 3, 4)", "(3, 4)"]),
     (CALLS["project_sum_relu"][0], (ones(3, 4), ones(3, 4), ones(3)), ["inputs[0]", "(3, 4)", "(3,)"]),
@@ -193,6 +234,10 @@ EMPTY: list[tuple[str, tuple[Array, ...]]] = [
     ("project_bilinear", (ones(0, 4), ones(0, 4), ones(0))),
     ("project_dense", (ones(0, 4), ones(4, 5), ones(0, 5))),
     ("project_dense", (ones(3, 4), ones(4, 0), ones(3, 0))),
+    ("project_bilinear_map", (ones(0, 4), ones(4, 5), ones(0, 5))),
+    ("project_conv2d", (ones(0, 3, 4, 2), ones(2, 2, 2, 3), ones(0, 2, 3, 3))),
+    ("project_conv2d", (ones(2, 3, 4, 2), ones(5, 2, 2, 3), ones(2, 0, 3, 3))),
+    ("project_recurrence", (ones(2, 0, 4), ones(2, 0, 5), ones(4, 6), ones(5, 6), ones(2, 0, 6))),
     ("project_sum", (ones(0, 4), ones(4), ones(0, 4))),
     ("project_sum_relu", (ones(0, 4), ones(4), ones(0, 4))),
     ("project_max", (ones(0, 4), ones(0))),

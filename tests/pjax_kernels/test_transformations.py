@@ -58,6 +58,23 @@ def project_dense_copies(
     return x, w, new.u, new.v, z
 
 
+def project_bilinear_map(x: Any, w: Any, z: Any, **options: Any) -> Inputs:
+    """A recurrence: pytrees of operands."""
+    return pk.project_bilinear_map(lambda x, w: x[0] @ w[0] + x[1] @ w[1], x, w, z, **options)
+
+
+def bilinear_map_inputs(rng: np.random.Generator) -> Inputs:
+    x, w, z = dense_inputs(rng)
+    return (x, rng.normal(size=(LANES, 4, 2))), (w, rng.normal(size=(LANES, 2, 3))), z
+
+
+def conv2d_inputs(rng: np.random.Generator) -> Inputs:
+    """Near and far roots; the outputs of zero operands in the last lane are set-valued."""
+    x, w = rng.normal(size=(LANES, 2, 4, 3, 2)), rng.normal(size=(LANES, 3, 2, 2, 3))
+    x[2, 0], w[2] = 0, 0
+    return x, w, rng.normal(size=(LANES, 2, 2, 2, 3)) * np.array([0.1, 1, 50])[:, None, None, None, None]
+
+
 def sum_inputs(rng: np.random.Generator) -> Inputs:
     x, bias, z = rng.normal(size=(LANES, 4, 5)), rng.normal(size=(LANES, 5)), rng.normal(size=(LANES, 4, 5))
     return (x, bias), z
@@ -90,6 +107,8 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_bilinear": (pk.project_bilinear, bilinear_inputs),
     "project_dense": (pk.project_dense, dense_inputs),
     "project_dense_copies": (project_dense_copies, dense_copies_inputs),
+    "project_bilinear_map": (project_bilinear_map, bilinear_map_inputs),
+    "project_conv2d": (pk.project_conv2d, conv2d_inputs),
     "project_sum": (pk.project_sum, sum_inputs),
     "project_sum_relu": (pk.project_sum_relu, sum_inputs),
     "project_max": (pk.project_max, max_inputs),
@@ -229,6 +248,7 @@ def mean_over_shards(array):
 
 x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
 images = rng.normal(size=(8, 5, 6, 2))
+y = rng.normal(size=(8, 2))
 
 
 def dense_copies_inputs(width, size):
@@ -280,6 +300,24 @@ KERNEL_CHECKS = {
     # So wide that a shard takes several blocks.
     "project_dense_copies, wide": lambda: check_dense_copies(6000, (0.5, 60)),
     "project_dense_factored, wide": lambda: check_dense_factored(6000, (0.5, 60)),
+    "project_bilinear_map": lambda: check(
+        partial(pk.project_bilinear_map, lambda x, w: x[0] @ w["first"] + x[1] @ w["second"]),
+        [((x, y), {"first": w, "second": w[:2]}, x @ w + 60 * noise)],
+        ((batch, batch), {"first": everywhere, "second": everywhere}, batch),
+        lambda result: (result[0], jax.tree.map(mean_over_shards, result[1]), result[2]),
+    ),
+    "project_conv2d": lambda: check(
+        partial(pk.project_conv2d, padding="SAME"),
+        [(images, rng.normal(size=(3, 2, 2, 4)), 60 * rng.normal(size=(8, 5, 6, 4)))],
+        (batch, everywhere, batch),
+        lambda result: (result[0], mean_over_shards(result[1]), result[2]),
+    ),
+    "project_recurrence": lambda: check(
+        pk.project_recurrence,
+        [(x[:, None], y[:, None], w, w[:2], 4 * noise[:, None])],
+        (batch, batch, everywhere, everywhere, batch),
+        lambda result: (*result[:2], *map(mean_over_shards, result[2:4]), result[4]),
+    ),
     "project_sum": lambda: check(
         pk.project_sum,
         [((noise, w[0]), noise[::-1])],

@@ -35,9 +35,9 @@ def project_bilinear_map(
     as by :func:`project_bilinear`, and the means of the copies are returned; entries that no output uses stay.
 
     No copy is stored, and nothing but ``bilinear`` need be written: the sums over the copies are its linear
-    transposes.  The cost is about nine times that of ``bilinear``, two of which transposed in ``x`` and two in ``w``
-    where no root is far; kernels for one map, such as :func:`project_dense`, do with three.  How often each
-    entry is used is counted while tracing, by evaluating ``bilinear`` and its transposes on ones.
+    transposes.  The cost is that of seven evaluations of ``bilinear`` or of its transposes: the three of the gradients,
+    and four on operands of ones, which kernels for one map, such as :func:`project_dense`, do without.  How many copies
+    each entry has is counted while tracing, by evaluating ``bilinear`` and its transposes on ones.
 
     Args:
         bilinear: a function of ``x`` and ``w`` that is linear in each, transposable by :func:`jax.linear_transpose`,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -52,13 +53,13 @@ def selections(bilinear: BilinearMap, x: Tree, w: Tree) -> list[Selection]:
         ends = np.cumsum([leaf.size for leaf in leaves])
         parts = np.split(np.eye(ends[-1], dtype=np.float32), ends[:-1], axis=1)
         return jax.tree.unflatten(
-            structure, [part.reshape(-1, *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+            structure, [part.reshape(ends[-1], *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
         )
 
     with jax.ensure_compile_time_eval():
         pairs = jax.vmap(jax.vmap(bilinear, (None, 0)), (0, None))
         table = np.asarray(pairs(units(x), units(w)))
-    table = table.reshape(*table.shape[:2], -1)
+    table = table.reshape(*table.shape[:2], math.prod(table.shape[2:]))
     if not np.isin(table, (0, 1)).all():
         wrong = table[~np.isin(table, (0, 1))][0]
         raise ValueError(

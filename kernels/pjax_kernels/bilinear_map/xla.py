@@ -21,26 +21,27 @@ def bilinear_map_increments(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -
 
 def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProducts:
     """Those of ``bilinear`` for operands and outputs like ``x``, ``w`` and ``z``."""
+    like_x, like_w = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (x, w))
 
     def product(x: Tree, w: Tree) -> Array:
         return bilinear(x, w).astype(z.dtype)
 
     def to_x(c: Array, w: Tree) -> Tree:
-        return transposed(lambda x: product(x, w), x, c)
+        return transposed(lambda x: product(x, w), like_x, c)
 
     def to_w(c: Array, x: Tree) -> Tree:
-        return transposed(lambda w: product(x, w), w, c)
+        return transposed(lambda w: product(x, w), like_w, c)
 
-    x_ones, w_ones = (jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree) for tree in (x, w))
+    def ones(tree: Tree) -> Tree:
+        return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
+
     # Evaluated once, while tracing: every other way would count anew in every call.
     with jax.ensure_compile_time_eval():
-        one = jnp.ones(z.shape, z.dtype)
-        length = product(x_ones, w_ones)
-        copies = (
-            transposed(lambda x: product(x, w_ones), x_ones, one),
-            transposed(lambda w: product(x_ones, w), w_ones, one),
+        counted_x, counted_w, one = ones((x, w, z))
+        length, x_copies, w_copies = jax.tree.map(
+            _compact, (product(counted_x, counted_w), to_x(one, counted_w), to_w(one, counted_x))
         )
-    x_copies, w_copies = jax.tree.map(_compact, copies)
+    x_ones, w_ones = ones((x, w))  # not those above, which would be constants of the compiled program
     return DotProducts(
         product,
         of_x=lambda x: product(x, w_ones),
@@ -49,7 +50,7 @@ def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProduc
         to_w=to_w,
         spread_x=lambda c: to_x(c, w_ones),
         spread_w=lambda c: to_w(c, x_ones),
-        length=_compact(length),
+        length=length,
         x_copies=x_copies,
         w_copies=w_copies,
     )

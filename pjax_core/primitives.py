@@ -190,7 +190,8 @@ def _project_sum_relu(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[A
     for x, change in zip(inputs, changes, strict=True):
         if x.shape == output.shape:
             # All inputs move by the same amount, so the new output follows from them, and has no rounding of the old.
-            return changes, jnp.maximum(_total(*inputs) + len(inputs) * change, 0)
+            # From the moved inputs: those in place are then free before the output is written.
+            return changes, jnp.maximum(_total(*(moved + change for moved in inputs)), 0)
     return changes, output + output_change
 
 

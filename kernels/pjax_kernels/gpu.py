@@ -121,9 +121,7 @@ def _run(launch: Launch, arrays: Sequence[Array]) -> tuple[Array, ...]:
     aliases = {first + i: i for i in range(launch.in_place)}
     if jax_triton.__version_info__ < (0, 4):
         # Every output has a pointer, those in place too.
-        return tuple(
-            call(*arrays, out_shape=list(launch.outputs), input_output_aliases=aliases, **COMPILER_OPTIONS)
-        )
+        return tuple(call(*arrays, out_shape=list(launch.outputs), input_output_aliases=aliases, **COMPILER_OPTIONS))
     with warnings.catch_warnings():
         # References, which are to replace aliases, cannot be made of the arguments of a traced function.
         warnings.filterwarnings("ignore", "input_output_aliases is deprecated", DeprecationWarning)

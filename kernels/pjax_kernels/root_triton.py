@@ -83,11 +83,11 @@ def far_root(plus, plus_error, minus, minus_error, z):
 
 @triton.jit
 def projection(p, plus, minus, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
-    """What the changes of copies need of their roots: ``t``, ``gamma``, ``beta``, ``of_sum``, ``of_difference``, ``radius``.
+    """What :func:`changes` needs of roots: ``t``, ``gamma``, ``beta``, ``of_sum``, ``of_difference``, ``radius``.
 
     ``p = a . b``, ``plus = |a + b|^2/4``, ``minus = |a - b|^2/4``, without rounding where the last two nearly vanish.
     Roots with a scaled residual up to ``LIMIT`` take ``STEPS`` steps, and have the last three zero; others have
-    ``gamma`` and ``beta`` zero.  See :func:`changes`.
+    ``gamma`` and ``beta`` zero.
     """
     q = 2 * (plus + minus)
     scaled = scaled_residual(p, q, z)
@@ -110,7 +110,7 @@ def projection(p, plus, minus, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
 
 @triton.jit
 def changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH: tl.constexpr):
-    """The changes of ``a`` and ``b``, blocks of rows of ``LENGTH`` entries, from what :func:`projection` found of them."""
+    """The changes of ``a`` and ``b``, blocks of rows of ``LENGTH`` entries, from what :func:`projection` found."""
     shared = of_sum[:, None] * (0.5 * (a + b))
     opposed = of_difference[:, None] * (0.5 * (a - b))
     free = radius * max(LENGTH, 1) ** -0.5
@@ -223,21 +223,13 @@ def _high_half(x):
 @triton.jit
 def _divide(x, y):
     """``x / y`` rounded to nearest."""
-    if x.dtype == tl.float32:
-        quotient = tl.div_rn(x, y)
-    else:
-        quotient = x / y
-    return quotient
+    return tl.div_rn(x, y) if x.dtype == tl.float32 else x / y
 
 
 @triton.jit
 def _square_root(x):
     """``sqrt(x)`` rounded to nearest."""
-    if x.dtype == tl.float32:
-        result = tl.sqrt_rn(x)
-    else:
-        result = tl.sqrt(x)
-    return result
+    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
 
 
 @triton.jit

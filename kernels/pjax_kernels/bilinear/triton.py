@@ -1,6 +1,6 @@
 """Projection onto ``z = a . b`` on a GPU, in one pass over memory: ``a``, ``b`` and ``z`` are read and written once.
 
-Rows that do not fit the registers, of more than ``_IN_REGISTERS`` entries, are read twice, a block at a time; the
+Rows that do not fit the registers, are read twice, a block at a time; the
 second time they come from the L2 cache, for it holds the rows of all programs that run at once.
 """
 
@@ -11,11 +11,11 @@ from jax import Array
 
 from pjax_kernels import arguments, gpu, root_triton
 
-_IN_REGISTERS = 8192
-"""Entries of the longest row that a program holds in registers."""
+_IN_REGISTERS = 4096
+"""Entries of the longest row that a program holds in registers; half as many in float64."""
 
-_ENTRIES = 2048
-"""Entries of ``a`` that a program holds, if its rows are shorter; a warp has 512 or more of them."""
+_ENTRIES = 512
+"""Entries of ``a`` that a program of shorter rows holds, half as many in float64: a thread then has one root."""
 
 _BLOCK = 4096
 """Entries of a longer row that are read at a time."""
@@ -30,10 +30,11 @@ def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple
     def project(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
         count, length = a.shape
         block = triton.next_power_of_2(max(length, 1))
-        rows = max(1, _ENTRIES // block)
-        kernel = _project_rows
-        if block > _IN_REGISTERS:
-            kernel, block, rows = _project_long_row, _BLOCK, 1
+        words = 2 if compute == jnp.float64 else 1
+        rows = max(1, _ENTRIES // words // block)
+        kernel, warps = _project_rows, max(4, block // 256)
+        if block > _IN_REGISTERS // words:
+            kernel, block, warps = _project_long_row, _BLOCK, _BLOCK // 512
         return gpu.launch(
             kernel,
             a,
@@ -41,12 +42,12 @@ def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple
             z,
             outputs=list(zip((a.shape, b.shape, z.shape), results, strict=True)),
             grid=(triton.cdiv(count, rows),),
-            num_warps=max(4, rows * block // 512),
+            num_warps=warps,
             COUNT=count,
             LENGTH=length,
             ROWS=rows,
             BLOCK=block,
-            DOUBLE=compute == jnp.float64,
+            DOUBLE=words == 2,
             INCREMENTS=increments,
         )
 

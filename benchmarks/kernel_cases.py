@@ -1,0 +1,46 @@
+"""The kernels that have a GPU implementation, on layers of useful size: what the tools inspect and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import pjax_kernels as pk
+
+Array = np.ndarray
+Generator = np.random.Generator
+
+
+class Case(NamedTuple):
+    """A call of a kernel, and the least a machine must do for it."""
+
+    call: Callable[..., Any]
+    """Takes the arrays, and the keyword ``implementation``."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the arrays."""
+    arrays: Callable[[Generator], tuple[Array, ...]]
+    size: int
+    """Bytes: every input read once, every output written once."""
+    flops: int = 0
+    """Of the matrix products."""
+
+
+def rows_of_copies(rows: int, length: int) -> Case:
+    """``project_bilinear`` with residuals as in training: small, some of them not."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        a, b = rng.standard_normal((2, rows, length), np.float32)
+        residual = 0.02 * rng.standard_normal(rows, np.float32) * (1 + np.sum(a * a + b * b, axis=1))
+        return a, b, np.sum(a * b, axis=1) + residual
+
+    shapes = (rows, length), (rows, length), (rows,)
+    return Case(pk.project_bilinear, shapes, arrays, size=4 * 2 * rows * (2 * length + 1))
+
+
+CASES = {
+    "bilinear 65536 x 784": rows_of_copies(65536, 784),
+    "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
+    "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
+}

@@ -39,8 +39,35 @@ def rows_of_copies(rows: int, length: int) -> Case:
     return Case(pk.project_bilinear, shapes, arrays, size=4 * 2 * rows * (2 * length + 1))
 
 
+def layer_with_deviations(batch: int, length: int, width: int) -> Case:
+    """A step of Douglas-Rachford on a dense layer with all its copies."""
+
+    def call(*arrays: Any, implementation: str | None) -> pk.DenseCopies:
+        settings = {"scale": (-1.0, -1.0), "keep": (0.4, 0.4), "gain": (0.6, 0.6)}
+        return pk.project_dense_copies(*arrays, **settings, implementation=implementation)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        x, w, z = dense_layer(rng, batch, length, width)
+        u, v = 0.1 * rng.standard_normal((2, batch, width, length), np.float32)
+        return x, w, u, v, z
+
+    copies = (batch, width, length)
+    shapes = (batch, length), (length, width), copies, copies, (batch, width)
+    size = 2 * 4 * (2 * batch * width * length + batch * length + length * width + batch * width)
+    return Case(call, shapes, arrays, size)
+
+
+def dense_layer(rng: Generator, batch: int, length: int, width: int) -> tuple[Array, Array, Array]:
+    """``x``, ``w`` and ``z`` with residuals as in training."""
+    x = rng.standard_normal((batch, length), np.float32)
+    w = rng.standard_normal((length, width), np.float32)
+    scale = 1 + np.sum(x * x, axis=1)[:, None] + np.sum(w * w, axis=0)
+    return x, w, x @ w + 0.02 * rng.standard_normal((batch, width), np.float32) * scale
+
+
 CASES = {
     "bilinear 65536 x 784": rows_of_copies(65536, 784),
     "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
     "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
+    "dense copies 256 x 784 x 256": layer_with_deviations(256, 784, 256),
 }

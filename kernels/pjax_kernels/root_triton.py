@@ -82,6 +82,17 @@ def far_root(plus, plus_error, minus, minus_error, z):
 
 
 @triton.jit
+def inner_products(a, b):
+    """``a . b``, ``|a + b|^2/4`` and ``|a - b|^2/4`` of every row of two blocks."""
+    half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
+    return (
+        tl.sum(a * b, axis=1),
+        tl.sum(half_sum * half_sum, axis=1),
+        tl.sum(half_difference * half_difference, axis=1),
+    )
+
+
+@triton.jit
 def projection(p, plus, minus, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
     """What :func:`changes` needs of roots: ``t``, ``gamma``, ``beta``, ``of_sum``, ``of_difference``, ``radius``.
 

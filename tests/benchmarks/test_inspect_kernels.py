@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import pytest
 
 import kernel_cases
@@ -30,6 +33,7 @@ class Budget(NamedTuple):
 BUDGETS = {
     ("bilinear 65536 x 784", "_project_rows"): Budget(occupancy=0.4, wide=0.8),
     ("bilinear 2048 x 20000", "_project_long_row"): Budget(occupancy=0.35, wide=0.9),
+    ("dense copies 256 x 784 x 256", "_project_copies"): Budget(occupancy=0.25, wide=0.8),
 }
 
 
@@ -67,12 +71,12 @@ def test_machine_code_keeps_to_the_budget(
     assert (record["tensor_core_instructions"] > 0) == budget.matrix
 
 
-def test_cases_count_bytes_and_shapes() -> None:
-    """By the arrays themselves, of a small case."""
-    import numpy as np
-
-    case = kernel_cases.rows_of_copies(6, 5)
+@pytest.mark.parametrize(
+    "case", [kernel_cases.rows_of_copies(6, 5), kernel_cases.layer_with_deviations(4, 5, 3)], ids=["bilinear", "copies"]
+)
+def test_cases_count_bytes_and_shapes(case: kernel_cases.Case) -> None:
+    """By the arrays themselves."""
     arrays = case.arrays(np.random.default_rng(0))
     assert tuple(array.shape for array in arrays) == case.shapes
-    outputs = case.call(*arrays, implementation="xla")
+    outputs = jax.jit(partial(case.call, implementation="xla"))(*arrays)
     assert case.size == sum(array.nbytes for array in (*arrays, *outputs))

@@ -82,7 +82,7 @@ def _project_rows(
     b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
     z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
 
-    p, plus, minus = _inner_products(a, b)
+    p, plus, minus = root_triton.inner_products(a, b)
     t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, root_triton.NEAR, 2)
     new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
     new_z = -t
@@ -119,7 +119,7 @@ def _project_long_row(
         column = first + tl.arange(0, BLOCK)[None, :]
         a = tl.load(a_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
         b = tl.load(b_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
-        block_p, block_plus, block_minus = _inner_products(a, b)
+        block_p, block_plus, block_minus = root_triton.inner_products(a, b)
         p, plus, minus = p + block_p, plus + block_plus, minus + block_minus
 
     t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, root_triton.NEAR, 2)
@@ -133,14 +133,3 @@ def _project_long_row(
             new_a, new_b = a + new_a, b + new_b
         tl.store(new_a_ptr + start + column, new_a, mask=column < LENGTH)
         tl.store(new_b_ptr + start + column, new_b, mask=column < LENGTH)
-
-
-@triton.jit
-def _inner_products(a, b):
-    """``a . b``, ``|a + b|^2/4`` and ``|a - b|^2/4`` of every row."""
-    half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
-    return (
-        tl.sum(a * b, axis=1),
-        tl.sum(half_sum * half_sum, axis=1),
-        tl.sum(half_difference * half_difference, axis=1),
-    )

@@ -62,13 +62,14 @@ def main() -> None:
     options = parser.parse_args()
     records = []
     for name in options.case or CASES:
-        for launch in launches(CASES[name]):
-            records += [inspect(launch, target) | {"case": name} for target in options.target or TARGETS]
+        for target in options.target or TARGETS:
+            launched = launches(CASES[name], "rocm" if target.startswith("gfx") else "cuda")
+            records += [inspect(launch, target) | {"case": name} for launch in launched]
     print(json.dumps(records, indent=1) if options.json else table(records))
 
 
-def launches(case: Case) -> list[gpu.Launch]:
-    """What the public function would launch for this case."""
+def launches(case: Case, platform: str) -> list[gpu.Launch]:
+    """What the public function would launch for this case on a GPU of this platform."""
     found: list[gpu.Launch] = []
 
     def record(launch: gpu.Launch, arrays: Any) -> tuple[jax.Array, ...]:
@@ -76,7 +77,11 @@ def launches(case: Case) -> list[gpu.Launch]:
         return tuple(jnp.zeros(output.shape, output.dtype) for output in launch.outputs)
 
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in case.shapes]
-    with mock.patch.object(gpu, "obstacle", return_value=None), mock.patch.object(gpu, "_run", record):
+    with (
+        mock.patch.object(gpu, "obstacle", return_value=None),
+        mock.patch.object(gpu, "platform", return_value=platform),
+        mock.patch.object(gpu, "_run", record),
+    ):
         jax.eval_shape(lambda *arrays: case.call(*arrays, implementation="triton"), *shapes)
     return found
 

@@ -43,8 +43,9 @@ def layer_with_deviations(batch: int, length: int, width: int) -> Case:
     """A step of Douglas-Rachford on a dense layer with all its copies."""
 
     def call(*arrays: Any, implementation: str | None) -> pk.DenseCopies:
-        settings = {"scale": (-1.0, -1.0), "keep": (0.4, 0.4), "gain": (0.6, 0.6)}
-        return pk.project_dense_copies(*arrays, **settings, implementation=implementation)
+        return pk.project_dense_copies(
+            *arrays, scale=(-1.0, -1.0), keep=(0.4, 0.4), gain=(0.6, 0.6), implementation=implementation
+        )
 
     def arrays(rng: Generator) -> tuple[Array, ...]:
         x, w, z = dense_layer(rng, batch, length, width)
@@ -55,6 +56,17 @@ def layer_with_deviations(batch: int, length: int, width: int) -> Case:
     shapes = (batch, length), (length, width), copies, copies, (batch, width)
     size = 2 * 4 * (2 * batch * width * length + batch * length + length * width + batch * width)
     return Case(call, shapes, arrays, size)
+
+
+def layer_in_consensus(batch: int, length: int, width: int, precision: str) -> Case:
+    """``project_dense`` with products of this precision."""
+
+    def call(*arrays: Any, implementation: str | None) -> tuple[Any, ...]:
+        return pk.project_dense(*arrays, precision=precision, implementation=implementation)
+
+    size = 2 * 4 * (batch * length + length * width + batch * width)
+    shapes = (batch, length), (length, width), (batch, width)
+    return Case(call, shapes, lambda rng: dense_layer(rng, batch, length, width), size, 6 * batch * length * width)
 
 
 def dense_layer(rng: Generator, batch: int, length: int, width: int) -> tuple[Array, Array, Array]:
@@ -70,4 +82,9 @@ CASES = {
     "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
     "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
     "dense copies 256 x 784 x 256": layer_with_deviations(256, 784, 256),
+    **{
+        f"dense {batch} x {length} x {width}, {precision}": layer_in_consensus(batch, length, width, precision)
+        for batch, length, width in ((256, 784, 256), (4096, 4096, 4096))
+        for precision in ("highest", "high", "default")
+    },
 }

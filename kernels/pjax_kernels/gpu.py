@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
@@ -51,6 +52,11 @@ def obstacle() -> str | None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "TRITON_INTERPRET=1 makes Triton interpret kernels instead of compiling them"
     return None
+
+
+def platform() -> str:
+    """The GPU's: "rocm" for AMD, otherwise "cuda"."""
+    return "rocm" if "rocm" in jax.extend.backend.get_backend().platform_version.lower() else "cuda"
 
 
 def unsupported(arrays: Mapping[str, Array], *, length: int = 0, longest: int | None = None) -> str | None:

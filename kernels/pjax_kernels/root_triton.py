@@ -82,6 +82,25 @@ def far_root(plus, plus_error, minus, minus_error, z):
 
 
 @triton.jit
+def bilinear_root(p, q, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
+    """``t``, ``beta``, ``gamma`` and ``radius`` of a block of two axes.
+
+    Roots with a scaled residual up to ``LIMIT`` take ``STEPS`` steps; far ones are computed if there are any.
+    """
+    scaled = scaled_residual(p, q, z)
+    t = near_root(scaled, p, q, STEPS)
+    beta, gamma = near_coefficients(t)
+    radius = tl.zeros_like(t)
+    is_near = tl.abs(scaled) <= LIMIT
+    if tl.min(tl.min(is_near.to(tl.int32), axis=1), axis=0) == 0:
+        plus, plus_error, minus, minus_error = squares(p, q)
+        far_t, far_beta, far_gamma, far_radius = far_root(plus, plus_error, minus, minus_error, z)
+        t, beta = tl.where(is_near, t, far_t), tl.where(is_near, beta, far_beta)
+        gamma, radius = tl.where(is_near, gamma, far_gamma), tl.where(is_near, radius, far_radius)
+    return t, beta, gamma, radius
+
+
+@triton.jit
 def inner_products(a, b):
     """``a . b``, ``|a + b|^2/4`` and ``|a - b|^2/4`` of every row of two blocks."""
     half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,13 +19,17 @@ _LONGEST_ON_GPU = 4096
 """Entries of a dot product that still fit the registers; half as many in float64."""
 
 
-def _triton(*arrays: Array, **settings: tuple[float, float]) -> tuple[Array, ...]:
+def _triton(*arrays: Array, **settings: Any) -> tuple[Array, ...]:
     from pjax_kernels.dense_copies import triton
 
     return triton.dense_copies(*arrays, **settings)
 
 
-_IMPLEMENTATIONS = {"reference": reference.dense_copies, "xla": xla.dense_copies, "triton": _triton}
+_IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, ...]]] = {
+    "reference": reference.dense_copies,
+    "xla": xla.dense_copies,
+    "triton": _triton,
+}
 
 
 class DenseCopies(NamedTuple):

@@ -26,36 +26,26 @@ MACHINE = {
 TIMES = {"triton": 2e-3, "triton_again": 2e-3, "xla": 3e-3, "size": 3_000_000_000, "flops": 0, "precision": "highest"}
 
 
-def substituted(case: kernel_cases.Case, implementation: str) -> kernel_cases.Case:
-    """With XLA, perhaps changed, in place of the GPU's kernel."""
+def doubled(fault: str = "none") -> kernel_cases.Case:
+    """As quick to compile as can be: the double and the sum of an array, with a fault where Triton computes them."""
 
-    def call(*arrays: Any, increments: bool = False, **options: Any) -> Any:
-        results = case.call(*arrays, increments=increments, implementation="xla")
-        if options["implementation"] != "triton":
-            return results
-        return [wrong(result) if i == 1 else result for i, result in enumerate(results)]
+    def call(x: jax.Array, *, implementation: str, increments: bool) -> tuple[jax.Array, jax.Array]:
+        assert increments
+        double = {"none": 2 * x, "zero": 0 * x, "nan": (2 * x).at[0, 0].set(jnp.nan)}[fault]
+        return (double if implementation == "triton" else 2 * x), jnp.sum(x, axis=1)
 
-    def wrong(result: jax.Array) -> jax.Array:
-        return {"right": result, "zero": 0 * result, "nan": result.at[0, 0].set(jnp.nan)}[implementation]
-
-    return case._replace(call=call)
+    return kernel_cases.Case(call, ((5, 7),), lambda rng: (rng.standard_normal((5, 7), np.float32),), 4 * (2 * 35 + 5))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [kernel_cases.rows_of_copies(6, 5), kernel_cases.layer_with_deviations(4, 5, 3)],
-    ids=["bilinear", "copies"],
-)
-def test_right_results_pass(case: kernel_cases.Case) -> None:
-    record = gpu_report.check(substituted(case, "right"), oracle="reference")
+def test_right_results_pass() -> None:
+    record = gpu_report.check(doubled(), oracle="reference")
     assert "error" not in record
-    assert 0 < max(record["errors"]) < 5e-6
+    assert 0 < max(record["errors"]) < 1e-6
 
 
 @pytest.mark.parametrize("fault", ["zero", "nan"])
 def test_wrong_results_do_not(fault: str) -> None:
-    record = gpu_report.check(substituted(kernel_cases.rows_of_copies(6, 5), fault), oracle="xla")
-    assert record["error"].startswith("wrong result")
+    assert gpu_report.check(doubled(fault), oracle="xla")["error"].startswith("wrong result")
 
 
 def test_times_are_of_one_call_and_updates_go_into_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +124,6 @@ def test_cases_count_bytes_and_shapes(case: kernel_cases.Case) -> None:
     """By the arrays themselves."""
     arrays = case.arrays(np.random.default_rng(0))
     assert tuple(array.shape for array in arrays) == case.shapes
-    outputs = jax.jit(lambda *arrays: case.call(*arrays, implementation="xla"))(*arrays)
-    assert case.size == sum(array.nbytes for array in (*arrays, *outputs))
+    outputs = jax.eval_shape(lambda *arrays: case.call(*arrays, implementation="xla"), *arrays)
+    assert case.size == sum(array.size * array.dtype.itemsize for array in (*arrays, *outputs))
     assert all(outputs[i].shape == case.shapes[position] for i, position in enumerate(case.updated))

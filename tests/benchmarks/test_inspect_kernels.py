@@ -29,7 +29,7 @@ BUDGETS = {
     ("bilinear 65536 x 784", "_project_rows"): Budget(occupancy=0.4, wide=0.8),
     ("bilinear 2048 x 20000", "_project_long_row"): Budget(occupancy=0.35, wide=0.9),
     ("dense 256 x 784 x 256, highest", "_solve"): Budget(occupancy=0.12, wide=0.5),
-    ("dense 4096 x 4096 x 4096, high", "_multiply_and_solve"): Budget(occupancy=0.12, wide=0.8, matrix=True),
+    ("dense 256 x 784 x 256, high", "_multiply_and_solve"): Budget(occupancy=0.12, wide=0.8, matrix=True),
     ("dense copies 256 x 784 x 256", "_project_copies"): Budget(occupancy=0.25, wide=0.8),
 }
 

@@ -63,13 +63,13 @@ def test_every_dtype_agrees_with_mpmath(dtype: DTypeLike, rng: Generator) -> Non
     check(inputs, oracles.dense_changes(*as_float64(inputs)), "high")
 
 
-@pytest.mark.parametrize("precision", ["highest", "high"])
-@pytest.mark.parametrize("shape", [(1, 9, 7), (66, 40, 1), (3, 5, 130), (65, 1, 70)])
-def test_any_shape(shape: tuple[int, int, int], precision: str, rng: Generator) -> None:
+@pytest.mark.parametrize("shape", [(1, 9, 7), (66, 40, 1), (3, 5, 130)])
+def test_any_shape(shape: tuple[int, int, int], rng: Generator) -> None:
     """Several tiles, and several terms of a product at a time; no multiples."""
     inputs = layer(rng, *shape, "mixed", np.float32)
-    expected = project(*as_float64(inputs), increments=True, implementation="reference")
-    check(inputs, as_float64(expected), precision)
+    expected = as_float64(project(*as_float64(inputs), increments=True, implementation="reference"))
+    for precision in ("highest", "high"):
+        check(inputs, expected, precision)
 
 
 def test_large_tiles(monkeypatch: pytest.MonkeyPatch, rng: Generator) -> None:

@@ -64,3 +64,13 @@ def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], incremen
     if increments:
         return tuple(changes)
     return tuple((old + change).astype(old.dtype) for old, change in zip(arrays, changes, strict=True))
+
+
+def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[..., tuple[Array, ...]]:
+    """A projection of arrays of any dtypes, from the increments of arrays of the one it computes in."""
+
+    def project(*arrays: Array, increments: bool, **settings: Any) -> tuple[Array, ...]:
+        dtype = compute_dtype(arrays)
+        return apply_increments(arrays, increments_of(*(x.astype(dtype) for x in arrays), **settings), increments)
+
+    return project

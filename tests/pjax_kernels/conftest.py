@@ -1,5 +1,6 @@
 """What every test of the kernels starts from."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.typing import DTypeLike
+
+from pjax_kernels import gpu
+
+from . import triton_interpreter
+
+# Triton reads it when it is imported, which is later.
+os.environ["TRITON_INTERPRET"] = "1"
 
 DATA = Path(os.environ.get("PJAX_DATA") or Path(__file__).parents[3] / "shared" / "data")
 PUBLISHED = DATA.parent / "reference" / "reference_float64.npz"
@@ -24,6 +32,15 @@ def float64_enabled() -> Iterator[None]:
 @pytest.fixture(params=["reference", "xla"])
 def implementation(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def triton_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """implementation="triton" runs, in Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    monkeypatch.setattr(gpu, "obstacle", lambda: None)
+    monkeypatch.setattr(gpu, "_run", triton_interpreter.run)
 
 
 @pytest.fixture(params=["float16", "bfloat16", "float32", "float64"])

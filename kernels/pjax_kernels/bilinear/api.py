@@ -5,12 +5,24 @@ from __future__ import annotations
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, gpu
 from pjax_kernels.bilinear import reference, xla
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_bilinear"
-_IMPLEMENTATIONS = {"reference": reference.bilinear_increments, "xla": xla.bilinear_increments}
+
+
+def _triton(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
+    from pjax_kernels.bilinear import triton
+
+    return triton.project_bilinear(a, b, z, increments=increments)
+
+
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.bilinear_increments),
+    "xla": arguments.from_increments(xla.bilinear_increments),
+    "triton": _triton,
+}
 
 
 def project_bilinear(
@@ -28,7 +40,7 @@ def project_bilinear(
         z: ``(...)``, the estimates of the dot products.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
-        implementation: "reference", "xla", or None for the best that runs here.
+        implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), or None for the best that runs here.
 
     Returns:
         ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
@@ -37,16 +49,15 @@ def project_bilinear(
     Raises:
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit, or the implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2; Bauschke, Lal, Wang, arXiv 2206.04878.
     """
-    arrays = list(arguments.floating_arrays(_KERNEL, a=a, b=b, z=z).values())
-    a, b, z = arrays
+    arrays = arguments.floating_arrays(_KERNEL, a=a, b=b, z=z)
+    a, b, z = arrays.values()
     if a.ndim == 0:
         raise ValueError(f"{_KERNEL}: a has shape (), but needs a last axis to take the dot product over")
     arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
     arguments.require_shape(_KERNEL, "z", z, a.shape[:-1], f"a of shape {a.shape}")
-    dtype = arguments.compute_dtype(arrays)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(*(array.astype(dtype) for array in arrays))
-    return arguments.apply_increments(arrays, changes, increments)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    return project(a, b, z, increments=increments)

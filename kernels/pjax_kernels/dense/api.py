@@ -5,12 +5,27 @@ from __future__ import annotations
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, gpu
 from pjax_kernels.dense import reference, xla
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_dense"
-_IMPLEMENTATIONS = {"reference": reference.dense_increments, "xla": xla.dense_increments}
+
+
+def _triton(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+    from pjax_kernels.dense import triton
+
+    return triton.dense_increments(x, w, z, precision=precision)
+
+
+_IMPLEMENTATIONS = {
+    name: arguments.from_increments(increments_of)
+    for name, increments_of in {
+        "reference": reference.dense_increments,
+        "xla": xla.dense_increments,
+        "triton": _triton,
+    }.items()
+}
 
 
 def project_dense(
@@ -38,7 +53,8 @@ def project_dense(
             smaller than the rounding of the value.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.  The default keeps full float32 on
             accelerators too: the projection lives on the small difference between ``z`` and ``x w``.
-        implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
+        implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs), or None for the best that
+            runs here.
 
     Returns:
         ``(x, w, z)``: the means of the projected copies, and the projected outputs, in the shapes and dtypes given.
@@ -46,16 +62,15 @@ def project_dense(
     Raises:
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit, or the implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    arrays = list(arguments.floating_arrays(_KERNEL, x=x, w=w, z=z).values())
-    x, w, z = arrays
+    arrays = arguments.floating_arrays(_KERNEL, x=x, w=w, z=z)
+    x, w, z = arrays.values()
     arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
     arguments.require_shape(_KERNEL, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
-    dtype = arguments.compute_dtype(arrays)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(*(array.astype(dtype) for array in arrays), precision=precision)
-    return arguments.apply_increments(arrays, changes, increments)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    return project(x, w, z, increments=increments, precision=precision)

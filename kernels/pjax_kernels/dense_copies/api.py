@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, gpu
 from pjax_kernels.dense_copies import reference, xla
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_dense_copies"
-_IMPLEMENTATIONS = {"reference": reference.dense_copies, "xla": xla.dense_copies}
+_LONGEST_ON_GPU = 4096
+"""Entries of a dot product that still fit the registers; half as many in float64."""
+
+
+def _triton(*arrays: Array, **settings: Any) -> tuple[Array, ...]:
+    from pjax_kernels.dense_copies import triton
+
+    return triton.dense_copies(*arrays, **settings)
+
+
+_IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, ...]]] = {
+    "reference": reference.dense_copies,
+    "xla": xla.dense_copies,
+    "triton": _triton,
+}
 
 
 class DenseCopies(NamedTuple):
@@ -66,7 +82,7 @@ def project_dense_copies(
         scale: two numbers, known when traced: what ``u`` and ``v`` are multiplied by.
         keep: two numbers, known when traced: the parts of ``u`` and ``v`` that remain.
         gain: two numbers, known when traced: the parts of the changes that are added to these.
-        implementation: "reference", "xla", or None for the best that runs here.
+        implementation: "reference", "xla", "triton" (GPUs; ``N`` up to 4096), or None for the best that runs here.
 
     Returns:
         The new deviations and the changes, as :class:`DenseCopies`, computed in float32 or wider.  ``|a|^2 + |b|^2``
@@ -76,6 +92,7 @@ def project_dense_copies(
         TypeError: an array is not floating-point.
         ValueError: the shapes do not fit, ``scale``, ``keep`` or ``gain`` is not a pair of finite numbers, or the
             implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2 for the projection and section 4 for the algorithms.
     """
@@ -89,7 +106,9 @@ def project_dense_copies(
         arguments.require_shape(_KERNEL, name, arrays[name], (batch, width, length), product)
     arguments.require_shape(_KERNEL, "z", z, (batch, width), product)
     dtype = arguments.compute_dtype(list(arrays.values()))
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    longest = _LONGEST_ON_GPU * 4 // jnp.dtype(dtype).itemsize
+    unsupported = gpu.unsupported(arrays, length=length, longest=longest)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
     new = project(
         x.astype(dtype),
         w.astype(dtype),

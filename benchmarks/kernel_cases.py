@@ -1,0 +1,108 @@
+"""The kernels that have a GPU implementation, on layers of useful size: what the tools inspect and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import pjax_kernels as pk
+
+Array = np.ndarray
+Generator = np.random.Generator
+
+
+class Case(NamedTuple):
+    """A call of a kernel, and the least a machine must do for it."""
+
+    call: Callable[..., Any]
+    """Takes the arrays and the keywords ``implementation`` and ``increments``: return changes, not new values."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the arrays, which are float32."""
+    arrays: Callable[[Generator], tuple[Array, ...]]
+    size: int
+    """Bytes: every input read once, every output written once."""
+    flops: int = 0
+    """Of the matrix products."""
+    precision: str = "highest"
+    """Of these."""
+    updated: tuple[int, ...] = ()
+    """Positions of the arrays that the first outputs replace, in place."""
+
+
+def rows_of_copies(rows: int, length: int) -> Case:
+    """``project_bilinear`` with residuals as in training: small, some of them not."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        a, b = rng.standard_normal((2, rows, length), np.float32)
+        residual = 0.02 * rng.standard_normal(rows, np.float32) * (1 + np.sum(a * a + b * b, axis=1))
+        return a, b, np.sum(a * b, axis=1) + residual
+
+    shapes = (rows, length), (rows, length), (rows,)
+    return Case(pk.project_bilinear, shapes, arrays, size=4 * 2 * rows * (2 * length + 1))
+
+
+def layer_with_deviations(batch: int, length: int, width: int) -> Case:
+    """A step of Douglas-Rachford on a dense layer with all its copies."""
+
+    def call(*arrays: Any, implementation: str | None, increments: bool = False) -> pk.DenseCopies:
+        del increments  # the means are changes, and the deviations are what they are
+        return pk.project_dense_copies(
+            *arrays, scale=(-1.0, -1.0), keep=(0.4, 0.4), gain=(0.6, 0.6), implementation=implementation
+        )
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        x, w, z = dense_layer(rng, batch, length, width)
+        u, v = 0.1 * rng.standard_normal((2, batch, width, length), np.float32)
+        return x, w, u, v, z
+
+    copies = (batch, width, length)
+    shapes = (batch, length), (length, width), copies, copies, (batch, width)
+    size = 2 * 4 * (2 * batch * width * length + batch * length + length * width + batch * width)
+    return Case(call, shapes, arrays, size, updated=(2, 3))
+
+
+def layer_in_consensus(batch: int, length: int, width: int, precision: str) -> Case:
+    """``project_dense`` with products of this precision."""
+    shapes = (batch, length), (length, width), (batch, width)
+    return Case(
+        call=partial(pk.project_dense, precision=precision),
+        shapes=shapes,
+        arrays=lambda rng: dense_layer(rng, batch, length, width),
+        size=2 * 4 * (batch * length + length * width + batch * width),
+        flops=6 * batch * length * width,
+        precision=precision,
+    )
+
+
+def dense_layer(rng: Generator, batch: int, length: int, width: int) -> tuple[Array, Array, Array]:
+    """``x``, ``w`` and ``z`` with residuals as in training."""
+    x = rng.standard_normal((batch, length), np.float32)
+    w = rng.standard_normal((length, width), np.float32)
+    scale = 1 + np.sum(x * x, axis=1)[:, None] + np.sum(w * w, axis=0)
+    return x, w, x @ w + 0.02 * rng.standard_normal((batch, width), np.float32) * scale
+
+
+PRECISIONS = ("highest", "high", "default")
+
+CASES = {
+    "bilinear 65536 x 784": rows_of_copies(65536, 784),
+    "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
+    "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
+    "dense copies 256 x 784 x 256": layer_with_deviations(256, 784, 256),
+    **{
+        f"dense {batch} x {length} x {width}, {precision}": layer_in_consensus(batch, length, width, precision)
+        for batch, length, width in ((256, 784, 256), (4096, 4096, 4096))
+        for precision in PRECISIONS
+    },
+}
+
+ODD_CASES = {
+    "bilinear 37 x 129": rows_of_copies(37, 129),
+    "bilinear 3 x 5001": rows_of_copies(3, 5001),
+    "dense copies 37 x 129 x 19": layer_with_deviations(37, 129, 19),
+    **{f"dense 67 x 129 x 131, {precision}": layer_in_consensus(67, 129, 131, precision) for precision in PRECISIONS},
+}
+"""Small, of no multiples of anything: for correctness alone."""

@@ -1,0 +1,135 @@
+"""Projection onto ``z = a . b`` on a GPU, in one pass over memory: ``a``, ``b`` and ``z`` are read and written once.
+
+Rows that do not fit the registers, are read twice, a block at a time; the
+second time they come from the L2 cache, for it holds the rows of all programs that run at once.
+"""
+
+import jax.numpy as jnp
+import triton
+import triton.language as tl
+from jax import Array
+
+from pjax_kernels import arguments, gpu, root_triton
+
+_IN_REGISTERS = 4096
+"""Entries of the longest row that a program holds in registers; half as many in float64."""
+
+_ENTRIES = 512
+"""Entries of ``a`` that a program of shorter rows holds, half as many in float64: a thread then has one root."""
+
+_BLOCK = 4096
+"""Entries of a longer row that are read at a time."""
+
+
+def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
+    """The new ``a`` (..., N), ``b`` (..., N) and ``z`` (...), or their changes."""
+    arrays = a, b, z
+    compute = arguments.compute_dtype(arrays)
+    results = tuple(compute if increments else array.dtype for array in arrays)
+
+    def project(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
+        count, length = a.shape
+        block = triton.next_power_of_2(max(length, 1))
+        words = 2 if compute == jnp.float64 else 1
+        rows = max(1, _ENTRIES // words // block)
+        kernel, warps = _project_rows, max(4, block // 256)
+        if block > _IN_REGISTERS // words:
+            kernel, block, warps = _project_long_row, _BLOCK, _BLOCK // 512
+        return gpu.launch(
+            kernel,
+            a,
+            b,
+            z,
+            outputs=list(zip((a.shape, b.shape, z.shape), results, strict=True)),
+            grid=(triton.cdiv(count, rows),),
+            num_warps=warps,
+            COUNT=count,
+            LENGTH=length,
+            ROWS=rows,
+            BLOCK=block,
+            DOUBLE=words == 2,
+            INCREMENTS=increments,
+        )
+
+    new_a, new_b, new_z = gpu.over_leading_axis(project)(
+        a.reshape(z.size, a.shape[-1]), b.reshape(z.size, a.shape[-1]), z.reshape(z.size)
+    )
+    return new_a.reshape(a.shape), new_b.reshape(b.shape), new_z.reshape(z.shape)
+
+
+@triton.jit
+def _project_rows(
+    a_ptr,
+    b_ptr,
+    z_ptr,
+    new_a_ptr,
+    new_b_ptr,
+    new_z_ptr,
+    COUNT: tl.constexpr,
+    LENGTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    INCREMENTS: tl.constexpr,
+):
+    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    is_row = row < COUNT
+    inside = is_row[:, None] & (column < LENGTH)[None, :]
+    offset = row.to(tl.int64)[:, None] * LENGTH + column[None, :]
+    a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
+    b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
+    z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
+
+    p, plus, minus = root_triton.inner_products(a, b)
+    t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, root_triton.NEAR, 2)
+    new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
+    new_z = -t
+    if not INCREMENTS:
+        new_a, new_b, new_z = a + new_a, b + new_b, z + new_z
+
+    tl.store(new_a_ptr + offset, new_a, mask=inside)
+    tl.store(new_b_ptr + offset, new_b, mask=inside)
+    tl.store(new_z_ptr + row, new_z, mask=is_row)
+
+
+@triton.jit
+def _project_long_row(
+    a_ptr,
+    b_ptr,
+    z_ptr,
+    new_a_ptr,
+    new_b_ptr,
+    new_z_ptr,
+    COUNT: tl.constexpr,
+    LENGTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    INCREMENTS: tl.constexpr,
+):
+    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    row = tl.program_id(0) + tl.arange(0, ROWS)  # one, as a block
+    start = row.to(tl.int64)[:, None] * LENGTH
+    z = tl.load(z_ptr + row).to(compute)
+
+    p, plus, minus = tl.zeros_like(z), tl.zeros_like(z), tl.zeros_like(z)
+    for first in range(0, LENGTH, BLOCK):
+        column = first + tl.arange(0, BLOCK)[None, :]
+        a = tl.load(a_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
+        b = tl.load(b_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
+        block_p, block_plus, block_minus = root_triton.inner_products(a, b)
+        p, plus, minus = p + block_p, plus + block_plus, minus + block_minus
+
+    t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, root_triton.NEAR, 2)
+    tl.store(new_z_ptr + row, -t if INCREMENTS else z - t)
+    for first in range(0, LENGTH, BLOCK):
+        column = first + tl.arange(0, BLOCK)[None, :]
+        a = tl.load(a_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
+        b = tl.load(b_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
+        new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
+        if not INCREMENTS:
+            new_a, new_b = a + new_a, b + new_b
+        tl.store(new_a_ptr + start + column, new_a, mask=column < LENGTH)
+        tl.store(new_b_ptr + start + column, new_b, mask=column < LENGTH)

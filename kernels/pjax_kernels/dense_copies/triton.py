@@ -1,0 +1,142 @@
+"""Projection of a dense layer with stored deviations on a GPU: one pass over ``u`` and ``v``, in place.
+
+A program takes ``ROWS`` rows of ``x`` and ``COLUMNS`` columns of ``w``.  For one row after the other it runs over the
+columns, a tile at a time, holds the sum of the changes of the row's copies in registers, and adds those of the columns
+to a buffer of its own, which stays in the L2 cache.  So beside ``4 B M N`` numbers of ``u`` and ``v`` there are
+``B M N / COLUMNS + B M N / ROWS`` of partial sums; they are added in a fixed order.
+"""
+
+import math
+
+import jax.numpy as jnp
+import triton
+import triton.language as tl
+from jax import Array
+
+from pjax_kernels import gpu, root_triton
+
+Pair = tuple[float, float]
+
+_ENTRIES = 512
+"""Of a tile of ``u``, half as many in float64, unless a single row has more: a thread then has one root."""
+
+_PROGRAMS = 1024
+"""Enough to fill a GPU; with more there would be more partial sums."""
+
+
+def dense_copies(
+    x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+
+    def project(x: Array, w: Array, u: Array, v: Array, z: Array) -> tuple[Array, ...]:
+        batch, width, length = u.shape
+        block = triton.next_power_of_2(max(length, 1))
+        tile = max(1, _ENTRIES // (x.dtype.itemsize // 4) // block)
+        rows = max(1, math.isqrt(batch * width // _PROGRAMS))
+        columns = triton.cdiv(rows, tile) * tile
+        row_blocks, column_blocks = triton.cdiv(batch, rows), triton.cdiv(width, columns)
+        new_u, new_v, x_sums, w_sums, z_change = gpu.launch(
+            _project_copies,
+            x,
+            w.T,
+            z,
+            u,
+            v,
+            outputs=[
+                ((column_blocks, batch, length), x.dtype),
+                ((row_blocks, width, length), x.dtype),
+                (z.shape, x.dtype),
+            ],
+            grid=(row_blocks, column_blocks),
+            in_place=2,
+            num_warps=max(4, block // 256),
+            BATCH=batch,
+            WIDTH=width,
+            LENGTH=length,
+            ROWS=rows,
+            COLUMNS=columns,
+            TILE=tile,
+            BLOCK=block,
+            SCALE_U=scale[0],
+            SCALE_V=scale[1],
+            KEEP_U=keep[0],
+            KEEP_V=keep[1],
+            GAIN_U=gain[0],
+            GAIN_V=gain[1],
+        )
+        x_mean, w_mean = jnp.sum(x_sums, axis=0) / max(width, 1), jnp.sum(w_sums, axis=0).T / max(batch, 1)
+        return new_u, new_v, x_mean, w_mean, z_change
+
+    return gpu.one_at_a_time(project)(x, w, u, v, z)  # type: ignore[return-value]
+
+
+@triton.jit
+def _project_copies(
+    x_ptr,
+    w_ptr,
+    z_ptr,
+    u_ptr,
+    v_ptr,
+    _u_ptr,  # jax-triton's second names of u and v, which are updated in place
+    _v_ptr,
+    x_sums_ptr,
+    w_sums_ptr,
+    z_change_ptr,
+    BATCH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LENGTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SCALE_U: tl.constexpr,
+    SCALE_V: tl.constexpr,
+    KEEP_U: tl.constexpr,
+    KEEP_V: tl.constexpr,
+    GAIN_U: tl.constexpr,
+    GAIN_V: tl.constexpr,
+):
+    compute: tl.constexpr = x_ptr.dtype.element_ty
+    entry = tl.arange(0, BLOCK)
+    is_entry = entry < LENGTH
+    first_row, first_column = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS
+
+    for row in range(first_row, min(first_row + ROWS, BATCH)):
+        x = tl.load(x_ptr + tl.cast(row, tl.int64) * LENGTH + entry, mask=is_entry, other=0.0)
+        x_sum = tl.zeros((TILE, BLOCK), compute)
+        for tile in range(first_column, min(first_column + COLUMNS, WIDTH), TILE):
+            column = tile + tl.arange(0, TILE)
+            is_column = column < WIDTH
+            inside = is_column[:, None] & is_entry[None, :]
+            w_offset = column[:, None] * LENGTH + entry[None, :]
+            z_offset = tl.cast(row, tl.int64) * WIDTH + column
+            offset = tl.cast(row, tl.int64) * (WIDTH * LENGTH) + w_offset
+            u = tl.load(u_ptr + offset, mask=inside, other=0.0).to(compute)
+            v = tl.load(v_ptr + offset, mask=inside, other=0.0).to(compute)
+            w = tl.load(w_ptr + w_offset, mask=inside, other=0.0)
+            z = tl.load(z_ptr + z_offset, mask=is_column, other=0.0)
+
+            a, b = x[None, :] + SCALE_U * u, w + SCALE_V * v
+            p, plus, minus = root_triton.inner_products(a, b)
+            t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, 0.25, 3)
+            u_change, v_change = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
+
+            tl.store(u_ptr + offset, _kept(KEEP_U, u) + GAIN_U * u_change, mask=inside)
+            tl.store(v_ptr + offset, _kept(KEEP_V, v) + GAIN_V * v_change, mask=inside)
+            tl.store(z_change_ptr + z_offset, -t, mask=is_column)
+            x_sum += u_change
+            w_sum_ptr = w_sums_ptr + tl.program_id(0).to(tl.int64) * (WIDTH * LENGTH) + w_offset
+            if row > first_row:
+                v_change += tl.load(w_sum_ptr, mask=inside, other=0.0)
+            tl.store(w_sum_ptr, v_change, mask=inside)
+
+        x_sum_offset = (tl.program_id(1).to(tl.int64) * BATCH + row) * LENGTH + entry
+        tl.store(x_sums_ptr + x_sum_offset, tl.sum(x_sum, axis=0), mask=is_entry)
+        tl.debug_barrier()  # before other threads read this row's w_sums
+
+
+@triton.jit
+def _kept(KEEP: tl.constexpr, old):
+    """``KEEP * old``; nothing of what is not kept, which may be NaN."""
+    return KEEP * old if KEEP != 0 else tl.zeros_like(old)

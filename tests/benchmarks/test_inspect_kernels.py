@@ -1,0 +1,68 @@
+"""Every Triton kernel becomes machine code, for GPUs that are not there, and keeps to a budget."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+pytest.importorskip("triton")
+
+REPOSITORY = Path(__file__).parents[2]
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+class Budget(NamedTuple):
+    """What a kernel of one case may use on every target, and what it must."""
+
+    occupancy: float
+    wide: float
+    """Part of the global loads and stores of 16 bytes, on NVIDIA."""
+    matrix: bool = False
+    """Whether it computes with tensor cores."""
+
+
+BUDGETS = {
+    ("bilinear 65536 x 784", "_project_rows"): Budget(occupancy=0.4, wide=0.8),
+    ("bilinear 2048 x 20000", "_project_long_row"): Budget(occupancy=0.35, wide=0.9),
+    ("dense 256 x 784 x 256, highest", "_solve"): Budget(occupancy=0.12, wide=0.5),
+    ("dense 256 x 784 x 256, high", "_multiply_and_solve"): Budget(occupancy=0.12, wide=0.8, matrix=True),
+    ("dense copies 256 x 784 x 256", "_project_copies"): Budget(occupancy=0.25, wide=0.8),
+}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """In a process of its own: in this one Triton interprets."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(REPOSITORY / folder) for folder in ("kernels", "benchmarks")),
+        "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
+        "TRITON_INTERPRET": "0",
+    }
+    cases = [argument for case in dict(BUDGETS) for argument in ("--case", case[0])]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "inspect_kernels.py"), "--json", *cases]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return {(record["case"], record["kernel"], record["target"]): record for record in json.loads(run.stdout)}
+
+
+def test_every_kernel_has_a_budget(records: dict[tuple[str, str, str], dict[str, Any]]) -> None:
+    assert {key[:2] for key in records} == set(BUDGETS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kernel", BUDGETS, ids=" ".join)
+def test_machine_code_keeps_to_the_budget(
+    kernel: tuple[str, str], target: str, records: dict[tuple[str, str, str], dict[str, Any]]
+) -> None:
+    record, budget = records[*kernel, target], BUDGETS[kernel]
+    assert record["bytes"] > 0
+    assert record["spilled_bytes"] == 0
+    assert record["local_instructions"] == 0
+    assert record["occupancy"] >= budget.occupancy
+    if target.startswith("sm"):
+        assert record["wide_global_accesses"] >= budget.wide * record["global_accesses"]
+    assert (record["tensor_core_instructions"] > 0) == budget.matrix

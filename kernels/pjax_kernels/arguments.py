@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
+from numpy.lib.array_utils import normalize_axis_tuple
 
 
 def floating_arrays(kernel: str, **arguments: ArrayLike) -> dict[str, Array]:
@@ -57,6 +58,17 @@ def require_output(kernel: str, bilinear: Callable[[Any, Any], Any], x: Any, w: 
     if not isinstance(output, jax.ShapeDtypeStruct):
         raise ValueError(f"{kernel}: bilinear(x, w) returns {jax.tree.structure(output)}, but must return one array")
     require_shape(kernel, "z", z, output.shape, "bilinear(x, w)")
+
+
+def reduced_axes(kernel: str, x: Array, axis: int | Sequence[int] | None) -> tuple[int, ...]:
+    """``axis`` as increasing numbers that are not negative, all axes for None."""
+    try:
+        axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{kernel}: axis is {axis!r} for x of shape {x.shape}; pass an axis of x, several different ones, or None"
+        ) from error
+    return tuple(sorted(axes))
 
 
 def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], increments: bool) -> tuple[Any, ...]:

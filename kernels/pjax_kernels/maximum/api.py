@@ -6,7 +6,6 @@ import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -54,7 +53,7 @@ def project_max(
     """
     arrays = arguments.floating_arrays(_MAX, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    axes = _reduced_axes(x, axis)
+    axes = arguments.reduced_axes(_MAX, x, axis)
     kept = tuple(size for i, size in enumerate(x.shape) if i not in axes)
     arguments.require_shape(_MAX, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
     if 0 in (x.shape[i] for i in axes):
@@ -110,17 +109,6 @@ def project_max_pool(
     project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS)
     changes = project(x.astype(dtype), z.astype(dtype), rows, columns)
     return arguments.apply_increments([x, z], changes, increments)
-
-
-def _reduced_axes(x: Array, axis: int | Sequence[int] | None) -> tuple[int, ...]:
-    """``axis`` as increasing, non-negative numbers."""
-    try:
-        axes = range(x.ndim) if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, x.ndim)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{_MAX}: axis is {axis!r} for x of shape {x.shape}; pass an axis of x, several different ones, or None"
-        ) from error
-    return tuple(sorted(axes))
 
 
 def _window_axes(

@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from numpy.lib.array_utils import normalize_axis_tuple
 
 from pjax_kernels import arguments
 from pjax_kernels.implementation import choose
@@ -74,7 +73,7 @@ def project_sum_over(
     """
     arrays = arguments.floating_arrays(_OVER, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim, argname="axis")
+    axes = arguments.reduced_axes(_OVER, x, axis)
     kept = tuple(size for place, size in enumerate(x.shape) if place not in axes)
     arguments.require_shape(_OVER, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
     dtype = arguments.compute_dtype([x, z])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -24,8 +26,8 @@ def mean_of_copies(x: Array, changes: Array) -> Array:
 def sum_over_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """The change of ``x`` and of ``z``, its sum over ``axes``: the elements of each sum as inputs of their own."""
     order = (*axes, *(axis for axis in range(x.ndim) if axis not in axes))
-    rows = jnp.transpose(x, order).reshape(-1, *z.shape)
+    widths = [x.shape[axis] for axis in order]
+    rows = jnp.transpose(x, order).reshape(math.prod(widths[: len(axes)]), *z.shape)
     changes, z_change = sum_increments(tuple(rows), z)
     stacked = jnp.stack(changes) if changes else rows
-    widths = [x.shape[axis] for axis in order]
     return jnp.transpose(stacked.reshape(widths), [order.index(axis) for axis in range(x.ndim)]), z_change

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pjax_core import checks, reflections, solution
+from pjax_core import arguments, reflections, solution
 from pjax_core.copies import Consensus, Copies, Dense, Factored, choose, n_bytes
 from pjax_core.graph import Colour, Graph, Operation
 from pjax_core.reflections import CopiesState, Point, of_colour, of_layers
-from pjax_core.solution import Problem, Schedule, State, at_boundary, normalised, project, unread_elements
+from pjax_core.solution import Problem, Schedule, State, at_boundary, may_be_unread, normalised, project
 
 DENSE_BUDGET = 16 * 2**20
 """Bytes of dense copies that a node may hold before ``copies="auto"`` takes the factored form."""
@@ -89,7 +89,7 @@ def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", 
         TypeError: ``relaxation`` is not a number.
         ValueError: ``relaxation`` or ``budget`` is out of range, or ``copies`` is none of these.
     """
-    relaxation = checks.number("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
+    relaxation = arguments.number("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
     return _reflecting_algorithm(_relaxed(relaxation), copies, budget)
 
 
@@ -108,7 +108,7 @@ def difference_map(beta: float = 1.0, *, copies: str | Copies = "auto", budget: 
         TypeError: ``beta`` is not a number.
         ValueError: ``beta`` is zero or not finite, or as in :func:`douglas_rachford`.
     """
-    beta = checks.number("beta", beta, lambda b: b != 0 and math.isfinite(b), "a finite number other than 0")
+    beta = arguments.number("beta", beta, lambda b: b != 0 and math.isfinite(b), "a finite number other than 0")
 
     def step(point: Point) -> CopiesState:
         a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
@@ -161,7 +161,7 @@ def _reflecting_algorithm(
 
     def representations(graph: Graph) -> dict[Operation, Copies]:
         return {
-            node: choose(node, wanted, dense_budget, unread_elements(graph, node) is not None)
+            node: choose(node, wanted, dense_budget, may_be_unread(graph, node))
             for node in graph.nodes
             if isinstance(node, Operation)
         }
@@ -178,7 +178,7 @@ def _reflecting_algorithm(
         return step_of(Point(graph, representations(graph), state))
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
-        graph = problem.graph(*checks.problem_arguments(params, data))
+        graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, representations(graph))
 
     return Algorithm(_checked(first), step, _params, _params_low, describe)
@@ -236,7 +236,7 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
         return at_boundary(graph, schedule(graph), state)
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
-        graph = problem.graph(*checks.problem_arguments(params, data))
+        graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
 
     return Algorithm(_checked(first), step, _params, _params_low, describe)
@@ -246,8 +246,8 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
     """The ``init`` of an algorithm whose first state is ``first(problem, params, data, params_low)``."""
 
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
-        params, data = checks.problem_arguments(params, data)
-        checks.low_part(params, params_low)
+        params, data = arguments.problem_arguments(params, data)
+        arguments.low_part(params, params_low)
         return first(problem, params, data, params_low)
 
     return init

@@ -1,71 +1,221 @@
-"""Checks of what users pass in."""
+"""A numerical test of any projection: is its result feasible, nearest, and where it stays when projected again?"""
 
 from __future__ import annotations
 
-import numbers
-import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from numpy.typing import ArrayLike
+
+from pjax_core.graph import Operation, Parameter, Value, of_node
+from pjax_core.primitive import Primitive
+
+_SCALES = (1e-6, 1e-4, 1e-2, 0.1, 1.0, 3.0)
+"""Standard deviations of the steps to sampled points, relative to the size of the inputs."""
 
 
-def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """Parameters and data as arrays: floating-point and, where their content is known, finite."""
-    if not jax.tree.leaves(params):
-        raise ValueError("params holds no array; there is nothing to train")
-    return _checked("params", params), _checked("data", data)
+def check_projection(
+    operation: Callable[..., Any],
+    inputs: Sequence[ArrayLike],
+    output: ArrayLike | None = None,
+    *,
+    samples: int = 200,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+) -> None:
+    """Raise ``AssertionError`` unless the projection of an operation is one at this point, as far as numbers tell.
+
+    The point is moved to float64 and projected.  Its projection must be feasible, no farther than any of many sampled
+    feasible points nor than those that a local search without gradients finds, and not move when projected again.
+    Where the operation holds several copies of its inputs, each is a coordinate.
+
+    Args:
+        operation: of this package or made by :func:`primitive` or :func:`bilinear`; settings by ``functools.partial``.
+        inputs: the arrays that it takes; small ones, since the local search tries all coordinates.
+        output: the estimate of the output; by default a random one around ``operation(*inputs)``.
+        samples: the number of feasible points to sample at each of several distances.
+        tolerance: the largest error that counts as rounding, relative to the size of the point.
+        seed: of the samples.
+
+    Raises:
+        AssertionError: it is not a projection; the message says what fails, by how much and where.
+        ValueError: the operation makes no constraint or more than one, or cannot lay out its copies.
+    """
+    with jax.enable_x64(True):
+        constraint = _constraint(operation, [jnp.asarray(x, jnp.float64) for x in inputs])
+        generator = np.random.default_rng(seed)
+        estimate = constraint.forward(constraint.start)
+        if output is not None:
+            estimate = np.broadcast_to(np.asarray(output, np.float64), estimate.shape)
+        else:
+            estimate = estimate + generator.normal(size=estimate.shape) * (1 + np.abs(estimate).max(initial=0))
+        _check(constraint, estimate, samples, tolerance, generator)
 
 
-def low_part(params: Any, params_low: Any) -> None:
-    """Raise ``ValueError`` unless ``params_low`` is None or has the structure and the shapes of ``params``."""
-    if params_low is None:
-        return
-    wanted, found = ((jax.tree.structure(t), jax.tree.map(jnp.shape, t)) for t in (params, params_low))
-    if wanted != found:
-        raise ValueError(f"params_low holds {found[1]}, but params {wanted[1]}; pass solution.params_low, or None")
+class _Constraint(NamedTuple):
+    """The operation as functions of one vector that holds all copies of its inputs."""
+
+    name: str
+    start: np.ndarray
+    shapes: list[tuple[int, ...]]
+    forward: Callable[[np.ndarray], np.ndarray]  # of one vector
+    forward_all: Callable[[np.ndarray], np.ndarray]  # of a stack of them
+    project: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+    def place(self, coordinate: int) -> str:
+        """Which element of which input a coordinate is."""
+        for number, shape in enumerate(self.shapes):
+            size = int(np.prod(shape))
+            if coordinate < size:
+                return f"inputs[{number}]{[int(i) for i in np.unravel_index(coordinate, shape)]}"
+            coordinate -= size
+        raise IndexError(coordinate)
 
 
-def number_of_steps(steps: Any) -> int:
-    """``steps`` as an integer that is not negative."""
-    try:
-        count = operator.index(steps)
-    except TypeError:
-        raise TypeError(f"steps is {steps!r}; pass an integer") from None
-    if count < 0:
-        raise ValueError(f"steps is {count}; pass a number that is not negative")
-    return count
+def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Constraint:
+    """The only constraint that an operation makes of these inputs."""
+    leaves = [Parameter(f"inputs[{i}]", jax.ShapeDtypeStruct(x.shape, x.dtype), i) for i, x in enumerate(inputs)]
+    result = operation(*map(of_node, leaves))
+    nodes = result.slot.sources if isinstance(result, Value) else ()
+    if len(nodes) != 1 or not isinstance(nodes[0], Operation) or nodes[0].feedback is not None:
+        raise ValueError(
+            f"check_projection: the operation returned {result!r} of {len(nodes)} constraints; pass one that makes one "
+            "constraint with an output, such as pj.relu"
+        )
+    node = nodes[0]
+    if any(isinstance(source, Operation) for slot in node.slots for source in slot.sources):
+        raise ValueError("check_projection: the operation makes several constraints; check each by itself")
+    if node.primitive.spread is None:
+        raise ValueError(f"check_projection: {node.name} has no layout of its copies; give pj.bilinear a spread")
+    slots = [slot.read(lambda source: _read(source, inputs)) for slot in node.slots]
+    copies = node.primitive.spread(*slots, **node.settings)
+    return _flattened(node.primitive.copywise or node.primitive, node.name, copies, node.settings)
 
 
-def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -> float:
-    """``value`` as a float of Python, which takes part in arithmetic of any precision."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
-        raise TypeError(f"{name} is {value!r}; pass {wanted}")
-    if not valid(float(value)):
-        raise ValueError(f"{name} is {value!r}; pass {wanted}")
-    return float(value)
+def _read(source: Any, inputs: list[jax.Array]) -> jax.Array:
+    return inputs[source.index] if isinstance(source, Parameter) else source.value
 
 
-def _checked(name: str, tree: Any) -> Any:
-    arrays = jax.tree.map(jnp.asarray, tree)
-    for path, array in jax.tree_util.tree_leaves_with_path(arrays):
-        label = name + jax.tree_util.keystr(path)
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(
-                f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
-                "arrays (class labels as jax.nn.one_hot)"
-            )
-        if _is_known(array) and not bool(jnp.all(jnp.isfinite(array))):
-            count = int(jnp.sum(~jnp.isfinite(array)))
-            raise ValueError(
-                f"{label} of shape {array.shape} has {count} entries that are NaN or infinite; "
-                "a projection would spread them over the whole network, so remove them first"
-            )
-    return arrays
+def _flattened(primitive: Primitive, name: str, copies: Sequence[jax.Array], settings: dict[str, Any]) -> _Constraint:
+    """The constraint between vectors."""
+    shapes = [copy.shape for copy in copies]
+    ends = np.cumsum([copy.size for copy in copies])[:-1]
+
+    def parts(vector: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(p.reshape(shape) for p, shape in zip(jnp.split(vector, ends), shapes, strict=True))
+
+    @jax.jit
+    def forward(vector: jax.Array) -> jax.Array:
+        return primitive.forward(*parts(vector), **settings)
+
+    @jax.jit
+    def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
+        changes, new = primitive.project(parts(vector), output, **settings)
+        assert new is not None
+        return vector + jnp.concatenate([change.ravel() for change in changes]), new
+
+    return _Constraint(
+        name,
+        np.concatenate([np.asarray(copy).ravel() for copy in copies]),
+        shapes,
+        _on_numpy(forward),
+        _on_numpy(jax.jit(jax.vmap(forward))),
+        _on_numpy(project),
+    )
 
 
-def _is_known(array: Array) -> bool:
-    return not isinstance(array, jax.core.Tracer)
+def _on_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arrays: jax.tree.map(np.asarray, function(*arrays))
+
+
+def _check(
+    c: _Constraint, estimate: np.ndarray, samples: int, tolerance: float, generator: np.random.Generator
+) -> None:
+    """Raise ``AssertionError`` if one of the four properties fails."""
+    size = 1 + max(np.abs(c.start).max(initial=0), np.abs(estimate).max(initial=0))
+    limit = tolerance * size
+    nearest, output = c.project(c.start, estimate)
+    for what, array in (("inputs", nearest), ("output", output)):
+        if not np.isfinite(array).all():
+            raise AssertionError(f"{c.name}: the projection has {what} that are not finite: {array}")
+    _check_feasible(c, nearest, output, limit)
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        outputs = c.forward_all(points)
+        others = tuple(range(1, outputs.ndim))
+        return np.sum((points - c.start) ** 2, axis=1) + np.sum((outputs - estimate) ** 2, axis=others)
+
+    reached = float(np.sum((nearest - c.start) ** 2) + np.sum((output - estimate) ** 2))
+    # A point closer than rounding can tell: distances are squared.
+    allowed = np.sqrt(reached) - limit
+    candidates = _samples(c.start, nearest, samples, size, generator)
+    distances = distance(candidates)
+    best = candidates[np.argmin(distances)]
+    _check_nearest(c, "a sampled point", best, float(distances.min()), allowed, reached, nearest)
+    for start in (nearest, c.start, best):
+        found, squared = _search(distance, start, size)
+        _check_nearest(c, "a local search", found, squared, allowed, reached, nearest)
+
+    again, output_again = c.project(nearest, output)
+    moved = np.abs(again - nearest)
+    if moved.max(initial=0) > limit or np.abs(output_again - output).max(initial=0) > limit:
+        where = c.place(int(np.argmax(moved))) if moved.max(initial=0) > limit else "the output"
+        by = max(moved.max(initial=0), np.abs(output_again - output).max(initial=0))
+        raise AssertionError(f"{c.name}: projecting the projected point again moves {where} by {by:.3g}")
+
+
+def _check_feasible(c: _Constraint, nearest: np.ndarray, output: np.ndarray, limit: float) -> None:
+    """At a jump of the operation the values on either side count as feasible."""
+    around = nearest + limit * np.array([0.0, 1.0, -1.0])[:, None]
+    violations = np.min(np.abs(c.forward_all(around) - output), axis=0)
+    if violations.max(initial=0) > limit:
+        worst = np.unravel_index(np.argmax(violations), violations.shape)
+        raise AssertionError(
+            f"{c.name}: the projected point is not feasible: output{[int(i) for i in worst]} is "
+            f"{output[worst]:.6g}, but the operation of the projected inputs is {c.forward(nearest)[worst]:.6g}, "
+            f"which is {violations[worst]:.3g} away"
+        )
+
+
+def _check_nearest(
+    c: _Constraint, by: str, point: np.ndarray, squared: float, allowed: float, reached: float, nearest: np.ndarray
+) -> None:
+    if np.sqrt(squared) < allowed:
+        where = c.place(int(np.argmax(np.abs(point - nearest))))
+        raise AssertionError(
+            f"{c.name}: the projected point is not the nearest: it is at distance {np.sqrt(reached):.6g}, and {by} "
+            f"found a feasible point at {np.sqrt(squared):.6g}, {np.sqrt(reached) - np.sqrt(squared):.3g} nearer; they "
+            f"differ most at {where}, by {np.abs(point - nearest).max():.3g}"
+        )
+
+
+def _samples(
+    start: np.ndarray, nearest: np.ndarray, count: int, size: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Points around the start and the projection, on the way from one to the other, and with one coordinate moved."""
+    steps = (
+        generator.normal(size=(len(_SCALES), 2, count, start.size)) * (size * np.array(_SCALES))[:, None, None, None]
+    )
+    sparse = steps * (generator.integers(start.size, size=(len(_SCALES), 2, count, 1)) == np.arange(start.size))
+    centres = np.stack([start, nearest])[None, :, None]
+    between = start + generator.uniform(-0.5, 1.5, (count, 1)) * (nearest - start)
+    return np.concatenate(
+        [(centres + steps).reshape(-1, start.size), (centres + sparse).reshape(-1, start.size), between]
+    )
+
+
+def _search(distance: Callable[[np.ndarray], np.ndarray], start: np.ndarray, size: float) -> tuple[np.ndarray, float]:
+    """Compass search: the best of steps in all directions of all coordinates, ever smaller; no gradient."""
+    directions = np.concatenate([np.eye(start.size), -np.eye(start.size)])
+    point, best, step = start, float(distance(start[None])[0]), size
+    while step > 1e-9 * size:
+        candidates = point + step * directions
+        distances = distance(candidates)
+        if distances.min() < best * (1 - 1e-12):
+            point, best = candidates[np.argmin(distances)], float(distances.min())
+        else:
+            step /= 2
+    return point, best

@@ -14,15 +14,18 @@ with copies is written once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pjax_core.graph import Operation, is_fixed
+from pjax_core.primitive import in_places, side_of
 from pjax_kernels import Coefficient, Combination
 
 Deviations: TypeAlias = Any
@@ -91,9 +94,10 @@ class Dense:
         unread: Array | None,
     ) -> Projected:
         """Project the copies; the output is free where it is ``unread``."""
-        if node.primitive.dense_copies is not None and unread is None:
+        bilinear = node.primitive.bilinear
+        if bilinear is not None and bilinear.project_copies is not None and unread is None:
             scale, keep, gain = zip(*moves, strict=True)
-            found = node.primitive.dense_copies(
+            found = bilinear.project_copies(
                 *shared, *deviations, output, scale=scale, keep=keep, gain=gain, **node.settings
             )
             return Projected((found.x_mean, found.w_mean), output + found.z_change, (found.u, found.v), None)
@@ -110,7 +114,7 @@ class Dense:
     ) -> Projected:
         """The projection with all copies formed."""
         primitive = node.primitive.copywise or node.primitive
-        copies = list(node.primitive.spread(*shared))
+        copies = list(_spread(node)(*shared))
         for place, (deviation, move) in enumerate(zip(deviations, moves, strict=True)):
             copies[place] = copies[place] + move.scale * deviation
         if output is not None and unread is not None:
@@ -128,19 +132,20 @@ class Terms:
     """Deviations ``u`` and ``v`` of the copies of ``x`` and ``w`` as combinations of earlier ones, latest first.
 
     ``x`` or ``w`` is empty where the operand never moves: its combination has one coefficient, of the operand itself.
+    An operand is an array, or a tuple of arrays where the operation has several inputs on a side.
     """
 
-    x: tuple[Array, ...]
-    w: tuple[Array, ...]
+    x: tuple[Any, ...]
+    w: tuple[Any, ...]
     u: Combination
     v: Combination
 
 
 @dataclass(frozen=True)
 class Factored:
-    """Deviations of a dense layer's copies as combinations of the last ``history`` shared rows and columns.
+    """Deviations of the copies of dot products as combinations of the last ``history`` shared operands.
 
-    Memory ``4 history`` arrays in the shape of the layer's output, and ``history`` copies of its operands.  Exact
+    Memory ``4 history`` arrays in the shape of the operation's output, and ``history`` copies of its operands.  Exact
     with as many terms as projections of the layer (one a step; two in cyclic Douglas-Rachford).  Else each projection
     leaves out the oldest term, whose coefficients have by then been multiplied ``history`` times by the root ``t``,
     about residual/(1 + |x|^2 + |w|^2): safe for wide layers, not for narrow ones.  With a relaxation r other than 1/2
@@ -161,14 +166,16 @@ class Factored:
     def start(self, node: Operation) -> Terms:
         """No deviation: coefficients of zero."""
         assert node.shape is not None
-        counts = [1 if slot_is_fixed(node, place) else self.history for place in (0, 1)]
+        assert node.primitive.bilinear is not None
+        fixed = _fixed_sides(node)
+        slots = _wide_slots(node)
+        zeros = [jnp.zeros(slot.shape, slot.dtype) for slot in slots]
         x, w = (
-            tuple(jnp.zeros(slot.shape.shape, low_dtype(slot.shape.dtype)) for _ in range(self.history))
-            if not slot_is_fixed(node, place)
-            else ()
-            for place, slot in enumerate(node.slots)
+            () if is_fixed else (side_of(zeros, side),) * self.history
+            for is_fixed, side in zip(fixed, node.primitive.bilinear.sides, strict=True)
         )
-        dtype = jnp.result_type(*(low_dtype(slot.shape.dtype) for slot in node.slots))
+        dtype = jnp.result_type(*(slot.dtype for slot in slots))
+        counts = [1 if is_fixed else self.history for is_fixed in fixed]
         u, v = (
             Combination(*(tuple(jnp.zeros(node.shape.shape, dtype) for _ in range(count)) for count in counts))
             for _ in range(2)
@@ -193,25 +200,31 @@ class Factored:
         unread: Array | None,
     ) -> Projected:
         """Project the copies, and leave out the oldest terms."""
-        assert node.primitive.factored_copies is not None
+        bilinear = node.primitive.bilinear
+        assert bilinear is not None
         assert output is not None
         assert unread is None
+        move_x, move_w = (_common_move(node, moves, side) for side in bilinear.sides)
         # The vectors that span all copies, latest first: what they share now comes before the terms.
-        x, w = (shared[0], *deviations.x), (shared[1], *deviations.w)
+        x, w = (
+            (side_of(shared, side), *terms)
+            for side, terms in zip(bilinear.sides, (deviations.x, deviations.w), strict=True)
+        )
         fixed = (not deviations.x, not deviations.w)
-        u = _with_shared((1.0, 0.0), fixed, deviations.u, moves[0].scale)
-        v = _with_shared((0.0, 1.0), fixed, deviations.v, moves[1].scale)
-        found = node.primitive.factored_copies(x, w, u, v, output, **node.settings)
-        u = _moved_terms(moves[0], fixed, deviations.u, found.u, output)
-        v = _moved_terms(moves[1], fixed, deviations.v, found.v, output)
+        u = _with_shared((1.0, 0.0), fixed, deviations.u, move_x.scale)
+        v = _with_shared((0.0, 1.0), fixed, deviations.v, move_w.scale)
+        found = bilinear.project_factored(x, w, u, v, output, **node.settings)
+        u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
+        v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
 
-        gain = max(abs(move.gain) for move in moves)
+        gain = max(abs(move_x.gain), abs(move_w.gain))
+        norms = functools.partial(bilinear.squared_norms, **node.settings)
         left_out = gain**2 * found.squared_free + sum(
-            _squared_bound(x[self.history :], w[self.history :], _terms(c, slice(self.history, None))) for c in (u, v)
+            _squared_bound(norms, x, w, c, slice(self.history, None)) for c in (u, v)
         )
         changed = gain**2 * found.squared_change
         return Projected(
-            (found.x_mean, found.w_mean),
+            in_places((found.x_mean, found.w_mean), bilinear.sides),
             output + found.z_change,
             Terms(
                 deviations.x and x[: self.history],
@@ -236,10 +249,22 @@ def low_dtype(dtype: Any) -> Any:
 
 
 def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies:
-    """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes."""
-    if node.primitive.factored_copies is None or unread:
+    """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes.
+
+    Outputs that may be ``unread`` need dense copies.
+    """
+    can_be_factored = node.primitive.bilinear is not None and not unread
+    if node.primitive.spread is None:
+        if can_be_factored and isinstance(wanted, Factored):
+            return wanted
+        raise ValueError(
+            f"{node.name}: its copies cannot be stored, since it was declared without a layout for them"
+            + (", and some of its outputs may be read by nothing; " if unread else "; ")
+            + "take copies=pj.Factored(...), give pj.bilinear a spread, or use alternating or cyclic projections"
+        )
+    if not can_be_factored or n_bytes(laid_out(node)) <= budget:
         return Dense()
-    return Dense() if n_bytes(laid_out(node)) <= budget else wanted
+    return wanted
 
 
 def n_bytes(arrays: Any) -> int:
@@ -259,7 +284,13 @@ def moving_slots(node: Operation) -> int:
 
 def laid_out(node: Operation) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The shape of the copies in each slot that moves."""
-    return jax.eval_shape(node.primitive.spread, *_wide_slots(node))[: moving_slots(node)]
+    return jax.eval_shape(_spread(node), *_wide_slots(node))[: moving_slots(node)]
+
+
+def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
+    """What lays out the copies that an operation holds."""
+    assert node.primitive.spread is not None
+    return functools.partial(node.primitive.spread, **node.settings)
 
 
 def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
@@ -269,13 +300,31 @@ def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
 def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
     """The means of changes over the copies of each element of a slot."""
     slots = _wide_slots(node)
-    held = jax.eval_shape(node.primitive.spread, *slots)
+    held = jax.eval_shape(_spread(node), *slots)
     if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
         return tuple(changes)
     cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
-    sums = jax.linear_transpose(node.primitive.spread, *slots)(cotangents)
-    counts = node.primitive.copies(*slots)
-    return tuple(total * (1 / max(count, 1)) for total, count in zip(sums, counts, strict=True))
+    sums = jax.linear_transpose(_spread(node), *slots)(cotangents)
+    counts = node.primitive.copies(*slots, **node.settings)
+    return tuple(
+        total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)
+    )
+
+
+def _fixed_sides(node: Operation) -> list[bool]:
+    """Which sides of a bilinear operation hold nothing but data and constants."""
+    assert node.primitive.bilinear is not None
+    return [all(slot_is_fixed(node, place) for place in side) for side in node.primitive.bilinear.sides]
+
+
+def _common_move(node: Operation, moves: Sequence[Move], side: Sequence[int]) -> Move:
+    """The move of all slots of a side."""
+    if len({moves[place] for place in side}) > 1:
+        raise ValueError(
+            f"{node.name}: inputs on one side of its dot products move differently, since they are in different "
+            'layers, which factored copies cannot do; take copies="dense", or another algorithm'
+        )
+    return moves[side[0]]
 
 
 def _moved(move: Move, deviation: Coefficient | None, change: Coefficient) -> Coefficient:
@@ -315,8 +364,18 @@ def _terms(combination: Combination, which: slice) -> Combination:
     return Combination(combination.x[which], combination.w[which])
 
 
-def _squared_bound(x: Sequence[Array], w: Sequence[Array], combination: Combination) -> Array:
-    """At least the sum of squares of the combinations, by the triangle inequality."""
-    norms = [jnp.abs(c) * jnp.sqrt(jnp.sum(a * a, axis=1))[:, None] for c, a in zip(combination.x, x, strict=True)]
-    norms += [jnp.abs(c) * jnp.sqrt(jnp.sum(a * a, axis=0)) for c, a in zip(combination.w, w, strict=True)]
-    return jnp.sum(jnp.asarray(sum(norms)) ** 2)
+def _squared_bound(
+    norms: Callable[..., tuple[Array, Array]],
+    x: Sequence[Any],
+    w: Sequence[Any],
+    combination: Combination,
+    which: slice,
+) -> Array:
+    """At least the sum of squares of the combinations of some terms, by the triangle inequality.
+
+    ``norms`` gives the squared norms of what enters each dot product from either side.
+    """
+    terms = [jnp.abs(c) * jnp.sqrt(norms(a, w[0])[0]) for c, a in zip(combination.x[which], x[which], strict=True)] + [
+        jnp.abs(c) * jnp.sqrt(norms(x[0], b)[1]) for c, b in zip(combination.w[which], w[which], strict=True)
+    ]
+    return jnp.sum(jnp.asarray(sum(terms)) ** 2)

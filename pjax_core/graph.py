@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core import primitive
-from pjax_core.primitive import Primitive
+from pjax_core import primitives
+from pjax_core.primitive import Batching, Primitive
 
 Shape = jax.ShapeDtypeStruct
 
@@ -36,7 +37,7 @@ class Slot:
     """An input of an operation: a view of the outputs of other nodes.
 
     A view selects: each of its elements is one element of a source, so that its transpose sums over copies.
-    ``view`` is None where the slot is its only source unchanged.
+    Sources of integers say which.  ``view`` is None where the slot is its only source unchanged.
     """
 
     sources: tuple[Node, ...]
@@ -47,6 +48,24 @@ class Slot:
         """The slot's value, given those of the sources."""
         arrays = [values(source) for source in self.sources]
         return arrays[0] if self.view is None else self.view(*arrays)
+
+    def sum_over_copies(self, source: Node, copies: Array, values: Callable[[Node], Array]) -> Array:
+        """The sum over the elements of the slot that are copies of each element of ``source``."""
+        if self.view is None:
+            return copies
+        # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
+        moving = [node for node in self.sources if not is_index(node)]
+        shapes = [_widened_shape(node) for node in moving]
+        indices = {node: values(node) for node in self.sources if is_index(node)}
+
+        def view(*arrays: Array) -> Array:
+            remaining = iter(arrays)
+            assert self.view is not None
+            return self.view(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
+
+        viewed = jax.eval_shape(view, *shapes)
+        sums = jax.linear_transpose(view, *shapes)(copies.astype(viewed.dtype))
+        return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node is source))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,23 +99,42 @@ class Constant(Node):
 
 @dataclass(frozen=True, eq=False)
 class Operation(Node):
-    """A primitive applied to slots."""
+    """A primitive applied to slots.
+
+    Attributes:
+        feedback: a later operation that slots refer to, of which each element depends on others that come before it;
+            None where all slots come from earlier nodes.
+        unrolled: with ``feedback``, the slots from which the output is computed at the start, and how.
+    """
 
     primitive: Primitive
     slots: tuple[Slot, ...]
     settings: dict[str, Any]
+    feedback: Operation | None = None
+    unrolled: tuple[tuple[Slot, ...], Callable[..., Array]] | None = None
+
+    def start(self, values: Callable[[Node], Array]) -> Array:
+        """The output that the network computes."""
+        if self.unrolled is not None:
+            slots, function = self.unrolled
+            return function(*(slot.read(values) for slot in slots))
+        return self.primitive.forward(*(slot.read(values) for slot in self.slots), **self.settings)
 
 
 class Value:
-    """What stands for an array while a function is traced: a view of nodes, of known shape and unknown content."""
+    """What stands for an array while a function is traced: a view of nodes, of known shape and unknown content.
 
-    def __init__(self, slot: Slot) -> None:
+    ``levels`` are the calls of :func:`pjax_core.vmap`, outermost first, that hide the first axes of the slot.
+    """
+
+    def __init__(self, slot: Slot, levels: tuple[int, ...] = ()) -> None:
         self.slot = slot
+        self.levels = levels
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The lengths of the axes."""
-        return tuple(self.slot.shape.shape)
+        return tuple(self.slot.shape.shape[len(self.levels) :])
 
     @property
     def dtype(self) -> np.dtype:
@@ -144,22 +182,22 @@ class Value:
         return ops.matmul(other, self)
 
     def __getitem__(self, where: Any) -> Value:
-        from pjax_core import ops
+        from pjax_core import views
 
-        return ops.index(self, where)
+        return views.index(self, where)
 
     def reshape(self, *shape: Any) -> Value:
         """As :func:`pjax_core.reshape`."""
-        from pjax_core import ops
+        from pjax_core import views
 
-        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
+        return views.reshape(self, shape[0] if len(shape) == 1 else shape)
 
     @property
     def T(self) -> Value:
         """As :func:`pjax_core.transpose`."""
-        from pjax_core import ops
+        from pjax_core import views
 
-        return ops.transpose(self)
+        return views.transpose(self)
 
     def __iter__(self) -> Iterator[Value]:
         return (self[i] for i in range(len(self)))
@@ -213,6 +251,11 @@ def as_value(array: Value | Array | np.ndarray | float) -> Value:
 
 def restructure(function: Callable[..., Array], *values: Value) -> Value:
     """The view that ``function``, a selection of elements, takes of its arguments."""
+    level = _innermost(values)
+    if level is not None:
+        in_axes = tuple(0 if level in value.levels else None for value in values)
+        mapped = restructure(jax.vmap(function, in_axes), *(exposed(value, level) for value in values))
+        return hidden(mapped, level)
     sources = tuple(source for value in values for source in value.slot.sources)
 
     def view(*arrays: Array) -> Array:
@@ -229,9 +272,72 @@ def _read(slot: Slot, arrays: Iterator[Array]) -> Array:
     return own[0] if slot.view is None else slot.view(*own)
 
 
-def apply(operation: Primitive, *values: Value, **settings: Any) -> Operation:
+def _innermost(values: Sequence[Value]) -> int | None:
+    """The latest call of vmap that hides an axis of one of the values."""
+    return max((value.levels[-1] for value in values if value.levels), default=None)
+
+
+def exposed(value: Value, level: int) -> Value:
+    """The value with the axis that ``level`` hides, if it does, as its first."""
+    return Value(value.slot, value.levels[:-1]) if level in value.levels else value
+
+
+def hidden(value: Value, level: int) -> Value:
+    """The value with its first axis hidden by ``level``."""
+    return Value(value.slot, (*value.levels, level))
+
+
+def apply(operation: Primitive, *values: Value, **settings: Any) -> Value | Constraint:
+    """``operation`` applied to values: its output, or the constraint that it is."""
+    level = _innermost(values)
+    if level is not None:
+        output = _apply_mapped(operation, level, values, settings)
+        return output if isinstance(output, Constraint) else hidden(output, level)
+    node = operation_node(operation, *values, **settings)
+    return Constraint(node) if operation.constrains_output else of_node(node)
+
+
+def _apply_mapped(
+    operation: Primitive, level: int, values: Sequence[Value], settings: dict[str, Any]
+) -> Value | Constraint:
+    """The operation over the axis that ``level`` hides, the first one of the output."""
+    batched = [level in value.levels for value in values]
+    whole = [exposed(value, level) for value in values]
+    length = next(value.shape[0] for value, has_axis in zip(whole, batched, strict=True) if has_axis)
+    if operation.batching is Batching.BROADCAST:
+        rank = max(value.ndim for value in values)
+        aligned = [
+            restructure(functools.partial(_with_rank, rank=rank + 1), value) if has_axis else value
+            for value, has_axis in zip(whole, batched, strict=True)
+        ]
+        return apply(operation, *aligned, **settings)
+    if operation.batching is Batching.ROWS and batched == [True] + [False] * (len(values) - 1):
+        rows = restructure(lambda array: array.reshape(-1, *array.shape[2:]), whole[0])
+        output = apply(operation, rows, *whole[1:], **settings)
+        assert isinstance(output, Value)
+        return restructure(lambda array: array.reshape(length, -1, *array.shape[1:]), output)
+    each = [
+        value if has_axis else restructure(lambda array: jnp.broadcast_to(array, (length, *array.shape)), value)
+        for value, has_axis in zip(whole, batched, strict=True)
+    ]
+    return apply(operation.vmapped(), *each, **settings)
+
+
+def _with_rank(array: Array, rank: int) -> Array:
+    """The array with axes of length 1 after its first, as many as it lacks."""
+    return array.reshape(array.shape[0], *(1,) * (rank - array.ndim), *array.shape[1:])
+
+
+def operation_node(operation: Primitive, *values: Value, **settings: Any) -> Operation:
     """The node of ``operation`` applied to values."""
     slots = tuple(value.slot for value in values)
+    for slot in slots:
+        if not jnp.issubdtype(slot.shape.dtype, jnp.floating):
+            names = ", ".join(source.name for source in slot.sources)
+            raise TypeError(
+                f"{operation.name}: {names} has dtype {slot.shape.dtype}; projections move values continuously, so "
+                "pass floating-point arrays (class labels as jax.nn.one_hot), and integers as indices only"
+            )
     shapes = [slot.shape for slot in slots]
     shape = jax.eval_shape(lambda *inputs: operation.forward(*inputs, **settings), *shapes)
     return Operation(operation.name, shape, operation, slots, settings)
@@ -302,6 +408,15 @@ def _sources(node: Node) -> tuple[Node, ...]:
     return tuple(source for slot in node.slots for source in slot.sources)
 
 
+def _earlier_sources(node: Node) -> tuple[Node, ...]:
+    """The nodes that the output is computed from at the start."""
+    if not isinstance(node, Operation):
+        return ()
+    unrolled = () if node.unrolled is None else node.unrolled[0]
+    sources = (*_sources(node), *(source for slot in unrolled for source in slot.sources))
+    return tuple(source for source in sources if source is not node.feedback)
+
+
 def _ordered(outputs: list[Operation]) -> list[Node]:
     """All nodes that the outputs need, each after its sources."""
     ordered: dict[Node, None] = {}
@@ -314,13 +429,24 @@ def _ordered(outputs: list[Operation]) -> list[Node]:
             ordered[node] = None
         else:
             stack.append((node, True))
-            stack.extend((source, False) for source in reversed(_sources(node)))
+            stack.extend((source, False) for source in reversed(_earlier_sources(node)))
     return list(ordered)
 
 
 def is_fixed(node: Node) -> bool:
     """Data and constants never move, so they can stand on both sides."""
     return isinstance(node, (Data, Constant))
+
+
+def is_index(node: Node) -> bool:
+    """Whether the node holds integers, which select elements of others."""
+    return node.shape is not None and not jnp.issubdtype(node.shape.dtype, jnp.floating)
+
+
+def _widened_shape(node: Node) -> Shape:
+    """The shape of a node's output, in float32 or wider."""
+    assert node.shape is not None
+    return Shape(node.shape.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
 
 
 def _consumers(nodes: list[Node]) -> dict[Node, tuple[Operation, ...]]:
@@ -345,7 +471,7 @@ def two_colour(nodes: list[Node]) -> Graph:
         if is_fixed(source) or colours[source] is not colours[consumer]:
             return copied[source]
         if source not in through:
-            identity = apply(primitive.identity, of_node(copied[source]))
+            identity = operation_node(primitives.identity, of_node(copied[source]))
             through[source] = replace(identity, name=f"identity({source.name})")
             coloured[through[source]] = colours[source].opposite
             ordered.append(through[source])
@@ -353,15 +479,46 @@ def two_colour(nodes: list[Node]) -> Graph:
 
     def with_sources(node: Operation) -> Operation:
         slots = (replace(slot, sources=tuple(source_for(node, s) for s in slot.sources)) for slot in node.slots)
-        return replace(node, slots=tuple(slots))
+        unrolled = node.unrolled and (
+            tuple(replace(slot, sources=tuple(copied[s] for s in slot.sources)) for slot in node.unrolled[0]),
+            node.unrolled[1],
+        )
+        feedback = copied[node.feedback] if node.feedback is not None else None
+        assert feedback is None or isinstance(feedback, Operation)
+        return replace(node, slots=tuple(slots), feedback=feedback, unrolled=unrolled)
 
     for node in nodes:
-        copied[node] = with_sources(node) if isinstance(node, Operation) else node
+        if isinstance(node, Operation) and node.feedback is not None:
+            copied[node.feedback] = replace(node.feedback)
+        if not isinstance(node, Operation):
+            copied[node] = node
+        elif node in copied:
+            _complete(copied[node], with_sources(node))
+        else:
+            copied[node] = with_sources(node)
         if not is_fixed(node):
             coloured[copied[node]] = colours[node]
             ordered.append(copied[node])
     consumers = _consumers([*filter(is_fixed, nodes), *ordered])
     return Graph(tuple(ordered), coloured, _depths(ordered, consumers), consumers)
+
+
+def _complete(node: Node, like: Operation) -> None:
+    """Give an operation that earlier ones refer to already the slots that it could not have before them."""
+    object.__setattr__(node, "slots", like.slots)
+
+
+def feed_back(
+    product: Operation,
+    output: Operation,
+    *,
+    slots: tuple[Slot, ...],
+    unrolled: tuple[tuple[Slot, ...], Callable[..., Array]],
+) -> None:
+    """Let ``slots`` of ``product`` refer to ``output``, which is computed from it; see :class:`Operation`."""
+    object.__setattr__(product, "slots", slots)
+    object.__setattr__(product, "feedback", output)
+    object.__setattr__(product, "unrolled", unrolled)
 
 
 def _search_colours(nodes: list[Node]) -> dict[Node, Colour]:
@@ -373,6 +530,9 @@ def _search_colours(nodes: list[Node]) -> dict[Node, Colour]:
         for consumer in consumers[node]:
             neighbours[node].append(consumer)
             neighbours[consumer].append(node)
+    # No identity can stand between an operation and one before it that refers to it.
+    partners = {node: node.feedback for node in operations if node.feedback is not None}
+    partners |= {feedback: node for node, feedback in partners.items()}
     colours: dict[Node, Colour] = {node: Colour.A for node in operations if node.primitive.constrains_output}
     queue = deque(node for node in operations if node in colours)
     while queue:
@@ -381,6 +541,9 @@ def _search_colours(nodes: list[Node]) -> dict[Node, Colour]:
             if neighbour not in colours:
                 colours[neighbour] = colours[node].opposite
                 queue.append(neighbour)
+                if neighbour in partners:
+                    colours[partners[neighbour]] = colours[node]
+                    queue.append(partners[neighbour])
     for parameter in nodes:
         if isinstance(parameter, Parameter):
             in_a = sum(colours[consumer] is Colour.A for consumer in consumers[parameter])
@@ -392,5 +555,6 @@ def _depths(nodes: list[Node], consumers: dict[Node, tuple[Operation, ...]]) -> 
     """The distance of each node from the nearest output constraint."""
     depths: dict[Node, int] = {}
     for node in reversed(nodes):
-        depths[node] = 1 + min((depths[consumer] for consumer in consumers[node]), default=-1)
+        # A consumer that comes before the node is no way to the output.
+        depths[node] = 1 + min((depths[consumer] for consumer in consumers[node] if consumer in depths), default=-1)
     return depths

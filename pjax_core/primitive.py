@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 import pjax_kernels as pk
 
+Sides = tuple[tuple[int, ...], tuple[int, ...]]
+"""The places of the inputs on either side of a bilinear map."""
 
-def _as_they_are(*inputs: Array) -> tuple[Array, ...]:
+
+def as_they_are(*inputs: Array, **_: Any) -> tuple[Array, ...]:
     """One copy of each element."""
     return inputs
+
+
+class Batching(enum.Enum):
+    """What :func:`pjax_core.vmap` makes of an operation.
+
+    ``EACH``: a projection for each element of the mapped axis, which every operand gets.
+    ``BROADCAST``: the operation broadcasts its operands, so the axis becomes the first one of those that have it.
+    ``ROWS``: the first axis of the first operand and of the output holds independent rows, to which the mapped axis
+    adds more; where another operand has the axis too, ``EACH``.
+    """
+
+    EACH = "each"
+    BROADCAST = "broadcast"
+    ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class Bilinear:
+    """What an operation has besides when each of its outputs is a dot product of entries of two sides.
+
+    A side is an array, or a tuple of arrays where several inputs are on it.
+
+    Attributes:
+        sides: the places of the inputs on either side.
+        project_factored: ``project_factored(x, w, u, v, z, **settings)``, a kernel with the signature of
+            :func:`pjax_kernels.project_dense_factored`.
+        squared_norms: ``squared_norms(x, w, **settings)``: the squared norms of the entries of each side that enter
+            each dot product, in shapes that broadcast to the output's.
+        project_copies: a kernel with the signature of :func:`pjax_kernels.project_dense_copies`, where there is one.
+    """
+
+    sides: Sides
+    project_factored: Callable[..., Any]
+    squared_norms: Callable[..., tuple[Array, Array]]
+    project_copies: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -28,116 +69,162 @@ class Primitive:
         project: ``project(inputs, output, **settings)`` projects onto the operation's graph, from the values that
             all copies of each input share and the estimate of the output.  It returns the mean changes of the
             copies, one array for each input, and the new output.  The output of an output constraint is None.
-        spread: ``spread(*inputs)`` lays each input out with one element for each copy that the operation holds.
+        spread: ``spread(*inputs, **settings)`` lays each input out with one element for each copy that the operation
+            holds.  None if there is no such layout, so that copies cannot be stored.
         copywise: the same constraint between inputs laid out like that; None if ``project`` takes them as well.
-        dense_copies: a kernel with the signature of :func:`pjax_kernels.project_dense_copies` for stored copies.
-        factored_copies: one with that of :func:`pjax_kernels.project_dense_factored`.
+        uneven: whether some elements of an input may have more copies than others, or none.
+        bilinear: for operations made of dot products.
+        batching: see :class:`Batching`.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
     """
 
     name: str
     forward: Callable[..., Array]
     project: Callable[..., tuple[tuple[Array, ...], Array | None]]
-    spread: Callable[..., tuple[Array, ...]] = _as_they_are
+    spread: Callable[..., tuple[Array, ...]] | None = as_they_are
     copywise: Primitive | None = None
-    dense_copies: Callable[..., Any] | None = None
-    factored_copies: Callable[..., Any] | None = None
+    uneven: bool = False
+    bilinear: Bilinear | None = None
+    batching: Batching = Batching.EACH
     constrains_output: bool = False
 
-    def copies(self, *shapes: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-        """The number of copies that the operation holds of an element of each input."""
-        laid_out = jax.eval_shape(self.spread, *shapes)
+    def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[int | np.ndarray, ...]:
+        """The number of copies that the operation holds of each element of each input: one number if all agree."""
+        if self.uneven:
+            return _count_copies(self, shapes, tuple(sorted(settings.items())))
+        assert self.spread is not None
+        laid_out = jax.eval_shape(functools.partial(self.spread, **settings), *shapes)
         return tuple(copies.size // max(shape.size, 1) for copies, shape in zip(laid_out, shapes, strict=True))
 
-
-def _project_dot(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    a, b = inputs
-    a_change, b_change, z_change = pk.project_bilinear(a, b, output, increments=True)
-    return (a_change, b_change), output + z_change
-
-
-dot = Primitive("dot", forward=lambda a, b: jnp.sum(a * b, axis=-1), project=_project_dot)
-
-
-def _project_matmul(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    x, w = inputs
-    x_change, w_change, z_change = pk.project_dense(x, w, output, increments=True)
-    return (x_change, w_change), output + z_change
-
-
-def _dot_products(x: Array, w: Array) -> tuple[Array, Array]:
-    """Each dot product with its own row of ``x`` and column of ``w``."""
-    copies = (x.shape[0], w.shape[1], x.shape[1])
-    return jnp.broadcast_to(x[:, None, :], copies), jnp.broadcast_to(w.T[None, :, :], copies)
+    def vmapped(self) -> Primitive:
+        """The operation on operands that all have one more axis, the first, for each element of it."""
+        forward, spread = _over_first_axis(self.forward), self.spread and _over_first_axis(self.spread)
+        if self.bilinear is not None:
+            return bilinear(self.name, forward, sides=self.bilinear.sides, spread=spread)
+        return Primitive(
+            self.name,
+            forward,
+            _over_first_axis(self.project),
+            spread,
+            self.copywise and self.copywise.vmapped(),
+            self.uneven,
+            constrains_output=self.constrains_output,
+        )
 
 
-matmul = Primitive(
-    "matmul",
-    forward=jnp.matmul,
-    project=_project_matmul,
-    spread=_dot_products,
-    copywise=dot,
-    dense_copies=pk.project_dense_copies,
-    factored_copies=pk.project_dense_factored,
-)
+def _over_first_axis(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` for each element of the first axis of its arrays; settings stay as they are."""
+    return lambda *arrays, **settings: jax.vmap(functools.partial(function, **settings))(*arrays)
 
 
-def _broadcast(*inputs: Array) -> tuple[Array, ...]:
-    """Each element of an input enters every element of the output that it broadcasts to."""
-    return tuple(jnp.broadcast_arrays(*inputs))
+@functools.lru_cache(maxsize=256)
+def _count_copies(
+    primitive: Primitive, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: tuple[tuple[str, Any], ...]
+) -> tuple[int | np.ndarray, ...]:
+    """The number of copies of each element, by transposing what lays them out."""
+    with jax.ensure_compile_time_eval():
+        ones = tuple(jnp.ones(shape.shape, jnp.float32) for shape in shapes)
+        if primitive.bilinear is None:
+            assert primitive.spread is not None
+            spread = functools.partial(primitive.spread, **dict(settings))
+            copies = tuple(jnp.ones(laid_out.shape, jnp.float32) for laid_out in jax.eval_shape(spread, *ones))
+            return tuple(map(_common, jax.linear_transpose(spread, *ones)(copies)))
+        forward = functools.partial(primitive.forward, **dict(settings))
+        counts: dict[int, int | np.ndarray] = {}
+        for side in primitive.bilinear.sides:
+
+            def of_side(*entries: Array, side: tuple[int, ...] = side) -> Array:
+                return forward(*(dict(enumerate(ones)) | dict(zip(side, entries, strict=True))).values())
+
+            entries = [ones[place] for place in side]
+            output = jnp.ones(jax.eval_shape(of_side, *entries).shape, jnp.float32)
+            counts |= dict(zip(side, map(_common, jax.linear_transpose(of_side, *entries)(output)), strict=True))
+        return tuple(counts[place] for place in range(len(shapes)))
 
 
-def _total(*inputs: Array) -> Array:
-    return jnp.asarray(sum(inputs))
+def _common(counts: Array) -> int | np.ndarray:
+    """The counts, or the number that all of them are."""
+    known = np.rint(np.asarray(counts, np.float64))
+    if known.size and np.any(known != known.flat[0]):
+        return known
+    return int(known.flat[0]) if known.size else 1
 
 
-def _project_sum(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum(inputs, output, increments=True)
-    return changes, output + output_change
+def bilinear(
+    name: str,
+    forward: Callable[..., Array],
+    *,
+    sides: Sides = ((0,), (1,)),
+    spread: Callable[..., tuple[Array, ...]] | None = None,
+    project: Callable[..., tuple[tuple[Array, ...], Array | None]] | None = None,
+    batching: Batching = Batching.EACH,
+) -> Primitive:
+    """The primitive of a bilinear map, each of whose outputs is a dot product of entries of two sides.
+
+    ``spread`` lays the entries of each dot product out along the last axis, those that it does not have as zeros.
+    ``project`` takes the place of the projection that follows from ``forward`` where there is a faster one.
+    """
+
+    def function(x: Any, w: Any, **settings: Any) -> Array:
+        inputs = dict(zip(sides[0], _arrays(x), strict=True)) | dict(zip(sides[1], _arrays(w), strict=True))
+        return forward(*(inputs[place] for place in range(len(inputs))), **settings)
+
+    def project_map(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+        x, w = (side_of(inputs, side) for side in sides)
+        *changes, z_change = pk.project_bilinear_map(
+            functools.partial(function, **settings), x, w, output, increments=True
+        )
+        return in_places(changes, sides), output + z_change
+
+    def project_factored(x: Any, w: Any, u: Any, v: Any, z: Array, **settings: Any) -> Any:
+        return pk.project_bilinear_map_factored(functools.partial(function, **settings), x, w, u, v, z)
+
+    def squared_norms(x: Any, w: Any, **settings: Any) -> tuple[Array, Array]:
+        x_squares, w_squares = (jax.tree.map(lambda a: a * a, side) for side in (x, w))
+        x_ones, w_ones = (jax.tree.map(jnp.ones_like, side) for side in (x, w))
+        return function(x_squares, w_ones, **settings), function(x_ones, w_squares, **settings)
+
+    def project_laid_out(inputs: tuple[Array, ...], output: Array, **_: Any) -> tuple[tuple[Array, ...], Array]:
+        a, b = (jnp.concatenate([inputs[place] for place in side], axis=-1) for side in sides)
+        *changes, z_change = pk.project_bilinear(a, b, output, increments=True)
+        parts = []
+        for side, change in zip(sides, changes, strict=True):
+            ends = np.cumsum([inputs[place].shape[-1] for place in side])[:-1]
+            parts.append(side_of(jnp.split(change, ends, axis=-1), range(len(side))))
+        return in_places(parts, sides), output + z_change
+
+    def laid_out_forward(*inputs: Array, **_: Any) -> Array:
+        return sum(
+            (jnp.sum(inputs[i] * inputs[j], axis=-1) for i, j in zip(*sides, strict=True)),
+            start=jnp.zeros((), inputs[0].dtype),
+        )
+
+    return Primitive(
+        name,
+        forward,
+        project or project_map,
+        spread,
+        copywise=Primitive(name, laid_out_forward, project_laid_out),
+        uneven=True,
+        bilinear=Bilinear(sides, project_factored, squared_norms),
+        batching=batching,
+    )
 
 
-sum_ = Primitive("sum", forward=_total, project=_project_sum, spread=_broadcast)
-identity = Primitive("identity", forward=_total, project=_project_sum, spread=_broadcast)
+def side_of(arrays: Sequence[Any], places: Sequence[int]) -> Any:
+    """The arrays at some places: one alone, or a tuple."""
+    return arrays[places[0]] if len(places) == 1 else tuple(arrays[place] for place in places)
 
 
-def _project_sum_relu(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum_relu(inputs, output, increments=True)
-    for x, change in zip(inputs, changes, strict=True):
-        if x.shape == output.shape:
-            # All inputs move by the same amount, so the new output follows from them, and has no rounding of the old.
-            return changes, jnp.maximum(_total(*inputs) + len(inputs) * change, 0)
-    return changes, output + output_change
+def _arrays(side: Any) -> tuple[Array, ...]:
+    return side if isinstance(side, tuple) else (side,)
 
 
-sum_relu = Primitive(
-    "sum_relu",
-    forward=lambda *inputs: jnp.maximum(_total(*inputs), 0),
-    project=_project_sum_relu,
-    spread=_broadcast,
-)
-
-
-def _margin_violation(logits: Array, labels: Array) -> Array:
-    change = pk.project_margin(logits, labels, increments=True)
-    return jnp.mean(jnp.sum(change * change, axis=-1))
-
-
-def _project_margin(inputs: tuple[Array, ...], output: None) -> tuple[tuple[Array, ...], None]:
-    logits, labels = inputs
-    return (pk.project_margin(logits, labels, increments=True),), None
-
-
-margin_loss = Primitive("margin_loss", _margin_violation, _project_margin, constrains_output=True)
-
-
-def _mean_cross_entropy(logits: Array, labels: Array, *, strength: float) -> Array:
-    del strength  # it weighs the loss against the movement of the logits, and there is no movement here
-    return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits, axis=-1), axis=-1))
-
-
-def _project_cross_entropy(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:
-    logits, labels = inputs
-    return (pk.prox_cross_entropy(logits, labels, increments=True, **settings),), None
-
-
-cross_entropy = Primitive("cross_entropy", _mean_cross_entropy, _project_cross_entropy, constrains_output=True)
+def in_places(parts: Sequence[Any], sides: Sides) -> tuple[Array, ...]:
+    """The arrays of both sides in the order of the inputs."""
+    placed = {
+        place: array
+        for side, part in zip(sides, parts, strict=True)
+        for place, array in zip(side, _arrays(part), strict=True)
+    }
+    return tuple(placed[place] for place in range(len(placed)))

@@ -197,7 +197,7 @@ class Point:
             self.deviations(node),
             estimates.get(node),
             [move(node, place) for place in range(moving_slots(node))],
-            unread_elements(self.graph, node),
+            unread_elements(self.graph, node, self._fixed),
         )
         if projected.output is not None:
             found.outputs[node] = projected.output
@@ -205,22 +205,27 @@ class Point:
             found.truncation[node] = projected.truncation
         found.deviations[node] = projected.deviations
         for source in sources(node):
-            change = mean_change(self.graph, node, source, projected.changes)
+            change = mean_change(self.graph, node, source, projected.changes, self._fixed)
             found.changes[source] = found.changes[source] + change if source in found.changes else change
 
     def _inputs(self, node: Operation, shared: Mapping[Node, Array]) -> list[Array]:
         """What the copies in each slot share."""
 
         def value(source: Node) -> Array:
-            if isinstance(source, Constant):
-                return _widened(source.value)
-            if isinstance(source, Data):
-                return _widened(jax.tree.leaves(self.state.data)[source.index])
+            if is_fixed(source):
+                return self._fixed(source)
             if isinstance(source, Parameter):
                 return jax.tree.leaves(self.state.high)[source.index] + shared[source]
             return shared[source]
 
         return [slot.read(value) for slot in node.slots]
+
+    def _fixed(self, node: Node) -> Array:
+        """The value of a node that never moves."""
+        if isinstance(node, Constant):
+            return _widened(node.value)
+        assert isinstance(node, Data)
+        return _widened(jax.tree.leaves(self.state.data)[node.index])
 
     def deviations(self, node: Operation) -> Deviations:
         """The deviations that an operation holds, those of sole copies from the means."""
@@ -350,7 +355,7 @@ def _combined(*terms: tuple[float, Array]) -> Array:
 
 
 def _widened(array: Array) -> Array:
-    return array.astype(low_dtype(array.dtype))
+    return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _without_sole(graph: Graph, node: Operation, deviations: Deviations) -> Deviations:

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
-from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Shape, Slot, is_fixed, trace
+from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +78,7 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     point = _Point(graph, State(params, low, {}, {}, {}, data))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
-            inputs = (slot.read(point.value) for slot in node.slots)
-            point.values[node] = node.primitive.forward(*inputs, **node.settings).astype(node.shape.dtype)
+            point.values[node] = node.start(point.value).astype(node.shape.dtype)
     return point.state()
 
 
@@ -202,13 +201,15 @@ def _project_operation(point: _Point, node: Operation) -> list[tuple[Node, Array
     """Project one operation; the changes it makes to the means of its sources' copies."""
     inputs = tuple(slot.read(point.value) for slot in node.slots)
     estimate = point.estimate(node)
-    unread = unread_elements(point.graph, node)
+    unread = unread_elements(point.graph, node, point.value)
     if estimate is not None and unread is not None:
         estimate = jnp.where(unread, node.primitive.forward(*inputs, **node.settings), estimate)
     projected = Consensus().project(node, inputs, estimate)
     if projected.output is not None and node.shape is not None:
         point.values[node] = projected.output.astype(node.shape.dtype)
-    return [(source, mean_change(point.graph, node, source, projected.changes)) for source in sources(node)]
+    return [
+        (source, mean_change(point.graph, node, source, projected.changes, point.value)) for source in sources(node)
+    ]
 
 
 def sources(node: Operation) -> list[Node]:
@@ -216,8 +217,18 @@ def sources(node: Operation) -> list[Node]:
     return list(dict.fromkeys(source for slot in node.slots for source in slot.sources if not is_fixed(source)))
 
 
-def unread_elements(graph: Graph, node: Operation) -> Array | None:
-    """Which elements of the output no consumer holds a copy of, so that they are free; None if there are none."""
+def may_be_unread(graph: Graph, node: Operation) -> bool:
+    """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
+    if node.shape is None or node.primitive.constrains_output:
+        return False
+    return _chosen_by_data(graph, node) or unread_elements(graph, node, _no_data) is not None
+
+
+def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Array]) -> Array | None:
+    """Which elements of the output no consumer holds a copy of; None if there are none.
+
+    ``values`` gives the data that select elements.
+    """
     consumers = graph.consumers[node]
     if (
         node.shape is None
@@ -225,12 +236,34 @@ def unread_elements(graph: Graph, node: Operation) -> Array | None:
         or any(_direct_slot(consumer, node) is not None for consumer in consumers)
     ):
         return None
+    if _chosen_by_data(graph, node):
+        chosen = sum(_sum_over_copies(consumer, node, None, values) for consumer in consumers)
+        return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
     with jax.ensure_compile_time_eval():
-        copies = np.asarray(sum(_sum_over_copies(consumer, node, None) for consumer in consumers))
+        copies = np.asarray(sum(_sum_over_copies(consumer, node, None, _no_data) for consumer in consumers))
     return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
 
 
-def mean_change(graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array]) -> Array:
+def _chosen_by_data(graph: Graph, node: Operation) -> bool:
+    """Whether data say which elements of the output are read."""
+    return any(
+        isinstance(source, Data) and is_index(source)
+        for consumer in graph.consumers[node]
+        for slot in consumer.slots
+        if node in slot.sources
+        for source in slot.sources
+    )
+
+
+def _no_data(node: Node) -> Array:
+    """The values of indices that are known while tracing."""
+    assert isinstance(node, Constant)
+    return node.value
+
+
+def mean_change(
+    graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array], values: Callable[[Node], Array]
+) -> Array:
     """What ``changes`` of one consumer's inputs add to the mean over all copies of ``source``.
 
     Each consumer has the same weight, and within it each copy (paper, section 3.1).
@@ -239,36 +272,31 @@ def mean_change(graph: Graph, consumer: Operation, source: Node, changes: Sequen
     direct = _direct_slot(consumer, source)
     if direct is not None and (len(consumers) == 1 or all(_direct_slot(c, source) is not None for c in consumers)):
         return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
-    copies = [_sum_over_copies(c, source, None) for c in consumers]
+    copies = [_sum_over_copies(c, source, None, values) for c in consumers]
     holders = sum((count > 0).astype(count.dtype) for count in copies)
     own = copies[consumers.index(consumer)]
-    return _sum_over_copies(consumer, source, changes) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
+    return _sum_over_copies(consumer, source, changes, values) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
 
 
 def _direct_slot(consumer: Operation, source: Node) -> int | None:
-    """The place of the only slot that holds ``source``, if it does so unchanged."""
+    """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
     places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
-    return places[0] if len(places) == 1 and consumer.slots[places[0]].view is None else None
+    if len(places) != 1 or consumer.slots[places[0]].view is not None:
+        return None
+    count = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)[places[0]]
+    return places[0] if np.all(count) else None
 
 
-def _sum_over_copies(consumer: Operation, source: Node, changes: Sequence[Array] | None) -> Array:
+def _sum_over_copies(
+    consumer: Operation, source: Node, changes: Sequence[Array] | None, values: Callable[[Node], Array]
+) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
     assert source.shape is not None
     total = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
-    multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots))
+    multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
         if source in slot.sources:
             copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
-            total = total + multiplicity * _transpose(slot, source, copies).astype(total.dtype)
+            copies = jnp.asarray(multiplicity, total.dtype) * copies
+            total = total + slot.sum_over_copies(source, copies, values).astype(total.dtype)
     return total
-
-
-def _transpose(slot: Slot, source: Node, copies: Array) -> Array:
-    """The sum over the elements of the slot that are copies of each element of ``source``."""
-    if slot.view is None:
-        return copies
-    # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
-    shapes = [Shape(node.shape.shape, low_dtype(node.shape.dtype)) for node in slot.sources if node.shape is not None]
-    viewed = jax.eval_shape(slot.view, *shapes)
-    sums = jax.linear_transpose(slot.view, *shapes)(copies.astype(viewed.dtype))
-    return jnp.asarray(sum(total for node, total in zip(slot.sources, sums, strict=True) if node is source))

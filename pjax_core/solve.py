@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core import checks
+from pjax_core import arguments
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.reflections import CopiesState
@@ -62,7 +62,8 @@ def feasibility(function: Callable[..., Constraint]) -> Problem:
     Args:
         function: ``function(params, *data)``, written with the operations of this package, returns an output
             constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
-            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed.
+            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
+            floating-point numbers, or of integers that :func:`embedding` and indexing take.
 
     Returns:
         The problem, to be made once: compiled code is kept for each.
@@ -86,7 +87,7 @@ def solve(
     Args:
         problem: from :func:`feasibility`.
         params: a tree of floating-point arrays.
-        *data: what else the problem's function takes, in floating-point arrays.
+        *data: what else the problem's function takes.
         algorithm: such as :func:`alternating_projections`, made once.
         steps: how many, not negative.
         params_low: ``solution.params_low`` of the run that gave ``params``, or None.
@@ -98,17 +99,17 @@ def solve(
         A :class:`Solution`.
 
     Raises:
-        TypeError: an array is not floating-point, or ``steps`` or ``tolerance`` not a number.
+        TypeError: an array is neither floating-point nor an index in data, or ``steps`` or ``tolerance`` not a number.
         ValueError: ``steps`` or ``tolerance`` is negative, an array is not finite (checked where its content is
             known, so not under ``jax.jit``), a parameter
             is never used, the function does not return output constraints, or shapes do not fit.
 
     Source: paper, section 4.
     """
-    steps = checks.number_of_steps(steps)
-    tolerance = checks.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
-    params, data = checks.problem_arguments(params, data)
-    checks.low_part(params, params_low)
+    steps = arguments.number_of_steps(steps)
+    tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
+    params, data = arguments.problem_arguments(params, data)
+    arguments.low_part(params, params_low)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     _warn_of_truncation(solution.info, tolerance)
     return solution

@@ -2,23 +2,29 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+import pjax_core as pj
 
 README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
 def test_readme_has_snippets() -> None:
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet_runs(snippet: str) -> None:
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(snippet, names)
     if "accuracy" in names:
         assert np.asarray(names["accuracy"]) > 0.9
+    elif "solution" in names:
+        violation = pj.margin_loss(pj.evaluate(names["net"], names["solution"].params, names["x"]), names["y"])
+        assert violation < 1e-3
     else:
         assert all(np.isfinite(np.asarray(names[name])).all() for name in ("x", "w", "z", "dx", "dw", "dz"))

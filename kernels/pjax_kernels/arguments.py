@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
@@ -20,6 +21,16 @@ def floating_arrays(kernel: str, **arguments: ArrayLike) -> dict[str, Array]:
                 f"so pass a floating-point array, such as {name}.astype(jnp.float32)"
             )
     return arrays
+
+
+def floating_trees(kernel: str, **arguments: Any) -> tuple[list[Array], Any]:
+    """The leaves of the arguments as arrays, and the structure of the tuple of arguments; errors as above."""
+    named = {
+        name + jax.tree_util.keystr(path): leaf
+        for name, tree in arguments.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    return list(floating_arrays(kernel, **named).values()), jax.tree.structure(tuple(arguments.values()))
 
 
 def compute_dtype(arrays: Sequence[Array]) -> DTypeLike:
@@ -38,6 +49,14 @@ def require_rank(kernel: str, ranks: Mapping[str, tuple[Array, int]]) -> None:
     for name, (array, rank) in ranks.items():
         if array.ndim != rank:
             raise ValueError(f"{kernel}: {name} has shape {array.shape}, but needs {rank} axes")
+
+
+def require_output(kernel: str, bilinear: Callable[[Any, Any], Any], x: Any, w: Any, z: Array) -> None:
+    """Raise ``ValueError`` unless ``bilinear(x, w)`` is one array of the shape of ``z``."""
+    output = jax.eval_shape(bilinear, x, w)
+    if not isinstance(output, jax.ShapeDtypeStruct):
+        raise ValueError(f"{kernel}: bilinear(x, w) returns {jax.tree.structure(output)}, but must return one array")
+    require_shape(kernel, "z", z, output.shape, "bilinear(x, w)")
 
 
 def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], increments: bool) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
@@ -15,6 +14,8 @@ from jax.typing import ArrayLike
 import naive
 import pjax_core as pj
 import pjax_kernels as pk
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get("PJAX_DATA") or REPOSITORY.parent / "shared" / "data")
@@ -37,21 +38,24 @@ def reference() -> dict[str, np.ndarray]:
 
 def change_error(new: ArrayLike, expected: ArrayLike, start: ArrayLike) -> float:
     """Error of new - start, relative to expected - start."""
-    new, expected, start = (jnp.asarray(array) for array in (new, expected, start))
-    return float(jnp.linalg.norm(new - expected) / jnp.linalg.norm(expected - start))
+    new, expected, start = (np.asarray(array) for array in (new, expected, start))
+    return float(np.linalg.norm(new - expected) / np.linalg.norm(expected - start))
+
+
+init, parameters = jax.jit(naive.init), jax.jit(naive.parameters)
 
 
 @pytest.mark.parametrize("name", ["ap", "dr"])
 def test_agrees_with_published_implementation(reference: dict[str, np.ndarray], name: str) -> None:
-    x, y = jnp.asarray(reference["mlp/x"]), jnp.asarray(reference["mlp/y"])
-    start_w = [jnp.asarray(reference[f"mlp/init/w{i}"]) for i in range(3)]
-    start_b = [jnp.asarray(reference[f"mlp/init/b{i}"]) for i in range(2)]
+    x, y = reference["mlp/x"], reference["mlp/y"]
+    start_w = [reference[f"mlp/init/w{i}"] for i in range(3)]
+    start_b = [reference[f"mlp/init/b{i}"] for i in range(2)]
     algorithms = {"ap": naive.alternating_projections, "dr": naive.douglas_rachford}
     step = jax.jit(algorithms[name], static_argnums=3)
-    state = naive.init(start_w, start_b, x)
+    state = init(start_w, start_b, x)
     for _ in range(6):
         state = step(state, x, y, naive.margin)
-    weights, biases = naive.parameters(state)
+    weights, biases = parameters(state)
     # The published code reads weights, which are of colour A, one step late.
     for i, (w, start) in enumerate(zip(weights, start_w, strict=True)):
         assert change_error(w, reference[f"mlp/{name}/steps7/w{i}"], start) < 1e-9
@@ -73,13 +77,13 @@ def test_agrees_with_consensus_form(loss: str, monkeypatch: pytest.MonkeyPatch) 
     # Wide enough for the baseline's plain Newton steps, which leave (-1, 1) in narrow layers.
     sizes, batch, steps = (30, 24, 20, 6), 11, 5
     shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
-    weights = [jnp.asarray(generator.normal(size=shape) / np.sqrt(shape[0])) for shape in shapes]
-    biases = [0.1 * jnp.asarray(generator.normal(size=size)) for size in sizes[1:-1]]
-    x = jnp.asarray(generator.normal(size=(batch, sizes[0])))
-    y = jnp.asarray(np.eye(sizes[-1])[generator.integers(sizes[-1], size=batch)])
+    weights = [generator.normal(size=shape) / np.sqrt(shape[0]) for shape in shapes]
+    biases = [0.1 * generator.normal(size=size) for size in sizes[1:-1]]
+    x = generator.normal(size=(batch, sizes[0]))
+    y = np.eye(sizes[-1])[generator.integers(sizes[-1], size=batch)]
 
     step = jax.jit(naive.alternating_projections, static_argnums=3)
-    state = naive.init(weights, biases, x)
+    state = init(weights, biases, x)
     for _ in range(steps):
         state = step(state, x, y, getattr(naive, loss))
 
@@ -93,5 +97,5 @@ def test_agrees_with_consensus_form(loss: str, monkeypatch: pytest.MonkeyPatch) 
     start = [weights, biases]
     problem, algorithm = pj.feasibility(constraint), pj.alternating_projections()
     solution = pj.solve(problem, start, x, y, algorithm=algorithm, steps=steps)
-    errors = jax.tree.map(change_error, solution.params, list(naive.parameters(state)), start)
+    errors = jax.tree.map(change_error, solution.params, list(parameters(state)), start)
     assert max(jax.tree.leaves(errors)) < 1e-9

@@ -10,6 +10,8 @@ import pytest
 import datasets
 import train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = train.Settings(hidden=(24,), batch_size=96, steps=20, updates=12, evaluate_every=5)
 TINY_OPTIONS = "--hidden 24 --batch-size 96 --steps 20 --updates 12 --evaluate-every 5"
 

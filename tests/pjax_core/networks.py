@@ -51,14 +51,12 @@ def unchanged(x: Any) -> Any:
     return x
 
 
-PACKAGE = SimpleNamespace(identity=unchanged, constant=unchanged, **{name: getattr(pj, name) for name in pj.__all__})
+PACKAGE = SimpleNamespace(**{name: getattr(pj, name) for name in pj.__all__})
+PACKAGE.identity = PACKAGE.constant = unchanged
 PACKAGE.cross_entropy = lambda logits, labels: pj.cross_entropy(logits, labels, strength=STRENGTH)
 
-# These problems are tiny: to compile them well would take most of the time.
-QUICK_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK_COMPILATION)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def iterates(problem: Any, algorithm: pj.Algorithm, steps: int, params: Any, *data: Any) -> tuple[Any, Any]:
     """The parameters that an algorithm of the package reads after each step, and what rounding took from them."""
 
@@ -179,6 +177,60 @@ def features_of_several_layers(ops: Any, p: Any, x: Any, y: Any) -> Any:
     return ops.margin_loss(ops.matmul(ops.concatenate([third, first], axis=1), p["w3"]), y)
 
 
+def convolutions(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    h = ops.conv2d(x, p["w0"], strides=(2, 1), padding=((1, 1), (0, 2)))
+    h = ops.sum_relu(h, p["b0"])
+    h = ops.conv2d(h, p["w1"], strides=(1, 1), padding=((0, 0), (0, 0)))
+    return ops.margin_loss(ops.matmul(ops.max(h, axis=(1, 2)), p["w2"]), y)
+
+
+def strides_that_leave_pixels_out(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    h = ops.relu(ops.conv2d(x, p["w0"], strides=(1, 1), padding=((0, 0), (0, 0))))
+    out = ops.conv2d(h, p["w1"], strides=(2, 2), padding=((0, 0), (0, 0)))
+    return ops.margin_loss(ops.squeeze(out, axis=1)[:, 0], y)
+
+
+def overlapping_pools(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    h = ops.conv2d(x, p["w0"], strides=(1, 1), padding=((0, 0), (0, 0)))
+    h = ops.max_pool(h, window=(2, 3), strides=(1, 2), padding=((1, 0), (0, 0)))
+    return ops.cross_entropy(ops.matmul(h.reshape(2, -1), p["w1"]), y)
+
+
+def attention(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    scores = ops.relu(ops.add(ops.einsum("bqd,bkd->bqk", ops.matmul(x, p["q"]), ops.matmul(x, p["k"])), p["b"]))
+    return ops.cross_entropy(ops.einsum("bqk,bkd->bqd", scores, x), y)
+
+
+def unusual_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    diagonal = ops.einsum("aij,ij->ai", p["u"], x)
+    outer = ops.einsum("ii,kj->ijk", p["s"], diagonal)
+    return ops.margin_loss(ops.relu(outer)[:, 1], y)
+
+
+def recurrent(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    h = ops.recurrence(x, p["w_x"], p["w_h"], p["b"], h0=p["h0"])
+    return ops.cross_entropy(ops.matmul(h, p["out"]), y)
+
+
+def two_recurrences(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    h = ops.recurrence(x, p["w_x"], p["w_h"], p["b"], h0=p["h0"])
+    h = ops.recurrence(h, p["v_x"], p["w_h"], p["b"], h0=h[:, 0])
+    return ops.margin_loss(ops.matmul(h[:, -1], p["out"]), y)
+
+
+def levels_and_sums(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    total = ops.sum(ops.relu(ops.matmul(x, p["w0"]).reshape(6, 2, 3)), axis=1)
+    logits = ops.matmul(ops.maximum(total, p["b"]), p["w1"])
+    return ops.margin_loss(ops.quantize(logits, levels=4, scale=1.5), y)
+
+
+def more_views(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    left, right = ops.split(ops.moveaxis(ops.expand_dims(ops.matmul(x, p["w0"]), 0), 0, 2)[..., 0], [1], axis=1)
+    h = ops.relu(ops.concatenate([ops.repeat(left, 2, axis=1), right], axis=1))
+    wide = ops.pad(ops.swapaxes(h, 0, 1), ((1, 0), (0, 0)), constant_values=0.5)
+    return ops.cross_entropy(ops.matmul(ops.swapaxes(wide, 0, 1), p["w1"]), y)
+
+
 NETWORKS = {
     network.function.__name__: network
     for network in [
@@ -219,5 +271,24 @@ NETWORKS = {
             (6, 5),
             (6, 3),
         ),
+        Network(convolutions, {"w0": (3, 3, 2, 2), "b0": (2,), "w1": (2, 2, 2, 3), "w2": (3, 2)}, (2, 4, 4, 2), (2, 2)),
+        Network(strides_that_leave_pixels_out, {"w0": (1, 1, 2, 2), "w1": (1, 1, 2, 3)}, (3, 2, 3, 2), (3, 3)),
+        Network(overlapping_pools, {"w0": (2, 2, 1, 2), "w1": (16, 3)}, (2, 5, 6, 1), (2, 3)),
+        Network(attention, {"q": (3, 4), "k": (3, 4), "b": (5,)}, (2, 5, 3), (2, 5, 3)),
+        Network(unusual_products, {"u": (3, 2, 4), "s": (3, 3)}, (2, 4), (3, 3)),
+        Network(
+            recurrent,
+            {"w_x": (3, 4), "w_h": (4, 4), "b": (4,), "h0": (2, 4), "out": (4, 3)},
+            (2, 5, 3),
+            (2, 5, 3),
+        ),
+        Network(
+            two_recurrences,
+            {"w_x": (3, 4), "w_h": (4, 4), "v_x": (4, 4), "b": (4,), "h0": (2, 4), "out": (4, 3)},
+            (2, 3, 3),
+            (2, 3),
+        ),
+        Network(levels_and_sums, {"w0": (5, 6), "b": (3,), "w1": (3, 2)}, (6, 5), (6, 2)),
+        Network(more_views, {"w0": (5, 3), "w1": (5, 3)}, (6, 5), (6, 3)),
     ]
 }

@@ -34,7 +34,7 @@ def padded(array: Any, shape: tuple[int, ...]) -> Copies:
 
 REFERENCE = {
     name: jax.jit(functools.partial(getattr(pk, name), implementation="reference"))
-    for name in ("project_bilinear", "project_sum", "project_sum_relu", "project_margin")
+    for name in ("project_bilinear", "project_sum", "project_sum_relu", "project_margin", "project_max")
 }
 REFERENCE["prox_cross_entropy"] = jax.jit(
     functools.partial(pk.prox_cross_entropy, strength=STRENGTH, implementation="reference")
@@ -59,6 +59,32 @@ def project_elementwise(name: str, copies: list[Copies], z: Copies) -> tuple[lis
 
 project_sum = functools.partial(project_elementwise, "project_sum")
 project_sum_relu = functools.partial(project_elementwise, "project_sum_relu")
+
+
+def project_max(copies: list[Copies], z: Copies) -> tuple[list[Copies], Copies]:
+    """Over the last axis; what fills the array up is never the largest."""
+    (x,) = copies
+    length = x.shape[-1]
+    filled = np.full((ROWS, COLUMNS), -1e3)
+    filled[: z.size, :length] = x.reshape(-1, length)
+    new, new_z = REFERENCE["project_max"](filled, padded(z.ravel(), (ROWS,)))
+    return [np.array(new[: z.size, :length]).reshape(x.shape)], np.array(new_z[: z.size]).reshape(z.shape)
+
+
+def project_quantize(copies: list[Copies], z: Copies, levels: int, scale: float) -> tuple[list[Copies], Copies]:
+    """The nearest pair of an interval of inputs and its level, of all pairs."""
+    (x,) = copies
+    points = np.linspace(-scale, scale, levels)
+    half = scale / (levels - 1)
+    nearest = np.stack(
+        [
+            np.clip(x, -np.inf if level == points[0] else level - half, np.inf if level == points[-1] else level + half)
+            for level in points
+        ]
+    )
+    shape = (levels, *(1,) * x.ndim)
+    best = np.argmin((nearest - x) ** 2 + (points.reshape(shape) - z) ** 2, axis=0)
+    return [np.take_along_axis(nearest, best[None], axis=0)[0]], points[best]
 
 
 def project_margin(copies: list[Copies], labels: Copies) -> tuple[list[Copies], Copies]:
@@ -182,6 +208,83 @@ class StoredCopies:
         wanted = self.values[labels]
         return self.operation(lambda copies, _: prox_cross_entropy(copies, wanted), no_output, logits)
 
+    def einsum(self, equation: str, a: Elements, b: Elements) -> Elements:
+        """Each output as a dot product of its own, one after the other."""
+        left, output = equation.split("->")
+        labels = left.split(",")
+        sizes = dict(zip("".join(labels), (*a.shape, *b.shape), strict=True))
+        summed = [label for label in sizes if label not in output]
+        order = [*output, *summed]
+        shape = tuple(sizes[label] for label in order)
+        laid_out = []
+        for own, array in zip(labels, (a, b), strict=True):
+            entries = np.zeros(shape, np.int64)
+            for where in np.ndindex(*shape):
+                at = dict(zip(order, where, strict=True))
+                entries[where] = array[tuple(at[label] for label in own)]
+            laid_out.append(entries.reshape(*shape[: len(output)], -1))
+        return self.dot(*laid_out)
+
+    def conv2d(self, x: Elements, w: Elements, strides: tuple[int, int], padding: Any) -> Elements:
+        """Zeros stand on both sides where a window has padding, so that no copy is there."""
+        (zero,) = self.data([0.0])
+        height, width = w.shape[:2]
+        inside = np.pad(np.ones(x.shape, bool), ((0, 0), *padding, (0, 0)))
+        x = np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=zero)
+        rows = range(0, x.shape[1] - height + 1, strides[0])
+        columns = range(0, x.shape[2] - width + 1, strides[1])
+        entries = np.array([[x[:, i : i + height, j : j + width] for j in columns] for i in rows])
+        real = np.array([[inside[:, i : i + height, j : j + width] for j in columns] for i in rows])
+        entries, real = (np.moveaxis(array, 2, 0)[..., None, :, :, :] for array in (entries, real))
+        filters = np.moveaxis(w, 3, 0)
+        shape = (*entries.shape[:3], *filters.shape)
+        filters = np.where(np.broadcast_to(real, shape), filters, zero)
+        return self.dot(*(a.reshape(*shape[:4], -1) for a in (np.broadcast_to(entries, shape), filters)))
+
+    def max(self, x: Elements, axis: tuple[int, ...]) -> Elements:
+        kept = [length for place, length in enumerate(x.shape) if place not in axis]
+        last = np.moveaxis(x, axis, range(-len(axis), 0)).reshape(*kept, -1)
+        return self.operation(project_max, lambda x: np.max(x, axis=-1), last)
+
+    def maximum(self, a: Elements, b: Elements) -> Elements:
+        return self.max(np.stack(np.broadcast_arrays(a, b)), axis=(0,))
+
+    def max_pool(self, x: Elements, window: tuple[int, int], strides: tuple[int, int], padding: Any) -> Elements:
+        """Padding is a number that no other reaches."""
+        (lowest,) = self.data([-100.0])
+        x = np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=lowest)
+        rows = range(0, x.shape[1] - window[0] + 1, strides[0])
+        columns = range(0, x.shape[2] - window[1] + 1, strides[1])
+        windows = np.array([[x[:, i : i + window[0], j : j + window[1]] for j in columns] for i in rows])
+        return self.max(np.moveaxis(windows, 2, 0), axis=(3, 4))
+
+    def sum(self, x: Elements, axis: int) -> Elements:
+        return self.add(*np.moveaxis(x, axis, 0))
+
+    def quantize(self, x: Elements, levels: int, scale: float) -> Elements:
+        project = functools.partial(project_quantize, levels=levels, scale=scale)
+        points = np.linspace(-scale, scale, levels)
+        return self.operation(project, lambda x: points[np.argmin(np.abs(x[..., None] - points), axis=-1)], x)
+
+    def recurrence(self, x: Elements, w_x: Elements, w_h: Elements, b: Elements, h0: Elements) -> Elements:
+        """One time step after the other, each with its own operations."""
+        states, h = [], h0
+        for step in range(x.shape[1]):
+            product = self.matmul(np.concatenate([x[:, step], h], axis=1), np.concatenate([w_x, w_h]))
+            h = self.sum_relu(product, b)
+            states.append(h)
+        return np.stack(states, axis=1)
+
+    def pad(self, x: Elements, widths: Any, constant_values: float) -> Elements:
+        (constant,) = self.data([constant_values])
+        return np.pad(x, widths, constant_values=constant)
+
+    repeat = staticmethod(np.repeat)
+    split = staticmethod(np.split)
+    swapaxes = staticmethod(np.swapaxes)
+    moveaxis = staticmethod(np.moveaxis)
+    expand_dims = staticmethod(np.expand_dims)
+    squeeze = staticmethod(np.squeeze)
     stack = staticmethod(np.stack)
     concatenate = staticmethod(np.concatenate)
     broadcast_to = staticmethod(np.broadcast_to)
@@ -306,5 +409,8 @@ class StoredCopies:
         for _ in range(steps):
             z = getattr(self, algorithm)(z, **settings)
             estimate = self.estimate(z)
-            readings.append([estimate[p.output] if p in in_a else self.produced[p] for p in self.parameters])
+            read = [estimate[p.output] if p in in_a else self.produced[p] for p in self.parameters]
+            # What nothing holds a copy of keeps its value.
+            free = [np.isnan(values) for values in read]
+            readings.append([np.where(f, old, new) for f, old, new in zip(free, readings[0], read, strict=True)])
         return readings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,15 +13,9 @@ import pytest
 
 import pjax_core as pj
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BATCH, WIDTHS = 12, (9, 7, 5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation() -> Iterator[None]:
-    """These problems are tiny: to compile them well would take most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def two_layers(params: Any, x: Any, y: Any) -> Any:

@@ -14,6 +14,8 @@ import pytest
 import pjax_core as pj
 from pjax_core.graph import Value
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ALGORITHM = pj.alternating_projections()
 Function = Callable[..., Any]
 

@@ -30,6 +30,20 @@ def relu(x: Any) -> Any:
     return np.maximum(x, 0)
 
 
+def correlate(x: Any, w: Any) -> Any:
+    """Convolution without flipping, one entry of the filters after the other."""
+    height, width = x.shape[1] - w.shape[0] + 1, x.shape[2] - w.shape[1] + 1
+    return sum(x[:, i : i + height, j : j + width] @ w[i, j] for i in range(w.shape[0]) for j in range(w.shape[1]))
+
+
+def recur(x: Any, w_x: Any, w_h: Any, b: Any, h: Any) -> Any:
+    states = []
+    for step in range(x.shape[1]):
+        h = relu(x[:, step] @ w_x + h @ w_h + b)
+        states.append(h)
+    return np.stack(states, axis=1)
+
+
 CASES = {
     "matmul": Case(pj.matmul, np.matmul, [(5, 4), (4, 3)]),
     "matmul, leading axes": Case(pj.matmul, np.matmul, [(2, 3, 5, 4), (4, 3)]),
@@ -70,6 +84,72 @@ CASES = {
         lambda a: a[np.array([2, 0, 2]), np.array([1, 3, 1])], lambda a: a[[2, 0, 2], [1, 3, 1]], [(3, 4)]
     ),
     "[] with a mask": Case(lambda a: a[:, np.array([True, False, True, True])], lambda a: a[:, [0, 2, 3]], [(3, 4)]),
+    "matmul, stacks": Case(pj.matmul, np.matmul, [(2, 1, 5, 4), (3, 4, 2)]),
+    "matmul, vector x and a stack": Case(pj.matmul, np.matmul, [(4,), (3, 4, 2)]),
+    "einsum": Case(
+        lambda a, b: pj.einsum("bqhd,bkhd->bhqk", a, b),
+        lambda a, b: np.einsum("bqhd,bkhd->bhqk", a, b),
+        [(2, 3, 2, 4), (2, 5, 2, 4)],
+    ),
+    "einsum, ellipses": Case(
+        lambda a, b: pj.einsum("... i j, jk", a, b), lambda a, b: np.einsum("...ij,jk", a, b), [(2, 3, 4), (4, 5)]
+    ),
+    "einsum, broadcast ellipses": Case(
+        lambda a, b: pj.einsum("...i,...i->...", a, b),
+        lambda a, b: np.einsum("...i,...i->...", a, b),
+        [(2, 3, 4), (3, 4)],
+    ),
+    "einsum, diagonal and sums": Case(
+        lambda a, b: pj.einsum("iij,k->jk", a, b), lambda a, b: np.einsum("iij,k->jk", a, b), [(3, 3, 2), (4,)]
+    ),
+    "conv2d": Case(pj.conv2d, lambda x, w: correlate(x, w), [(2, 5, 6, 3), (3, 2, 3, 4)]),
+    "conv2d, leading axes": Case(
+        lambda x, w: pj.conv2d(x, w)[1, 0], lambda x, w: correlate(x[1], w)[0], [(2, 1, 5, 6, 3), (3, 2, 3, 4)]
+    ),
+    "conv2d, strides and padding": Case(
+        lambda x, w: pj.conv2d(x, w, strides=2, padding="SAME"),
+        lambda x, w: correlate(np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))), w)[:, ::2, ::2],
+        [(2, 5, 6, 3), (3, 2, 3, 4)],
+    ),
+    "max": Case(lambda a: pj.max(a, (0, -1)), lambda a: a.max((0, -1)), [(2, 5, 3)]),
+    "max, keepdims": Case(lambda a: pj.max(a, keepdims=True), lambda a: a.max(keepdims=True), [(2, 5, 3)]),
+    "maximum": Case(pj.maximum, np.maximum, [(2, 5, 3), (5, 1)]),
+    "max_pool": Case(
+        lambda x: pj.max_pool(x, 2, padding=((1, 0), (0, 0))),
+        lambda x: np.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)), constant_values=-9).reshape(2, 3, 2, 2, 2, 3).max((2, 4)),
+        [(2, 5, 4, 3)],
+    ),
+    "sum": Case(lambda a: pj.sum(a, 1), lambda a: a.sum(1), [(2, 5, 3)]),
+    "sum, all": Case(lambda a: pj.sum(a), np.sum, [(2, 5, 3)]),
+    "sum, keepdims": Case(
+        lambda a: pj.sum(a, (0, 2), keepdims=True), lambda a: a.sum((0, 2), keepdims=True), [(2, 5, 3)]
+    ),
+    "identity": Case(pj.identity, lambda a: a, [(2, 3)]),
+    "quantize": Case(
+        lambda a: pj.quantize(a, 3, scale=2.0), lambda a: np.clip(2 * np.round(a / 2), -2, 2).astype(a.dtype), [(20, 3)]
+    ),
+    "recurrence": Case(
+        lambda x, u, w, b, h: pj.recurrence(x, u, w, b, h0=h),
+        lambda x, u, w, b, h: recur(x, u, w, b, h),
+        [(2, 3, 4), (4, 5), (5, 5), (5,), (2, 5)],
+    ),
+    "recurrence, bare": Case(
+        pj.recurrence, lambda x, u, w: recur(x, u, w, 0, np.zeros((2, 5))).astype(x.dtype), [(2, 3, 4), (4, 5), (5, 5)]
+    ),
+    "swapaxes": Case(lambda a: pj.swapaxes(a, 0, 2), lambda a: np.swapaxes(a, 0, 2), [(2, 5, 3)]),
+    "moveaxis": Case(lambda a: pj.moveaxis(a, 0, -1), lambda a: np.moveaxis(a, 0, -1), [(2, 5, 3)]),
+    "expand_dims": Case(lambda a: pj.expand_dims(a, (0, 2)), lambda a: np.expand_dims(a, (0, 2)), [(2, 3)]),
+    "squeeze": Case(lambda a: pj.squeeze(a, 1), lambda a: np.squeeze(a, 1), [(2, 1, 3, 1)]),
+    "split": Case(lambda a: pj.split(a, 3, axis=1)[1], lambda a: np.split(a, 3, axis=1)[1], [(2, 6)]),
+    "split, indices": Case(lambda a: pj.split(a, [1, 4], -1)[2], lambda a: np.split(a, [1, 4], -1)[2], [(2, 6)]),
+    "repeat": Case(lambda a: pj.repeat(a, [1, 0, 2], axis=0), lambda a: np.repeat(a, [1, 0, 2], axis=0), [(3, 2)]),
+    "repeat, flat": Case(lambda a: pj.repeat(a, 2), lambda a: np.repeat(a, 2), [(3, 2)]),
+    "pad": Case(
+        lambda a: pj.pad(a, ((1, 2), (0, 1)), constant_values=0.5),
+        lambda a: np.pad(a, ((1, 2), (0, 1)), constant_values=0.5),
+        [(3, 2)],
+    ),
+    "embedding": Case(lambda a: pj.embedding(a, np.array([[2, 0], [2, 1]])), lambda a: a[[[2, 0], [2, 1]]], [(4, 3)]),
     "[] with None and ...": Case(lambda a: a[..., None, -1], lambda a: a[..., None, -1], [(3, 4)]),
 }
 
@@ -186,7 +266,28 @@ def test_evaluate_computes(generator: np.random.Generator) -> None:
     ("function", "message"),
     [
         (lambda: pj.matmul(np.ones((5, 4)), np.ones((3, 4))), r"\(5, 4\) and w \(3, 4\); pass x of shape"),
-        (lambda: pj.matmul(np.ones((5, 4)), np.ones((4, 3, 2))), r"\(5, 4\) and w \(4, 3, 2\)"),
+        (lambda: pj.matmul(np.ones((5, 3)), np.ones((4, 2, 2))), r"\(5, 3\) and w \(4, 2, 2\)"),
+        (lambda: pj.matmul(np.ones((3, 5, 2)), np.ones((4, 2, 2))), "leading axes .* do not broadcast"),
+        (lambda: pj.einsum("ij->i", np.ones((2, 2)), 1.0), "has 1 operands; pass two"),
+        (lambda: pj.einsum("ij,jk->ik", np.ones((2, 2)), np.ones(2)), r"does not fit operands of shapes \(2, 2\)"),
+        (lambda: pj.einsum("ij,jk->ik", np.ones((2, 2)), np.ones((3, 2))), "'j' .* stands for lengths 2 and 3"),
+        (lambda: pj.einsum("ij,jk->ii", np.ones((2, 2)), np.ones((2, 2))), "repeats a letter"),
+        (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 3, 4))), r"x has shape \(1, 5, 5, 2\) and w"),
+        (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((6, 3, 2, 4))), r"window of \(6, 3\) does not fit"),
+        (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 2, 4)), strides=0), "strides is 0"),
+        (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 2, 4)), padding="FULL"), 'pass "VALID", "SAME"'),
+        (lambda: pj.max_pool(np.ones((5, 5, 2)), 2), r"shape \(5, 5, 2\); pass images"),
+        (lambda: pj.max_pool(np.ones((1, 5, 5, 2)), (2, 0)), r"window is \(2, 0\)"),
+        (lambda: pj.max(np.ones((2, 0)), 1), "there is no element over axis 1"),
+        (lambda: pj.max(np.ones((2, 3)), 2), "axis"),
+        (lambda: pj.sum(np.ones((2, 3)), (0, 0)), "axis"),
+        (lambda: pj.maximum(np.ones((2, 3)), np.ones(2)), "maximum: operands of shapes"),
+        (lambda: pj.quantize(np.ones(2), 1), "levels is 1; pass an integer"),
+        (lambda: pj.quantize(np.ones(2), 3, scale=0), "scale is 0; pass a positive"),
+        (lambda: pj.recurrence(np.ones((2, 3, 4)), np.ones((4, 5)), np.ones((4, 5))), r"w_h \(4, 5\); pass x"),
+        (lambda: pj.recurrence(np.ones((2, 3, 4)), np.ones((4, 5)), np.ones((5, 5)), np.ones(4)), r"b \(4,\); pass x"),
+        (lambda: pj.split(np.ones(5), 2), "length 5 does not make 2 equal parts"),
+        (lambda: pj.embedding(1.0, np.array([0])), r"table has shape \(\)"),
         (lambda: pj.matmul(2.0, np.ones((4, 3))), r"x has shape \(\)"),
         (lambda: pj.dot(np.ones(4), np.ones(3)), r"\(4,\) and w \(3,\)"),
         (lambda: pj.add(np.ones((5, 4)), np.ones(3)), r"add: operands of shapes \(5, 4\) and \(3,\) do not"),

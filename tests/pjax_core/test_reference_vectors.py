@@ -29,7 +29,7 @@ from jax import Array
 
 import pjax_core as pj
 import pjax_kernels as pk
-from pjax_core.graph import Value, apply, of_node
+from pjax_core.graph import Value, apply
 from pjax_core.primitive import Primitive
 
 from .networks import changes_by_step
@@ -41,7 +41,7 @@ REFERENCE = DATA.parent / "reference" / "reference_float64.npz"
 PARAMETERS = ("w0", "w1", "w2", "b0", "b1")
 STEPS = 7
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ BILINEAR = rule("published_bilinear", product, published_bilinear)
 
 
 def operation_of_package(primitive: Primitive, *operands: Value) -> Value:
-    return of_node(apply(primitive, *operands))
+    return apply(primitive, *operands)
 
 
 def operation_of_oracle(oracle: StoredCopies, primitive: Primitive, *operands: Any) -> Any:
@@ -207,7 +207,7 @@ def test_alternating_projections(reference: dict[str, np.ndarray], relative_erro
 
 @pytest.mark.parametrize("factored", [False, True])
 def test_douglas_rachford(factored: bool, reference: dict[str, np.ndarray], relative_error: Any) -> None:
-    algorithm = pj.douglas_rachford(copies=pj.Factored(history=10) if factored else "dense")
+    algorithm = pj.douglas_rachford(copies=pj.Factored(history=STEPS) if factored else "dense")
     assert_published(changes_of_package(algorithm, True, reference), "dr", reference, relative_error)
 
 

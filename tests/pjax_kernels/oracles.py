@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import mpmath
 import numpy as np
@@ -134,3 +135,74 @@ def _cross_entropy_row(logits: list[float], labels: list[float], strength: mpmat
     )
     softmax = probabilities(log_normaliser)
     return [float(strength * (y - p)) for y, p in zip(labels, softmax, strict=True)]
+
+
+def max_changes(x: Array, z: Array) -> tuple[Array, Array]:
+    """The changes of ``x`` (rows, n) and ``z`` (rows,): the nearest of all sets of entries that may meet ``z``."""
+    # Below the largest entry, to keep the digits of small differences.
+    below, z_below = x - x.max(axis=1, keepdims=True), z - x.max(axis=1)
+    best_changes, best_z, least = np.zeros_like(x), np.zeros_like(z), np.full(z.shape, np.inf)
+    count = x.shape[1]
+    for subset in (list(s) for size in range(1, count + 1) for s in combinations(range(count), size)):
+        meeting = (z_below + np.sum(below[:, subset], axis=1)) / (len(subset) + 1)
+        changes, z_change = np.zeros_like(x), meeting - z_below
+        changes[:, subset] = meeting[:, None] - below[:, subset]
+        allowed = np.all(np.delete(below, subset, axis=1) <= meeting[:, None], axis=1)
+        distance = np.where(allowed, z_change**2 + np.sum(changes**2, axis=1), np.inf)
+        nearer = distance < least
+        best_changes[nearer], best_z[nearer], least[nearer] = changes[nearer], z_change[nearer], distance[nearer]
+    return best_changes, best_z
+
+
+def max_changes_by_count(x: Array, z: Array) -> tuple[Array, Array]:
+    """The same for many entries: of all ``k``, the ``k`` largest entries (of equal ones the first) may meet ``z``."""
+    rows = [_max_row_by_count(*row) for row in zip(x, z, strict=True)]
+    return np.stack([changes for changes, _ in rows]).reshape(x.shape), np.array([z_change for _, z_change in rows])
+
+
+def _max_row_by_count(x: Array, z: float) -> tuple[Array, float]:
+    order = np.argsort(-x, kind="stable")
+    below, z_below = x[order] - x.max(), z - x.max()
+    counts = np.arange(1, len(x) + 1)
+    meeting = (z_below + np.cumsum(below)) / (counts + 1)
+    meets = np.tri(len(x), dtype=bool)
+    changes = np.where(meets, meeting[:, None] - below, 0)
+    allowed = np.append(below[1:], -np.inf) <= meeting
+    distances = np.where(allowed, (meeting - z_below) ** 2 + np.sum(changes**2, axis=1), np.inf)
+    nearest = np.argmin(distances)
+    return changes[nearest][np.argsort(order)], meeting[nearest] - z_below
+
+
+def max_pool_changes(
+    x: Array, z: Array, window: Sequence[int], strides: Sequence[int], padding: Sequence[Sequence[int]]
+) -> tuple[Array, Array]:
+    """The mean changes of ``x`` (B, H, W, C) over its copies, and the changes of ``z``: one window after the other."""
+    totals, counts, z_changes = np.zeros_like(x), np.zeros(x.shape), np.zeros_like(z)
+    for i, j in np.ndindex(*z.shape[1:3]):
+        top, left = i * strides[0] - padding[0][0], j * strides[1] - padding[1][0]
+        rows = slice(max(top, 0), max(top + window[0], 0))
+        columns = slice(max(left, 0), max(left + window[1], 0))
+        entries = np.moveaxis(x[:, rows, columns], 3, 1)
+        changes, z_change = max_changes_by_count(
+            entries.reshape(-1, entries.shape[2] * entries.shape[3]), z[:, i, j].ravel()
+        )
+        totals[:, rows, columns] += np.moveaxis(changes.reshape(entries.shape), 1, 3)
+        counts[:, rows, columns] += 1
+        z_changes[:, i, j] = z_change.reshape(z[:, i, j].shape)
+    return totals / np.maximum(counts, 1), z_changes
+
+
+def quantize_changes(x: Array, z: Array, levels: int, scale: float) -> tuple[Array, Array]:
+    """The changes of ``x`` and ``z``: of all levels, the lowest of those that are nearest together with their ``x``."""
+    best, least = (np.zeros_like(x), np.zeros_like(z)), np.full(x.shape, np.inf)
+    for j in range(levels):
+        half = scale / (levels - 1)
+        level = half * (2 * j - (levels - 1))
+        low = level - half if j > 0 else -np.inf
+        high = level + half if j < levels - 1 else np.inf
+        changes = np.clip(x, low, high) - x, level - z
+        distance = changes[0] ** 2 + changes[1] ** 2
+        nearer = distance < least
+        best = np.where(nearer, changes[0], best[0]), np.where(nearer, changes[1], best[1])
+        least = np.where(nearer, distance, least)
+    return best

@@ -288,9 +288,12 @@ def relative_errors(results: tuple[ArrayLike, ...], expected: tuple[ArrayLike, .
     return [float(np.linalg.norm(result - right) / np.linalg.norm(right)) for result, right in pairs]
 
 
+project_bilinear = jax.jit(partial(pk.project_bilinear, increments=True))
+project_dense = jax.jit(partial(pk.project_dense, increments=True), static_argnames="implementation")
+
+
 def project_copies(layer: Layer, scale: Pair) -> tuple[Array, ...]:
-    a, b = copies(layer, scale)
-    return as_float64(jax.jit(partial(pk.project_bilinear, increments=True))(a, b, layer.z))
+    return as_float64(project_bilinear(*copies(layer, scale), layer.z))
 
 
 @pytest.mark.parametrize("residual", [0.05, 0.4, 5.0])
@@ -307,7 +310,7 @@ def test_without_deviations_is_the_dense_layer(residual: float, implementation: 
     """Whatever ``scale`` and ``keep``: zeros stay out of the means."""
     layer = random_layer(rng, (5, 6, 4), residual, (0.0, 0.0), np.float64)
     layer = layer._replace(u=np.zeros((5, 4, 6)), v=np.zeros((5, 4, 6)))
-    expected = jax.jit(partial(pk.project_dense, increments=True, implementation=implementation))(*layer[:2], layer.z)
+    expected = project_dense(*layer[:2], layer.z, implementation=implementation)
     for name in ("unequal", "large and tiny"):
         new = project(*layer, **SETTINGS[name]._asdict(), implementation=implementation)
         assert max(relative_errors(new[2:], expected)) < 1e-13

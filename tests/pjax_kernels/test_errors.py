@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,8 +19,25 @@ def ones(*shape: int) -> Array:
     return np.ones(shape, np.float32)
 
 
-def project_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Array, **options: Any) -> pk.DenseFactored:
+def project_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Array, **options: Any) -> pk.FactoredChanges:
     return pk.project_dense_factored((x,), (w,), ((1.0,), (of_w,)), ((of_x,), (1.0,)), z, **options)
+
+
+def pool(x: Array, z: Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+    return pk.project_max_pool(x, z, **({"window": (2, 2)} | options))
+
+
+def quantize(x: Array, z: Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+    return pk.project_quantize(x, z, **({"levels": 4, "scale": 1.0} | options))
+
+
+def project_matmul(x: Array, w: Array, z: Array, **options: Any) -> tuple[jax.Array, ...]:
+    return pk.project_bilinear_map(jnp.matmul, x, w, z, **options)
+
+
+def project_matmul_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Array, **options: Any) -> Any:
+    coefficients = ((1.0,), (of_w,)), ((of_x,), (1.0,))
+    return pk.project_bilinear_map_factored(jnp.matmul, (x,), (w,), *coefficients, z, **options)
 
 
 CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
@@ -33,11 +51,24 @@ CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
         project_factored,
         (ones(3, 4), ones(4, 5), ones(3, 5), ones(3, 5), ones(3, 5)),
     ),
+    "project_bilinear_map": (project_matmul, (ones(3, 4), ones(4, 5), ones(3, 5))),
+    "project_bilinear_map_factored": (
+        project_matmul_factored,
+        (ones(3, 4), ones(4, 5), ones(3, 5), ones(3, 5), ones(3, 5)),
+    ),
+    "project_conv2d": (pk.project_conv2d, (ones(2, 3, 4, 2), ones(2, 2, 2, 3), ones(2, 2, 3, 3))),
+    "project_recurrence": (
+        pk.project_recurrence,
+        (ones(2, 3, 4), ones(2, 3, 5), ones(4, 6), ones(5, 6), ones(2, 3, 6)),
+    ),
     "project_sum": (lambda x, y, z, **options: pk.project_sum((x, y), z, **options), (ones(3, 4), ones(4), ones(3, 4))),
     "project_sum_relu": (
         lambda x, y, z, **options: pk.project_sum_relu((x, y), z, **options),
         (ones(3, 4), ones(4), ones(3, 4)),
     ),
+    "project_max": (pk.project_max, (ones(3, 4), ones(3))),
+    "project_max_pool": (pool, (ones(2, 4, 6, 3), ones(2, 2, 3, 3))),
+    "project_quantize": (quantize, (ones(3, 4), ones(3, 4))),
     "project_margin": (pk.project_margin, (ones(3, 4), ones(3, 4))),
     "prox_cross_entropy": (pk.prox_cross_entropy, (ones(3, 4), ones(3, 4) / 4)),
 }
@@ -65,10 +96,39 @@ WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
     (project_factored, (ones(3), ones(4, 6), *[ones(3, 6)] * 3), ["x[0]", "(3,)", "2 axes"]),
     (project_factored, (ones(3, 4), ones(4, 6), ones(3, 6), ones(3, 1), ones(3, 6)), ["u[1][0]", "(3, 1)", "(3, 6)"]),
     (project_factored, (ones(3, 4), ones(4, 6), ones(), ones(3, 6), ones(3, 6)), ["v[0][0]", "()", "(3, 6)"]),
+    (project_matmul, (ones(3, 4), ones(4, 6), ones(3, 5)), ["z", "(3, 5)", "(3, 6)", "bilinear(x, w)"]),
+    (project_matmul_factored, (ones(3, 4), ones(4, 6), *[ones(3, 6)] * 2, ones(3, 5)), ["u[1][0]", "(3, 6)", "(3, 5)"]),
+    *(
+        (pk.project_conv2d, tuple(ones(*shape) for shape in shapes), parts)
+        for shapes, parts in [
+            (((3, 4, 2), (2, 2, 2, 3), (2, 2, 3, 3)), ["x", "(3, 4, 2)", "4 axes"]),
+            (((2, 3, 4, 2), (2, 2, 1, 3), (2, 2, 3, 3)), ["w", "(2, 2, 1, 3)", "(2, 3, 4, 2)", "(2, 2, 2, 3)"]),
+            (((2, 3, 4, 2), (2, 2, 2, 3), (2, 3, 4, 3)), ["z", "(2, 3, 4, 3)", "(2, 2, 3, 3)", "strides (1, 1)"]),
+            (((2, 3, 4, 2), (5, 2, 2, 3), (2, 2, 3, 3)), ["z", "(2, 2, 3, 3)", "(2, 0, 3, 3)"]),
+        ]
+    ),
+    *(
+        (pk.project_recurrence, tuple(ones(*shape) for shape in shapes), parts)
+        for shapes, parts in [
+            (((3, 4), (2, 3, 5), (4, 6), (5, 6), (2, 3, 6)), ["x", "(3, 4)", "3 axes"]),
+            (((2, 3, 4), (2, 4, 5), (4, 6), (5, 6), (2, 3, 6)), ["h", "(2, 4, 5)", "(2, 3, 5)"]),
+            (((2, 3, 4), (2, 3, 5), (5, 6), (5, 6), (2, 3, 6)), ["w_x", "(5, 6)", "(4, 6)"]),
+            (((2, 3, 4), (2, 3, 5), (4, 6), (6, 6), (2, 3, 6)), ["w_h", "(6, 6)", "(5, 6)"]),
+            (((2, 3, 4), (2, 3, 5), (4, 6), (5, 6), (2, 3, 5)), ["z", "(2, 3, 5)", "(2, 3, 6)"]),
+        ]
+    ),
     (CALLS["project_sum"][0], (ones(3, 4), ones(5), ones(3, 4)), ["inputs[1]", "(5,)", "(3, 4)"]),
     (CALLS["project_sum"][0], (ones(3, 4), ones(2, 3, 4), ones(3, 4)), ["inputs[1]", "(2, 3, 4)", "(3, 4)"]),
     (CALLS["project_sum_relu"][0], (ones(3, 4), ones(3, 4), ones(3)), ["inputs[0]", "(3, 4)", "(3,)"]),
     (CALLS["project_sum_relu"][0], (ones(3, 4), ones(3, 4), ones(3, 1)), ["inputs[0]", "(3, 4)", "(3, 1)"]),
+    (pk.project_max, (ones(3, 4), ones(4)), ["z", "(4,)", "(3, 4)", "(3,)"]),
+    (pk.project_max, (ones(3, 4), ones(3, 1)), ["z", "(3, 1)", "(3, 4)", "(3,)"]),
+    (pk.project_max, (ones(3, 0), ones(3)), ["x", "(3, 0)"]),
+    (pk.project_max, (ones(), ones()), ["axis", "-1", "()"]),
+    (pool, (ones(2, 4, 6, 3), ones(2, 2, 2, 3)), ["z", "(2, 2, 2, 3)", "(2, 2, 3, 3)"]),
+    (pool, (ones(4, 6, 3), ones(2, 3, 3)), ["x", "(4, 6, 3)", "4 axes"]),
+    (pool, (ones(2, 4, 1, 3), ones(2, 2, 0, 3)), ["window", "(2, 4, 1, 3)"]),
+    (quantize, (ones(3, 4), ones(3)), ["z", "(3,)", "(3, 4)"]),
     (pk.project_margin, (ones(3, 4), ones(3)), ["labels", "(3,)", "(3, 4)"]),
     (pk.prox_cross_entropy, (ones(3, 4), ones(4)), ["labels", "(4,)", "(3, 4)"]),
     (pk.prox_cross_entropy, (ones(), ones()), ["logits", "()"]),
@@ -133,12 +193,57 @@ def test_cross_entropy_of_no_classes_is_refused(implementation: str) -> None:
         pk.prox_cross_entropy(ones(3, 0), ones(3, 0), implementation=implementation)
 
 
+@pytest.mark.parametrize("axis", [2, -3, (0, 0), (0, -2), 0.5, "rows"])
+def test_axis_must_be_of_x(axis: Any) -> None:
+    with pytest.raises(ValueError, match=r"^project_max: axis is .*shape \(3, 4\)"):
+        pk.project_max(ones(3, 4), ones(3), axis=axis)
+
+
+@pytest.mark.parametrize("name", ["window", "strides"])
+@pytest.mark.parametrize("value", [2, (2,), (2, 0), (2, -1), (2, 2.0), (2, 2, 2), "22"])
+def test_windows_and_strides_are_positive_pairs(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^project_max_pool: {name} is .*two positive integers"):
+        pool(*CALLS["project_max_pool"][1], **{name: value})
+
+
+@pytest.mark.parametrize("padding", [1, "FULL", (1, 1), ((0, 0), (0, -1)), ((0, 0), (0, 0.5)), ((0, 0),) * 4])
+def test_padding_is_a_name_or_pairs(padding: Any) -> None:
+    with pytest.raises(ValueError, match=r"^project_max_pool: padding is .*'VALID', 'SAME'"):
+        pool(*CALLS["project_max_pool"][1], padding=padding)
+
+
+@pytest.mark.parametrize("padding", [((2, 0), (0, 0)), ((0, 0), (0, 3)), ((0, 3), (2, 2))])
+def test_windows_of_padding_are_refused(padding: Any) -> None:
+    with pytest.raises(ValueError, match=r"^project_max_pool: some windows of \(2, 2\).* nothing but the padding"):
+        pool(*CALLS["project_max_pool"][1], padding=padding)
+
+
+@pytest.mark.parametrize("levels", [1, 0, -2, 2.0, "2", None])
+def test_levels_must_be_two_or_more(levels: Any) -> None:
+    with pytest.raises(ValueError, match=r"^project_quantize: levels is .*integer of at least 2"):
+        quantize(*CALLS["project_quantize"][1], levels=levels)
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), "1", None])
+def test_scale_must_be_positive(scale: Any) -> None:
+    with pytest.raises(ValueError, match=r"^project_quantize: scale is .*positive"):
+        quantize(*CALLS["project_quantize"][1], scale=scale)
+
+
 EMPTY: list[tuple[str, tuple[Array, ...]]] = [
     ("project_bilinear", (ones(0, 4), ones(0, 4), ones(0))),
     ("project_dense", (ones(0, 4), ones(4, 5), ones(0, 5))),
     ("project_dense", (ones(3, 4), ones(4, 0), ones(3, 0))),
+    ("project_bilinear_map", (ones(0, 4), ones(4, 5), ones(0, 5))),
+    ("project_conv2d", (ones(0, 3, 4, 2), ones(2, 2, 2, 3), ones(0, 2, 3, 3))),
+    ("project_conv2d", (ones(2, 3, 4, 2), ones(5, 2, 2, 3), ones(2, 0, 3, 3))),
+    ("project_recurrence", (ones(2, 0, 4), ones(2, 0, 5), ones(4, 6), ones(5, 6), ones(2, 0, 6))),
     ("project_sum", (ones(0, 4), ones(4), ones(0, 4))),
     ("project_sum_relu", (ones(0, 4), ones(4), ones(0, 4))),
+    ("project_max", (ones(0, 4), ones(0))),
+    ("project_max_pool", (ones(0, 4, 6, 3), ones(0, 2, 3, 3))),
+    ("project_max_pool", (ones(2, 4, 6, 0), ones(2, 2, 3, 0))),
+    ("project_quantize", (ones(0, 4), ones(0, 4))),
     ("project_margin", (ones(0, 4), ones(0, 4))),
     ("prox_cross_entropy", (ones(0, 4), ones(0, 4))),
 ]

@@ -45,3 +45,21 @@ def test_sum_relu(published: dict[str, Array], implementation: str) -> None:
     assert (ours <= theirs * (1 + 1e-12)).all()
     assert (ours < theirs)[differ].all()
     assert differ[excepted].any()
+
+
+def test_max(published: dict[str, Array], implementation: str) -> None:
+    x, z, expected = (published[f"max/{name}"] for name in ("a", "z", "a_new"))
+    new_x, new_z = pk.project_max(x, z, implementation=implementation)
+    assert (z > x.max(axis=1)).any()
+    assert change_error(np.asarray(new_x), expected, x) < 1e-12
+    assert change_error(np.asarray(new_z), expected.max(axis=1), z) < 1e-12
+
+
+def test_quantize(published: dict[str, Array], implementation: str) -> None:
+    """Inputs that move come to midpoints of levels, from either side."""
+    x, z, expected = (published[f"quantize/{name}"] for name in ("a", "z", "a_new"))
+    new_x, new_z = pk.project_quantize(x, z, levels=4, scale=1.0, implementation=implementation)
+    assert change_error(np.asarray(new_x), expected, x) < 1e-12
+    moved = abs(expected - x) > 0
+    np.testing.assert_allclose(abs(expected[moved]) % (2 / 3), np.zeros(moved.sum()), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(abs(np.asarray(new_x) - new_z).clip(max=1 / 3)[moved], 1 / 3, rtol=0, atol=1e-12)

@@ -16,6 +16,8 @@ from jax.typing import DTypeLike
 
 import pjax_kernels as pk
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Array = np.ndarray
 Kernel = Callable[..., Any]
 Inputs = tuple[Any, ...]
@@ -56,9 +58,45 @@ def project_dense_copies(
     return x, w, new.u, new.v, z
 
 
+def project_bilinear_map(x: Any, w: Any, z: Any, **options: Any) -> Inputs:
+    """A recurrence: pytrees of operands."""
+    return pk.project_bilinear_map(lambda x, w: x[0] @ w[0] + x[1] @ w[1], x, w, z, **options)
+
+
+def bilinear_map_inputs(rng: np.random.Generator) -> Inputs:
+    x, w, z = dense_inputs(rng)
+    return (x, rng.normal(size=(LANES, 4, 2))), (w, rng.normal(size=(LANES, 2, 3))), z
+
+
+def conv2d_inputs(rng: np.random.Generator) -> Inputs:
+    """Near and far roots; the outputs of zero operands in the last lane are set-valued."""
+    x, w = rng.normal(size=(LANES, 2, 4, 3, 2)), rng.normal(size=(LANES, 3, 2, 2, 3))
+    x[2, 0], w[2] = 0, 0
+    return x, w, rng.normal(size=(LANES, 2, 2, 2, 3)) * np.array([0.1, 1, 50])[:, None, None, None, None]
+
+
 def sum_inputs(rng: np.random.Generator) -> Inputs:
     x, bias, z = rng.normal(size=(LANES, 4, 5)), rng.normal(size=(LANES, 5)), rng.normal(size=(LANES, 4, 5))
     return (x, bias), z
+
+
+def max_inputs(rng: np.random.Generator) -> Inputs:
+    """Estimates below the maxima and above, where the largest entries are equal."""
+    x, z = rng.normal(size=(LANES, 4, 5)), rng.normal(size=(LANES, 4))
+    x[:, 2], z[:, 2] = 1, 3
+    return x, z
+
+
+def pool_inputs(rng: np.random.Generator) -> Inputs:
+    return rng.normal(size=(LANES, 2, 4, 3, 2)), rng.normal(size=(LANES, 2, 2, 2, 2))
+
+
+project_max_pool = partial(pk.project_max_pool, window=(3, 2), strides=(2, 1), padding=((1, 0), (0, 0)))
+project_quantize = partial(pk.project_quantize, levels=4, scale=1.5)
+
+
+def quantize_inputs(rng: np.random.Generator) -> Inputs:
+    return tuple(2 * rng.normal(size=(2, LANES, 4, 5)))
 
 
 def output_inputs(rng: np.random.Generator) -> Inputs:
@@ -69,8 +107,13 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_bilinear": (pk.project_bilinear, bilinear_inputs),
     "project_dense": (pk.project_dense, dense_inputs),
     "project_dense_copies": (project_dense_copies, dense_copies_inputs),
+    "project_bilinear_map": (project_bilinear_map, bilinear_map_inputs),
+    "project_conv2d": (pk.project_conv2d, conv2d_inputs),
     "project_sum": (pk.project_sum, sum_inputs),
     "project_sum_relu": (pk.project_sum_relu, sum_inputs),
+    "project_max": (pk.project_max, max_inputs),
+    "project_max_pool": (project_max_pool, pool_inputs),
+    "project_quantize": (project_quantize, quantize_inputs),
     "project_margin": (pk.project_margin, output_inputs),
     "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
 }
@@ -83,7 +126,7 @@ def kernel(request: pytest.FixtureRequest) -> str:
 
 def case(kernel: str, dtype: DTypeLike, rng: np.random.Generator) -> Inputs:
     """Inputs with a leading axis of ``LANES``."""
-    return jax.tree.map(lambda array: jnp.asarray(array, dtype), KERNELS[kernel][1](rng))
+    return jax.tree.map(lambda array: array.astype(dtype), KERNELS[kernel][1](rng))
 
 
 def lane(inputs: Inputs, index: int) -> Inputs:
@@ -102,7 +145,7 @@ def test_vmap_is_a_loop_over_the_axis(kernel: str, rng: np.random.Generator) -> 
     call = jax.jit(KERNELS[kernel][0])
     inputs = case(kernel, np.float64, rng)
     looped = [call(*lane(inputs, index)) for index in range(LANES)]
-    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *looped)
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *looped)
     assert_close(jax.vmap(call)(*inputs), stacked)
 
 
@@ -111,7 +154,7 @@ def test_vmap_over_one_argument_only(rng: np.random.Generator) -> None:
     x, w, z = case("project_dense", np.float64, rng)
     call = jax.jit(pk.project_dense)
     looped = [call(x[i], w[0], z[i]) for i in range(LANES)]
-    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *looped)
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *looped)
     assert_close(jax.vmap(call, in_axes=(0, None, 0))(x, w[0], z), stacked)
 
 
@@ -169,19 +212,22 @@ mesh = jax.make_mesh((2,), ("batch",))
 rng = np.random.default_rng(5)
 
 
-def check(kernel, inputs, specs, average):
+def check(kernel, several_inputs, specs, average):
+    # For each of several inputs of the same shapes, with one compilation.
     call = partial(kernel, increments=True, implementation=IMPLEMENTATION)
-    inputs = jax.tree.map(lambda array: np.asarray(array, np.float32), inputs)
-    shards = jax.tree.map(lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec)), inputs, specs)
-    out_specs = jax.tree.map(lambda _: batch, jax.eval_shape(call, *inputs)) if average is None else specs
+    several_inputs = jax.tree.map(lambda array: np.asarray(array, np.float32), several_inputs)
+    out_specs = jax.tree.map(lambda _: batch, jax.eval_shape(call, *several_inputs[0])) if average is None else specs
 
     def project_shard(*inputs):
         return call(*inputs) if average is None else average(call(*inputs))
 
-    sharded = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=out_specs))(*shards)
-    for left, right in zip(jax.tree.leaves(sharded), jax.tree.leaves(jax.jit(call)(*inputs)), strict=True):
-        error = np.linalg.norm(left - right) / np.linalg.norm(right)
-        assert error < 1e-5, (kernel.__name__, error)
+    whole = jax.jit(call)
+    in_shards = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=out_specs))
+    for inputs in several_inputs:
+        shards = jax.tree.map(lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec)), inputs, specs)
+        for left, right in zip(jax.tree.leaves(in_shards(*shards)), jax.tree.leaves(whole(*inputs)), strict=True):
+            error = np.linalg.norm(left - right) / np.linalg.norm(right)
+            assert error < 1e-5, (kernel, error)
 
 
 def project_dense_copies(x, w, u, v, z, *, increments, implementation):
@@ -201,63 +247,97 @@ def mean_over_shards(array):
 
 
 x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
+images = rng.normal(size=(8, 5, 6, 2))
+y = rng.normal(size=(8, 2))
 
 
-def check_dense_copies(width, size):
+def dense_copies_inputs(width, size):
     w, u, v = rng.normal(size=(6, width)), rng.normal(size=(8, width, 6)), rng.normal(size=(8, width, 6))
     z = np.einsum("bmn,bmn->bm", x[:, None] - u, w.T - v) + size * rng.normal(size=(8, width))
+    return x, w, u, v, z
+
+
+def check_dense_copies(width, sizes):
     check(
         project_dense_copies,
-        (x, w, u, v, z),
+        [dense_copies_inputs(width, size) for size in sizes],
         (batch, everywhere, batch, batch, batch),
         lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
     )
 
 
-def check_dense_factored(width, size):
+def dense_factored_inputs(width, size):
     w, of_w, noise = rng.normal(size=(6, width)), rng.normal(size=(8, width)), rng.normal(size=(8, width))
+    return x, w, of_w, x @ w + size * noise
+
+
+def check_dense_factored(width, sizes):
     check(
         project_dense_factored,
-        (x, w, of_w, x @ w + size * noise),
+        [dense_factored_inputs(width, size) for size in sizes],
         (batch, everywhere, batch, batch),
         lambda result: (result[0], mean_over_shards(result[1]), *result[2:]),
     )
 
 
+def check_max_pool(images, window):  # windows of more than 25 entries are gone through in a loop
+    pool = partial(pk.project_max_pool, window=window, strides=(1, 1))
+    check(pool, [(images, images[:, window[0] - 1 :, window[1] - 1 :])], (batch, batch), None)
+
+
 KERNEL_CHECKS = {
-    "project_bilinear": lambda: [
-        check(pk.project_bilinear, (x, x[::-1], size * x[:, 0]), (batch, batch, batch), None) for size in (1, 50)
-    ],
-    "project_dense": lambda: [
-        check(
-            pk.project_dense,
-            (x, w, x @ w + size * noise),
-            (batch, everywhere, batch),
-            lambda result: (result[0], mean_over_shards(result[1]), result[2]),
-        )
-        for size in (0.5, 4, 60)
-    ],
-    "project_dense_copies": lambda: [check_dense_copies(5, size) for size in (0.5, 4, 60)]
+    "project_bilinear": lambda: check(
+        pk.project_bilinear, [(x, x[::-1], size * x[:, 0]) for size in (1, 50)], (batch, batch, batch), None
+    ),
+    "project_dense": lambda: check(
+        pk.project_dense,
+        [(x, w, x @ w + size * noise) for size in (0.5, 4, 60)],
+        (batch, everywhere, batch),
+        lambda result: (result[0], mean_over_shards(result[1]), result[2]),
+    ),
+    "project_dense_copies": lambda: check_dense_copies(5, (0.5, 4, 60)),
+    "project_dense_factored": lambda: check_dense_factored(5, (0.5, 60)),
     # So wide that a shard takes several blocks.
-    + [check_dense_copies(6000, size) for size in (0.5, 60)],
-    "project_dense_factored": lambda: [
-        check_dense_factored(width, size) for width in (5, 6000) for size in (0.5, 60)
-    ],
+    "project_dense_copies, wide": lambda: check_dense_copies(6000, (0.5, 60)),
+    "project_dense_factored, wide": lambda: check_dense_factored(6000, (0.5, 60)),
+    "project_bilinear_map": lambda: check(
+        partial(pk.project_bilinear_map, lambda x, w: x[0] @ w["first"] + x[1] @ w["second"]),
+        [((x, y), {"first": w, "second": w[:2]}, x @ w + 60 * noise)],
+        ((batch, batch), {"first": everywhere, "second": everywhere}, batch),
+        lambda result: (result[0], jax.tree.map(mean_over_shards, result[1]), result[2]),
+    ),
+    "project_conv2d": lambda: check(
+        partial(pk.project_conv2d, padding="SAME"),
+        [(images, rng.normal(size=(3, 2, 2, 4)), 60 * rng.normal(size=(8, 5, 6, 4)))],
+        (batch, everywhere, batch),
+        lambda result: (result[0], mean_over_shards(result[1]), result[2]),
+    ),
+    "project_recurrence": lambda: check(
+        pk.project_recurrence,
+        [(x[:, None], y[:, None], w, w[:2], 4 * noise[:, None])],
+        (batch, batch, everywhere, everywhere, batch),
+        lambda result: (*result[:2], *map(mean_over_shards, result[2:4]), result[4]),
+    ),
     "project_sum": lambda: check(
         pk.project_sum,
-        ((noise, w[0]), noise[::-1]),
+        [((noise, w[0]), noise[::-1])],
         ((batch, everywhere), batch),
         lambda result: ((result[0][0], mean_over_shards(result[0][1])), result[1]),
     ),
     "project_sum_relu": lambda: check(
         pk.project_sum_relu,
-        ((noise, w[0]), noise[::-1]),
+        [((noise, w[0]), noise[::-1])],
         ((batch, everywhere), batch),
         lambda result: ((result[0][0], mean_over_shards(result[0][1])), result[1]),
     ),
-    "project_margin": lambda: check(pk.project_margin, (noise, np.eye(8, 5)), (batch, batch), None),
+    "project_max": lambda: check(pk.project_max, [(x, noise[:, 0])], (batch, batch), None),
+    "project_max_pool": lambda: [check_max_pool(images, (2, 2)), check_max_pool(images.repeat(2, 2), (4, 9))],
+    "project_quantize": lambda: check(
+        partial(pk.project_quantize, levels=3, scale=1.0), [(noise, noise[::-1])], (batch, batch), None
+    ),
+    "project_margin": lambda: check(pk.project_margin, [(noise, np.eye(8, 5))], (batch, batch), None),
     "prox_cross_entropy": lambda: check(
-        pk.prox_cross_entropy, (noise, np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2]]), (batch, batch), None
+        pk.prox_cross_entropy, [(noise, np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2]])], (batch, batch), None
     ),
 }
 failures = {}
@@ -274,6 +354,7 @@ def test_shard_map_over_the_batch(implementation: str) -> None:
     """Each shard projects its part; the means over shards of weights and biases are the means over the batch."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }

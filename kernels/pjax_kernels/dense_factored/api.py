@@ -8,9 +8,9 @@ import jax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, combination
+from pjax_kernels.combination import Coefficient, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
-from pjax_kernels.dense_factored.combination import Coefficient, Combination, DenseFactored
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_dense_factored"
@@ -26,7 +26,7 @@ def project_dense_factored(
     *,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
-) -> DenseFactored:
+) -> FactoredChanges:
     """Project the copies ``u, v`` of a dense layer onto ``z[i, j] = u[i, j] . v[i, j]``, where they are combinations.
 
     Dot product ``(i, j)`` holds ``u[i, j] = sum_k u[0][k][i, j] x[k][i, :] + sum_k u[1][k][i, j] w[k][:, j]`` and
@@ -49,7 +49,7 @@ def project_dense_factored(
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
 
     Returns:
-        The changes, as :class:`DenseFactored`, in float32 or wider.
+        The changes, as :class:`FactoredChanges`, in float32 or wider.
 
     Raises:
         TypeError: an argument is not floating-point.
@@ -71,37 +71,12 @@ def project_dense_factored(
         arguments.require_shape(
             _KERNEL, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
         )
-    combinations = [_combination(name, value, (len(x), len(w)), z) for name, value in (("u", u), ("v", v))]
+    counts = (len(x), len(w))
+    combinations = [combination.checked(_KERNEL, name, value, counts, z) for name, value in (("u", u), ("v", v))]
     coefficients = [leaf for leaf in jax.tree.leaves(combinations) if isinstance(leaf, Array)]
     dtype = arguments.compute_dtype([*arrays.values(), *coefficients])
     xs, ws = ([arrays[f"{name}[{k}]"].astype(dtype) for k in range(len(seq))] for name, seq in (("x", x), ("w", w)))
     combinations = jax.tree.map(lambda c: c.astype(dtype) if isinstance(c, Array) else c, combinations)
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    found: DenseFactored = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
+    found: FactoredChanges = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
     return found
-
-
-def _combination(
-    name: str,
-    value: tuple[Sequence[Coefficient], Sequence[Coefficient]],
-    counts: tuple[int, int],
-    z: Array,
-) -> Combination:
-    """Coefficients as arrays or floats."""
-    if tuple(map(len, value)) != counts:
-        raise ValueError(
-            f"{_KERNEL}: {name} holds {tuple(map(len, value))} coefficients, but x and w hold {counts} arrays"
-        )
-
-    def checked(label: str, coefficient: Coefficient) -> Coefficient:
-        if isinstance(coefficient, (int, float)):
-            return float(coefficient)
-        array = arguments.floating_arrays(_KERNEL, **{label: coefficient})[label]
-        arguments.require_shape(_KERNEL, label, array, z.shape, f"z of shape {z.shape}")
-        return array
-
-    of_x, of_w = (
-        tuple(checked(f"{name}[{side}][{k}]", coefficient) for k, coefficient in enumerate(coefficients))
-        for side, coefficients in enumerate(value)
-    )
-    return Combination(of_x, of_w)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels.bilinear import reference
-from pjax_kernels.dense_factored.combination import Combination, DenseFactored
+from pjax_kernels.combination import Combination, FactoredChanges
 
 
 def factored_increments(
@@ -19,7 +19,7 @@ def factored_increments(
     z: Array,
     *,
     precision: lax.PrecisionLike,
-) -> DenseFactored:
+) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # there is no matrix product here
     found = reference.bilinear_root(_copies(x, w, u, z), _copies(x, w, v, z), z)
@@ -34,7 +34,7 @@ def factored_increments(
     u_copies, v_copies = _copies(x, w, u_change, z), _copies(x, w, v_change, z)
     squared_free = jnp.sum((1 + found.t**2) * found.radius**2)
     batch, width = z.shape
-    return DenseFactored(
+    return FactoredChanges(
         u_change,
         v_change,
         x_mean=jnp.sum(u_copies, axis=1) / max(width, 1),

@@ -8,12 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from pjax_kernels import arguments
 from pjax_kernels.implementation import choose
 from pjax_kernels.sum import reference, xla
 
 _KERNEL = "project_sum"
+_OVER = "project_sum_over"
+_OVER_IMPLEMENTATIONS = {"reference": reference.sum_over_increments, "xla": xla.sum_over_increments}
 _IMPLEMENTATIONS = {"reference": reference.sum_increments, "xla": xla.sum_increments}
 
 
@@ -41,6 +44,44 @@ def project_sum(
     Source: paper, section 3.2.
     """
     return project_summands(_KERNEL, choose(_KERNEL, implementation, _IMPLEMENTATIONS), inputs, z, increments)
+
+
+def project_sum_over(
+    x: ArrayLike,
+    z: ArrayLike,
+    *,
+    axis: int | Sequence[int] | None = None,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """Project onto the sums over some axes of an array, ``{z = x.sum(axis)}``.
+
+    Args:
+        x: floating-point, any shape.
+        z: the estimates of the sums, in the shape of ``x`` without the axes.
+        axis: one axis or several; all by default.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: there is no such axis, the shapes do not fit, or the implementation is unknown.
+
+    Source: paper, section 3.2.
+    """
+    arrays = arguments.floating_arrays(_OVER, x=x, z=z)
+    x, z = arrays["x"], arrays["z"]
+    axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim, argname="axis")
+    kept = tuple(size for place, size in enumerate(x.shape) if place not in axes)
+    arguments.require_shape(_OVER, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
+    dtype = arguments.compute_dtype([x, z])
+    project = choose(_OVER, implementation, _OVER_IMPLEMENTATIONS)
+    changes = project(x.astype(dtype), z.astype(dtype), axes)
+    new_x, new_z = arguments.apply_increments([x, z], changes, increments)
+    return new_x, new_z
 
 
 def project_summands(

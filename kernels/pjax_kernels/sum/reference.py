@@ -19,3 +19,13 @@ def mean_of_copies(x: Array, changes: Array) -> Array:
     stretched = tuple(extra + i for i, size in enumerate(x.shape) if size != changes.shape[extra + i])
     total = jnp.sum(changes, axis=(*range(extra), *stretched)).reshape(x.shape)
     return total / max(changes.size // max(x.size, 1), 1)
+
+
+def sum_over_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The change of ``x`` and of ``z``, its sum over ``axes``: the elements of each sum as inputs of their own."""
+    order = (*axes, *(axis for axis in range(x.ndim) if axis not in axes))
+    rows = jnp.transpose(x, order).reshape(-1, *z.shape)
+    changes, z_change = sum_increments(tuple(rows), z)
+    stacked = jnp.stack(changes) if changes else rows
+    widths = [x.shape[axis] for axis in order]
+    return jnp.transpose(stacked.reshape(widths), [order.index(axis) for axis in range(x.ndim)]), z_change

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import jax.numpy as jnp
 from jax import Array
 
 from pjax_kernels.sum.reference import mean_of_copies
@@ -11,3 +14,9 @@ def sum_increments(inputs: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ..
     """The mean changes of the inputs and the change of ``z``."""
     share = (z - sum(inputs)) * (1 / (len(inputs) + 1))
     return tuple(mean_of_copies(x, share) for x in inputs), -share
+
+
+def sum_over_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The change of ``x`` and of ``z``, its sum over ``axes``."""
+    share = (z - jnp.sum(x, axes)) * (1 / (math.prod(x.shape[axis] for axis in axes) + 1))
+    return jnp.broadcast_to(jnp.expand_dims(share, axes), x.shape), -share

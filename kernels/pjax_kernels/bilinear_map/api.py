@@ -1,0 +1,71 @@
+"""The public projection onto the dot products of any bilinear map, in consensus form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.bilinear_map import reference, xla
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_bilinear_map"
+_IMPLEMENTATIONS = {"reference": reference.bilinear_map_increments, "xla": xla.bilinear_map_increments}
+
+
+def project_bilinear_map(
+    bilinear: Callable[[Any, Any], Array],
+    x: Any,
+    w: Any,
+    z: ArrayLike,
+    *,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Any, Any, Array]:
+    """Project onto the dot products ``z = bilinear(x, w)`` and average the copies.
+
+    Every output of ``bilinear`` must be a dot product of entries selected from ``x`` and ``w``: an einsum, a
+    convolution, all time steps of a recurrence, and whatever else picks entries, multiplies them in pairs and adds
+    up.  Each dot product holds its own copies of its entries.  They all start from the given values, are projected
+    as by :func:`project_bilinear`, and the means of the copies are returned; entries that no output uses stay.
+
+    No copy is stored, and nothing but ``bilinear`` need be written: the sums over the copies are its linear
+    transposes.  The cost is that of seven evaluations of ``bilinear`` or of its transposes: the three of the gradients,
+    and four on operands of ones, which kernels for one map, such as :func:`project_dense`, do without.  How many copies
+    each entry has is counted while tracing, by evaluating ``bilinear`` and its transposes on ones.
+
+    Args:
+        bilinear: a function of ``x`` and ``w`` that is linear in each, transposable by :func:`jax.linear_transpose`,
+            and returns one array.
+        x: an array, or a pytree of arrays, floating-point.
+        w: likewise.
+        z: the estimates of the outputs.
+        increments: return the changes instead of the new values, in float32 or wider: a change is often far
+            smaller than the rounding of the value.
+        implementation: "reference" (stores all copies, and finds them from ``bilinear`` on all pairs of unit vectors:
+            for small shapes), "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, w, z)``: the means of the projected copies, and the projected outputs, in the structures, shapes and
+        dtypes given.
+
+    Raises:
+        TypeError: an array is not floating-point.
+        ValueError: ``z`` is not of the shape of ``bilinear(x, w)``, or the implementation is unknown; from the
+            reference also, an output is not a dot product of selected entries.
+
+    Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
+    """
+    old, structure = arguments.floating_trees(_KERNEL, x=x, w=w, z=jnp.asarray(z))
+    dtype = arguments.compute_dtype(old)
+    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, [array.astype(dtype) for array in old])
+    arguments.require_output(_KERNEL, bilinear, wide_x, wide_w, wide_z)
+    changes = choose(_KERNEL, implementation, _IMPLEMENTATIONS)(bilinear, wide_x, wide_w, wide_z)
+    new = arguments.apply_increments(old, jax.tree.leaves(changes), increments)
+    new_x, new_w, new_z = jax.tree.unflatten(structure, new)
+    return new_x, new_w, new_z

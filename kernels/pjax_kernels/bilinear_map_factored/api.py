@@ -1,0 +1,86 @@
+"""The public projection onto the dot products of any bilinear map whose copies are combinations of operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments, combination
+from pjax_kernels.bilinear_map_factored import reference, xla
+from pjax_kernels.combination import Coefficient, FactoredChanges
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_bilinear_map_factored"
+_IMPLEMENTATIONS = {"reference": reference.factored_increments, "xla": xla.factored_increments}
+
+
+def project_bilinear_map_factored(
+    bilinear: Callable[[Any, Any], Array],
+    x: Sequence[Any],
+    w: Sequence[Any],
+    u: tuple[Sequence[Coefficient], Sequence[Coefficient]],
+    v: tuple[Sequence[Coefficient], Sequence[Coefficient]],
+    z: ArrayLike,
+    *,
+    implementation: str | None = None,
+) -> FactoredChanges:
+    """Project the copies of a bilinear map onto ``z = u . v``, where they are combinations of a few operands.
+
+    As :func:`project_dense_factored`, for every map of :func:`project_bilinear_map`.  Let dot product ``i`` select the
+    entries ``x_i`` of ``x`` and ``w_i`` of ``w``.  It holds the copies ``u[i] = sum_k u[0][k][i] x[k]_i + sum_k
+    u[1][k][i] w[k]_i`` and ``v[i]`` likewise; their projection changes only the coefficients, and no copy is stored.
+
+    Where the projection is set-valued (``u = v`` or ``u = -v``, as when both are zero), its free part is not in the
+    span and is left out; ``squared_free`` says how much that is.
+
+    Args:
+        bilinear: as in :func:`project_bilinear_map`.
+        x: operands, at least one: each an array or a pytree of arrays, floating-point, all of the same structure and
+            shapes.
+        w: likewise.
+        u: the coefficients of ``u``, one for each of ``x`` and one for each of ``w``: arrays of the shape of ``z``,
+            or numbers for all dot products.  The numbers 0 and 1 cost nothing.
+        v: the coefficients of ``v``, likewise.
+        z: the estimates of the outputs.
+        implementation: "reference" (stores all copies; for small shapes), "xla", or None for the best that runs here.
+
+    Returns:
+        The changes, as :class:`FactoredChanges`, in float32 or wider.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the structures or shapes do not fit, or the implementation is unknown; from the reference also, an
+            output is not a dot product of selected entries.
+
+    Source: as for :func:`project_dense_factored`.
+    """
+    if not x or not w:
+        raise ValueError(f"{_KERNEL}: x holds {len(x)} operands and w {len(w)}, but each needs at least one")
+    arrays, structure = arguments.floating_trees(_KERNEL, x=tuple(x), w=tuple(w), z=jnp.asarray(z))
+    given = jax.tree.unflatten(structure, arrays)
+    for name, operands in zip("xw", given, strict=False):
+        _require_alike(name, operands)
+    counts = (len(x), len(w))
+    combinations = [combination.checked(_KERNEL, name, value, counts, given[2]) for name, value in (("u", u), ("v", v))]
+    coefficients = [leaf for leaf in jax.tree.leaves(combinations) if isinstance(leaf, Array)]
+    dtype = arguments.compute_dtype([*arrays, *coefficients])
+    (xs, ws, wide_z), combinations = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if isinstance(leaf, Array) else leaf, (given, combinations)
+    )
+    arguments.require_output(_KERNEL, bilinear, xs[0], ws[0], wide_z)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    found: FactoredChanges = project(bilinear, xs, ws, *combinations, wide_z)
+    return found
+
+
+def _require_alike(name: str, operands: Sequence[Any]) -> None:
+    """Raise ``ValueError`` unless all operands have the structure and the shapes of the first."""
+    shapes = [jax.tree.map(jnp.shape, operand) for operand in operands]
+    for k, of_operand in enumerate(shapes):
+        if of_operand != shapes[0]:
+            raise ValueError(f"{_KERNEL}: {name}[{k}] has shape {of_operand}, but {name}[0] has {shapes[0]}")

@@ -1,0 +1,19 @@
+"""Projection of the dot products of any bilinear map in factored form, by linear transposition: any platform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax import Array
+
+from pjax_kernels import factored
+from pjax_kernels.bilinear_map.xla import dot_products
+from pjax_kernels.combination import Combination, FactoredChanges
+from pjax_kernels.dot_products import BilinearMap, Tree
+
+
+def factored_increments(
+    bilinear: BilinearMap, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
+) -> FactoredChanges:
+    """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
+    return factored.factored_increments(dot_products(bilinear, x[0], w[0], z), x, w, u, v, z)

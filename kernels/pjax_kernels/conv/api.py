@@ -1,0 +1,109 @@
+"""The public projection onto a two-dimensional convolution in consensus form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.conv import reference, windows, xla
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_conv2d"
+_IMPLEMENTATIONS = {"reference": reference.conv2d_increments, "xla": xla.conv2d_increments}
+
+
+def project_conv2d(
+    x: ArrayLike,
+    w: ArrayLike,
+    z: ArrayLike,
+    *,
+    strides: Sequence[int] = (1, 1),
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+    increments: bool = False,
+    precision: lax.PrecisionLike = "highest",
+    implementation: str | None = None,
+) -> tuple[Array, Array, Array]:
+    """Project onto the dot products of a convolution, and average the copies.
+
+    ``z[b, p, q, k]`` is the dot product of ``w[:, :, :, k]`` with the window of ``x[b]`` that starts at row
+    ``p strides[0] - padding[0][0]`` and at the column likewise: what :func:`jax.lax.conv_general_dilated` computes and
+    machine learning calls a convolution.  Each dot product holds its own copies of the entries that its window
+    covers; padding is constant, and not copied.  The copies all start from the given values, are projected as by
+    :func:`project_bilinear`, and their means are returned; entries of ``x`` that no window covers stay.
+
+    No copy is stored, nor any window: the cost is that of three convolutions, as of the gradients in both operands.
+
+    With the batch sharded in equal parts, the mean over shards of each shard's ``w`` is the mean over the batch.
+
+    Args:
+        x: ``(B, H, W, C)``, floating-point.
+        w: ``(window height, window width, C, K)``.
+        z: ``(B, H', W', K)``, the estimates of the outputs.
+        strides: two positive integers, for rows and columns.
+        padding: "VALID" (none), "SAME", or the rows and columns before and after, ``((top, bottom), (left, right))``.
+        increments: return the changes instead of the new values, in float32 or wider: a change is often far
+            smaller than the rounding of the value.
+        precision: of the convolutions, as in :func:`jax.lax.conv_general_dilated`.
+        implementation: "reference" (stores all copies), "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, w, z)``: the means of the projected copies, and the projected outputs, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an array is not floating-point.
+        ValueError: the shapes do not fit, ``strides`` or ``padding`` is not of the kind above, or the implementation
+            is unknown.
+
+    Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
+    """
+    arrays = list(arguments.floating_arrays(_KERNEL, x=x, w=w, z=z).values())
+    x, w, z = arrays
+    arguments.require_rank(_KERNEL, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
+    arguments.require_shape(_KERNEL, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
+    steps = _strides(strides)
+    pads = _padding(padding, x.shape[1:3], w.shape[:2], steps)
+    axes = windows.Windows(*map(windows.Axis, x.shape[1:3], w.shape[:2], steps, pads))
+    expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
+    because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
+    arguments.require_shape(_KERNEL, "z", z, expected, because)
+    dtype = arguments.compute_dtype(arrays)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    changes = project(*(array.astype(dtype) for array in arrays), windows=axes, precision=precision)
+    return arguments.apply_increments(arrays, changes, increments)
+
+
+def _strides(strides: Any) -> tuple[int, int]:
+    """Two positive integers; a ``ValueError`` says what came instead."""
+    if _is_pair(strides) and all(map(_is_integer, strides)) and min(strides) > 0:
+        return int(strides[0]), int(strides[1])
+    raise ValueError(f"{_KERNEL}: strides is {strides!r}; pass two positive integers, such as (1, 1)")
+
+
+def _padding(
+    padding: Any, sizes: Sequence[int], window: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Two pairs of integers; a ``ValueError`` says what came instead."""
+    pairs = padding
+    if isinstance(padding, str) and padding in ("VALID", "SAME"):
+        pairs = lax.padtype_to_pads(sizes, window, strides, padding)
+    if _is_pair(pairs) and all(map(_is_pair, pairs)):
+        (top, bottom), (left, right) = pairs
+        if all(_is_integer(side) and side >= 0 for side in (top, bottom, left, right)):
+            return [(int(top), int(bottom)), (int(left), int(right))]
+    raise ValueError(
+        f"{_KERNEL}: padding is {padding!r}; "
+        f"pass 'VALID', 'SAME', or two pairs of integers >= 0, such as ((1, 1), (1, 1))"
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

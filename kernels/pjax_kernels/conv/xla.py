@@ -1,0 +1,60 @@
+"""Projection of a convolution in consensus form, in jax.numpy: any platform."""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from pjax_kernels.bilinear_map.xla import transposed
+from pjax_kernels.consensus import consensus_increments
+from pjax_kernels.conv.windows import Windows
+from pjax_kernels.dot_products import DotProducts
+
+
+def conv2d_increments(
+    x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike
+) -> tuple[Array, Array, Array]:
+    """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
+    strides, padding = [axis.stride for axis in windows], [axis.padding for axis in windows]
+
+    def product(x: Array, w: Array) -> Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=layout, precision=precision)
+
+    # Channels, or the batch, are added up first: what remains costs next to nothing.
+    sum_windows = functools.partial(jnp.einsum, precision=precision)
+    rows, columns = (jnp.asarray(axis.covers, z.dtype) for axis in windows)
+    inside_rows, inside_columns = (jnp.asarray(axis.inside, z.dtype) for axis in windows)
+
+    def of_x(x: Array) -> Array:
+        return sum_windows("ph,bhw,qw->bpq", rows, jnp.sum(x, axis=3), columns)[..., None]
+
+    def of_w(w: Array) -> Array:
+        return sum_windows("pi,ijk,qj->pqk", inside_rows, jnp.sum(w, axis=2), inside_columns)
+
+    def spread_x(c: Array) -> Array:
+        return sum_windows("ph,bpq,qw->bhw", rows, jnp.sum(c, axis=3), columns)[..., None]
+
+    def spread_w(c: Array) -> Array:
+        # A product with ones: on CPU a sum over the first axis can be 50 times slower, where the cache aliases.
+        of_batch = sum_windows("b,bpqk->pqk", jnp.ones(c.shape[0], c.dtype), c)
+        return sum_windows("pi,pqk,qj->ijk", inside_rows, of_batch, inside_columns)[:, :, None, :]
+
+    (batch, _, _, channels), width = x.shape, w.shape[3]
+    dots = DotProducts(
+        product,
+        of_x,
+        of_w,
+        to_x=lambda c, w: transposed(lambda x: product(x, w), x, c),
+        to_w=lambda c, x: transposed(lambda w: product(x, w), w, c),
+        spread_x=spread_x,
+        spread_w=spread_w,
+        length=channels * np.multiply.outer(*(axis.inside.sum(1) for axis in windows))[..., None],
+        x_copies=width * np.multiply.outer(*(axis.covers.sum(0) for axis in windows))[..., None],
+        w_copies=batch * np.multiply.outer(*(axis.inside.sum(0) for axis in windows))[..., None, None],
+    )
+    x_change, w_change, z_change = consensus_increments(dots, x, w, z)
+    return x_change, w_change, z_change

@@ -1,0 +1,90 @@
+"""Projection of the dot products of a bilinear map whose copies are combinations of a few shared operands."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import root, roots
+from pjax_kernels.combination import Coefficient, Combination, FactoredChanges, mixed, plus, times
+from pjax_kernels.dot_products import DotProducts, Tree
+
+
+def factored_increments(
+    dots: DotProducts, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
+) -> FactoredChanges:
+    """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
+    products = _Products(
+        x=[[dots.of_x(_times(a, b)) for b in x] for a in x],
+        w=[[dots.of_w(_times(a, b)) for b in w] for a in w],
+        xw=[[dots.product(a, b) for b in w] for a in x],
+    )
+    p, q = (_full(value, z) for value in (products.inner(u, v), plus((products.inner(u, u), products.inner(v, v)))))
+    t, beta, gamma, radius = roots.near_or_in_blocks(p, q, z)
+    squared_free = jnp.sum((1 + t * t) * (radius * radius))
+
+    u_change, v_change = mixed(gamma, u, beta, v), mixed(gamma, v, beta, u)
+    x_sum = _sum(
+        [_times(dots.spread_x(_full(c, z)), a) for c, a in zip(u_change.x, x, strict=True)]
+        + [dots.to_x(_full(c, z), b) for c, b in zip(u_change.w, w, strict=True)]
+    )
+    w_sum = _sum(
+        [dots.to_w(_full(c, z), a) for c, a in zip(v_change.x, x, strict=True)]
+        + [_times(dots.spread_w(_full(c, z)), b) for c, b in zip(v_change.w, w, strict=True)]
+    )
+
+    def mean(total: Array, copies: ArrayLike) -> Array:
+        return total * (1 / jnp.maximum(jnp.asarray(copies, z.dtype), 1))  # the sum over no copies is zero
+
+    return FactoredChanges(
+        u_change,
+        v_change,
+        x_mean=jax.tree.map(mean, x_sum, dots.x_copies),
+        w_mean=jax.tree.map(mean, w_sum, dots.w_copies),
+        z_change=-t,
+        squared_change=jnp.sum(_squared_changes(p, q, beta, gamma)) + squared_free,
+        squared_free=squared_free,
+    )
+
+
+def _times(a: Tree, b: Tree) -> Tree:
+    return jax.tree.map(jnp.multiply, a, b)
+
+
+def _sum(trees: Iterable[Tree]) -> Tree:
+    return functools.reduce(functools.partial(jax.tree.map, jnp.add), trees)
+
+
+def _squared_changes(p: Array, q: Array, beta: Array, gamma: Array) -> Array:
+    """``|gamma u + beta v|^2 + |gamma v + beta u|^2``."""
+    # By way of u + v and u - v nothing cancels; by its factors one at a time, no square of a coefficient overflows.
+    half_sum, half_difference = root.squares(p, q)
+    of_sum, of_difference = gamma + beta, gamma - beta
+    return 2 * (of_sum * (of_sum * half_sum.value) + of_difference * (of_difference * half_difference.value))
+
+
+class _Products(NamedTuple):
+    """Inner products of the operands, each of a shape that broadcasts to that of ``z``."""
+
+    x: list[list[Array]]
+    w: list[list[Array]]
+    xw: list[list[Array]]
+
+    def inner(self, f: Combination, g: Combination) -> Coefficient:
+        """The inner products of two combinations."""
+        terms = [times(a, b, self.x[i][j]) for i, a in enumerate(f.x) for j, b in enumerate(g.x)]
+        terms += [times(a, b, self.w[i][j]) for i, a in enumerate(f.w) for j, b in enumerate(g.w)]
+        terms += [times(a, b, self.xw[i][j]) for i, a in enumerate(f.x) for j, b in enumerate(g.w)]
+        terms += [times(a, b, self.xw[j][i]) for i, a in enumerate(f.w) for j, b in enumerate(g.x)]
+        return plus(terms)
+
+
+def _full(coefficient: Coefficient, like: Array) -> Array:
+    """An array even where the coefficient is one number."""
+    return jnp.broadcast_to(jnp.asarray(coefficient, like.dtype), like.shape)

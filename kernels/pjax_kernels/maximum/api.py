@@ -1,0 +1,169 @@
+"""The public projections onto a maximum, over axes and over windows of images."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.implementation import choose
+from pjax_kernels.maximum import reference, xla
+from pjax_kernels.maximum.windows import Windows, place_windows
+
+_MAX = "project_max"
+_MAX_IMPLEMENTATIONS = {"reference": reference.max_increments, "xla": xla.max_increments}
+_POOL = "project_max_pool"
+_POOL_IMPLEMENTATIONS = {"reference": reference.max_pool_increments, "xla": xla.max_pool_increments}
+
+
+def project_max(
+    x: ArrayLike,
+    z: ArrayLike,
+    *,
+    axis: int | Sequence[int] | None = -1,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """Project onto the set ``{z = max(x over axis)}``.
+
+    With ``z`` below the maximum, the ``k`` largest entries and ``z`` go to their common mean, for the ``k`` that
+    makes this the nearest point; the point is unique.  With ``z`` above the maximum, one largest entry and ``z`` meet
+    halfway: where several are largest, the first of them, as in ``jnp.argmax`` over the flattened ``axis``.
+
+    Args:
+        x: floating-point.  Differences, and sums of them over ``axis``, must be finite in float32 or the wider dtype.
+            Entries may be -inf where others are not: they are never the maximum, and stay.
+        z: the estimates of the maxima, of the shape of ``x`` without ``axis``.
+        axis: the axes to take the maximum over, as in ``jnp.max``; None for all.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, z)`` after the projection, in the shapes and dtypes given.  A NaN turns all it is compared with into NaN.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit, ``axis`` is not of ``x`` or is empty, or the implementation is unknown.
+
+    Source: paper, section 3.2.
+    """
+    arrays = arguments.floating_arrays(_MAX, x=x, z=z)
+    x, z = arrays["x"], arrays["z"]
+    axes = _reduced_axes(x, axis)
+    kept = tuple(size for i, size in enumerate(x.shape) if i not in axes)
+    arguments.require_shape(_MAX, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
+    if 0 in (x.shape[i] for i in axes):
+        raise ValueError(f"{_MAX}: x has shape {x.shape}, which has no entries to take the maximum of over axis {axis}")
+    dtype = arguments.compute_dtype([x, z])
+    project = choose(_MAX, implementation, _MAX_IMPLEMENTATIONS)
+    x_change, z_change = project(x.astype(dtype), jnp.expand_dims(z.astype(dtype), axes), axes)
+    return arguments.apply_increments([x, z], [x_change, jnp.squeeze(z_change, axes)], increments)
+
+
+def project_max_pool(
+    x: ArrayLike,
+    z: ArrayLike,
+    *,
+    window: tuple[int, int],
+    strides: tuple[int, int] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """Project every window of images onto the set ``{z = max(entries of the window)}``.
+
+    Each window holds its own copies of its entries and is projected as by :func:`project_max`, ties in row-major
+    order.  The mean over the windows that hold an entry is returned; an entry in no window stays.
+
+    Args:
+        x: ``(B, H, W, C)``, floating-point; finite as for :func:`project_max`.
+        z: ``(B, H', W', C)``, the estimates of the maxima, with as many windows as ``lax.reduce_window`` has.
+        window: rows and columns of a window.
+        strides: rows and columns from a window to the next; by default those of the window, without overlap.
+        padding: "VALID", "SAME", or pairs ``((top, bottom), (left, right))``.  Padding is never the maximum.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit; ``window``, ``strides`` or ``padding`` are none of the above; no window
+            fits into ``x``, or one holds nothing but padding; or the implementation is unknown.
+
+    Source: paper, section 3.2; for overlapping windows, each is one consumer of its entries.
+    """
+    arrays = arguments.floating_arrays(_POOL, x=x, z=z)
+    x, z = arrays["x"], arrays["z"]
+    arguments.require_rank(_POOL, {"x": (x, 4)})
+    rows, columns = _window_axes(x, window, strides, padding)
+    batch, _, _, channels = x.shape
+    expected = batch, rows.count, columns.count, channels
+    arguments.require_shape(_POOL, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
+    dtype = arguments.compute_dtype([x, z])
+    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS)
+    changes = project(x.astype(dtype), z.astype(dtype), rows, columns)
+    return arguments.apply_increments([x, z], changes, increments)
+
+
+def _reduced_axes(x: Array, axis: int | Sequence[int] | None) -> tuple[int, ...]:
+    """``axis`` as increasing, non-negative numbers."""
+    try:
+        axes = range(x.ndim) if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, x.ndim)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{_MAX}: axis is {axis!r} for x of shape {x.shape}; pass an axis of x, several different ones, or None"
+        ) from error
+    return tuple(sorted(axes))
+
+
+def _window_axes(
+    x: Array, window: tuple[int, int], strides: tuple[int, int] | None, padding: str | Sequence[tuple[int, int]]
+) -> tuple[Windows, Windows]:
+    """Where the windows lie along the rows and the columns of ``x``."""
+    window = _positive_pair("window", window)
+    strides = window if strides is None else _positive_pair("strides", strides)
+    both = place_windows(x.shape[1:3], window, strides, _padding(padding))
+    if any(axis.count == 0 for axis in both):
+        raise ValueError(
+            f"{_POOL}: window {window} is larger than x of shape {x.shape} with padding {padding!r}; "
+            f"pass a smaller window or more padding"
+        )
+    if any(axis.some_are_padding for axis in both):
+        raise ValueError(
+            f"{_POOL}: some windows of {window} with strides {strides} hold nothing but the padding {padding!r} of x "
+            f"of shape {x.shape}, so have no maximum; pass less padding"
+        )
+    return both
+
+
+def _positive_pair(name: str, value: tuple[int, int]) -> tuple[int, int]:
+    try:
+        rows, columns = (operator.index(number) for number in value)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if min(rows, columns) < 1:
+        raise ValueError(f"{_POOL}: {name} is {value!r}; pass two positive integers, for rows and columns")
+    return rows, columns
+
+
+def _padding(padding: str | Sequence[tuple[int, int]]) -> str | tuple[tuple[int, int], tuple[int, int]]:
+    """A name in capitals, or pairs of numbers that are not negative."""
+    if isinstance(padding, str) and padding.upper() in ("VALID", "SAME"):
+        return padding.upper()
+    try:
+        (top, bottom), (left, right) = (tuple(operator.index(n) for n in pair) for pair in padding)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        top = bottom = left = right = -1
+    if min(top, bottom, left, right) < 0:
+        raise ValueError(
+            f"{_POOL}: padding is {padding!r}; "
+            f"pass 'VALID', 'SAME', or ((top, bottom), (left, right)) in numbers that are not negative"
+        )
+    return (top, bottom), (left, right)

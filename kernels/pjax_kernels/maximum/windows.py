@@ -1,0 +1,77 @@
+"""Where the windows of a pooling lie along one axis of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jax import lax
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of ``size`` every ``stride`` along an axis of ``length``, padded by ``low`` and ``high``."""
+
+    length: int
+    size: int
+    stride: int
+    low: int
+    high: int
+
+    @property
+    def count(self) -> int:
+        """How many windows fit."""
+        return max((self.low + self.length + self.high - self.size) // self.stride + 1, 0)
+
+    @property
+    def span(self) -> int:
+        """From an entry of the first window to the same one of the last window, both included."""
+        return self.stride * (self.count - 1) + 1
+
+    @property
+    def positions(self) -> np.ndarray:
+        """``(count, size)``: the places of the windows' entries on the padded axis."""
+        return self.stride * np.arange(self.count)[:, None] + np.arange(self.size)
+
+    @property
+    def coverage(self) -> np.ndarray:
+        """``(length,)``: how many windows hold each place."""
+        padded = np.bincount(self.positions.ravel(), minlength=self.low + self.length + self.high)
+        return padded[self.low : self.low + self.length]
+
+    @property
+    def some_are_padding(self) -> bool:
+        """Whether a window holds nothing of the axis itself."""
+        inside = (self.positions >= self.low) & (self.positions < self.low + self.length)
+        return bool((~inside.any(axis=1)).any())
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """As ``jnp.pad`` takes it."""
+        return self.low, self.high
+
+    @property
+    def inside(self) -> slice:
+        """The axis itself within the padded one."""
+        return slice(self.low, self.low + self.length)
+
+
+def place_windows(
+    shape: Sequence[int],
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    padding: str | tuple[tuple[int, int], tuple[int, int]],
+) -> tuple[Windows, Windows]:
+    """The windows along the rows and along the columns of an image of ``shape``."""
+    pads = lax.padtype_to_pads(shape, window, strides, padding) if isinstance(padding, str) else padding
+    rows, columns = (
+        Windows(length, size, stride, int(low), int(high))
+        for length, size, stride, (low, high) in zip(shape, window, strides, pads, strict=True)
+    )
+    return rows, columns
+
+
+def copies_of_each_entry(rows: Windows, columns: Windows) -> np.ndarray:
+    """``(H, W, 1)``: how many windows hold each entry, 1 where none does."""
+    return np.maximum(np.outer(rows.coverage, columns.coverage), 1)[..., None]

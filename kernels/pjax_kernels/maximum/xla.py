@@ -1,0 +1,133 @@
+"""Projections onto a maximum in jax.numpy: any platform."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pjax_kernels.maximum.windows import Windows, copies_of_each_entry
+
+_State = tuple[Array, Array, Array]
+_Index = int | Array
+_Carry = TypeVar("_Carry")
+
+MAX_UNROLLED = 25
+"""Entries of a window for which a loop over them is unrolled, so that XLA fuses its iterations into one."""
+
+
+def max_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
+
+    def total_loss(x: Array, top: Array, fall: Array) -> tuple[Array, Array]:
+        losses = _loss(x, top, fall)
+        count = jnp.sum(losses > 0, axis=axes, keepdims=True, dtype=jnp.int32)
+        return jnp.sum(losses, axis=axes, keepdims=True), count
+
+    top = jnp.max(x, axis=axes, keepdims=True)
+    fall = _fall_of_maximum(x, top, z, total_loss)
+    raised = (fall < 0) & _is_first(x == top, axes)
+    return jnp.where(raised, -fall, -_loss(x, top, fall)), (top - z) - fall
+
+
+def _loss(entry: Array, top: Array, fall: Array) -> Array:
+    """What an entry loses when the maximum falls from ``top``."""
+    return jnp.maximum(fall - (top - entry), 0)
+
+
+def _fall_of_maximum(
+    x: Array, top: Array, z: Array, total_loss: Callable[[Array, Array, Array], tuple[Array, Array]]
+) -> Array:
+    """How far the maximum falls: half its excess over ``z`` where that is negative, else the root of an equation.
+
+    The root of ``total_loss(x, top, fall) = top - z - fall``, what the entries lose and what ``z`` gains; the
+    function also counts the entries that lose.  The difference of the sides is convex and increases, so Newton's
+    method from a fall that is too large comes down without overshooting, and is at the root once no entry drops out.
+    A step divides the product of the difference and its slope by at least four; as the slope is a count, few are
+    needed: eight for 784 normally distributed entries.  The last step, in which no entry drops out, takes away the
+    rounding of those before.
+    """
+    excess = top - z
+
+    def entries_drop_out(state: _State) -> Array:
+        _, count, previous_count = state
+        return jnp.any(count < previous_count)
+
+    def newton(state: _State) -> _State:
+        fall, previous_count, _ = state
+        # Without the barrier, XLA computes top - x once for all steps: an array to store for every copy, and to read.
+        loss, count = total_loss(*lax.optimization_barrier((x, top, fall)))
+        step = (loss - (excess - fall)) / (count + 1).astype(fall.dtype)
+        return jnp.where(fall > 0, fall - step, fall), count, previous_count
+
+    largest = jnp.full_like(excess, jnp.iinfo(jnp.int32).max, dtype=jnp.int32)
+    # Half the excess is the root for the largest entry alone; others only make it smaller.
+    fall, _, _ = lax.while_loop(entries_drop_out, newton, (0.5 * excess, largest - 1, largest))
+    return fall
+
+
+def _is_first(candidates: Array, axes: tuple[int, ...]) -> Array:
+    """The first of the ``candidates`` over ``axes`` in row-major order."""
+    shape = [size if i in axes else 1 for i, size in enumerate(candidates.shape)]
+    order = jnp.arange(math.prod(shape), dtype=jnp.int32).reshape(shape)
+    return order == jnp.min(order, axis=axes, keepdims=True, initial=order.size, where=candidates)
+
+
+def max_pool_increments(x: Array, z: Array, rows: Windows, columns: Windows) -> tuple[Array, Array]:
+    """The mean changes of ``x`` over its copies, and the changes of ``z``.
+
+    Copies are not stored: the change of one follows from its entry and from how far its window's maximum falls.
+    """
+    padded = jnp.pad(x, ((0, 0), rows.padding, columns.padding, (0, 0)), constant_values=-math.inf)
+
+    def entry(padded: Array, i: _Index, j: _Index) -> Array:
+        """Entry ``(i, j)`` of every window."""
+        return _block(padded, i, j, rows, columns)[:, :: rows.stride, :: columns.stride]
+
+    def fold(step: Callable[[_Carry, _Index, _Index], _Carry], start: _Carry) -> _Carry:
+        return _over_entries(step, start, rows.size, columns.size)
+
+    def total_loss(padded: Array, top: Array, fall: Array) -> tuple[Array, Array]:
+        def add(sums: tuple[Array, Array], i: _Index, j: _Index) -> tuple[Array, Array]:
+            loss = _loss(entry(padded, i, j), top, fall)
+            return sums[0] + loss, sums[1] + (loss > 0)
+
+        return fold(add, (jnp.zeros_like(z), jnp.zeros_like(z, jnp.int32)))
+
+    top = fold(lambda top, i, j: jnp.maximum(top, entry(padded, i, j)), jnp.full_like(z, -math.inf))
+    fall = _fall_of_maximum(padded, top, z, total_loss)
+
+    def add_change(state: tuple[Array, Array], i: _Index, j: _Index) -> tuple[Array, Array]:
+        totals, not_raised = state
+        value = entry(padded, i, j)
+        raised = not_raised & (value == top)
+        change = jnp.where(raised, -fall, -_loss(value, top, fall))
+        dilated = lax.pad(
+            change, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, rows.stride - 1), (0, 0, columns.stride - 1), (0, 0, 0))
+        )
+        block = _block(totals, i, j, rows, columns) + dilated
+        return lax.dynamic_update_slice(totals, block, (0, i, j, 0)), not_raised & ~raised
+
+    totals, _ = fold(add_change, (jnp.zeros_like(padded), fall < 0))
+    copies = copies_of_each_entry(rows, columns).astype(x.dtype)
+    return totals[:, rows.inside, columns.inside] / copies, (top - z) - fall
+
+
+def _block(padded: Array, i: _Index, j: _Index, rows: Windows, columns: Windows) -> Array:
+    """From entry ``(i, j)`` of the first window to that of the last one."""
+    batch, _, _, channels = padded.shape
+    return lax.dynamic_slice(padded, (0, i, j, 0), (batch, rows.span, columns.span, channels))
+
+
+def _over_entries(step: Callable[[_Carry, _Index, _Index], _Carry], start: _Carry, height: int, width: int) -> _Carry:
+    """The last of ``carry = step(carry, i, j)`` over the entries of a window in row-major order."""
+    if height * width > MAX_UNROLLED:
+        return lax.fori_loop(0, height * width, lambda k, carry: step(carry, k // width, k % width), start)
+    carry = start
+    for i in range(height):
+        for j in range(width):
+            carry = step(carry, i, j)
+    return carry

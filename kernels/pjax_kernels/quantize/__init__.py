@@ -1,0 +1,1 @@
+"""``z`` = the nearest to ``x`` of equally spaced levels."""

@@ -1,0 +1,76 @@
+"""The public projection onto a rounding to levels."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.implementation import choose
+from pjax_kernels.quantize import reference, xla
+
+_KERNEL = "project_quantize"
+_IMPLEMENTATIONS = {"reference": reference.quantize_increments, "xla": xla.quantize_increments}
+
+
+def project_quantize(
+    x: ArrayLike,
+    z: ArrayLike,
+    *,
+    levels: int,
+    scale: float,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """Project each element onto the set ``{z = the level nearest to x}``, for equally spaced levels in [-scale, scale].
+
+    The levels are ``scale (2 j - levels + 1)/(levels - 1)`` for ``j = 0, ..., levels - 1``.  Level ``j`` belongs to the
+    ``x`` in an interval between the midpoints of neighbouring levels, the outermost two to half-lines.  The nearest
+    pair of an interval and its level is taken, of equally near ones that of the lowest level.  Intervals hold both
+    their ends, or there would be no nearest point: an ``x`` that moves goes to a midpoint, which rounds to either
+    of two levels.
+
+    Args:
+        x: floating-point, any shape.
+        z: the shape of ``x``, the estimates of the rounded values.
+        levels: how many; an integer, at least 2.
+        scale: the highest level, positive.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes differ, ``levels`` or ``scale`` are none of the above, or the implementation is unknown.
+
+    Source: paper, section 3.2.
+    """
+    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    x, z = arrays["x"], arrays["z"]
+    arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
+    levels, scale = _levels(levels), _scale(scale)
+    dtype = arguments.compute_dtype([x, z])
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    changes = project(x.astype(dtype), z.astype(dtype), levels, scale)
+    return arguments.apply_increments([x, z], changes, increments)
+
+
+def _levels(levels: int) -> int:
+    try:
+        count = operator.index(levels)
+    except TypeError:
+        count = 0
+    if count < 2:
+        raise ValueError(f"{_KERNEL}: levels is {levels!r}; pass an integer of at least 2")
+    return count
+
+
+def _scale(scale: float) -> float:
+    if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        raise ValueError(f"{_KERNEL}: scale is {scale!r}; pass a positive number")
+    return float(scale)

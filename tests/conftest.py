@@ -1,0 +1,24 @@
+"""What every test starts from."""
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_code_released() -> Iterator[None]:
+    """Compiled programs hold memory maps, of which a process may have 65,530: more than one suite needs."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """For modules of tiny problems, of which compilation takes nearly all of the time, and where rounding is no matter.
+
+    For a whole module: what is compiled already stays as it is.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

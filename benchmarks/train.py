@@ -34,6 +34,10 @@ ALGORITHM_NAMES = {
     "dm": "difference map",
     "cdr": "cyclic Douglas-Rachford",
 }
+HIDDEN = {"mlp": (128,), "cnn": (32, 128), "rnn": (128,)}
+"""The hidden layers of each model that the command line trains if not told otherwise."""
+SETTINGS_OF = {"skip": ("mlp",), "strides": ("cnn",), "quantize": ("mlp", "cnn")}
+"""The models that have these settings."""
 WITHOUT_COPIES = {"ap": pj.alternating_projections, "cp": pj.cyclic_projections}
 EVALUATED_AT_ONCE = 1000  # samples: the hidden values of all of them need much memory
 
@@ -45,6 +49,8 @@ class Settings:
     model: str = "mlp"
     hidden: tuple[int, ...] = (128,)
     skip: bool = False  # of mlp
+    strides: tuple[int, ...] | None = None  # of the convolutions of cnn
+    quantize: int | None = None  # levels of the activations of mlp and cnn, which are else rectified
     algorithm: str = "ap"
     copies: str = "auto"  # or dense, or the history of factored copies
     relaxation: float = 0.5  # of dr
@@ -81,7 +87,11 @@ class Training:
 
 def make_model(settings: Settings) -> Model:
     """The model of the settings."""
-    return models.mlp(settings.hidden, settings.skip)
+    if settings.model == "cnn":
+        return models.cnn(settings.hidden, settings.strides, settings.quantize)
+    if settings.model == "rnn":
+        return models.rnn(settings.hidden)
+    return models.mlp(settings.hidden, settings.skip, settings.quantize)
 
 
 def batches(data: Dataset, batch_size: int, seed: int) -> Iterator[tuple[Array, Array]]:
@@ -259,7 +269,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", choices=["mlp"], default=default.model, help="described in models.py")
+    add("--model", choices=HIDDEN, default=default.model, help="described in models.py")
     add("--data", choices=datasets.NAMES, default="digits", help="data set")
     add("--data-dir", type=Path, help="folder with the data; if not given PJAX_DATA, else mnist is downloaded")
     add("--sequence-length", type=at_least(1), default=argparse.SUPPRESS, help="of shakespeare (default: 64)")
@@ -267,8 +277,17 @@ def make_parser() -> argparse.ArgumentParser:
     add("--copies", type=copies, default=argparse.SUPPRESS, help="auto, dense, or a history (default: auto)")
     add("--relaxation", type=positive_float, default=argparse.SUPPRESS, help="of dr, up to 1 (default: 0.5)")
     add("--beta", type=float, default=argparse.SUPPRESS, help="of dm, not 0 (default: 1)")
-    add("--hidden", type=at_least(1), nargs="+", default=default.hidden, help="widths of the hidden layers")
+    widths = "; ".join(f"{' '.join(map(str, hidden))} for {model}" for model, hidden in HIDDEN.items())
+    add(
+        "--hidden",
+        type=at_least(1),
+        nargs="+",
+        default=argparse.SUPPRESS,
+        help=f"widths of the hidden layers, channels of the convolutions (default: {widths})",
+    )
     add("--skip", action="store_true", help="skip connections between hidden layers of equal width")
+    add("--strides", type=at_least(1), nargs="+", help="of each convolution of cnn (default: 1)")
+    add("--quantize", type=at_least(2), metavar="LEVELS", help="round activations to levels, not rectify them")
     add("--margin", action="store_true", help="a margin as output constraint, else cross-entropy")
     add("--strength", type=positive_float, default=argparse.SUPPRESS, help="of cross-entropy (default: 5)")
     add("--batch-size", type=at_least(1), default=default.batch_size, help="samples in a minibatch")
@@ -295,13 +314,17 @@ def read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     given = vars(options)
     if options.margin and "strength" in given:
         parser.error("--strength is a setting of cross-entropy: leave it out with --margin")
+    for name, having in SETTINGS_OF.items():
+        if given[name] and options.model not in having:
+            parser.error(f"--{name} is a setting of {', '.join(having)}: leave it out with {options.model}")
     if options.data != "shakespeare" and "sequence_length" in given:
         parser.error(f"--sequence-length is a setting of shakespeare: leave it out with {options.data}")
     for name, algorithms in {"copies": ("ar", "dr", "dm", "cdr"), "relaxation": ("dr",), "beta": ("dm",)}.items():
         if name in given and options.algorithm not in algorithms:
             parser.error(f"--{name} is a setting of {', '.join(algorithms)}: leave it out with {options.algorithm}")
     names = {field.name for field in fields(Settings)}
-    return Settings(**{k: v for k, v in given.items() if k in names} | {"hidden": tuple(options.hidden)})
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
+    return Settings(**{"hidden": HIDDEN[options.model]} | chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -321,7 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def describe(settings: Settings) -> str:
     """One line for the title."""
     layers = "-".join(map(str, settings.hidden)) + (" with skips" if settings.skip else "")
-    return f"hidden {layers}, batch {settings.batch_size}: {ALGORITHM_NAMES[settings.algorithm]}"
+    levels = "" if settings.quantize is None else f", activations of {settings.quantize} levels"
+    algorithm = ALGORITHM_NAMES[settings.algorithm]
+    return f"{settings.model} {layers}{levels}, batch {settings.batch_size}: {algorithm}"
 
 
 def report(training: Training, title: str, folder: Path) -> None:

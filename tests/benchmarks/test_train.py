@@ -78,8 +78,9 @@ def test_training_is_reproducible(training, digits):
         {"algorithm": "dm"},
         {"margin": True},
         {"hidden": (24, 24), "skip": True},
+        {"hidden": (64,), "quantize": 2},
     ],
-    ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip"],
+    ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip", "quantized"],
 )
 def test_every_variant_learns(digits, changes):
     curve = train.train(digits, replace(TINY, **changes)).curve
@@ -110,6 +111,12 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
     ("arguments", "message"),
     [
         ("--data cifar", "invalid choice: 'cifar'"),
+        ("--model rnn --quantize 2", "--quantize is a setting of mlp, cnn: leave it out with rnn"),
+        ("--model cnn --skip", "--skip is a setting of mlp"),
+        ("--strides 2", "--strides is a setting of cnn"),
+        ("--quantize 1", "1 is less than 2"),
+        ("--model cnn --strides 2", "strides are (2,) for 2 convolutions"),
+        ("--model rnn", "rnn takes sequences, but a sample has shape (8, 8, 1)"),
         ("--model transformer", "invalid choice: 'transformer'"),
         ("--sequence-length 8", "--sequence-length is a setting of shakespeare: leave it out with digits"),
         ("--algorithm sgd", "invalid choice: 'sgd'"),
@@ -135,3 +142,20 @@ def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit):
         train.main(arguments.split())
     assert message in capsys.readouterr().err
+
+
+def test_a_cnn_learns(digits):
+    settings = replace(TINY, model="cnn", hidden=(8, 16), strides=(1, 3), algorithm="dr", steps=30)
+    curve = train.train(digits, settings).curve
+    assert curve[-1].test_accuracy > 0.3  # chance is 0.1
+
+
+def test_an_rnn_learns():
+    """Sequences of a cycle through five characters, the next of which is certain."""
+    generator = np.random.default_rng(0)
+    starts = generator.integers(0, 5, 120)
+    characters = (starts[:, None] + np.arange(7)) % 5
+    x, y = (np.eye(5, dtype=np.uint8)[part] for part in (characters[:, :-1], characters[:, 1:]))
+    data = datasets.Dataset(x[:100], y[:100], x[100:], y[100:])
+    curve = train.train(data, replace(TINY, model="rnn", batch_size=25)).curve
+    assert curve[-1].test_accuracy > 0.6  # chance is 0.2

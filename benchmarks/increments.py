@@ -50,7 +50,7 @@ def batch_of_data(size: int, data_dir: Path | None) -> tuple[NDArray[np.float32]
     """MNIST images where a folder is known, else uniform random numbers; one-hot labels."""
     if data_dir or os.environ.get("PJAX_DATA"):
         data = datasets.load_mnist(data_dir)
-        return data.x_train[:size], data.y_train[:size]
+        return data.x_train[:size].reshape(size, -1), data.y_train[:size]
     generator = np.random.default_rng(1)
     x = generator.uniform(size=(size, 784)).astype(np.float32)
     return x, np.eye(10, dtype=np.float32)[generator.integers(10, size=size)]

@@ -1,4 +1,4 @@
-"""Trains an MLP by projections and draws its learning curve.
+"""Trains a network by projections and draws its learning curve.
 
 python benchmarks/train.py --data digits --algorithm ap --hidden 128 128 --skip --out results/digits
 """
@@ -9,22 +9,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
+from models import Model, Network, Params, SettingsError
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 import datasets
 import pjax_core as pj
 from datasets import Dataset, DatasetError
-
-Params = dict[str, Array]
-Network = Callable[[Params, Array], Array]
 
 ALGORITHM_NAMES = {
     "ap": "alternating projections",
@@ -34,25 +34,29 @@ ALGORITHM_NAMES = {
     "dm": "difference map",
     "cdr": "cyclic Douglas-Rachford",
 }
+HIDDEN = {"mlp": (128,), "cnn": (32, 128), "rnn": (128,)}
+"""The hidden layers of each model that the command line trains if not told otherwise."""
+SETTINGS_OF = {"skip": ("mlp",), "strides": ("cnn",), "quantize": ("mlp", "cnn")}
+"""The models that have these settings."""
 WITHOUT_COPIES = {"ap": pj.alternating_projections, "cp": pj.cyclic_projections}
-
-
-class SettingsError(ValueError):
-    """The settings do not fit each other or the data."""
+EVALUATED_AT_ONCE = 1000  # samples: the hidden values of all of them need much memory
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is trained, and how."""
 
+    model: str = "mlp"
     hidden: tuple[int, ...] = (128,)
-    skip: bool = False
+    skip: bool = False  # of mlp
+    strides: tuple[int, ...] | None = None  # of the convolutions of cnn
+    quantize: int | None = None  # levels of the activations of mlp and cnn, which are else rectified
     algorithm: str = "ap"
     copies: str = "auto"  # or dense, or the history of factored copies
     relaxation: float = 0.5  # of dr
     beta: float = 1.0  # of dm
-    loss: str = "cross_entropy"
-    strength: float = 5.0  # of cross_entropy
+    margin: bool = False  # else cross-entropy
+    strength: float = 5.0  # of cross-entropy
     batch_size: int = 256
     steps: int = 50  # of the algorithm, in an update
     updates: int = 100
@@ -81,40 +85,13 @@ class Training:
     compile_seconds: float  # the first call, thrown away
 
 
-def make_network(hidden: Sequence[int], skip: bool = False) -> Network:
-    """An MLP: relu(h @ w + b) for each hidden layer, h @ w for the logits.
-
-    With `skip`, a hidden layer that is as wide as the one before it is relu(h @ w + b + h).
-    """
-    if not hidden:
-        raise SettingsError("hidden is empty: name the width of at least one hidden layer")
-    widths = tuple(hidden)
-    has_skip = [skip and before == width for before, width in pairwise((None, *widths))]
-    if skip and not any(has_skip):
-        raise SettingsError(
-            f"skip needs two hidden layers of equal width in a row, but hidden is {widths}: "
-            "repeat a width or leave skip out"
-        )
-
-    def network(params: Params, x: Array) -> Array:
-        h = x
-        for k, skips in enumerate(has_skip):
-            terms = [pj.matmul(h, params[f"w{k}"]), params[f"b{k}"], *([h] if skips else [])]
-            h = pj.sum_relu(*terms)
-        return pj.matmul(h, params[f"w{len(widths)}"])
-
-    return network
-
-
-def initialise(key: Array, sizes: Sequence[int]) -> Params:
-    """Weights by He et al. (arXiv 1502.01852), biases zero; `sizes` runs from the inputs to the logits."""
-    params = {}
-    for k, (rows, columns) in enumerate(pairwise(sizes)):
-        key, subkey = jax.random.split(key)
-        params[f"w{k}"] = jnp.sqrt(2 / rows) * jax.random.normal(subkey, (rows, columns))
-        if k < len(sizes) - 2:
-            params[f"b{k}"] = jnp.zeros(columns)
-    return params
+def make_model(settings: Settings) -> Model:
+    """The model of the settings."""
+    if settings.model == "cnn":
+        return models.cnn(settings.hidden, settings.strides, settings.quantize)
+    if settings.model == "rnn":
+        return models.rnn(settings.hidden)
+    return models.mlp(settings.hidden, settings.skip, settings.quantize)
 
 
 def batches(data: Dataset, batch_size: int, seed: int) -> Iterator[tuple[Array, Array]]:
@@ -127,7 +104,12 @@ def batches(data: Dataset, batch_size: int, seed: int) -> Iterator[tuple[Array, 
         order = generator.permutation(samples)
         for start in range(0, samples - batch_size + 1, batch_size):
             chosen = order[start : start + batch_size]
-            yield jnp.asarray(data.x_train[chosen]), jnp.asarray(data.y_train[chosen])
+            yield as_floats(data.x_train[chosen]), as_floats(data.y_train[chosen])
+
+
+def as_floats(array: NDArray[Any]) -> Array:
+    """Samples or labels as networks take them."""
+    return jnp.asarray(array, jnp.float32)
 
 
 def make_algorithm(settings: Settings) -> pj.Algorithm:
@@ -151,7 +133,7 @@ def make_algorithm(settings: Settings) -> pj.Algorithm:
 
 def make_update(network: Network, settings: Settings) -> Callable[[Params, Params, Array, Array], pj.Solution]:
     """One update: `settings.steps` iterations on a minibatch, from given parameters and their low parts."""
-    if settings.loss == "margin":
+    if settings.margin:
         problem = pj.feasibility(lambda params, x, y: pj.margin_loss(network(params, x), y))
     else:
         problem = pj.feasibility(
@@ -175,27 +157,31 @@ def make_update(network: Network, settings: Settings) -> Callable[[Params, Param
     return update
 
 
-def make_accuracy(network: Network) -> Callable[[Params, Array, Array], Array]:
-    """The share of samples whose largest logit is at their label."""
+def make_accuracy(network: Network) -> Callable[[Params, NDArray[Any], NDArray[Any]], float]:
+    """The share of labels at which the largest logit is, a part of the samples at a time."""
 
     @jax.jit
-    def accuracy(params: Params, x: Array, y: Array) -> Array:
+    def hits(params: Params, x: Array, y: Array) -> Array:
         predictions = pj.evaluate(network, params, x)
-        return jnp.mean(jnp.argmax(predictions, -1) == jnp.argmax(y, -1))
+        return jnp.sum(jnp.argmax(predictions, -1) == jnp.argmax(y, -1))
+
+    def accuracy(params: Params, x: NDArray[Any], y: NDArray[Any]) -> float:
+        starts = range(0, len(x), EVALUATED_AT_ONCE)
+        parts = [slice(start, start + EVALUATED_AT_ONCE) for start in starts]
+        total = sum(int(hits(params, as_floats(x[part]), as_floats(y[part]))) for part in parts)
+        return total / math.prod(y.shape[:-1])
 
     return accuracy
 
 
 def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Training:
     """Trains on one minibatch an update, the parameters carried on from update to update."""
-    network = make_network(settings.hidden, settings.skip)
-    update = make_update(network, settings)
-    accuracy = make_accuracy(network)
-    sizes = (data.x_train.shape[1], *settings.hidden, data.y_train.shape[1])
-    params = initialise(jax.random.key(settings.seed), sizes)
+    model = make_model(settings)
+    update = make_update(model.apply, settings)
+    accuracy = make_accuracy(model.apply)
+    params = model.init(jax.random.key(settings.seed), data.x_train.shape[1:], data.y_train.shape[-1])
     # An increment can be smaller than the rounding of its parameter: the low parts keep it.
     params_low = jax.tree.map(jnp.zeros_like, params)
-    x_test, y_test = jnp.asarray(data.x_test), jnp.asarray(data.y_test)
 
     start = time.perf_counter()
     update(params, params_low, *next(batches(data, settings.batch_size, settings.seed)))
@@ -216,8 +202,8 @@ def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Train
                 record = Record(
                     update=number,
                     seconds=seconds,
-                    train_accuracy=float(accuracy(params, x, y)),
-                    test_accuracy=float(accuracy(params, x_test, y_test)),
+                    train_accuracy=accuracy(params, np.asarray(x), np.asarray(y)),
+                    test_accuracy=accuracy(params, data.x_test, data.y_test),
                     residual=float(solution.info.residual[-1]),
                     truncation=truncation,
                 )
@@ -279,20 +265,31 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line's arguments; the settings have the names and defaults of `Settings`."""
     default = Settings()
     parser = argparse.ArgumentParser(
-        description="Train an MLP by projections. Writes learning_curve.csv and learning_curve.png.",
+        description="Train a network by projections. Writes learning_curve.csv and learning_curve.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", choices=["digits", "mnist"], default="digits", help="data set")
-    add("--data-dir", type=Path, help="folder with mnist.npz; if not given PJAX_DATA, else a download")
+    add("--model", choices=HIDDEN, default=default.model, help="described in models.py")
+    add("--data", choices=datasets.NAMES, default="digits", help="data set")
+    add("--data-dir", type=Path, help="folder with the data; if not given PJAX_DATA, else mnist is downloaded")
+    add("--sequence-length", type=at_least(1), default=argparse.SUPPRESS, help="of shakespeare (default: 64)")
     add("--algorithm", choices=ALGORITHM_NAMES, default=default.algorithm, help="described in the README")
     add("--copies", type=copies, default=argparse.SUPPRESS, help="auto, dense, or a history (default: auto)")
     add("--relaxation", type=positive_float, default=argparse.SUPPRESS, help="of dr, up to 1 (default: 0.5)")
     add("--beta", type=float, default=argparse.SUPPRESS, help="of dm, not 0 (default: 1)")
-    add("--hidden", type=at_least(1), nargs="+", default=default.hidden, help="widths of the hidden layers")
+    widths = "; ".join(f"{' '.join(map(str, hidden))} for {model}" for model, hidden in HIDDEN.items())
+    add(
+        "--hidden",
+        type=at_least(1),
+        nargs="+",
+        default=argparse.SUPPRESS,
+        help=f"widths of the hidden layers, channels of the convolutions (default: {widths})",
+    )
     add("--skip", action="store_true", help="skip connections between hidden layers of equal width")
-    add("--loss", choices=["cross_entropy", "margin"], default=default.loss, help="output constraint")
-    add("--strength", type=positive_float, default=argparse.SUPPRESS, help="of cross_entropy (default: 5)")
+    add("--strides", type=at_least(1), nargs="+", help="of each convolution of cnn (default: 1)")
+    add("--quantize", type=at_least(2), metavar="LEVELS", help="round activations to levels, not rectify them")
+    add("--margin", action="store_true", help="a margin as output constraint, else cross-entropy")
+    add("--strength", type=positive_float, default=argparse.SUPPRESS, help="of cross-entropy (default: 5)")
     add("--batch-size", type=at_least(1), default=default.batch_size, help="samples in a minibatch")
     add("--steps", type=at_least(1), default=default.steps, help="iterations of the algorithm in an update")
     add("--updates", type=at_least(1), default=default.updates, help="minibatches to train on")
@@ -315,13 +312,19 @@ def make_parser() -> argparse.ArgumentParser:
 def read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Settings:
     """The settings among the options."""
     given = vars(options)
-    if options.loss == "margin" and "strength" in given:
-        parser.error("--strength is a setting of cross_entropy: leave it out with --loss margin")
+    if options.margin and "strength" in given:
+        parser.error("--strength is a setting of cross-entropy: leave it out with --margin")
+    for name, having in SETTINGS_OF.items():
+        if given[name] and options.model not in having:
+            parser.error(f"--{name} is a setting of {', '.join(having)}: leave it out with {options.model}")
+    if options.data != "shakespeare" and "sequence_length" in given:
+        parser.error(f"--sequence-length is a setting of shakespeare: leave it out with {options.data}")
     for name, algorithms in {"copies": ("ar", "dr", "dm", "cdr"), "relaxation": ("dr",), "beta": ("dm",)}.items():
         if name in given and options.algorithm not in algorithms:
             parser.error(f"--{name} is a setting of {', '.join(algorithms)}: leave it out with {options.algorithm}")
     names = {field.name for field in fields(Settings)}
-    return Settings(**{k: v for k, v in given.items() if k in names} | {"hidden": tuple(options.hidden)})
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
+    return Settings(**{"hidden": HIDDEN[options.model]} | chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -330,7 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = read_settings(parser, options)
     try:
-        data = datasets.load(options.data, seed=options.seed, data_dir=options.data_dir)
+        length = getattr(options, "sequence_length", datasets.SEQUENCE_LENGTH)
+        data = datasets.load(options.data, seed=options.seed, data_dir=options.data_dir, sequence_length=length)
         training = train(data, settings, progress=True)
     except (DatasetError, SettingsError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
@@ -340,7 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def describe(settings: Settings) -> str:
     """One line for the title."""
     layers = "-".join(map(str, settings.hidden)) + (" with skips" if settings.skip else "")
-    return f"hidden {layers}, batch {settings.batch_size}: {ALGORITHM_NAMES[settings.algorithm]}"
+    levels = "" if settings.quantize is None else f", activations of {settings.quantize} levels"
+    algorithm = ALGORITHM_NAMES[settings.algorithm]
+    return f"{settings.model} {layers}{levels}, batch {settings.batch_size}: {algorithm}"
 
 
 def report(training: Training, title: str, folder: Path) -> None:

@@ -3,7 +3,6 @@
 import csv
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,60 +24,6 @@ def digits():
 @pytest.fixture(scope="module")
 def training(digits):
     return train.train(digits, TINY)
-
-
-def random_params(hidden, inputs, outputs):
-    params = train.initialise(jax.random.key(1), (inputs, *hidden, outputs))
-    keys = iter(jax.random.split(jax.random.key(2), len(params)))
-    return {name: 0.3 * jax.random.normal(next(keys), array.shape) for name, array in params.items()}
-
-
-def test_network_without_skips():
-    params = random_params((6, 6), 5, 3)
-    x = jax.random.normal(jax.random.key(3), (4, 5))
-    h = jax.nn.relu(x @ params["w0"] + params["b0"])
-    h = jax.nn.relu(h @ params["w1"] + params["b1"])
-    np.testing.assert_allclose(train.make_network((6, 6))(params, x), h @ params["w2"], rtol=1e-5, atol=1e-6)
-
-
-def test_network_with_skips_between_equal_widths():
-    params = random_params((5, 7, 7), 5, 3)
-    x = jax.random.normal(jax.random.key(4), (4, 5))
-    h = jax.nn.relu(x @ params["w0"] + params["b0"])
-    h = jax.nn.relu(h @ params["w1"] + params["b1"])
-    h = jax.nn.relu(h @ params["w2"] + params["b2"] + h)
-    network = train.make_network((5, 7, 7), skip=True)
-    np.testing.assert_allclose(network(params, x), h @ params["w3"], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("hidden", [(8,), (8, 9, 8)])
-def test_skip_without_equal_widths(hidden):
-    with pytest.raises(train.SettingsError, match="skip needs two hidden layers of equal width"):
-        train.make_network(hidden, skip=True)
-
-
-def test_network_without_hidden_layers():
-    with pytest.raises(train.SettingsError, match="hidden is empty"):
-        train.make_network(())
-
-
-def test_initialisation_keeps_the_scale_of_relu_layers():
-    params = train.initialise(jax.random.key(0), (400, 300, 200))
-    assert {name: array.shape for name, array in params.items()} == {
-        "w0": (400, 300),
-        "b0": (300,),
-        "w1": (300, 200),
-    }
-    assert float(jnp.var(params["w0"])) == pytest.approx(2 / 400, rel=0.05)
-    assert float(jnp.var(params["w1"])) == pytest.approx(2 / 300, rel=0.05)
-    assert not np.any(params["b0"])
-    assert all(array.dtype == jnp.float32 for array in params.values())
-
-
-def test_initialisation_depends_on_the_key():
-    first, again, other = (train.initialise(jax.random.key(seed), (9, 8, 7)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first["w1"], again["w1"])
-    assert np.all(first["w1"] != other["w1"])
 
 
 def test_an_epoch_of_batches_visits_each_sample_once(digits):
@@ -114,7 +59,7 @@ def test_training_records_the_curve(training):
 
 
 def test_recorded_accuracy_is_that_of_the_params(training, digits):
-    logits = train.make_network(TINY.hidden)(training.params, digits.x_test)
+    logits = train.make_model(TINY).apply(training.params, digits.x_test)
     accuracy = float(np.mean(np.argmax(logits, 1) == np.argmax(digits.y_test, 1)))
     assert training.curve[-1].test_accuracy == pytest.approx(accuracy, abs=1e-6)
 
@@ -131,10 +76,11 @@ def test_training_is_reproducible(training, digits):
         {"algorithm": "cp"},
         {"algorithm": "dr", "copies": "2", "relaxation": 0.4},
         {"algorithm": "dm"},
-        {"loss": "margin"},
+        {"margin": True},
         {"hidden": (24, 24), "skip": True},
+        {"hidden": (64,), "quantize": 2},
     ],
-    ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip"],
+    ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip", "quantized"],
 )
 def test_every_variant_learns(digits, changes):
     curve = train.train(digits, replace(TINY, **changes)).curve
@@ -165,6 +111,14 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
     ("arguments", "message"),
     [
         ("--data cifar", "invalid choice: 'cifar'"),
+        ("--model rnn --quantize 2", "--quantize is a setting of mlp, cnn: leave it out with rnn"),
+        ("--model cnn --skip", "--skip is a setting of mlp"),
+        ("--strides 2", "--strides is a setting of cnn"),
+        ("--quantize 1", "1 is less than 2"),
+        ("--model cnn --strides 2", "strides are (2,) for 2 convolutions"),
+        ("--model rnn", "rnn takes sequences, but a sample has shape (8, 8, 1)"),
+        ("--model transformer", "invalid choice: 'transformer'"),
+        ("--sequence-length 8", "--sequence-length is a setting of shakespeare: leave it out with digits"),
         ("--algorithm sgd", "invalid choice: 'sgd'"),
         ("--algorithm dr --copies few", "invalid copies value: 'few'"),
         ("--algorithm dr --copies 0", "0 is less than 1"),
@@ -172,14 +126,13 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
         ("--algorithm dm --relaxation 0.5", "--relaxation is a setting of dr"),
         ("--algorithm dr --relaxation 2", "relaxation is 2.0; pass a number in (0, 1]"),
         ("--algorithm dm --beta 0", "beta is 0.0; pass a finite number other than 0"),
-        ("--loss mse", "invalid choice: 'mse'"),
         ("--hidden 0", "0 is less than 1"),
         ("--steps -3", "-3 is less than 1"),
         ("--batch-size many", "invalid integer value: 'many'"),
         ("--seed -1", "-1 is less than 0"),
         ("--strength 0", "0 is not a positive number"),
         ("--strength nan", "nan is not a positive number"),
-        ("--loss margin --strength 2", "--strength is a setting of cross_entropy"),
+        ("--margin --strength 2", "--strength is a setting of cross-entropy"),
         ("--hidden 8 16 --skip", "skip needs two hidden layers of equal width"),
         ("--batch-size 5000", "batch_size is 5000, more than the 1437 training samples"),
         ("--data mnist --data-dir nowhere", "does not exist: pass --data-dir"),
@@ -189,3 +142,20 @@ def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit):
         train.main(arguments.split())
     assert message in capsys.readouterr().err
+
+
+def test_a_cnn_learns(digits):
+    settings = replace(TINY, model="cnn", hidden=(8, 16), strides=(1, 3), algorithm="dr", steps=30)
+    curve = train.train(digits, settings).curve
+    assert curve[-1].test_accuracy > 0.3  # chance is 0.1
+
+
+def test_an_rnn_learns():
+    """Sequences of a cycle through five characters, the next of which is certain."""
+    generator = np.random.default_rng(0)
+    starts = generator.integers(0, 5, 120)
+    characters = (starts[:, None] + np.arange(7)) % 5
+    x, y = (np.eye(5, dtype=np.uint8)[part] for part in (characters[:, :-1], characters[:, 1:]))
+    data = datasets.Dataset(x[:100], y[:100], x[100:], y[100:])
+    curve = train.train(data, replace(TINY, model="rnn", batch_size=25)).curve
+    assert curve[-1].test_accuracy > 0.6  # chance is 0.2

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 
@@ -39,10 +40,10 @@ def test_a_short_run_learns(algorithm: str, mnist: datasets.Dataset) -> None:
 
 def test_float32_does_not_stall(mnist: datasets.Dataset) -> None:
     """784-256-10: after three steps the high parts alone have lost more than the pairs."""
-    network = train.make_network((256,))
-    problem = pj.feasibility(lambda params, x, y: pj.cross_entropy(network(params, x), y, strength=5.0))
+    model = models.mlp((256,))
+    problem = pj.feasibility(lambda params, x, y: pj.cross_entropy(model.apply(params, x), y, strength=5.0))
     algorithm = pj.alternating_projections()
-    start = jax.device_get(train.initialise(jax.random.key(0), (784, 256, 10)))
+    start = jax.device_get(model.init(jax.random.key(0), (784,), 10))
     x, y = mnist.x_train[:256], mnist.y_train[:256]
 
     def changes(dtype: Any) -> tuple[np.ndarray, np.ndarray]:

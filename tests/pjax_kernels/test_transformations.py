@@ -355,6 +355,8 @@ KERNEL_CHECKS = {
         pk.prox_cross_entropy, [(noise, np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2]])], (batch, batch), None
     ),
 }
+if IMPLEMENTATION == "reference":  # it has no blocks
+    KERNEL_CHECKS = {name: run for name, run in KERNEL_CHECKS.items() if not name.endswith(", wide")}
 failures = {}
 for name, run in KERNEL_CHECKS.items():
     try:

@@ -15,6 +15,8 @@ import pjax_kernels as pk
 
 from . import oracles
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Array = np.ndarray
 Generator = np.random.Generator
 Copies = list[tuple[Array, Array]]

@@ -13,6 +13,8 @@ import pjax_kernels as pk
 
 from . import oracles
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Array = np.ndarray
 Generator = np.random.Generator
 Triple = tuple[Array, Array, Array]

@@ -18,6 +18,7 @@ Generator = np.random.Generator
 Triple = tuple[Array, Array, Array]
 
 project = jax.jit(pk.project_dense, static_argnames=("increments", "implementation", "precision"))
+project_copies = jax.jit(partial(pk.project_bilinear, implementation="reference"))
 
 RESIDUALS = {"nearest": 1 / 64, "nearer": 1 / 16, "near": 1 / 4, "mixed": 0.4, "far": 5.0}
 """Largest ``|z - x w|`` over 1 + |x|^2 + |w|^2: the smaller, the fewer steps a root takes."""
@@ -90,7 +91,6 @@ def test_layers_larger_than_a_block(
 def test_is_the_mean_of_projected_copies(residual: str, implementation: str, rng: Generator) -> None:
     x, w, z = layer(rng, 7, 5, 6, residual, np.float64)
     copies = np.broadcast_to(x[:, None], (7, 6, 5)), np.broadcast_to(w.T[None], (7, 6, 5))
-    project_copies = jax.jit(partial(pk.project_bilinear, implementation="reference"))
     x_copies, w_copies, z_new = project_copies(*copies, z)
     expected = x_copies.mean(axis=1), w_copies.mean(axis=0).T, z_new
     for result, right in zip(project(x, w, z, implementation=implementation), expected, strict=True):

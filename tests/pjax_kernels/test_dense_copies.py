@@ -241,8 +241,10 @@ def random_layer(rng: Generator, shape: tuple[int, int, int], residual: float, s
 
 
 @pytest.mark.parametrize("residual", [0.05, 5.0])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "float32") for name in SETTINGS), ("unequal", "bfloat16"), ("large and tiny", "bfloat16")],
+)
 def test_scale_keep_and_gain(name: str, dtype: str, residual: float, implementation: str, rng: Generator) -> None:
     settings = SETTINGS[name]
     layer = random_layer(rng, (3, 7, 4), residual, settings.scale, jnp.dtype(dtype))
@@ -251,7 +253,7 @@ def test_scale_keep_and_gain(name: str, dtype: str, residual: float, implementat
 
 
 @pytest.mark.parametrize("residual", [0.05, 5.0])
-@pytest.mark.parametrize("shape", [(1, 9, 7), (4, 32, 1), (3, 1, 4), (1, 1, 1), (2, 17, 3), (2, 96, 3)])
+@pytest.mark.parametrize("shape", [(1, 17, 7), (4, 96, 1), (3, 1, 4), (1, 1, 1)])
 def test_any_shape(shape: tuple[int, int, int], residual: float, implementation: str, rng: Generator) -> None:
     layer = random_layer(rng, shape, residual, (-1.0, -1.0), np.float32)
     settings = CHANGES._replace(scale=(-1.0, -1.0))
@@ -380,14 +382,15 @@ def test_symmetries(residual: float, implementation: str, rng: Generator) -> Non
 
 def test_feasible_copies_do_not_change(implementation: str, dtype: DTypeLike, rng: Generator) -> None:
     """Small integers, whose products do not round."""
-    x, w = rng.integers(-2, 3, (5, 6)), rng.integers(-2, 3, (6, 4))
-    u, v = rng.integers(-2, 3, (2, 5, 4, 6))
+    x, w = rng.integers(-2, 3, (BATCH, LENGTH)), rng.integers(-2, 3, (LENGTH, WIDTH))
+    u, v = rng.integers(-2, 3, (2, BATCH, WIDTH, LENGTH))
     z = dot(x[:, None] - u, w.T + 2 * v)
-    layer = (array.astype(dtype) for array in (x, w, u, v, z))
-    settings = CHANGES._replace(keep=(1.0, -2.0))._asdict()
-    new = project(*layer, **settings, implementation=implementation)
-    for result, expected in zip(new, (u, -2 * v, 0 * x, 0 * w, 0 * z), strict=True):
-        np.testing.assert_array_equal(np.asarray(result).astype(np.float64), expected)
+    layer = [array.astype(dtype) for array in (x, w, u, v, z)]
+    # The first settings are those of the cases above, compiled for every dtype already.
+    for keep in ((0.0, 0.0), (1.0, -2.0))[: 2 if dtype == jnp.bfloat16 else 1]:
+        new = project(*layer, **CHANGES._replace(keep=keep)._asdict(), implementation=implementation)
+        for result, expected in zip(new, (keep[0] * u, keep[1] * v, 0 * x, 0 * w, 0 * z), strict=True):
+            np.testing.assert_array_equal(np.asarray(result).astype(np.float64), expected)
 
 
 def test_finite_results_for_wide_scales(implementation: str, rng: Generator) -> None:
@@ -436,15 +439,19 @@ def test_dot_products_of_no_entries_are_zero(implementation: str) -> None:
     assert [part.shape for part in new[:4]] == [(3, 5, 0), (3, 5, 0), (3, 0), (0, 5)]
 
 
+project_donated = jax.jit(
+    partial(pk.project_dense_copies, **SETTINGS["relaxed Douglas-Rachford"]._asdict()), donate_argnames=("u", "v")
+)
+
+
 @pytest.mark.parametrize("residual", [0.05, 5.0])
 def test_donated_deviations_give_the_same_results(residual: float, rng: Generator) -> None:
     """Blocks are written to the arrays that later blocks are read from."""
     settings = SETTINGS["relaxed Douglas-Rachford"]
     layer = random_layer(rng, (37, 500, 11), residual, settings.scale, np.float32)
     kept = project(*layer, **settings._asdict())
-    donating = jax.jit(partial(pk.project_dense_copies, **settings._asdict()), donate_argnames=("u", "v"))
     u, v = jnp.array(layer.u), jnp.array(layer.v)
-    donated = donating(layer.x, layer.w, u, v, layer.z)
+    donated = project_donated(layer.x, layer.w, u, v, layer.z)
     assert u.is_deleted()
     assert v.is_deleted()
     assert max(relative_errors(donated, kept)) < 1e-6

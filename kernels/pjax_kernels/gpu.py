@@ -100,8 +100,8 @@ def over_leading_axis(project: Vectorizable) -> Vectorizable:
     @vectorized.def_vmap
     def _(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
         full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
-        results = vectorized(*(x.reshape(-1, *x.shape[2:]) for x in full))
-        return tuple(x.reshape(size, -1, *x.shape[1:]) for x in results), (True,) * len(results)
+        results = vectorized(*(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in full))
+        return tuple(x.reshape(size, len(x) // size, *x.shape[1:]) for x in results), (True,) * len(results)
 
     return vectorized
 

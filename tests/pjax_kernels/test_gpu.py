@@ -134,3 +134,9 @@ def test_outputs_vary_over_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = jax.sharding.PartitionSpec("batch")
     sharded = jax.jit(jax.shard_map(add_two, mesh=mesh, in_specs=spec, out_specs=spec))
     np.testing.assert_array_equal(sharded(ONE), ONE + 2)
+
+
+def test_arrays_without_entries_under_vmap() -> None:
+    project = gpu.over_leading_axis(lambda x, y: (x, x + y[:, None]))
+    same, total = jax.vmap(project, in_axes=(0, None))(jnp.zeros((2, 3, 0)), jnp.zeros(3))
+    assert (same.shape, total.shape) == ((2, 3, 0), (2, 3, 0))

@@ -60,12 +60,12 @@ def platform() -> str:
 
 
 def unsupported(arrays: Mapping[str, Array], *, length: int = 0, longest: int | None = None) -> str | None:
-    """Why a kernel does not take these arrays, with dot products of ``length`` entries; or None."""
+    """Why a kernel does not take these arrays, of which it needs ``length`` entries at a time; or None."""
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES:
             return f"{name} has dtype {array.dtype}, and the kernel takes only {', '.join(DTYPES)}"
     if longest is not None and length > longest:
-        return f"dot products of {length} entries do not fit the registers; the kernel takes up to {longest}"
+        return f"{length} entries at a time do not fit the registers; the kernel takes up to {longest}"
     return None
 
 

@@ -60,12 +60,12 @@ def platform() -> str:
 
 
 def unsupported(arrays: Mapping[str, Array], *, length: int = 0, longest: int | None = None) -> str | None:
-    """Why a kernel does not take these arrays, with dot products of ``length`` entries; or None."""
+    """Why a kernel does not take these arrays, of which it needs ``length`` entries at a time; or None."""
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES:
             return f"{name} has dtype {array.dtype}, and the kernel takes only {', '.join(DTYPES)}"
     if longest is not None and length > longest:
-        return f"dot products of {length} entries do not fit the registers; the kernel takes up to {longest}"
+        return f"{length} entries at a time do not fit the registers; the kernel takes up to {longest}"
     return None
 
 
@@ -100,8 +100,8 @@ def over_leading_axis(project: Vectorizable) -> Vectorizable:
     @vectorized.def_vmap
     def _(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
         full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
-        results = vectorized(*(x.reshape(-1, *x.shape[2:]) for x in full))
-        return tuple(x.reshape(size, -1, *x.shape[1:]) for x in results), (True,) * len(results)
+        results = vectorized(*(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in full))
+        return tuple(x.reshape(size, len(x) // size, *x.shape[1:]) for x in results), (True,) * len(results)
 
     return vectorized
 

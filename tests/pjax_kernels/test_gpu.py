@@ -58,7 +58,7 @@ def test_interpreted_kernels_are_never_chosen(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("installed")
 def test_arguments_that_the_kernel_does_not_take() -> None:
     reason = gpu.unsupported({"u": ONE}, length=3, longest=2)
-    with pytest.raises(NotImplementedError, match="dot products of 3 entries .* up to 2; pass"):
+    with pytest.raises(NotImplementedError, match="3 entries at a time .* up to 2; pass"):
         implementation.choose("kernel", "triton", AVAILABLE, unsupported=reason)
     assert implementation.choose("kernel", None, AVAILABLE, unsupported=reason) is AVAILABLE["xla"]
     assert gpu.unsupported({"u": ONE}, length=3, longest=3) is None
@@ -134,3 +134,9 @@ def test_outputs_vary_over_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = jax.sharding.PartitionSpec("batch")
     sharded = jax.jit(jax.shard_map(add_two, mesh=mesh, in_specs=spec, out_specs=spec))
     np.testing.assert_array_equal(sharded(ONE), ONE + 2)
+
+
+def test_arrays_without_entries_under_vmap() -> None:
+    project = gpu.over_leading_axis(lambda x, y: (x, x + y[:, None]))
+    same, total = jax.vmap(project, in_axes=(0, None))(jnp.zeros((2, 3, 0)), jnp.zeros(3))
+    assert (same.shape, total.shape) == ((2, 3, 0), (2, 3, 0))

@@ -1,9 +1,16 @@
 """What every test starts from."""
 
+import importlib.util
+import os
 from collections.abc import Iterator
 
 import jax
 import pytest
+
+# Triton reads it when it is imported, and must be before a test changes it: its kernels are interpreted.
+os.environ["TRITON_INTERPRET"] = "1"
+if importlib.util.find_spec("triton") is not None:
+    import triton.language  # noqa: F401
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -31,7 +31,8 @@ def consensus_increments(dots: DotProducts, x: Tree, w: Tree, z: Array) -> tuple
 
     def near(steps: int) -> _Coefficients:
         # The change of z is -t: to negate the last step, and not its result, saves a pass over memory.
-        minus_t = -root.near_root(scaled, p, x_squared + w_squared, steps=steps)
+        q = x_squared + w_squared
+        minus_t = -root.near_root(root.scaled_residual(p, q, z), p, q, steps=steps)
         _, minus_beta, gamma, _ = root.near_coefficients(minus_t)
         gamma_x, gamma_w = dots.spread_x(gamma), dots.spread_w(gamma)
         free_x, free_w = (jax.tree.map(jnp.zeros_like, like) for like in (gamma_x, gamma_w))
@@ -44,8 +45,8 @@ def consensus_increments(dots: DotProducts, x: Tree, w: Tree, z: Array) -> tuple
             -t, -beta, dots.spread_x(gamma), dots.spread_w(gamma), dots.spread_x(free), dots.spread_w(t * free)
         )
 
-    scaled = root.scaled_residual(p, x_squared + w_squared, z)
-    found = roots.near_first(scaled, near, anyway)
+    # near() computes the scaled residuals again rather than holding them: then the loop need not carry them.
+    found = roots.near_first(root.scaled_residual(p, x_squared + w_squared, z), near, anyway)
 
     def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, copies: ArrayLike) -> Array:
         share = 1 / jnp.maximum(jnp.asarray(copies, z.dtype), 1)  # the sums over no copies are zero

@@ -11,8 +11,11 @@ from jax import Array, lax
 
 from pjax_kernels import root
 
-BLOCK = 1 << 14
+BLOCK = 1 << 12
 """Roots that are computed at a time where some are not near: the arithmetic has many intermediates."""
+
+SMALL = 1 << 14
+"""Dot products that can afford a third step for all of them."""
 
 Result = TypeVar("Result")
 
@@ -28,7 +31,7 @@ def near_first(scaled: Array, near: Callable[[int], Result], anyway: Callable[[]
     *_, near_limit, near_enough = root.near_limits(scaled.dtype)
     farthest = jnp.max(jnp.abs(scaled), initial=0)
     # A small layer can afford the third step, and needs it more often: few outputs make large residuals.
-    steps, limit = (3, near_enough) if scaled.size <= BLOCK else (2, near_limit)
+    steps, limit = (3, near_enough) if scaled.size <= SMALL else (2, near_limit)
 
     def again(_: tuple[Array, Result]) -> tuple[Array, Result]:
         return jnp.zeros_like(farthest, bool), lax.cond(farthest <= near_enough, lambda: near(3), anyway)

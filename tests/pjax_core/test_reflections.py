@@ -85,7 +85,7 @@ FACTORED = [
     ("parameter_at_the_loss", "DM(0.5)"),
     ("parameter_at_the_loss", "DM(-0.7)"),
     ("parameter_at_the_loss", "CDR"),
-    ("convolutions", "DR(0.3)"),
+    ("convolutions", "DR(0.5)"),
     ("recurrent", "DM(1)"),
     ("attention", "AR"),
     ("unusual_products", "DM(0.5)"),

@@ -15,9 +15,6 @@ from pjax_kernels import gpu
 
 from . import triton_interpreter
 
-# Triton reads it when it is imported, which is later.
-os.environ["TRITON_INTERPRET"] = "1"
-
 DATA = Path(os.environ.get("PJAX_DATA") or Path(__file__).parents[3] / "shared" / "data")
 PUBLISHED = DATA.parent / "reference" / "reference_float64.npz"
 

@@ -5,9 +5,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.typing import DTypeLike
 
 import pjax_kernels as pk
 
@@ -106,10 +108,10 @@ def test_changes_are_means_over_explicit_copies(name: str, residual: str, implem
     assert_close(changes, project_copies(geometry, *problem), 1e-12)
 
 
-@pytest.mark.parametrize("residual", RESIDUALS)
-def test_float32_changes(residual: str, implementation: str, rng: Generator) -> None:
+@pytest.mark.parametrize(("residual", "dtype"), [*((r, np.float32) for r in RESIDUALS), ("mixed", jnp.bfloat16)])
+def test_changes_in_float32(residual: str, dtype: DTypeLike, implementation: str, rng: Generator) -> None:
     geometry = GEOMETRIES["same"]
-    x, w, z = (array.astype(np.float32) for array in make_problem(rng, geometry, residual))
+    x, w, z = (array.astype(dtype) for array in make_problem(rng, geometry, residual))
     changes = project(x, w, z, **options(geometry), increments=True, implementation=implementation)
     assert_close(changes, project_copies(geometry, x, w, z), 1e-5)
 
@@ -157,7 +159,9 @@ def lowered(*outputs: int) -> Any:
     shapes = (8, 30, 30, 8), (3, 3, 8, 8), (8, 28, 28, 8)
     x, w, z = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
     call = partial(pk.project_conv2d, increments=True, implementation="xla")
-    return jax.jit(lambda *arrays: [call(*arrays)[output] for output in outputs]).lower(x, w, z).compile()
+    lowered = jax.jit(lambda *arrays: [call(*arrays)[output] for output in outputs]).lower(x, w, z)
+    # Optimised as outside this module, whose tests are compiled quickly.
+    return lowered.compile({"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False})
 
 
 def test_no_copy_is_stored_and_unused_changes_are_not_computed() -> None:

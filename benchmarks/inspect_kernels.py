@@ -24,7 +24,7 @@ import numpy as np
 from kernel_cases import CASES, Case
 from pjax_kernels import gpu
 
-POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64"}
+POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64", "int32": "*i32"}
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 

@@ -24,15 +24,20 @@ def run(launch: gpu.Launch, arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...
 
 
 def interpret(launch: gpu.Launch, arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """The outputs, which the kernel finds full of NaN."""
+    """The outputs, which the kernel finds full of NaN, or of the most negative integer."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     InterpreterBuilder.create_fp_trunc = round_to_narrower
     overwritten = arrays[len(arrays) - launch.in_place :]
-    outputs = [*overwritten, *(np.full(x.shape, np.nan, x.dtype) for x in launch.outputs[launch.in_place :])]
+    outputs = [*overwritten, *map(poisoned, launch.outputs[launch.in_place :])]
     with np.errstate(all="ignore"):
         launch.kernel[launch.grid](*map(HostArray, (*arrays, *outputs)), **launch.constants)
     return tuple(outputs)
+
+
+def poisoned(output: jax.ShapeDtypeStruct) -> Array:
+    integer = np.issubdtype(output.dtype, np.integer)
+    return np.full(output.shape, np.iinfo(output.dtype).min if integer else np.nan, output.dtype)
 
 
 def round_to_narrower(_: Any, source: Any, target: Any) -> Any:

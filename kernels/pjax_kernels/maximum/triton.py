@@ -1,0 +1,291 @@
+"""Projections onto a maximum on a GPU: Newton's method of :mod:`pjax_kernels.maximum.xla` in registers, without a sort.
+
+Over axes, entries are read once and written once.  Over windows, one kernel finds how far each window's maximum falls;
+a second adds up, for each entry, what it loses in the windows that hold it.
+"""
+
+import math
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+import triton
+import triton.language as tl
+from jax import Array
+
+from pjax_kernels import arguments, gpu
+
+_ENTRIES = 1024
+"""Of a tile of rows, unless a single row has more."""
+
+_WINDOWS = 256
+"""Whose maxima a program lowers, or entries that it changes."""
+
+
+class Windows(Protocol):
+    """Windows of ``size`` every ``stride`` along an axis of ``length`` with ``low`` places of padding before it."""
+
+    length: int
+    size: int
+    stride: int
+    low: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+
+def project_max(x: Array, z: Array, axes: tuple[int, ...], *, increments: bool) -> tuple[Array, Array]:
+    """The new ``x`` and ``z``, which has size 1 along ``axes``, or their changes."""
+    last = tuple(range(-len(axes), 0))
+    moved = jnp.moveaxis(x, axes, last)
+    entries = math.prod(x.shape[i] for i in axes)
+    compute = arguments.compute_dtype([x, z])
+
+    def project(x: Array, z: Array) -> tuple[Array, ...]:
+        count, length = x.shape
+        block = triton.next_power_of_2(length)
+        return gpu.launch(
+            _lower_rows,
+            x,
+            z,
+            outputs=[(x.shape, compute if increments else x.dtype), (z.shape, compute if increments else z.dtype)],
+            grid=(triton.cdiv(count, max(1, _ENTRIES // block)),),
+            num_warps=max(4, block // 512),
+            COUNT=count,
+            LENGTH=length,
+            ROWS=max(1, _ENTRIES // block),
+            BLOCK=block,
+            DOUBLE=compute == jnp.float64,
+            INCREMENTS=increments,
+        )
+
+    new_x, new_z = gpu.over_leading_axis(project)(moved.reshape(z.size, entries), z.reshape(z.size))
+    return jnp.moveaxis(new_x.reshape(moved.shape), last, axes), new_z.reshape(z.shape)
+
+
+def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, increments: bool) -> tuple[Array, Array]:
+    """The new ``x`` (B, H, W, C), the mean over its copies, and ``z`` (B, H', W', C), or their changes."""
+    compute = arguments.compute_dtype([x, z])
+    axes = {
+        f"{name}_{field.upper()}": getattr(windows, field)
+        for name, windows in (("ROW", rows), ("COLUMN", columns))
+        for field in ("length", "size", "stride", "low", "count")
+    }
+
+    def project(x: Array, z: Array) -> tuple[Array, ...]:
+        channels = x.shape[3]
+        common = axes | {"CHANNELS": channels, "BLOCK": _WINDOWS, "INCREMENTS": increments}
+        top, fall, first, new_z = gpu.launch(
+            _lower_windows,
+            x,
+            z,
+            outputs=[
+                (z.shape, compute),
+                (z.shape, compute),
+                (z.shape, np.int32),
+                (z.shape, compute if increments else z.dtype),
+            ],
+            grid=(triton.cdiv(z.size, _WINDOWS),),
+            COUNT=z.size,
+            **common,
+        )
+        (new_x,) = gpu.launch(
+            _lower_entries,
+            x,
+            top,
+            fall,
+            first,
+            outputs=[(x.shape, compute if increments else x.dtype)],
+            grid=(triton.cdiv(x.size, _WINDOWS),),
+            COUNT=x.size,
+            **common,
+        )
+        return new_x, new_z
+
+    return gpu.over_leading_axis(project)(x, z)
+
+
+@triton.jit
+def _lower_rows(
+    x_ptr,
+    z_ptr,
+    new_x_ptr,
+    new_z_ptr,
+    COUNT: tl.constexpr,
+    LENGTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    INCREMENTS: tl.constexpr,
+):
+    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    is_row, is_column = row < COUNT, (column < LENGTH)[None, :]
+    inside = is_row[:, None] & is_column
+    offset = row.to(tl.int64)[:, None] * LENGTH + column[None, :]
+    x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(compute)
+    x = tl.where(is_column, x, float("-inf"))
+    z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
+
+    is_nan = (tl.max((x != x).to(tl.int32), axis=1) > 0) | (z != z)
+    top = tl.max(x, axis=1)
+    excess = top - z
+    fall = 0.5 * excess  # the root for the largest entry alone; others only make it smaller
+    count, previous = tl.full((ROWS,), LENGTH + 1, tl.int32), tl.full((ROWS,), LENGTH + 2, tl.int32)
+    while tl.max((count < previous).to(tl.int32), axis=0) > 0:
+        losses = _loss(x, top[:, None], fall[:, None])
+        previous = count
+        count = tl.sum((losses > 0).to(tl.int32), axis=1)
+        step = (tl.sum(losses, axis=1) - (excess - fall)) / (count + 1).to(compute)
+        fall = tl.where(fall > 0, fall - step, fall)
+
+    fall = tl.where(is_nan, float("nan"), fall)
+    first = tl.min(tl.where(x == top[:, None], column[None, :], BLOCK), axis=1)
+    raised = (column[None, :] == first[:, None]) & (fall < 0)[:, None]
+    new_x = tl.where(raised, -fall[:, None], -_loss(x, top[:, None], fall[:, None]))
+    new_x = tl.where(is_nan[:, None], float("nan"), new_x)
+    new_z = excess - fall
+    if not INCREMENTS:
+        new_x, new_z = x + new_x, z + new_z
+
+    tl.store(new_x_ptr + offset, new_x, mask=inside)
+    tl.store(new_z_ptr + row, new_z, mask=is_row)
+
+
+@triton.jit
+def _lower_windows(
+    x_ptr,
+    z_ptr,
+    top_ptr,
+    fall_ptr,
+    first_ptr,
+    new_z_ptr,
+    COUNT: tl.constexpr,
+    ROW_LENGTH: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
+    ROW_STRIDE: tl.constexpr,
+    ROW_LOW: tl.constexpr,
+    ROW_COUNT: tl.constexpr,
+    COLUMN_LENGTH: tl.constexpr,
+    COLUMN_SIZE: tl.constexpr,
+    COLUMN_STRIDE: tl.constexpr,
+    COLUMN_LOW: tl.constexpr,
+    COLUMN_COUNT: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INCREMENTS: tl.constexpr,
+):
+    compute: tl.constexpr = top_ptr.dtype.element_ty
+    window = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    exists = window < COUNT
+    channel, place = window % CHANNELS, window // CHANNELS
+    column = place % COLUMN_COUNT * COLUMN_STRIDE - COLUMN_LOW
+    row = place // COLUMN_COUNT % ROW_COUNT * ROW_STRIDE - ROW_LOW
+    image_ptr = x_ptr + place // (ROW_COUNT * COLUMN_COUNT) * (ROW_LENGTH * COLUMN_LENGTH * CHANNELS) + channel
+    z = tl.load(z_ptr + window, mask=exists, other=0.0).to(compute)
+
+    top, first = tl.full((BLOCK,), float("-inf"), compute), tl.zeros((BLOCK,), tl.int32)
+    is_nan = z != z
+    for k in range(ROW_SIZE * COLUMN_SIZE):
+        entry = _entry(image_ptr, row, column, k, exists, ROW_LENGTH, COLUMN_LENGTH, COLUMN_SIZE, CHANNELS).to(compute)
+        first = tl.where(entry > top, k, first)
+        top = tl.where(entry > top, entry, top)
+        is_nan = is_nan | (entry != entry)
+
+    excess = top - z
+    fall = 0.5 * excess
+    count = tl.full((BLOCK,), ROW_SIZE * COLUMN_SIZE + 1, tl.int32)
+    previous = count + 1
+    while tl.max((count < previous).to(tl.int32), axis=0) > 0:
+        previous = count
+        total, count = tl.zeros_like(fall), tl.zeros_like(count)
+        for k in range(ROW_SIZE * COLUMN_SIZE):
+            entry = _entry(image_ptr, row, column, k, exists, ROW_LENGTH, COLUMN_LENGTH, COLUMN_SIZE, CHANNELS)
+            loss = _loss(entry.to(compute), top, fall)
+            total += loss
+            count += (loss > 0).to(tl.int32)
+        fall = tl.where(fall > 0, fall - (total - (excess - fall)) / (count + 1).to(compute), fall)
+
+    fall = tl.where(is_nan, float("nan"), fall)
+    tl.store(top_ptr + window, top, mask=exists)
+    tl.store(fall_ptr + window, fall, mask=exists)
+    tl.store(first_ptr + window, first, mask=exists)
+    tl.store(new_z_ptr + window, excess - fall if INCREMENTS else z + (excess - fall), mask=exists)
+
+
+@triton.jit
+def _lower_entries(
+    x_ptr,
+    top_ptr,
+    fall_ptr,
+    first_ptr,
+    new_x_ptr,
+    COUNT: tl.constexpr,
+    ROW_LENGTH: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
+    ROW_STRIDE: tl.constexpr,
+    ROW_LOW: tl.constexpr,
+    ROW_COUNT: tl.constexpr,
+    COLUMN_LENGTH: tl.constexpr,
+    COLUMN_SIZE: tl.constexpr,
+    COLUMN_STRIDE: tl.constexpr,
+    COLUMN_LOW: tl.constexpr,
+    COLUMN_COUNT: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INCREMENTS: tl.constexpr,
+):
+    compute: tl.constexpr = top_ptr.dtype.element_ty
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    exists = index < COUNT
+    channel, place = index % CHANNELS, index // CHANNELS
+    column = place % COLUMN_LENGTH + COLUMN_LOW
+    row = place // COLUMN_LENGTH % ROW_LENGTH + ROW_LOW
+    image = place // (ROW_LENGTH * COLUMN_LENGTH)
+    x = tl.load(x_ptr + index, mask=exists, other=0.0).to(compute)
+
+    total, copies = tl.zeros_like(x), tl.zeros_like(x)
+    # The windows that hold the entry are the last to start no later than it, and some before that.
+    for i in range((ROW_SIZE + ROW_STRIDE - 1) // ROW_STRIDE):
+        for j in range((COLUMN_SIZE + COLUMN_STRIDE - 1) // COLUMN_STRIDE):
+            window_row, window_column = row // ROW_STRIDE - i, column // COLUMN_STRIDE - j
+            row_inside, column_inside = row - window_row * ROW_STRIDE, column - window_column * COLUMN_STRIDE
+            holds = exists & (row_inside < ROW_SIZE) & (window_row >= 0) & (window_row < ROW_COUNT)
+            holds = holds & (column_inside < COLUMN_SIZE) & (window_column >= 0) & (window_column < COLUMN_COUNT)
+            window = ((image * ROW_COUNT + window_row) * COLUMN_COUNT + window_column) * CHANNELS + channel
+            top = tl.load(top_ptr + window, mask=holds, other=0.0)
+            fall = tl.load(fall_ptr + window, mask=holds, other=0.0)
+            first = tl.load(first_ptr + window, mask=holds, other=0)
+            raised = (fall < 0) & (first == row_inside * COLUMN_SIZE + column_inside)
+            change = tl.where(raised, -fall, -_loss(x, top, fall))
+            total += tl.where(holds, tl.where(fall != fall, fall, change), 0.0)
+            copies += holds.to(compute)
+
+    change = total / tl.maximum(copies, 1.0)
+    tl.store(new_x_ptr + index, change if INCREMENTS else x + change, mask=exists)
+
+
+@triton.jit
+def _entry(
+    image_ptr,
+    row,
+    column,
+    k,
+    exists,
+    ROW_LENGTH: tl.constexpr,
+    COLUMN_LENGTH: tl.constexpr,
+    COLUMN_SIZE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Entry ``k`` of every window, in row-major order; -inf where it is padding."""
+    row, column = row + k // COLUMN_SIZE, column + k % COLUMN_SIZE
+    inside = exists & (row >= 0) & (row < ROW_LENGTH) & (column >= 0) & (column < COLUMN_LENGTH)
+    return tl.load(image_ptr + (row * COLUMN_LENGTH + column) * CHANNELS, mask=inside, other=float("-inf"))
+
+
+@triton.jit
+def _loss(entry, top, fall):
+    """What an entry loses when the maximum falls from ``top``."""
+    return tl.maximum(fall - (top - entry), 0.0)

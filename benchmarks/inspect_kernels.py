@@ -62,9 +62,11 @@ def main() -> None:
     options = parser.parse_args()
     records = []
     for name in options.case or CASES:
+        of_case = []
         for target in options.target or TARGETS:
             launched = launches(CASES[name], "rocm" if target.startswith("gfx") else "cuda")
-            records += [inspect(launch, target) | {"case": name} for launch in launched]
+            of_case += [inspect(launch, target) | {"case": name} for launch in launched]
+        records += sorted(of_case, key=lambda record: record["kernel"])  # its targets beside each other
     print(json.dumps(records, indent=1) if options.json else table(records))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -85,12 +86,34 @@ def dense_layer(rng: Generator, batch: int, length: int, width: int) -> tuple[Ar
     return x, w, x @ w + 0.02 * rng.standard_normal((batch, width), np.float32) * scale
 
 
+def rows_of_entries(rows: int, length: int) -> Case:
+    """``project_max`` over the last axis."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        return rng.standard_normal((rows, length), np.float32), rng.standard_normal(rows, np.float32)
+
+    return Case(pk.project_max, ((rows, length), (rows,)), arrays, size=2 * 4 * rows * (length + 1))
+
+
+def windows_of_images(batch: int, size: int, channels: int, window: int) -> Case:
+    """``project_max_pool`` of square images in square windows, side by side."""
+    x, z = (batch, size, size, channels), (batch, size // window, size // window, channels)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        return rng.standard_normal(x, np.float32), 1 + rng.standard_normal(z, np.float32)
+
+    pool = partial(pk.project_max_pool, window=(window, window))
+    return Case(pool, (x, z), arrays, size=2 * 4 * (math.prod(x) + math.prod(z)))
+
+
 PRECISIONS = ("highest", "high", "default")
 
 CASES = {
     "bilinear 65536 x 784": rows_of_copies(65536, 784),
     "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
     "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
+    "max 65536 x 784": rows_of_entries(65536, 784),
+    "max pool 256 x 56 x 56 x 64, 2 x 2": windows_of_images(256, 56, 64, 2),
     "dense copies 256 x 784 x 256": layer_with_deviations(256, 784, 256),
     **{
         f"dense {batch} x {length} x {width}, {precision}": layer_in_consensus(batch, length, width, precision)
@@ -102,6 +125,8 @@ CASES = {
 ODD_CASES = {
     "bilinear 37 x 129": rows_of_copies(37, 129),
     "bilinear 3 x 5001": rows_of_copies(3, 5001),
+    "max 37 x 129": rows_of_entries(37, 129),
+    "max pool 3 x 10 x 10 x 5, 3 x 3": windows_of_images(3, 10, 5, 3),
     "dense copies 37 x 129 x 19": layer_with_deviations(37, 129, 19),
     **{f"dense 67 x 129 x 131, {precision}": layer_in_consensus(67, 129, 131, precision) for precision in PRECISIONS},
 }

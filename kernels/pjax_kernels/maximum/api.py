@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 
@@ -9,15 +10,40 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, gpu
 from pjax_kernels.implementation import choose
 from pjax_kernels.maximum import reference, xla
 from pjax_kernels.maximum.windows import Windows, place_windows
 
 _MAX = "project_max"
-_MAX_IMPLEMENTATIONS = {"reference": reference.max_increments, "xla": xla.max_increments}
 _POOL = "project_max_pool"
-_POOL_IMPLEMENTATIONS = {"reference": reference.max_pool_increments, "xla": xla.max_pool_increments}
+
+_LONGEST_ON_GPU = 8192
+"""Entries over ``axis`` that still fit the registers."""
+
+
+def _triton_max(x: Array, z: Array, *, axes: tuple[int, ...], increments: bool) -> tuple[Array, Array]:
+    from pjax_kernels.maximum import triton
+
+    return triton.project_max(x, z, axes, increments=increments)
+
+
+def _triton_max_pool(x: Array, z: Array, *, rows: Windows, columns: Windows, increments: bool) -> tuple[Array, Array]:
+    from pjax_kernels.maximum import triton
+
+    return triton.project_max_pool(x, z, rows, columns, increments=increments)
+
+
+_MAX_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.max_increments),
+    "xla": arguments.from_increments(xla.max_increments),
+    "triton": _triton_max,
+}
+_POOL_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.max_pool_increments),
+    "xla": arguments.from_increments(xla.max_pool_increments),
+    "triton": _triton_max_pool,
+}
 
 
 def project_max(
@@ -40,7 +66,7 @@ def project_max(
         z: the estimates of the maxima, of the shape of ``x`` without ``axis``.
         axis: the axes to take the maximum over, as in ``jnp.max``; None for all.
         increments: return the changes instead of the new values, in float32 or wider.
-        implementation: "reference", "xla", or None for the best that runs here.
+        implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
 
     Returns:
         ``(x, z)`` after the projection, in the shapes and dtypes given.  A NaN turns all it is compared with into NaN.
@@ -48,6 +74,7 @@ def project_max(
     Raises:
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit, ``axis`` is not of ``x`` or is empty, or the implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2.
     """
@@ -58,10 +85,11 @@ def project_max(
     arguments.require_shape(_MAX, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
     if 0 in (x.shape[i] for i in axes):
         raise ValueError(f"{_MAX}: x has shape {x.shape}, which has no entries to take the maximum of over axis {axis}")
-    dtype = arguments.compute_dtype([x, z])
-    project = choose(_MAX, implementation, _MAX_IMPLEMENTATIONS)
-    x_change, z_change = project(x.astype(dtype), jnp.expand_dims(z.astype(dtype), axes), axes)
-    return arguments.apply_increments([x, z], [x_change, jnp.squeeze(z_change, axes)], increments)
+    entries = math.prod(x.shape[i] for i in axes)
+    unsupported = gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)
+    project = choose(_MAX, implementation, _MAX_IMPLEMENTATIONS, unsupported=unsupported)
+    new_x, new_z = project(x, jnp.expand_dims(z, axes), axes=axes, increments=increments)
+    return new_x, jnp.squeeze(new_z, axes)
 
 
 def project_max_pool(
@@ -86,7 +114,7 @@ def project_max_pool(
         strides: rows and columns from a window to the next; by default those of the window, without overlap.
         padding: "VALID", "SAME", or pairs ``((top, bottom), (left, right))``.  Padding is never the maximum.
         increments: return the changes instead of the new values, in float32 or wider.
-        implementation: "reference", "xla", or None for the best that runs here.
+        implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
 
     Returns:
         ``(x, z)`` after the projection, in the shapes and dtypes given.
@@ -95,6 +123,7 @@ def project_max_pool(
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit; ``window``, ``strides`` or ``padding`` are none of the above; no window
             fits into ``x``, or one holds nothing but padding; or the implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2; for overlapping windows, each is one consumer of its entries.
     """
@@ -105,10 +134,9 @@ def project_max_pool(
     batch, _, _, channels = x.shape
     expected = batch, rows.count, columns.count, channels
     arguments.require_shape(_POOL, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
-    dtype = arguments.compute_dtype([x, z])
-    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS)
-    changes = project(x.astype(dtype), z.astype(dtype), rows, columns)
-    return arguments.apply_increments([x, z], changes, increments)
+    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    new_x, new_z = project(x, z, rows=rows, columns=columns, increments=increments)
+    return new_x, new_z
 
 
 def _window_axes(

@@ -5,7 +5,6 @@ a second adds up, for each entry, what it loses in the windows that hold it.
 """
 
 import math
-from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,25 +13,13 @@ import triton.language as tl
 from jax import Array
 
 from pjax_kernels import arguments, gpu
+from pjax_kernels.maximum.windows import Windows
 
 _ENTRIES = 1024
 """Of a tile of rows, unless a single row has more."""
 
 _WINDOWS = 256
 """Whose maxima a program lowers, or entries that it changes."""
-
-
-class Windows(Protocol):
-    """Windows of ``size`` every ``stride`` along an axis of ``length`` with ``low`` places of padding before it."""
-
-    length: int
-    size: int
-    stride: int
-    low: int
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
 
 
 def project_max(x: Array, z: Array, axes: tuple[int, ...], *, increments: bool) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import models
 import numpy as np
+import optax
 from jax import Array
 from matplotlib.figure import Figure
 from models import Model, Network, Params, SettingsError
@@ -60,6 +61,7 @@ class Settings:
     batch_size: int = 256
     steps: int = 50  # of the algorithm, in an update
     updates: int = 100
+    adam: float | None = None  # rate of Adam, for which the change in an update is a direction, else it is added
     evaluate_every: int = 10  # updates
     seed: int = 0
 
@@ -157,6 +159,32 @@ def make_update(network: Network, settings: Settings) -> Callable[[Params, Param
     return update
 
 
+def make_advance(settings: Settings, params: Params) -> Callable[[Params, pj.Solution], tuple[Params, Params]]:
+    """The parameters that follow from those before an update and its outcome, and their low parts.
+
+    Adam takes the change for a direction.  It is told minus the change, in units that keep its square above the
+    smallest float: the changes of first layers may be 1e-15 of those of the last.
+    """
+    if settings.adam is None:
+        return lambda before, solution: (solution.params, solution.params_low)
+    rate = optax.cosine_decay_schedule(settings.adam, settings.updates)
+    optimizer = optax.chain(optax.scale(-(2.0**40)), optax.adam(rate))
+    state = optimizer.init(params)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+
+    @jax.jit
+    def step(before: Params, change: Params, state: optax.OptState) -> tuple[Params, optax.OptState]:
+        updates, state = optimizer.update(change, state)
+        return optax.apply_updates(before, updates), state
+
+    def advance(before: Params, solution: pj.Solution) -> tuple[Params, Params]:
+        nonlocal state
+        after, state = jax.block_until_ready(step(before, solution.change, state))
+        return after, nothing
+
+    return advance
+
+
 def make_accuracy(network: Network) -> Callable[[Params, NDArray[Any], NDArray[Any]], float]:
     """The share of labels at which the largest logit is, a part of the samples at a time."""
 
@@ -191,6 +219,7 @@ def train(
     params = model.init(jax.random.key(settings.seed), data.x_train.shape[1:], data.y_train.shape[-1])
     # An increment can be smaller than the rounding of its parameter: the low parts keep it.
     params_low = jax.tree.map(jnp.zeros_like, params)
+    advance = make_advance(settings, params)
 
     start = time.perf_counter()
     update(params, params_low, *next(batches(data, settings.batch_size, settings.seed)))
@@ -204,8 +233,8 @@ def train(
             start = time.perf_counter()
             x, y = next(stream)
             solution = update(params, params_low, x, y)
+            params, params_low = advance(params, solution)
             seconds += time.perf_counter() - start
-            params, params_low = solution.params, solution.params_low
             truncation = float(np.max([truncation, *(jnp.sum(left) for left in solution.info.truncation.values())]))
             if number % settings.evaluate_every == 0 or number == settings.updates:
                 record = Record(
@@ -316,6 +345,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--steps", type=at_least(1), default=default.steps, help="iterations of the algorithm in an update")
     add("--updates", type=at_least(1), default=default.updates, help="minibatches to train on")
     add(
+        "--adam",
+        type=positive_float,
+        metavar="RATE",
+        help="take the change in an update for a direction and go there by Adam; the rate falls to zero along a cosine",
+    )
+    add(
         "--evaluate-every",
         type=at_least(1),
         default=default.evaluate_every,
@@ -368,7 +403,7 @@ def describe(settings: Settings) -> str:
     """One line for the title."""
     layers = "-".join(map(str, settings.hidden)) + (" with skips" if settings.skip else "")
     levels = "" if settings.quantize is None else f", activations of {settings.quantize} levels"
-    algorithm = ALGORITHM_NAMES[settings.algorithm]
+    algorithm = ALGORITHM_NAMES[settings.algorithm] + ("" if settings.adam is None else " and Adam")
     return f"{settings.model} {layers}{levels}, batch {settings.batch_size}: {algorithm}"
 
 

@@ -46,12 +46,15 @@ class Solution:
     Attributes:
         params: the parameters, structured like those given.
         params_low: what rounding took from them; give it to the next :func:`solve` to go on without loss.
+        change: by how much the parameters moved, which may be less than their rounding: an optimiser that minimises,
+            such as those of optax, takes ``-change`` for a gradient.
         state: the algorithm's last state.
         info: see :class:`Info`.
     """
 
     params: Any
     params_low: Any
+    change: Any
     state: State | CopiesState
     info: Info
 
@@ -151,7 +154,14 @@ def _solve(
     truncation = {graph.label(graph.nodes[place]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     info = Info(residual, truncation, inaccurate)
-    return Solution(algorithm.params(state), algorithm.params_low(state), state, info)
+    new, new_low = algorithm.params(state), algorithm.params_low(state)
+    return Solution(new, new_low, _difference(new, new_low, params, low), state, info)
+
+
+def _difference(new: Any, new_low: Any, old: Any, old_low: Any) -> Any:
+    """The difference of two trees of compensated pairs, the second of which may have no low parts."""
+    change = jax.tree.map(lambda after, before, low: (after - before) + low, new, old, new_low)
+    return change if old_low is None else jax.tree.map(jnp.subtract, change, old_low)
 
 
 def _rms_change(old: list[Array], new: list[Array]) -> Array:

@@ -80,8 +80,9 @@ def test_training_is_reproducible(training, digits):
         {"margin": True},
         {"hidden": (24, 24), "skip": True},
         {"hidden": (64,), "quantize": 2},
+        {"adam": 1e-2, "steps": 4, "updates": 40},
     ],
-    ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip", "quantized"],
+    ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip", "quantized", "Adam"],
 )
 def test_every_variant_learns(digits, changes):
     curve = train.train(digits, replace(TINY, **changes)).curve

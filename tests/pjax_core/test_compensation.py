@@ -14,12 +14,12 @@ import pjax_core as pj
 from pjax_core.solution import add_to_pair, low_dtype
 
 
-def network(params: dict[str, Any], x: Any, y: Any) -> Any:
+def logits(params: dict[str, Any], x: Any) -> Any:
     h = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
-    return pj.cross_entropy(pj.matmul(h, params["w1"]), y)
+    return pj.matmul(h, params["w1"])
 
 
-CROSS_ENTROPY = pj.feasibility(network)
+CROSS_ENTROPY = pj.feasibility(lambda params, x, y: pj.cross_entropy(logits(params, x), y))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
@@ -70,3 +70,20 @@ def test_the_low_part_carries_on(generator: np.random.Generator, one_hot: Any, c
         exact = train("float64", keep_low=True)["w0"]
     kept, dropped = (relative_error(train("float32", keep)["w0"], exact) for keep in (True, False))
     assert kept < dropped / 3
+
+
+def test_the_change_is_that_of_the_pairs(generator: np.random.Generator, one_hot: Any, relative_error: Any):
+    """It keeps its relative precision though it is far below the rounding of the parameters."""
+    shapes = {"w0": (300, 64), "b0": (64,), "w1": (64, 3)}
+    params = {n: jnp.float32(generator.normal(size=s) / np.sqrt(s[0])) for n, s in shapes.items()}
+    low = jax.tree.map(lambda a: a * jnp.float32(2e-8 * generator.uniform(-1, 1, size=a.shape)), params)
+    x, y = jnp.float32(generator.uniform(size=(64, 300))), jnp.float32(one_hot(64, 3))
+    weak = pj.feasibility(lambda params, x, y: pj.cross_entropy(logits(params, x), y, strength=1e-3))
+    solution = pj.solve(weak, params, x, y, algorithm=pj.alternating_projections(), steps=3, params_low=low)
+    for name, change in solution.change.items():
+        after, before = (
+            np.float64(high[name]) + np.float64(rest[name])
+            for high, rest in ((solution.params, solution.params_low), (params, low))
+        )
+        assert relative_error(change, after - before) < 1e-5
+        assert name != "w0" or 0 < np.linalg.norm(change) < 1e-7 * np.linalg.norm(before)

@@ -174,8 +174,17 @@ def make_accuracy(network: Network) -> Callable[[Params, NDArray[Any], NDArray[A
     return accuracy
 
 
-def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Training:
-    """Trains on one minibatch an update, the parameters carried on from update to update."""
+def train(
+    data: Dataset,
+    settings: Settings,
+    *,
+    progress: bool = False,
+    on_record: Callable[[Record], None] = lambda record: None,
+) -> Training:
+    """Trains on one minibatch an update, the parameters carried on from update to update.
+
+    `on_record` is called with each row of the learning curve as soon as it is known.
+    """
     model = make_model(settings)
     update = make_update(model.apply, settings)
     accuracy = make_accuracy(model.apply)
@@ -208,16 +217,29 @@ def train(data: Dataset, settings: Settings, *, progress: bool = False) -> Train
                     truncation=truncation,
                 )
                 curve.append(record)
+                on_record(record)
                 bar.set_postfix_str(f"test accuracy {record.test_accuracy:.1%}")
     return Training(params, curve, compile_seconds)
 
 
-def write_csv(curve: Sequence[Record], path: Path) -> None:
-    """One row a record, the field names as header."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Record)])
-        writer.writeheader()
-        writer.writerows(asdict(record) for record in curve)
+def row_writer(path: Path) -> Callable[[Record], None]:
+    """A function that writes a record to a table, which a run that is cut off leaves as far as it got.
+
+    The first call makes the folder, replaces an older table and writes the field names as header.
+    """
+    begun = False
+
+    def write(record: Record) -> None:
+        nonlocal begun
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a" if begun else "w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Record)])
+            if not begun:
+                writer.writeheader()
+            writer.writerow(asdict(record))
+        begun = True
+
+    return write
 
 
 def draw(curve: Sequence[Record], title: str) -> Figure:
@@ -265,7 +287,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line's arguments; the settings have the names and defaults of `Settings`."""
     default = Settings()
     parser = argparse.ArgumentParser(
-        description="Train a network by projections. Writes learning_curve.csv and learning_curve.png.",
+        description="Train a network by projections. Writes learning_curve.csv as it goes, then learning_curve.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -332,13 +354,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser()
     options = parser.parse_args(arguments)
     settings = read_settings(parser, options)
+    table = options.out / "learning_curve.csv"
     try:
         length = getattr(options, "sequence_length", datasets.SEQUENCE_LENGTH)
         data = datasets.load(options.data, seed=options.seed, data_dir=options.data_dir, sequence_length=length)
-        training = train(data, settings, progress=True)
+        training = train(data, settings, progress=True, on_record=row_writer(table))
     except (DatasetError, SettingsError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    report(training, f"{options.data}, {describe(settings)}", options.out)
+    report(training, f"{options.data}, {describe(settings)}", table)
 
 
 def describe(settings: Settings) -> str:
@@ -349,11 +372,9 @@ def describe(settings: Settings) -> str:
     return f"{settings.model} {layers}{levels}, batch {settings.batch_size}: {algorithm}"
 
 
-def report(training: Training, title: str, folder: Path) -> None:
-    """Writes the learning curve into `folder` and prints what was reached."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table, picture = folder / "learning_curve.csv", folder / "learning_curve.png"
-    write_csv(training.curve, table)
+def report(training: Training, title: str, table: Path) -> None:
+    """Draws the learning curve beside its `table` and prints what was reached."""
+    picture = table.with_suffix(".png")
     draw(training.curve, title).savefig(picture, dpi=150)
     best = max(training.curve, key=lambda record: record.test_accuracy)
     last = training.curve[-1]

@@ -1,6 +1,7 @@
 """benchmarks/train.py learns, writes the learning curve, and refuses arguments that do not fit."""
 
 import csv
+import itertools
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -98,6 +99,21 @@ def test_command_writes_table_and_picture(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"Best test accuracy: {best:.2%}" in printed
     assert f"Training time: {float(table[-1]['seconds']):.1f} s" in printed
+
+
+def test_a_run_that_is_cut_off_leaves_its_curve(tmp_path, monkeypatch):
+    folder, batches = tmp_path / "results", train.batches
+
+    def ending_batches(*arguments):
+        yield from itertools.islice(batches(*arguments), 11)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "batches", ending_batches)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(["--data", "digits", "--out", str(folder), *TINY_OPTIONS.split()])
+    with (folder / "learning_curve.csv").open(newline="") as file:
+        assert [int(row["update"]) for row in csv.DictReader(file)] == [5, 10]
+    assert not (folder / "learning_curve.png").exists()
 
 
 def test_a_missing_file_is_one_line(tmp_path, capsys):

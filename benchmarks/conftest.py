@@ -1,0 +1,63 @@
+"""How bench_*.py are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+from rows import Compiled, Row
+
+from compare import machine
+from gpu_report import copy_bandwidth, matmul_rate
+from kernel_cases import PRECISIONS
+
+WARM_UP = 2
+"""Calls before the clock is started; the plugin's calibration makes more."""
+
+
+@pytest.fixture(scope="session")
+def ceilings() -> dict[str, Any]:
+    """Bytes a second of a copy and flops a second of matrix products, measured once."""
+    on_cpu = jax.default_backend() == "cpu"
+    count, size = (1 << 25, 2048) if on_cpu else (1 << 28, 8192)
+    # Processors multiply float32 in one way, whatever the precision.
+    rates = {"highest": matmul_rate("highest", size)} | {
+        precision: matmul_rate(precision, size) for precision in (() if on_cpu else PRECISIONS[1:])
+    }
+    return {"copy_bandwidth": copy_bandwidth(count), "matmul_rate": rates}
+
+
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture, ceilings: dict[str, Any]) -> Callable[[Row], None]:
+    """Time a row; skip it, with the reason, where its contender cannot run."""
+
+    def measure_row(row: Row) -> None:
+        try:
+            row.trace()
+        except NotImplementedError as reason:
+            pytest.skip(str(reason))
+        benchmark.group = row.group
+        call = Compiled(row)
+        for _ in range(WARM_UP):
+            call()
+        benchmark(call)
+        benchmark.extra_info["compile_seconds"] = call.compile_seconds
+        if benchmark.stats:  # else --benchmark-disable
+            benchmark.extra_info |= row.figures(benchmark.stats.stats.median, ceilings)
+
+    return measure_row
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Short rounds, so that all of bench_*.py take minutes."""
+    for item in items:
+        if "measure" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.benchmark(min_rounds=5, max_time=0.2))
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """The processor, the versions and the date, as in every result of this folder."""
+    machine_info["pjax"] = machine()

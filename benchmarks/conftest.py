@@ -18,16 +18,21 @@ WARM_UP = 2
 """Calls before the clock is started; the plugin's calibration makes more."""
 
 
+CEILINGS = pytest.StashKey[dict[str, Any]]()
+
+
 @pytest.fixture(scope="session")
-def ceilings() -> dict[str, Any]:
+def ceilings(pytestconfig: pytest.Config) -> dict[str, Any]:
     """Bytes a second of a copy and flops a second of matrix products, measured once."""
     on_cpu = jax.default_backend() == "cpu"
-    count, size = (1 << 25, 2048) if on_cpu else (1 << 28, 8192)
+    count, size = (1 << 25, 1024) if on_cpu else (1 << 28, 8192)
     # Processors multiply float32 in one way, whatever the precision.
     rates = {"highest": matmul_rate("highest", size)} | {
         precision: matmul_rate(precision, size) for precision in (() if on_cpu else PRECISIONS[1:])
     }
-    return {"copy_bandwidth": copy_bandwidth(count), "matmul_rate": rates}
+    measured = {"copy_bandwidth": copy_bandwidth(count), "matmul_rate": rates}
+    pytestconfig.stash[CEILINGS] = measured
+    return measured
 
 
 @pytest.fixture
@@ -58,6 +63,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.benchmark(min_rounds=5, max_time=0.2))
 
 
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """The processor, the versions and the date, as in every result of this folder."""
-    machine_info["pjax"] = machine()
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: list[BenchmarkFixture], output_json: dict[str, Any]
+) -> None:
+    """What was measured on, as in every result of this folder, in place of what names a computer and its users."""
+    del benchmarks
+    output_json["machine_info"] = machine() | {"ceilings": config.stash.get(CEILINGS, None)}
+    output_json["commit_info"] = {key: output_json["commit_info"].get(key) for key in ("id", "dirty")}

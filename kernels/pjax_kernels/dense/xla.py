@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -12,7 +11,6 @@ from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.dot_products import DotProducts
 
 
-@functools.partial(jax.jit, static_argnames="precision")  # traced once for layers of equal shapes
 def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
     return consensus_increments(dot_products(x, w, precision=precision), x, w, z)

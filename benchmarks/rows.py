@@ -81,7 +81,7 @@ class Compiled:
     def __call__(self) -> Any:
         results = jax.block_until_ready(self._call(*self._arrays))
         if self._updated:
-            self._arrays = merged(self._arrays, self._updated, results)
+            self._arrays = merged(self._arrays, self._updated, results[: len(self._updated)])
         return results
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import pytest
 from jax import Array
-from rows import Row, gradient_step, kernel_rows
 
 import naive
 import pjax_kernels as pk
+from rows import Row, gradient_step, kernel_rows
 
 
 def dot_products(a: Array, b: Array) -> Array:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from rows import Row, gradient_step, kernel_rows
 
 import pjax_kernels as pk
 from kernel_cases import scores
+from rows import Row, gradient_step, kernel_rows
 
 ROWS = kernel_rows(pk.project_bilinear_map, {"gradients": gradient_step(scores)})
 

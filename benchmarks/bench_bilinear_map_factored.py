@@ -4,11 +4,11 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from bench_dense_factored import gradients
-from rows import Row, kernel_rows
 
 import kernel_cases
 import pjax_kernels as pk
+from bench_dense_factored import gradients
+from rows import Row, kernel_rows
 
 DENSE = kernel_cases.factored_layer(1, 1, 1)  # the call is the same for arrays of every shape
 

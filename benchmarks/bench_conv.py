@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from bilinear import convolve
-from rows import Row, gradient_step, kernel_rows
 
 import pjax_kernels as pk
+from bilinear import convolve
+from rows import Row, gradient_step, kernel_rows
 
 ROWS = kernel_rows(pk.project_conv2d, {"gradients": gradient_step(convolve)})
 

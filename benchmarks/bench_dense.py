@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import pytest
-from rows import Row, gradient_step, kernel_rows
 
 import pjax_kernels as pk
+from rows import Row, gradient_step, kernel_rows
 
 ROWS = kernel_rows(pk.project_dense, {"gradients": gradient_step(jnp.matmul)})
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import pytest
 from jax import Array
-from rows import Row, kernel_rows
 
 import naive
 import pjax_kernels as pk
+from rows import Row, kernel_rows
 
 
 def stored_copies(x: Array, w: Array, u: Array, v: Array, z: Array) -> tuple[Array, ...]:

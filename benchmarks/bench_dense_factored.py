@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import pytest
 from jax import Array
-from rows import Row, gradient_step, kernel_rows
 
 import naive
 import pjax_kernels as pk
+from rows import Row, gradient_step, kernel_rows
 
 
 def gradients(x: Array, _x: Array, w: Array, *others: Array) -> list[Array]:

@@ -6,9 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from rows import Row, gradient_step, kernel_rows
 
 import pjax_kernels as pk
+from rows import Row, gradient_step, kernel_rows
 
 
 def max_pool(images: jax.Array) -> jax.Array:

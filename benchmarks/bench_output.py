@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import pytest
-from rows import Row, descend, kernel_rows
 
 import pjax_kernels as pk
+from rows import Row, descend, kernel_rows
 
 
 def hinge_step(logits: jax.Array, labels: jax.Array) -> list[jax.Array]:

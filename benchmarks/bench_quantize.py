@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import pytest
-from rows import Row, gradient_step, kernel_rows
 
 import pjax_kernels as pk
+from rows import Row, gradient_step, kernel_rows
 
 
 def straight_through(x: jax.Array) -> jax.Array:

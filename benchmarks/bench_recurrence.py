@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import pytest
-from bilinear import hidden_states
 from jax import Array
-from rows import Row, descend, kernel_rows
 
 import pjax_kernels as pk
+from bilinear import hidden_states
+from rows import Row, descend, kernel_rows
 
 
 def back_propagation(x: Array, h: Array, w_x: Array, w_h: Array, z: Array) -> list[Array]:

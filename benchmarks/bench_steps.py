@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import pytest
-from rows import Row
 
 import naive
 import pjax_core as pj
 from compare import Step, copied, pjax, random_problem, sgd, stored_copies
+from rows import Row
 
 NETWORKS = {"784-128-10": ([784, 128, 10], 128), "784-256-256-10": ([784, 256, 256, 10], 256)}
 WITH_STORED_COPIES = "784-128-10"

@@ -6,9 +6,9 @@ from functools import partial
 
 import jax.numpy as jnp
 import pytest
-from rows import Row, gradient_step, kernel_rows
 
 import pjax_kernels as pk
+from rows import Row, gradient_step, kernel_rows
 
 ROWS = [
     *kernel_rows(pk.project_sum, {"gradients": gradient_step(operator.add)}),

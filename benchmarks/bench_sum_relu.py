@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax
 import pytest
-from rows import Row, gradient_step, kernel_rows
 
 import pjax_kernels as pk
+from rows import Row, gradient_step, kernel_rows
 
 ROWS = kernel_rows(pk.project_sum_relu, {"gradients": gradient_step(lambda x, bias: jax.nn.relu(x + bias))})
 

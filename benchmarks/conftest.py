@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from rows import Compiled, Row
 
 from compare import machine
 from gpu_report import copy_bandwidth, matmul_rate
 from kernel_cases import PRECISIONS
+from rows import Compiled, Row
 
 WARM_UP = 2
 """Calls before the clock is started; the plugin's calibration makes more."""

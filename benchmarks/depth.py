@@ -71,6 +71,7 @@ def draw(rows: Sequence[Row], width: int) -> Figure:
             panel.plot(depths, times, colour + style, marker="o", label=f"{name}, {FORMS[form]}")
     panel.set(xscale="log", yscale="log", xlabel="layers", ylabel="ms an iteration", title=f"width and batch {width}")
     panel.set_xticks(depths, [str(depth) for depth in depths], minor=False)
+    panel.minorticks_off()
     panel.grid(alpha=0.3)
     panel.legend()
     return figure

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import bench
+import depth
 import pjax_kernels as pk
 
 ROWS = {path.stem: importlib.import_module(path.stem).ROWS for path in sorted(bench.HERE.glob("bench_*.py"))}
@@ -76,7 +77,7 @@ def results(**milliseconds):
         },
         "benchmarks": [
             {
-                "group": name.split("_")[0],
+                "group": f"{name.split('_')[0]}, float32",
                 "fullname": f"bench_x.py::{name}",
                 "stats": {"median": 1e-3 * time},
                 "extra_info": {
@@ -116,7 +117,7 @@ def test_a_row_that_became_slower_than_its_baseline_fails(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "1 of 3 rows became slower by a factor of more than 1.2" in printed
     (line,) = [line for line in printed.splitlines() if line.endswith("SLOWER")]
-    assert line.split() == ["1.000", "1.300", "1.30", "large,", "xla", "SLOWER"]
+    assert line.split() == ["1.000", "1.300", "1.30", "large,", "float32,", "xla", "SLOWER"]
     assert compare(tmp_path, new, "--threshold", "1.4") == 0
 
 
@@ -127,7 +128,7 @@ def test_a_faster_baseline_counts_as_a_slower_row(tmp_path):
 def test_rows_of_one_run_only_are_named(tmp_path, capsys):
     assert compare(tmp_path, results(small_base=2, small_xla=3, small_tpu=9)) == 0
     printed = capsys.readouterr().out
-    assert "In one of the runs only: large, triton; large, xla; small, tpu" in printed
+    assert "In one of the runs only: large, float32, triton; large, float32, xla; small, float32, tpu" in printed
     assert "0 of 1 rows" in printed
 
 
@@ -167,3 +168,14 @@ def test_the_default_run_writes_everything(tmp_path, monkeypatch):
     assert bench.main(["--output", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.md", "roofline.png"}
     assert scripts == ["representations.py", "depth.py"]
+
+
+def test_times_against_depth_are_written_and_compared(tmp_path):
+    times = (2, "SGD", 1.0, 0.5), (2, "AP", 3.0, 1.0), (4, "SGD", 2.0, 1.0), (4, "AP", 3.0, 4.0)
+    rows = [depth.Row(*row, compile_seconds=1.0, instructions=100) for row in times]
+    assert depth.ratios(rows, 2) == {"single": 3.0, "scan": 2.0}
+    assert depth.ratios(rows, 4) == {"single": 1.5, "scan": 4.0}
+    depth.write(rows, 128, tmp_path)
+    lines = (tmp_path / "depth.csv").read_text().splitlines()
+    assert lines[:2] == ["depth,contender,single_ms,scan_ms,compile_seconds,instructions", "2,SGD,1.0,0.5,1.0,100"]
+    assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")

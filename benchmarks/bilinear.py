@@ -42,17 +42,30 @@ def normal(generator: np.random.Generator, *shape: int) -> Array:
     return jnp.asarray(generator.normal(size=shape), jnp.float32)
 
 
+def convolve(x: Array, w: Array, padding: str = "VALID") -> Array:
+    """Windows of images times filters."""
+    return lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def hidden_states(x: Array, w_x: Array, w_h: Array, bias: Array) -> Array:
+    """Of a recurrence that starts from zero, at every time step."""
+
+    def step(h: Array, x: Array) -> tuple[Array, Array]:
+        h = jax.nn.relu(x @ w_x + h @ w_h + bias)
+        return h, h
+
+    start = jnp.zeros((len(x), len(bias)), x.dtype)
+    return lax.scan(step, start, x.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+
 def convolution(batch: int, size: int, channels: int, width: int, padding: str, noise: float) -> Case:
     """3 x 3 windows; the outputs are off by ``noise``."""
     generator = np.random.default_rng(0)
     x = normal(generator, batch, size, size, channels)
     w = normal(generator, 3, 3, channels, width) * (2 / (9 * channels)) ** 0.5
 
-    def forward(x: Array, w: Array) -> Array:
-        return lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
     def loss(x: Array, w: Array, z: Array) -> Array:
-        return jnp.sum((forward(x, w) - z) ** 2)
+        return jnp.sum((convolve(x, w, padding) - z) ** 2)
 
     def descend(state: State) -> State:
         x, w, z = state
@@ -62,7 +75,7 @@ def convolution(batch: int, size: int, channels: int, width: int, padding: str, 
     def project(state: State) -> State:
         return pk.project_conv2d(*state, padding=padding)
 
-    z = forward(x, w)
+    z = convolve(x, w, padding)
     z = z + noise * normal(generator, *z.shape)
     return Case(f"{batch} x {size} x {size}, {channels} -> {width}, {padding}", (x, w, z), descend, project)
 
@@ -75,15 +88,8 @@ def recurrence(batch: int, steps: int, inputs: int, hidden: int, noise: float) -
     w_h = normal(generator, hidden, hidden) * (2 / (inputs + hidden)) ** 0.5
     bias = normal(generator, hidden) * 0.1
 
-    def forward(x: Array, w_x: Array, w_h: Array, bias: Array) -> Array:
-        def step(h: Array, x: Array) -> tuple[Array, Array]:
-            h = jax.nn.relu(x @ w_x + h @ w_h + bias)
-            return h, h
-
-        return lax.scan(step, jnp.zeros((batch, hidden)), x.swapaxes(0, 1))[1].swapaxes(0, 1)
-
     def loss(weights: State, x: Array, h: Array) -> Array:
-        return jnp.sum((forward(x, *weights) - h) ** 2)
+        return jnp.sum((hidden_states(x, *weights) - h) ** 2)
 
     def descend(state: State) -> State:
         x, w_x, w_h, bias, h, *rest = state
@@ -97,7 +103,7 @@ def recurrence(batch: int, steps: int, inputs: int, hidden: int, noise: float) -
         (sums, bias), h = pk.project_sum_relu((sums, bias), h)
         return x, w_x, w_h, bias, h, previous, z, sums
 
-    h = forward(x, w_x, w_h, bias)
+    h = hidden_states(x, w_x, w_h, bias)
     previous = jnp.concatenate([jnp.zeros((batch, 1, hidden)), h[:, :-1]], axis=1)
     z = x @ w_x + previous @ w_h
     h, previous, z, sums = (array + noise * normal(generator, *array.shape) for array in (h, previous, z, z))

@@ -95,7 +95,10 @@ def stored_copies(params: Params, x: Array, y: Array, iterate: Callable[..., nai
 
 @dataclass
 class Contender:
-    """A step, compiled alone and as a scan of `length` steps; `seconds` gathers times of one iteration."""
+    """A step, compiled alone and as a scan of `length` steps; `seconds` gathers times of one iteration.
+
+    `compile_seconds` and `instructions` are of the step alone.
+    """
 
     name: str
     batch: int
@@ -106,6 +109,7 @@ class Contender:
     calls: int
     memory: int
     compile_seconds: float
+    instructions: int
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"single": [], "scan": []})
 
     def measure(self) -> None:
@@ -140,7 +144,8 @@ def prepare(name: str, batch: int, step: Step, start: Any, length: int, calls: i
     memory = (
         used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes - used.alias_size_in_bytes
     )
-    return Contender(name, batch, start, single, scan, length, calls, memory, compile_seconds)
+    instructions = (single.as_text() or "").count(" = ")
+    return Contender(name, batch, start, single, scan, length, calls, memory, compile_seconds, instructions)
 
 
 def solve_seconds(sizes: list[int], batch: int) -> tuple[float, float]:

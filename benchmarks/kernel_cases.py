@@ -1,18 +1,22 @@
-"""The kernels that have a GPU implementation, on layers of useful size: what the tools inspect and measure."""
+"""Calls of the kernels on layers of useful size: what tools inspect, check and measure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 import pjax_kernels as pk
 
 Array = np.ndarray
 Generator = np.random.Generator
+
+ROOT = 92
+"""Operations of a bilinear root in the common case."""
 
 
 class Case(NamedTuple):
@@ -31,6 +35,8 @@ class Case(NamedTuple):
     """Of these."""
     updated: tuple[int, ...] = ()
     """Positions of the arrays that the first outputs replace, in place."""
+    operations: int = 0
+    """All floating-point operations, as the catalogue counts them."""
 
 
 def rows_of_copies(rows: int, length: int) -> Case:
@@ -42,7 +48,8 @@ def rows_of_copies(rows: int, length: int) -> Case:
         return a, b, np.sum(a * b, axis=1) + residual
 
     shapes = (rows, length), (rows, length), (rows,)
-    return Case(pk.project_bilinear, shapes, arrays, size=4 * 2 * rows * (2 * length + 1))
+    size, operations = 4 * 2 * rows * (2 * length + 1), rows * (11 * length + ROOT)
+    return Case(pk.project_bilinear, shapes, arrays, size, operations=operations)
 
 
 def layer_with_deviations(batch: int, length: int, width: int) -> Case:
@@ -62,10 +69,11 @@ def layer_with_deviations(batch: int, length: int, width: int) -> Case:
     copies = (batch, width, length)
     shapes = (batch, length), (length, width), copies, copies, (batch, width)
     size = 2 * 4 * (2 * batch * width * length + batch * length + length * width + batch * width)
-    return Case(call, shapes, arrays, size, updated=(2, 3))
+    operations = batch * width * (24 * length + ROOT)
+    return Case(call, shapes, arrays, size, updated=(2, 3), operations=operations)
 
 
-def layer_in_consensus(batch: int, length: int, width: int, precision: str) -> Case:
+def layer_in_consensus(batch: int, length: int, width: int, precision: str = "highest") -> Case:
     """``project_dense`` with products of this precision."""
     shapes = (batch, length), (length, width), (batch, width)
     return Case(
@@ -75,6 +83,7 @@ def layer_in_consensus(batch: int, length: int, width: int, precision: str) -> C
         size=2 * 4 * (batch * length + length * width + batch * width),
         flops=6 * batch * length * width,
         precision=precision,
+        operations=batch * width * (6 * length + ROOT),
     )
 
 
@@ -92,7 +101,8 @@ def rows_of_entries(rows: int, length: int) -> Case:
     def arrays(rng: Generator) -> tuple[Array, ...]:
         return rng.standard_normal((rows, length), np.float32), rng.standard_normal(rows, np.float32)
 
-    return Case(pk.project_max, ((rows, length), (rows,)), arrays, size=2 * 4 * rows * (length + 1))
+    size, operations = 2 * 4 * rows * (length + 1), 48 * rows * length
+    return Case(pk.project_max, ((rows, length), (rows,)), arrays, size, operations=operations)
 
 
 def windows_of_images(batch: int, size: int, channels: int, window: int) -> Case:
@@ -103,7 +113,143 @@ def windows_of_images(batch: int, size: int, channels: int, window: int) -> Case
         return rng.standard_normal(x, np.float32), 1 + rng.standard_normal(z, np.float32)
 
     pool = partial(pk.project_max_pool, window=(window, window))
-    return Case(pool, (x, z), arrays, size=2 * 4 * (math.prod(x) + math.prod(z)))
+    operations = 48 * window * window * math.prod(z)
+    return Case(pool, (x, z), arrays, size=2 * 4 * (math.prod(x) + math.prod(z)), operations=operations)
+
+
+def factored_layer(batch: int, length: int, width: int, kernel: Callable[..., Any] = pk.project_dense_factored) -> Case:
+    """A step of Douglas-Rachford on a dense layer that keeps the coefficients of one earlier projection."""
+
+    def call(*arrays: Any, implementation: str | None, increments: bool = False) -> pk.FactoredChanges:
+        del increments  # these are changes in any case
+        x, earlier_x, w, earlier_w, u_x, u_w, v_x, v_w, z = arrays
+        u, v = ((1.0, u_x), (0.0, u_w)), ((0.0, v_x), (1.0, v_w))
+        return kernel((x, earlier_x), (w, earlier_w), u, v, z, implementation=implementation)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        x, w, z = dense_layer(rng, batch, length, width)
+        earlier_x, earlier_w, _ = dense_layer(rng, batch, length, width)
+        return x, earlier_x, w, earlier_w, *(0.01 * rng.standard_normal((4, batch, width), np.float32)), z
+
+    x, w, z = (batch, length), (length, width), (batch, width)
+    return Case(
+        call=call,
+        shapes=(x, x, w, w, z, z, z, z, z),
+        arrays=arrays,
+        size=4 * (3 * (batch * length + length * width) + 14 * batch * width + 2),
+        flops=16 * batch * length * width,
+        operations=batch * width * (16 * length + 144 + ROOT),
+    )
+
+
+def layer_as_factored_map(batch: int, length: int, width: int) -> Case:
+    """The same by ``project_bilinear_map_factored``."""
+    case = factored_layer(batch, length, width, partial(pk.project_bilinear_map_factored, jnp.matmul))
+    return case._replace(operations=batch * width * (40 * length + 144 + ROOT))
+
+
+def attention_scores(batch: int, heads: int, length: int, depth: int) -> Case:
+    """``project_bilinear_map`` of queries times keys."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        queries, keys = rng.standard_normal((2, batch, heads, length, depth), np.float32)
+        return queries, keys, scores(queries, keys) + rng.standard_normal((batch, heads, length, length), np.float32)
+
+    operand, outputs = (batch, heads, length, depth), batch * heads * length * length
+    return Case(
+        call=partial(pk.project_bilinear_map, scores),
+        shapes=(operand, operand, (batch, heads, length, length)),
+        arrays=arrays,
+        size=2 * 4 * (2 * math.prod(operand) + outputs),
+        flops=6 * outputs * depth,
+        operations=outputs * (14 * depth + ROOT),
+    )
+
+
+def scores(queries: Any, keys: Any) -> Any:
+    """The bilinear map of attention."""
+    return queries @ keys.swapaxes(-1, -2)
+
+
+def images_and_filters(batch: int, size: int, channels: int, width: int) -> Case:
+    """``project_conv2d`` of square images with 3 x 3 filters, none of which meets padding."""
+    x, w, z = (batch, size, size, channels), (3, 3, channels, width), (batch, size - 2, size - 2, width)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        return tuple(rng.standard_normal(shape, np.float32) for shape in (x, w, z))
+
+    entries = 9 * channels
+    return Case(
+        call=pk.project_conv2d,
+        shapes=(x, w, z),
+        arrays=arrays,
+        size=2 * 4 * sum(map(math.prod, (x, w, z))),
+        flops=6 * math.prod(z) * entries,
+        operations=math.prod(z) * (6 * entries + ROOT),
+    )
+
+
+def time_steps(batch: int, steps: int, inputs: int, hidden: int) -> Case:
+    """``project_recurrence``."""
+    x, h = (batch, steps, inputs), (batch, steps, hidden)
+    shapes = x, h, (inputs, hidden), (hidden, hidden), h
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        x, h, w_x, w_h, z = (rng.standard_normal(shape, np.float32) for shape in shapes)
+        scale = (2 / (inputs + hidden)) ** 0.5
+        return x, h, scale * w_x, scale * w_h, z
+
+    outputs = math.prod(h)
+    return Case(
+        call=pk.project_recurrence,
+        shapes=shapes,
+        arrays=arrays,
+        size=2 * 4 * sum(map(math.prod, shapes)),
+        flops=6 * outputs * (inputs + hidden),
+        operations=outputs * (6 * (inputs + hidden) + ROOT),
+    )
+
+
+def elementwise(call: Callable[..., Any], shapes: Sequence[tuple[int, ...]], operations: int) -> Case:
+    """A kernel on normally distributed arrays, all of which it changes."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
+
+    return Case(call, tuple(shapes), arrays, size=2 * 4 * sum(map(math.prod, shapes)), operations=operations)
+
+
+def sums(kernel: Callable[..., Any], batch: int, width: int) -> Case:
+    """``project_sum`` or ``project_sum_relu`` of a layer's products and its bias."""
+
+    def call(x: Any, bias: Any, z: Any, **keywords: Any) -> Any:
+        return kernel((x, bias), z, **keywords)
+
+    an_element = 5 if kernel is pk.project_sum else 12
+    return elementwise(call, ((batch, width), (width,), (batch, width)), an_element * batch * width)
+
+
+def rows_to_sum(rows: int, length: int) -> Case:
+    """``project_sum_over`` the last axis."""
+    return elementwise(partial(pk.project_sum_over, axis=-1), ((rows, length), (rows,)), 2 * rows * length)
+
+
+def rounded(batch: int, width: int, levels: int) -> Case:
+    """``project_quantize`` of a layer."""
+    kernel = partial(pk.project_quantize, levels=levels, scale=1.0)
+    return elementwise(kernel, ((batch, width), (batch, width)), 50 * batch * width)
+
+
+def logits_and_labels(kernel: Callable[..., Any], batch: int, classes: int) -> Case:
+    """``project_margin`` or ``prox_cross_entropy``."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        labels = np.eye(classes, dtype=np.float32)[rng.integers(classes, size=batch)]
+        return 3 * rng.standard_normal((batch, classes), np.float32), labels
+
+    an_entry = 3 if kernel is pk.project_margin else 100
+    shape = (batch, classes)
+    return Case(kernel, (shape, shape), arrays, 3 * 4 * batch * classes, operations=an_entry * batch * classes)
 
 
 PRECISIONS = ("highest", "high", "default")
@@ -131,3 +277,73 @@ ODD_CASES = {
     **{f"dense 67 x 129 x 131, {precision}": layer_in_consensus(67, 129, 131, precision) for precision in PRECISIONS},
 }
 """Small, of no multiples of anything: for correctness alone."""
+
+BENCHMARKS = {
+    "project_bilinear": {
+        "1024 x 32": rows_of_copies(1024, 32),
+        "8192 x 784": rows_of_copies(8192, 784),
+    },
+    "project_dense": {
+        "32 x 64 x 32": layer_in_consensus(32, 64, 32),
+        "256 x 784 x 256": layer_in_consensus(256, 784, 256),
+        "512 x 1024 x 512": layer_in_consensus(512, 1024, 512),
+    },
+    "project_dense_copies": {
+        "32 x 64 x 32": layer_with_deviations(32, 64, 32),
+        "64 x 784 x 64": layer_with_deviations(64, 784, 64),
+    },
+    "project_dense_factored": {
+        "32 x 64 x 32": factored_layer(32, 64, 32),
+        "128 x 784 x 128": factored_layer(128, 784, 128),
+    },
+    "project_bilinear_map": {
+        "1 x 2 x 8 x 4": attention_scores(1, 2, 8, 4),
+        "4 x 8 x 128 x 64": attention_scores(4, 8, 128, 64),
+    },
+    "project_bilinear_map_factored": {
+        "4 x 8 x 4": layer_as_factored_map(4, 8, 4),
+        "128 x 784 x 128": layer_as_factored_map(128, 784, 128),
+    },
+    "project_conv2d": {
+        "2 x 8 x 8, 3 -> 4": images_and_filters(2, 8, 3, 4),
+        "64 x 28 x 28, 1 -> 16": images_and_filters(64, 28, 1, 16),
+        "32 x 28 x 28, 16 -> 32": images_and_filters(32, 28, 16, 32),
+    },
+    "project_recurrence": {
+        "4 x 8 steps, 8 -> 16": time_steps(4, 8, 8, 16),
+        "32 x 64 steps, 64 -> 128": time_steps(32, 64, 64, 128),
+    },
+    "project_sum": {
+        "32 x 32": sums(pk.project_sum, 32, 32),
+        "4096 x 1024": sums(pk.project_sum, 4096, 1024),
+    },
+    "project_sum_over": {
+        "32 x 32": rows_to_sum(32, 32),
+        "4096 x 1024": rows_to_sum(4096, 1024),
+    },
+    "project_sum_relu": {
+        "32 x 32": sums(pk.project_sum_relu, 32, 32),
+        "4096 x 1024": sums(pk.project_sum_relu, 4096, 1024),
+    },
+    "project_max": {
+        "32 x 32": rows_of_entries(32, 32),
+        "2048 x 784": rows_of_entries(2048, 784),
+    },
+    "project_max_pool": {
+        "2 x 8 x 8 x 4, 2 x 2": windows_of_images(2, 8, 4, 2),
+        "64 x 28 x 28 x 32, 2 x 2": windows_of_images(64, 28, 32, 2),
+    },
+    "project_quantize": {
+        "32 x 32, 4 levels": rounded(32, 32, 4),
+        "2048 x 1024, 4 levels": rounded(2048, 1024, 4),
+    },
+    "project_margin": {
+        "256 x 10": logits_and_labels(pk.project_margin, 256, 10),
+        "8192 x 1000": logits_and_labels(pk.project_margin, 8192, 1000),
+    },
+    "prox_cross_entropy": {
+        "256 x 10": logits_and_labels(pk.prox_cross_entropy, 256, 10),
+        "2048 x 1000": logits_and_labels(pk.prox_cross_entropy, 2048, 1000),
+    },
+}
+"""For each public kernel calls to time, from small to large.  The reference, which stores copies, gets the first."""

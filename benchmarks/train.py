@@ -8,7 +8,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ HIDDEN = {"mlp": (128,), "cnn": (32, 128), "rnn": (128,)}
 """The hidden layers of each model that the command line trains if not told otherwise."""
 SETTINGS_OF = {"skip": ("mlp",), "strides": ("cnn",), "quantize": ("mlp", "cnn")}
 """The models that have these settings."""
+PROFILED_STEPS = 3
 WITHOUT_COPIES = {"ap": pj.alternating_projections, "cp": pj.cyclic_projections}
 EVALUATED_AT_ONCE = 1000  # samples: the hidden values of all of them need much memory
 
@@ -251,6 +252,18 @@ def train(
     return Training(params, curve, compile_seconds)
 
 
+def profile(data: Dataset, settings: Settings, folder: Path) -> None:
+    """Writes a trace of a few steps on the first batch, whose result is thrown away, for Perfetto or XProf."""
+    settings = replace(settings, steps=min(settings.steps, PROFILED_STEPS))
+    model = make_model(settings)
+    update = make_update(model.apply, settings)
+    params = model.init(jax.random.key(settings.seed), data.x_train.shape[1:], data.y_train.shape[-1])
+    arguments = params, jax.tree.map(jnp.zeros_like, params), *next(batches(data, settings.batch_size, settings.seed))
+    update(*arguments)  # compiles
+    with jax.profiler.trace(folder):
+        update(*arguments)
+
+
 def row_writer(path: Path) -> Callable[[Record], None]:
     """A function that writes a record to a table, which a run that is cut off leaves as far as it got.
 
@@ -362,6 +375,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=default.seed,
         help="of parameters, batches and the split of digits",
     )
+    add("--profile", type=Path, metavar="DIR", help=f"first write a profiler's trace of {PROFILED_STEPS} steps")
     add("--out", type=Path, default=Path("results"), help="folder for the learning curve")
     return parser
 
@@ -393,6 +407,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         length = getattr(options, "sequence_length", datasets.SEQUENCE_LENGTH)
         data = datasets.load(options.data, seed=options.seed, data_dir=options.data_dir, sequence_length=length)
+        if options.profile:
+            profile(data, settings, options.profile)
         training = train(data, settings, progress=True, on_record=row_writer(table))
     except (DatasetError, SettingsError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -25,6 +25,7 @@ def _project_dot(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array,
 dot = Primitive("dot", forward=lambda a, b: jnp.sum(a * b, axis=-1), project=_project_dot)
 
 
+@jax.jit  # traced once for all layers of one shape
 def _project_matmul(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
     x, w = inputs
     x_change, w_change, z_change = pk.project_dense(x, w, output, increments=True)

@@ -175,7 +175,7 @@ class Point:
         found = Projection({}, {}, {}, {})
         for node in self.graph.nodes:
             if node in constraints.nodes:
-                with jax.named_scope(node.name):
+                with jax.named_scope(self.graph.label(node)):
                     if isinstance(node, Operation):
                         self._project_operation(node, shared, estimates, move, found)
                     else:

@@ -97,7 +97,7 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
     point = _Point(graph, state)
     changes: list[tuple[Node, Array]] = []
     for node in nodes:
-        with jax.named_scope(node.name):
+        with jax.named_scope(graph.label(node)):
             if isinstance(node, Parameter):
                 point.settle(node)
             elif isinstance(node, Operation):

@@ -31,10 +31,12 @@ def near_first(scaled: Array, near: Callable[[int], Result], anyway: Callable[[]
     *_, near_limit, near_enough = root.near_limits(scaled.dtype)
     farthest = jnp.max(jnp.abs(scaled), initial=0)
     # A small layer can afford the third step, and needs it more often: few outputs make large residuals.
-    steps, limit = (3, near_enough) if scaled.size <= SMALL else (2, near_limit)
+    small = scaled.size <= SMALL
+    steps, limit = (3, near_enough) if small else (2, near_limit)
 
     def again(_: tuple[Array, Result]) -> tuple[Array, Result]:
-        return jnp.zeros_like(farthest, bool), lax.cond(farthest <= near_enough, lambda: near(3), anyway)
+        found = anyway() if small else lax.cond(farthest <= near_enough, lambda: near(3), anyway)
+        return jnp.zeros_like(farthest, bool), found
 
     # A loop that ends at once costs less than a branch: it leaves the common case in the main program.
     return lax.while_loop(lambda carry: carry[0], again, (farthest > limit, near(steps)))[1]
@@ -55,5 +57,9 @@ def near_or_in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
 def in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
     """The roots whatever they are, for arrays of one shape, a block at a time."""
     flat = tuple(array.ravel() for array in (p, q, z))
-    found = lax.map(lambda block: root.bilinear_root(*block), flat, batch_size=BLOCK)
+    found = lax.map(lambda block: _any_root(*block), flat, batch_size=BLOCK)
     return root.BilinearRoot(*(array.reshape(z.shape) for array in found))
+
+
+_any_root = jax.jit(root.bilinear_root)
+"""Traced once for all blocks of a program, which layers have in common."""

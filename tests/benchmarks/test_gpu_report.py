@@ -13,6 +13,7 @@ import pytest
 
 import gpu_report
 import kernel_cases
+import pjax_kernels as pk
 
 REPOSITORY = Path(__file__).parents[2]
 MACHINE = {
@@ -117,13 +118,27 @@ def test_without_a_gpu_the_report_stops_at_its_first_check(tmp_path: Path) -> No
         kernel_cases.rows_of_copies(6, 5),
         kernel_cases.layer_with_deviations(4, 5, 3),
         kernel_cases.layer_in_consensus(4, 5, 3, "high"),
+        kernel_cases.factored_layer(4, 5, 3),
+        kernel_cases.layer_as_factored_map(4, 5, 3),
+        kernel_cases.attention_scores(2, 3, 5, 4),
+        kernel_cases.images_and_filters(2, 5, 3, 4),
+        kernel_cases.time_steps(2, 3, 4, 5),
+        kernel_cases.sums(pk.project_sum, 4, 5),
+        kernel_cases.sums(pk.project_sum_relu, 4, 5),
+        kernel_cases.rows_to_sum(4, 5),
+        kernel_cases.rows_of_entries(4, 5),
+        kernel_cases.windows_of_images(2, 6, 3, 2),
+        kernel_cases.rounded(4, 5, 3),
+        kernel_cases.logits_and_labels(pk.project_margin, 4, 5),
+        kernel_cases.logits_and_labels(pk.prox_cross_entropy, 4, 5),
     ],
-    ids=["bilinear", "copies", "dense"],
 )
 def test_cases_count_bytes_and_shapes(case: kernel_cases.Case) -> None:
     """By the arrays themselves."""
     arrays = case.arrays(np.random.default_rng(0))
-    assert tuple(array.shape for array in arrays) == case.shapes
+    assert [(array.shape, array.dtype) for array in arrays] == [(shape, np.float32) for shape in case.shapes]
     outputs = jax.eval_shape(lambda *arrays: case.call(*arrays, implementation="xla"), *arrays)
-    assert case.size == sum(array.size * array.dtype.itemsize for array in (*arrays, *outputs))
+    numbers = jax.tree.leaves(outputs)
+    assert case.size == sum(array.size * array.dtype.itemsize for array in (*arrays, *numbers))
     assert all(outputs[i].shape == case.shapes[position] for i, position in enumerate(case.updated))
+    assert case.operations >= case.flops

@@ -117,6 +117,15 @@ def test_a_run_that_is_cut_off_leaves_its_curve(tmp_path, monkeypatch):
     assert not (folder / "learning_curve.png").exists()
 
 
+def test_a_profile_names_the_projections(tmp_path, digits):
+    """Of a few steps, and without a trace of their compilation."""
+    train.profile(digits, TINY, tmp_path)
+    (trace,) = tmp_path.rglob("*.xplane.pb")
+    content = trace.read_bytes()
+    assert b"/matmul 1/" in content
+    assert b"/cross_entropy/" in content
+
+
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         train.main(["--data", "mnist", "--data-dir", str(tmp_path)])

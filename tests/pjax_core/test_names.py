@@ -1,0 +1,39 @@
+"""What a profiler shows: every projection is named after its node in the compiled program."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import pjax_core as pj
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def equal_layers(params: Any, x: Any, y: Any) -> Any:
+    return pj.margin_loss(pj.matmul(pj.sum_relu(pj.matmul(x, params["w0"]), params["b"]), params["w1"]), y)
+
+
+OPERATIONS = {"matmul 1", "matmul 2", "sum_relu", "margin_loss"}
+PARAMETERS = {f"params['{name}']" for name in ("w0", "w1", "b")}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "names"),
+    [(pj.alternating_projections(), OPERATIONS | PARAMETERS), (pj.douglas_rachford(copies="dense"), OPERATIONS)],
+    ids=["consensus", "copies"],
+)
+def test_projections_are_named_after_their_nodes(
+    algorithm: pj.Algorithm, names: set[str], generator: np.random.Generator
+) -> None:
+    arrays = {name: generator.normal(size=(4, 4)).astype(np.float32) for name in ("w0", "w1", "x", "y")}
+    x, y, bias = arrays.pop("x"), abs(arrays.pop("y")), generator.normal(size=4).astype(np.float32)
+    problem = pj.feasibility(equal_layers)
+    state = algorithm.init(problem, arrays | {"b": bias}, x, y)
+    program = jax.jit(lambda state: algorithm.step(problem, state)).lower(state).compile().as_text()
+    found = {name.replace("\\", "") for name in re.findall(r'op_name="jit\(<lambda>\)/jit\(step\)/([^/"]+)/', program)}
+    assert names <= found

@@ -35,6 +35,14 @@ class Problem:
         return trace(self.function, params, data)
 
 
+def require_problem(problem: Any) -> None:
+    """Raise ``TypeError`` unless the argument is a problem."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem is of type {type(problem).__name__}; pass pj.feasibility(function) before params and data"
+        )
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:

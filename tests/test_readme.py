@@ -27,4 +27,4 @@ def test_snippet_runs(snippet: str) -> None:
         violation = pj.margin_loss(pj.evaluate(names["net"], names["solution"].params, names["x"]), names["y"])
         assert violation < 1e-3
     else:
-        assert all(np.isfinite(np.asarray(names[name])).all() for name in ("x", "w", "z", "dx", "dw", "dz"))
+        assert names["losses"][-1] < 0.2 * names["losses"][0]

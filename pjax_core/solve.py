@@ -66,10 +66,14 @@ def feasibility(function: Callable[..., Constraint]) -> Problem:
             floating-point numbers, or of integers that :func:`embedding` and indexing take.
 
     Returns:
-        The problem, to be made once: compiled code is kept for each.
+        The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
 
     Source: paper, section 3.
     """
+    try:
+        hash(function)
+    except TypeError:  # an object that compares by content: this one alone then
+        function = functools.partial(function)
     return Problem(function)
 
 

@@ -283,3 +283,29 @@ def test_params_low_of_another_structure(params: Any, data: Any) -> None:
     for low in ({"v": params["w"]}, {"w": params["w"][1:]}):
         with pytest.raises(ValueError, match="params_low"):
             solve(margin, params, *data, params_low=low)
+
+
+def test_problems_of_one_function_are_one(params: Any, data: Any) -> None:
+    """So that a loop that makes them anew traces, and compiles, nothing anew."""
+    traces = []
+
+    def counted(p: Any, x: Any, y: Any) -> Any:
+        traces.append(1)
+        return margin(p, x, y)
+
+    class Network:
+        """Compares by content, so has no hash."""
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Network)
+
+        def __call__(self, p: Any, x: Any, y: Any) -> Any:
+            return margin(p, x, y)
+
+    solve(counted, params, *data)
+    before = len(traces)
+    solve(counted, params, *data)
+    assert before > 0
+    assert len(traces) == before
+    assert pj.feasibility(counted) != pj.feasibility(margin)
+    assert np.all(np.isfinite(solve(Network(), params, *data).params["w"]))

@@ -1,6 +1,6 @@
-"""Fills the catalogue's table of shares of the floor: python benchmarks/catalogue.py FILE.
+"""Fills the catalogue's table of shares of the floor: python benchmarks/catalogue.py [FILE].
 
-FILE is what pytest-benchmark writes for bench_*.py (--benchmark-json).
+FILE is what pytest-benchmark writes for bench_*.py (--benchmark-json), that of tools/bench by default.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pjax_kernels as pk
 from pjax_kernels.implementation import NAMES
 
 CATALOGUE = Path(__file__).parent.parent / "kernels" / "README.md"
+MEASURED = Path(__file__).parent / "results" / "bench" / "bench.json"
 BEGIN, END = (f"<!-- shares of the floor: {edge} -->\n" for edge in ("begin", "end"))
 
 
@@ -45,7 +46,7 @@ def filled(catalogue: str, content: str) -> str:
 def main() -> None:
     """Read the file, write the catalogue."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, nargs="?", default=MEASURED)
     measured = json.loads(parser.parse_args().file.read_text())
     machine = measured["machine_info"].get("pjax") or {}
     named = ", ".join(f"{key} {value}" for key, value in machine.items()) or "an unnamed machine"

@@ -48,8 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", default=MEASURED)
     measured = json.loads(parser.parse_args().file.read_text())
-    machine = measured["machine_info"].get("pjax") or {}
-    named = ", ".join(f"{key} {value}" for key, value in machine.items()) or "an unnamed machine"
+    machine = measured["machine_info"]  # of compare.py
+    named = "{platform}, {cores} cores of {cpu}, jax {jax}, {date:.10}".format_map(machine)
     CATALOGUE.write_text(filled(CATALOGUE.read_text(), table(measured["benchmarks"], named)))
 
 

@@ -11,19 +11,46 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
-from pjax_core import arguments, reflections, solution
+from pjax_core import arguments, outputs, reflections, solution
 from pjax_core.copies import Consensus, Copies, Dense, Factored, choose, n_bytes
 from pjax_core.graph import Colour, Graph, Operation
 from pjax_core.reflections import CopiesState, Point, of_colour, of_layers
-from pjax_core.solution import Problem, Schedule, State, at_boundary, may_be_unread, normalised, project
+from pjax_core.solution import (
+    Problem,
+    Schedule,
+    State,
+    at_boundary,
+    may_be_unread,
+    normalised,
+    project,
+    require_problem,
+)
 
 DENSE_BUDGET = 16 * 2**20
 """Bytes of dense copies that a node may hold before ``copies="auto"`` takes the factored form."""
+
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def _made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, Algorithm]:
+    """The same algorithm for the same arguments: compiled code is kept for each, also where loops make it anew."""
+    cached: Callable[..., Algorithm] = functools.lru_cache(maxsize=None, typed=True)(factory)
+
+    @functools.wraps(factory)
+    def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
+        try:
+            hash((args, *settings.values()))
+        except TypeError:
+            return factory(*args, **settings)  # which says what is wrong with them
+        return cached(*args, **settings)
+
+    return made
 
 
 class Algorithm(NamedTuple):
@@ -46,6 +73,7 @@ class Algorithm(NamedTuple):
     describe: Callable[..., None]
 
 
+@_made_once
 def alternating_projections() -> Algorithm:
     """Alternating projections: ``z <- P_B(P_A(z))`` (paper, section 4), in consensus form.
 
@@ -55,11 +83,13 @@ def alternating_projections() -> Algorithm:
     return _consensus_algorithm(_alternating_schedule, started=True)
 
 
+@_made_once
 def cyclic_projections() -> Algorithm:
     """Cyclic projections: layer by layer, by distance from the output and starting there (paper, section 4)."""
     return _consensus_algorithm(Graph.layers, started=False)
 
 
+@_made_once
 def alternating_reflections(*, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
     """Alternating reflections: ``z <- R_B(R_A(z))`` with ``R = 2 P - I`` (paper, section 4).
 
@@ -75,6 +105,7 @@ def alternating_reflections(*, copies: str | Copies = "auto", budget: int | None
     return _reflecting_algorithm(_relaxed(1.0), copies, budget)
 
 
+@_made_once
 def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
     """Douglas-Rachford: ``z <- (1 - r) z + r R_B(R_A(z))`` with ``R = 2 P - I`` (paper, section 4).
 
@@ -93,6 +124,7 @@ def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", 
     return _reflecting_algorithm(_relaxed(relaxation), copies, budget)
 
 
+@_made_once
 def difference_map(beta: float = 1.0, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
     """Difference map: ``z <- z + b [P_A(f_B(z)) - P_B(f_A(z))]`` (Elser; paper, section 4).
 
@@ -120,6 +152,7 @@ def difference_map(beta: float = 1.0, *, copies: str | Copies = "auto", budget: 
     return _reflecting_algorithm(step, copies, budget)
 
 
+@_made_once
 def cyclic_douglas_rachford(*, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
     """Cyclic Douglas-Rachford: ``D_n ... D_1``, ``D_i = (I + R_{i+1} R_i)/2`` over the layers (paper, section 4).
 
@@ -178,6 +211,7 @@ def _reflecting_algorithm(
         return step_of(Point(graph, representations(graph), state))
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
+        require_problem(problem)
         graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, representations(graph))
 
@@ -236,6 +270,7 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
         return at_boundary(graph, schedule(graph), state)
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
+        require_problem(problem)
         graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
 
@@ -246,8 +281,10 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
     """The ``init`` of an algorithm whose first state is ``first(problem, params, data, params_low)``."""
 
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
+        require_problem(problem)
         params, data = arguments.problem_arguments(params, data)
         arguments.low_part(params, params_low)
+        outputs.require_labels(problem, params, data)
         return first(problem, params, data, params_low)
 
     return init

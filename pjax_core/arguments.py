@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pjax_core.operand import is_known
+
 
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """Parameters and data as arrays: floating-point and, where their content is known, finite; data also integers."""
@@ -50,7 +52,7 @@ def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -
 
 
 def _checked(name: str, tree: Any, kinds: tuple[Any, ...]) -> Any:
-    arrays = jax.tree.map(jnp.asarray, tree)
+    arrays = jax.tree_util.tree_map_with_path(lambda path, leaf: _array(name + jax.tree_util.keystr(path), leaf), tree)
     for path, array in jax.tree_util.tree_leaves_with_path(arrays):
         label = name + jax.tree_util.keystr(path)
         if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
@@ -58,7 +60,7 @@ def _checked(name: str, tree: Any, kinds: tuple[Any, ...]) -> Any:
                 f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
                 "arrays (class labels as jax.nn.one_hot)"
             )
-        if _is_known(array) and not bool(jnp.all(jnp.isfinite(array))):
+        if is_known(array) and not bool(jnp.all(jnp.isfinite(array))):
             count = int(jnp.sum(~jnp.isfinite(array)))
             raise ValueError(
                 f"{label} of shape {array.shape} has {count} entries that are NaN or infinite; "
@@ -67,5 +69,11 @@ def _checked(name: str, tree: Any, kinds: tuple[Any, ...]) -> Any:
     return arrays
 
 
-def _is_known(array: Array) -> bool:
-    return not isinstance(array, jax.core.Tracer)
+def _array(label: str, leaf: Any) -> Array:
+    try:
+        return jnp.asarray(leaf)
+    except TypeError:
+        raise TypeError(
+            f"{label} is {leaf!r}, of type {type(leaf).__name__}; params and data are trees of arrays, so give other "
+            "settings to the network by its closure"
+        ) from None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pjax_core.graph import Operation, Parameter, Value, of_node
+from pjax_core.graph import Operation, Parameter, Value, advice_on_values, of_node
 from pjax_core.primitive import Primitive
 
 _SCALES = (1e-6, 1e-4, 1e-2, 0.1, 1.0, 3.0)
@@ -42,8 +42,11 @@ def check_projection(
 
     Raises:
         AssertionError: it is not a projection; the message says what fails, by how much and where.
+        TypeError: ``inputs`` is an array.
         ValueError: the operation makes no constraint or more than one, or cannot lay out its copies.
     """
+    if hasattr(inputs, "shape"):
+        raise TypeError(f"check_projection: inputs is an array of shape {inputs.shape}; pass a list of arrays")
     with jax.enable_x64(True):
         constraint = _constraint(operation, [jnp.asarray(x, jnp.float64) for x in inputs])
         generator = np.random.default_rng(seed)
@@ -78,7 +81,8 @@ class _Constraint(NamedTuple):
 def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Constraint:
     """The only constraint that an operation makes of these inputs."""
     leaves = [Parameter(f"inputs[{i}]", jax.ShapeDtypeStruct(x.shape, x.dtype), i) for i, x in enumerate(inputs)]
-    result = operation(*map(of_node, leaves))
+    with advice_on_values():
+        result = operation(*map(of_node, leaves))
     nodes = result.slot.sources if isinstance(result, Value) else ()
     if len(nodes) != 1 or not isinstance(nodes[0], Operation) or nodes[0].feedback is not None:
         raise ValueError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from pjax_core.operand import Operand, Result, apply
+from pjax_core.operand import Operand, Result, any_traced, apply, shape_of
 from pjax_core.primitive import Primitive
 from pjax_core.primitive import bilinear as bilinear_primitive
 
@@ -33,8 +36,9 @@ def primitive(
     """
 
     def project_changes(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-        new_inputs, new_output = project(inputs, output, **settings)
-        _require_shapes(name, (*inputs, output), (*new_inputs, new_output))
+        returned = project(inputs, output, **settings)
+        _require_shapes(name, (inputs, output), returned)
+        new_inputs, new_output = returned
         return tuple(new - old for new, old in zip(new_inputs, inputs, strict=True)), new_output
 
     return _operation(Primitive(name, forward, project_changes))
@@ -58,11 +62,47 @@ def bilinear(
             keep them in factored form.
 
     Returns:
-        The operation: a function of traced values or arrays, and of ``settings`` by keyword.
+        The operation: a function of traced values or arrays, and of ``settings`` by keyword, which must be hashable.
+        It raises ``ValueError`` where ``function`` is not linear, or has other coefficients.
 
     Source: paper, section 3.2, for the projection of a dot product.
     """
-    return _operation(bilinear_primitive(name, function, spread=spread))
+    operation = _operation(bilinear_primitive(name, function, spread=spread))
+
+    @functools.wraps(operation)
+    def checked(x: Operand, w: Operand, **settings: Any) -> Result:
+        if any_traced([x, w]):
+            _require_dot_products(name, function, (shape_of(x), shape_of(w)), tuple(sorted(settings.items())))
+        return operation(x, w, **settings)
+
+    return checked
+
+
+@functools.lru_cache(maxsize=256)
+def _require_dot_products(
+    name: str,
+    function: Callable[..., Array],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    settings: tuple[tuple[str, Any], ...],
+) -> None:
+    """Raise ``ValueError`` unless one output is linear in each operand, and a dot product where both hold signs."""
+    of_both = functools.partial(function, **dict(settings))
+    with jax.ensure_compile_time_eval():
+        generator = np.random.default_rng(0)
+        x, w = (jnp.asarray(generator.choice([-1.0, 1.0], shape), jnp.float32) for shape in shapes)
+        output = jax.eval_shape(of_both, x, w)
+        unit = jnp.zeros(output.size, output.dtype).at[output.size // 2].set(1).reshape(output.shape)
+        for place, (operand, of_one) in enumerate([(x, lambda x: of_both(x, w)), (w, lambda w: of_both(x, w))]):
+            try:
+                (coefficients,) = jax.linear_transpose(of_one, operand)(unit)
+            except (AssertionError, NotImplementedError, TypeError, ValueError) as error:  # as JAX finds it
+                raise ValueError(f"{name}: the function is not linear in operand {place}") from error
+            wrong = jnp.abs(coefficients)[~jnp.isin(jnp.abs(coefficients), jnp.array([0, 1]))]
+            if wrong.size:
+                raise ValueError(
+                    f"{name}: an output has {wrong[0]:.4g} times a product of entries, or several products of one "
+                    "entry; each must be a dot product of different entries, with coefficients 0 and 1"
+                )
 
 
 def _operation(declared: Primitive) -> Callable[..., Result]:
@@ -76,11 +116,13 @@ def _operation(declared: Primitive) -> Callable[..., Result]:
     return operation
 
 
-def _require_shapes(name: str, given: tuple[Any, ...], returned: tuple[Any, ...]) -> None:
-    """Raise ``ValueError`` unless a projection returns the shapes that it was given."""
-    expected, found = ([jnp.shape(array) for array in arrays] for arrays in (given, returned))
+def _require_shapes(name: str, given: tuple[tuple[Array, ...], Array], returned: Any) -> None:
+    """Raise ``ValueError`` unless a projection returns what it was given: inputs and an output of the same shapes."""
+    expected = [jnp.shape(array) for array in (*given[0], given[1])]
+    is_pair = isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[0], (tuple, list))
+    found = [jnp.shape(array) for array in (*returned[0], returned[1])] if is_pair else f"{returned!r}"
     if expected != found:
         raise ValueError(
             f"{name}: project was given inputs and an output of shapes {expected} and returned {found}; "
-            "it must return the tuple of new inputs, then the new output, in the same shapes"
+            "it must return the tuple of new inputs, then the new output, in the same shapes: ((x, ...), z)"
         )

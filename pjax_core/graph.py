@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 from collections import deque
@@ -18,6 +19,13 @@ from pjax_core import primitives
 from pjax_core.primitive import Batching, Primitive
 
 Shape = jax.ShapeDtypeStruct
+
+
+_ADVICE = (
+    "While a network is traced, a Value stands for an array: it has +, @, [...], .T, .reshape, and the functions of "
+    "pjax_core, such as pj.sum and pj.max, but not those of jax.numpy. A product of values is pj.matmul, pj.einsum or "
+    'pj.bilinear("product", lambda x, w: x * w); any other operation is made by pj.primitive.'
+)
 
 
 class Colour(enum.Enum):
@@ -199,6 +207,9 @@ class Value:
 
         return views.transpose(self)
 
+    def __bool__(self) -> bool:
+        raise self._no_content()
+
     def __iter__(self) -> Iterator[Value]:
         return (self[i] for i in range(len(self)))
 
@@ -374,14 +385,14 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
     """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
     parameter_values, parameters = _leaves(Parameter, "params", params)
     data_values, _ = _leaves(Data, "data", data)
-    constraints = jax.tree.leaves(
-        function(parameter_values, *data_values), is_leaf=lambda leaf: isinstance(leaf, (Constraint, Value))
-    )
+    with advice_on_values():
+        returned = function(parameter_values, *data_values)
+    constraints = jax.tree.leaves(returned, is_leaf=lambda leaf: isinstance(leaf, (Constraint, Value)))
     if not constraints or not all(isinstance(constraint, Constraint) for constraint in constraints):
-        returned = ", ".join(repr(constraint) for constraint in constraints) or "nothing"
+        found = ", ".join(repr(constraint) for constraint in constraints) or "nothing"
         raise ValueError(
             "the function given to feasibility must return an output constraint, such as "
-            f"pj.cross_entropy(logits, labels) or pj.margin_loss(logits, labels), but it returned {returned}"
+            f"pj.cross_entropy(logits, labels) or pj.margin_loss(logits, labels), but it returned {found}"
         )
     nodes = _ordered([constraint.node for constraint in constraints])
     for parameter in parameters:
@@ -390,6 +401,17 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
                 f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
             )
     return two_colour(nodes)
+
+
+@contextlib.contextmanager
+def advice_on_values() -> Iterator[None]:
+    """Add to errors of Python and JAX about traced values, which they do not know, what can be done with them."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        if Value.__name__ in str(error):
+            error.add_note(_ADVICE)
+        raise
 
 
 def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> tuple[Any, list[Node]]:

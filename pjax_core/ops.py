@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import builtins
 import math
-import operator
 import string
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jax import lax
 
 from pjax_core import primitives
 from pjax_core.operand import Operand, Result, apply, axes_of, shape_of
 from pjax_core.views import broadcast_to, expand_dims, reshape, squeeze, stack
+from pjax_kernels.arguments import padding_pairs, positive_pair
 
 
 def matmul(x: Operand, w: Operand) -> Result:
@@ -171,7 +170,7 @@ def max_pool(
     shape = shape_of(x)
     if len(shape) < 4:
         raise ValueError(f"max_pool: x has shape {shape}; pass images (..., H, W, C)")
-    extent = _pair("max_pool", "window", window)
+    extent = positive_pair("max_pool", "window", _both(window))
     settings = _window("max_pool", shape[-3:-1], extent, extent if strides is None else strides, padding)
     images = reshape(x, (-1, *shape[-3:])) if len(shape) > 4 else x
     pooled = apply(primitives.max_pool, images, window=extent, size=shape[-3:-1], **settings)
@@ -180,34 +179,17 @@ def max_pool(
 
 def _window(name: str, size: tuple[int, ...], window: tuple[int, ...], strides: Any, padding: Any) -> dict[str, Any]:
     """Strides and padding as pairs; ``ValueError`` unless the window fits into the padded image."""
-    pair = _pair(name, "strides", strides)
-    if isinstance(padding, str):
-        if padding.upper() not in ("VALID", "SAME"):
-            raise ValueError(f'{name}: padding is {padding!r}; pass "VALID", "SAME", or ((top, bottom), (left, right))')
-        padding = lax.padtype_to_pads(size, window, pair, padding.upper())
-    try:
-        (top, bottom), (left, right) = padding
-        around = ((operator.index(top), operator.index(bottom)), (operator.index(left), operator.index(right)))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f'{name}: padding is {padding!r}; pass "VALID", "SAME", or ((top, bottom), (left, right))'
-        ) from None
+    pair = positive_pair(name, "strides", _both(strides))
+    around = padding_pairs(name, padding, size, window, pair)
     padded = tuple(length + before + after for length, (before, after) in zip(size, around, strict=True))
-    if builtins.min(*around[0], *around[1]) < 0 or any(a < b for a, b in zip(padded, window, strict=True)):
+    if any(a < b for a, b in zip(padded, window, strict=True)):
         raise ValueError(f"{name}: a window of {window} does not fit into images of {size} with padding {around}")
     return {"strides": pair, "padding": around}
 
 
-def _pair(name: str, argument: str, value: Any) -> tuple[int, int]:
-    """Two positive integers, or one taken twice."""
-    pair = (value, value) if isinstance(value, (int, np.integer)) else value
-    try:
-        first, second = (operator.index(number) for number in pair)
-    except (TypeError, ValueError):
-        first = second = 0
-    if first < 1 or second < 1:
-        raise ValueError(f"{name}: {argument} is {value!r}; pass a positive integer, or a pair of them")
-    return first, second
+def _both(value: Any) -> Any:
+    """A positive number taken for rows and columns; all else as it is."""
+    return (value, value) if isinstance(value, (int, np.integer)) and value > 0 else value
 
 
 def dot(a: Operand, b: Operand) -> Result:

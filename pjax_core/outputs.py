@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pjax_core import primitives
-from pjax_core.graph import Constant, Data, as_value
-from pjax_core.operand import Operand, any_traced, apply, shape_of
+from pjax_core.graph import Constant, Data, Node, Operation, Slot, as_value
+from pjax_core.operand import Operand, any_traced, apply, is_known, shape_of
 from pjax_core.primitive import Primitive
+from pjax_core.solution import Problem
 
 
 def margin_loss(logits: Operand, labels: Operand) -> Any:
@@ -55,9 +59,10 @@ def cross_entropy(logits: Operand, labels: Operand, *, strength: float = 5.0) ->
 def _constrain(operation: Primitive, logits: Operand, labels: Operand, **settings: Any) -> Any:
     name = operation.name
     if shape_of(logits) != shape_of(labels) or not shape_of(logits):
+        hint = "; pass class numbers as jax.nn.one_hot" if shape_of(labels) == shape_of(logits)[:-1] else ""
         raise ValueError(
             f"{name}: logits have shape {shape_of(logits)} and labels {shape_of(labels)}; they must agree and have an "
-            "axis"
+            f"axis{hint}"
         )
     if not any_traced([logits, labels]):
         return operation.forward(jnp.asarray(logits), jnp.asarray(labels), **settings)
@@ -66,3 +71,40 @@ def _constrain(operation: Primitive, logits: Operand, labels: Operand, **setting
         moving = [source.name for source in labels.slot.sources if not isinstance(source, (Data, Constant))]
         raise ValueError(f"{name}: labels come from {', '.join(moving)}; they must be data, given after params")
     return apply(operation, logits, labels, **settings)
+
+
+def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None:
+    """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
+    leaves, structure = jax.tree.flatten((params, data))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    arrays = jax.tree.leaves(data)
+
+    def value(source: Node) -> Any:
+        return arrays[source.index] if isinstance(source, Data) else source.value  # type: ignore[attr-defined]
+
+    for name, slot in _label_slots(problem, structure, shapes):
+        if all(is_known(value(source)) for source in slot.sources):
+            labels = np.asarray(slot.read(value), np.float32)
+            sums = np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING
+            if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
+                raise ValueError(
+                    f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
+                    f"{labels.min():.4g} to {labels.max():.4g}; {_TAKEN[name]}"
+                )
+
+
+_ROUNDING = 0.02
+"""How far probabilities in half precision may be from a sum of 1."""
+
+_TAKEN = {
+    primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them",
+    primitives.margin_loss.name: "pass 0, or where the logit must be positive the margin, such as 1",
+}
+
+
+@functools.lru_cache(maxsize=256)
+def _label_slots(problem: Problem, structure: Any, shapes: tuple[Any, ...]) -> tuple[tuple[str, Slot], ...]:
+    """Name and labels of each output constraint, for arguments of these shapes."""
+    graph = problem.graph(*jax.tree.unflatten(structure, shapes))
+    constraints = [node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output]
+    return tuple((node.primitive.name, node.slots[1]) for node in constraints)

@@ -21,11 +21,11 @@ from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Problem:
     """A feasibility problem: find parameters such that ``function(params, *data)`` can hold.
 
-    Two problems are the same only if they are one object, so make a problem once, outside loops.
+    Two problems are the same if their functions are, as for :func:`jax.jit`: a lambda made in a loop is a new one.
     """
 
     function: Callable[..., Any]
@@ -33,6 +33,14 @@ class Problem:
     def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
         """The graph for arguments of these shapes."""
         return trace(self.function, params, data)
+
+
+def require_problem(problem: Any) -> None:
+    """Raise ``TypeError`` unless the argument is a problem."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem is of type {type(problem).__name__}; pass pj.feasibility(function) before params and data"
+        )
 
 
 @jax.tree_util.register_dataclass

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core import arguments
+from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.reflections import CopiesState
-from pjax_core.solution import Problem, State
+from pjax_core.solution import Problem, State, require_problem
 
 
 @jax.tree_util.register_dataclass
@@ -69,10 +69,14 @@ def feasibility(function: Callable[..., Constraint]) -> Problem:
             floating-point numbers, or of integers that :func:`embedding` and indexing take.
 
     Returns:
-        The problem, to be made once: compiled code is kept for each.
+        The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
 
     Source: paper, section 3.
     """
+    try:
+        hash(function)
+    except TypeError:  # an object that compares by content: this one alone then
+        function = functools.partial(function)
     return Problem(function)
 
 
@@ -102,17 +106,22 @@ def solve(
         A :class:`Solution`.
 
     Raises:
-        TypeError: an array is neither floating-point nor an index in data, or ``steps`` or ``tolerance`` not a number.
-        ValueError: ``steps`` or ``tolerance`` is negative, an array is not finite (checked where its content is
-            known, so not under ``jax.jit``), a parameter
-            is never used, the function does not return output constraints, or shapes do not fit.
+        TypeError: an array is neither floating-point nor an index in data, ``steps`` or ``tolerance`` is not a number,
+            or ``problem`` or ``algorithm`` is none.
+        ValueError: ``steps`` or ``tolerance`` is negative, an array is not finite or labels are not what their output
+            constraint takes (checked where their content is known, so not under ``jax.jit``), a parameter is never
+            used, the function does not return output constraints, or shapes do not fit.
 
     Source: paper, section 4.
     """
+    require_problem(problem)
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm is {algorithm!r}; pass one, such as pj.alternating_projections()")
     steps = arguments.number_of_steps(steps)
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = arguments.problem_arguments(params, data)
     arguments.low_part(params, params_low)
+    outputs.require_labels(problem, params, data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     _warn_of_truncation(solution.info, tolerance)
     return solution

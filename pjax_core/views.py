@@ -107,6 +107,12 @@ def index(x: Operand, where: Any) -> Result:
         TypeError: an index is not of integers.
     """
     indices = where if isinstance(where, tuple) else (where,)
+    for part in indices:
+        if isinstance(part, str):
+            raise TypeError(
+                f"index: {part!r} is no index of an array of shape {shape_of(x)}; if it names a parameter, pass params "
+                "first, then data"
+            )
     places = [place for place, part in enumerate(indices) if isinstance(part, Value) or not is_known(part)]
     for place in places:
         if not np.issubdtype(indices[place].dtype, np.integer):

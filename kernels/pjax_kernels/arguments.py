@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
@@ -69,6 +70,38 @@ def reduced_axes(kernel: str, x: Array, axis: int | Sequence[int] | None) -> tup
             f"{kernel}: axis is {axis!r} for x of shape {x.shape}; pass an axis of x, several different ones, or None"
         ) from error
     return tuple(sorted(axes))
+
+
+def positive_pair(kernel: str, name: str, value: Any) -> tuple[int, int]:
+    """Two positive integers, for rows and columns; a ``ValueError`` says what came instead."""
+    if _is_pair(value) and all(map(_is_integer, value)) and min(value) > 0:
+        return int(value[0]), int(value[1])
+    raise ValueError(f"{kernel}: {name} is {value!r}; pass two positive integers, such as (1, 1)")
+
+
+def padding_pairs(
+    kernel: str, padding: Any, sizes: Sequence[int], window: Sequence[int], strides: Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The rows and columns of padding before and after; a ``ValueError`` says what came instead of a name or pairs."""
+    pairs = padding
+    if isinstance(padding, str) and padding.upper() in ("VALID", "SAME"):
+        pairs = lax.padtype_to_pads(sizes, window, strides, padding.upper())
+    if _is_pair(pairs) and all(map(_is_pair, pairs)):
+        (top, bottom), (left, right) = pairs
+        if all(_is_integer(side) and side >= 0 for side in (top, bottom, left, right)):
+            return (int(top), int(bottom)), (int(left), int(right))
+    raise ValueError(
+        f"{kernel}: padding is {padding!r}; "
+        f"pass 'VALID', 'SAME', or two pairs of integers >= 0, such as ((1, 1), (1, 1))"
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], increments: bool) -> tuple[Any, ...]:

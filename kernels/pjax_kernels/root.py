@@ -32,10 +32,10 @@ FAR_STEPS = 4
 class BilinearRoot(NamedTuple):
     """The root ``t``, and the coefficients of the increments that follow from it.
 
-    ``a' - a = gamma a + beta b`` and ``b' - b = gamma b + beta a`` with ``beta = t/(1 - t^2)``, ``gamma = t beta``.
-    ``radius`` is zero except where the projection is set-valued.  There ``t`` is 1 or -1, ``beta`` and ``gamma``
-    belong to the part that is determined, and for every unit vector ``e`` a nearest point is reached by adding
-    ``radius e`` to ``a`` and ``t radius e`` to ``b``.
+    ``a' - a = gamma a + beta b`` and ``b' - b = gamma b + beta a``.  Where the projection is unique, ``|t| < 1``,
+    ``beta = t/(1 - t^2)``, ``gamma = t beta`` and ``radius = 0``.  Where it is set-valued, ``t`` is 1 or -1:
+    ``beta = t/2`` and ``gamma = 0`` then give the part that is determined, which halves ``a`` and ``b``, and for every
+    unit vector ``e`` a nearest point is reached by adding ``radius e`` to ``a`` and ``t radius e`` to ``b``.
     """
 
     t: Array

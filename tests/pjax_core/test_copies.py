@@ -304,3 +304,15 @@ def test_divergence_is_not_taken_for_accuracy(params: Any, data: Any) -> None:
     with pytest.warns(RuntimeWarning, match="diverged"):
         solution = pj.solve(PROBLEM, huge, *jax.tree.map(np.float32, data), algorithm=algorithm, steps=4)
     assert not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(solution.info.truncation))
+
+
+def test_algorithms_are_made_once_for_the_same_settings() -> None:
+    """So that a loop that makes them anew compiles nothing anew."""
+    assert pj.alternating_projections() is pj.alternating_projections()
+    assert pj.douglas_rachford(0.5, copies=pj.Factored(2)) is pj.douglas_rachford(0.5, copies=pj.Factored(2))
+    assert pj.douglas_rachford(0.5) is not pj.douglas_rachford(0.25)
+    assert pj.difference_map() is not pj.douglas_rachford()
+    with pytest.raises(TypeError, match="relaxation is True"):
+        pj.douglas_rachford(True)  # equal to 1.0, as a key of a dictionary is
+    with pytest.raises(ValueError, match=r"copies is \[1\]"):
+        pj.douglas_rachford(copies=[1])  # type: ignore[arg-type]

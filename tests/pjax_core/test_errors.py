@@ -69,7 +69,7 @@ def test_arrays_that_are_not_floating_point(params: Any, data: Any, dtype: Any) 
     ("function", "returned"),
     [
         (lambda p, x, y: linear(p, x), r"Value\(shape=\(5, 3\)"),
-        (lambda p, x, y: jnp.ones(3), r"\[3\]"),
+        (lambda p, x, y: jnp.ones(3), r"Array\(\[1"),
         (lambda p, x, y: 2.5, "2.5"),
         (lambda p, x, y: None, "nothing"),
         (lambda p, x, y: [], "nothing"),
@@ -128,6 +128,80 @@ def test_functions_of_jax_on_traced_values(params: Any, data: Any, function: Fun
     """Functions of jax.numpy raise JAX's own error, which names the type; operators raise ours."""
     with pytest.raises(TypeError, match=r"type <class 'pjax_core.graph.Value'>|apply pjax_core operations to it"):
         solve(lambda p, x, y: pj.margin_loss(function(linear(p, x)), y), params, *data)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [jnp.tanh, jax.nn.relu, lambda v: v.max(), lambda v: 2 * v, lambda v: v - v, lambda v: v if v > 0 else v],
+    ids=["tanh", "relu", "method", "product", "difference", "comparison"],
+)
+def test_errors_about_traced_values_say_what_can_be_done_with_them(params: Any, data: Any, function: Function) -> None:
+    with pytest.raises((TypeError, AttributeError)) as error:
+        solve(lambda p, x, y: pj.margin_loss(function(linear(p, x)), y), params, *data)
+    notes = " ".join(error.value.__notes__)
+    assert all(part in notes for part in ("pj.sum", "pj.bilinear", "pj.primitive", "jax.numpy"))
+
+
+def test_traced_values_are_neither_true_nor_false(params: Any, data: Any) -> None:
+    with pytest.raises(TypeError, match="has no content while the network is traced"):
+        solve(lambda p, x, y: margin(p, x, y) if p["w"] else margin(p, x, y), params, *data)
+
+
+@pytest.mark.parametrize("problem", [margin, {"w": np.ones(3)}, None])
+def test_what_is_no_problem(params: Any, data: Any, problem: Any) -> None:
+    message = rf"problem is of type {type(problem).__name__}; pass pj.feasibility"
+    for call in (ALGORITHM.init, ALGORITHM.describe, pj.douglas_rachford().init):
+        with pytest.raises(TypeError, match=message):
+            call(problem, params, *data)
+    with pytest.raises(TypeError, match=message):
+        pj.solve(problem, params, *data, algorithm=ALGORITHM, steps=1)
+
+
+@pytest.mark.parametrize("algorithm", [pj.alternating_projections, "ap", None])
+def test_what_is_no_algorithm(params: Any, data: Any, algorithm: Any) -> None:
+    with pytest.raises(TypeError, match=r"algorithm is .*pass one, such as pj.alternating_projections\(\)"):
+        pj.solve(pj.feasibility(margin), params, *data, algorithm=algorithm, steps=1)
+
+
+def test_data_before_params(params: Any, data: Any) -> None:
+    x, y = data
+    with pytest.raises(TypeError, match=r"'w' is no index of an array of shape \(5, 4\).*pass params first"):
+        solve(margin, x, params, y)
+
+
+def test_settings_among_params(params: Any, data: Any) -> None:
+    with pytest.raises(TypeError, match=r"params\['name'\] is 'net', of type str; .*trees of arrays"):
+        solve(margin, params | {"name": "net"}, *data)
+
+
+def test_class_numbers_in_the_place_of_probabilities(params: Any, data: Any) -> None:
+    x, y = data
+    with pytest.raises(ValueError, match=r"labels \(5,\); .*jax.nn.one_hot"):
+        solve(margin, params, x, y.argmax(1))
+
+
+@pytest.mark.parametrize("factor", [7.0, 0.5, -1.0])
+@pytest.mark.parametrize("place", ["data", "constant", "view"])
+def test_labels_that_are_no_probabilities(params: Any, data: Any, factor: float, place: str) -> None:
+    x, y = data
+    wrong = factor * y
+    losses: dict[str, Function] = {
+        "data": lambda p, x, y: pj.cross_entropy(linear(p, x), y),
+        "constant": lambda p, x, _: pj.cross_entropy(linear(p, x), wrong),
+        "view": lambda p, x, y: pj.cross_entropy(linear(p, x).T.T[::-1], y[::-1]),
+    }
+    with pytest.raises(ValueError, match=r"cross_entropy: labels, from (data\[1\]|constant), are from .*one_hot"):
+        solve(losses[place], params, x, wrong)
+    with pytest.raises(ValueError, match="cross_entropy: labels"):
+        ALGORITHM.init(pj.feasibility(losses[place]), params, x, wrong)
+    assert np.all(np.isfinite(solve(losses["data"], params, x, np.full_like(y, 1 / 3)).params["w"]))
+
+
+def test_margins_below_zero(params: Any, data: Any) -> None:
+    x, y = data
+    with pytest.raises(ValueError, match=r"margin_loss: labels, from data\[1\], are from -1 to 1; pass 0, or"):
+        solve(margin, params, x, 2 * y - 1)
+    assert np.all(np.isfinite(solve(margin, params, x, 7 * y).params["w"]))
 
 
 def taken_apart(value: Any, where: Any) -> None:
@@ -209,3 +283,29 @@ def test_params_low_of_another_structure(params: Any, data: Any) -> None:
     for low in ({"v": params["w"]}, {"w": params["w"][1:]}):
         with pytest.raises(ValueError, match="params_low"):
             solve(margin, params, *data, params_low=low)
+
+
+def test_problems_of_one_function_are_one(params: Any, data: Any) -> None:
+    """So that a loop that makes them anew traces, and compiles, nothing anew."""
+    traces = []
+
+    def counted(p: Any, x: Any, y: Any) -> Any:
+        traces.append(1)
+        return margin(p, x, y)
+
+    class Network:
+        """Compares by content, so has no hash."""
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Network)
+
+        def __call__(self, p: Any, x: Any, y: Any) -> Any:
+            return margin(p, x, y)
+
+    solve(counted, params, *data)
+    before = len(traces)
+    solve(counted, params, *data)
+    assert before > 0
+    assert len(traces) == before
+    assert pj.feasibility(counted) != pj.feasibility(margin)
+    assert np.all(np.isfinite(solve(Network(), params, *data).params["w"]))

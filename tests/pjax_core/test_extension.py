@@ -156,3 +156,44 @@ def test_a_projection_that_returns_other_shapes() -> None:
     wrong = pj.primitive("wrong", forward=lambda x: jnp.sum(x), project=lambda inputs, z: (inputs, inputs[0]))
     with pytest.raises(ValueError, match=r"wrong: project was given .* shapes \[\(3,\), \(\)\] and returned"):
         pj.check_projection(wrong, [np.ones(3)])
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda inputs, z: (inputs[0], z), r"returned \(JitTracer.*\(\(x, ...\), z\)"),
+        (lambda inputs, z: z, r"returned JitTracer.*\(\(x, ...\), z\)"),
+        (lambda inputs, z: None, r"returned None; .*\(\(x, ...\), z\)"),
+    ],
+)
+def test_a_projection_that_returns_no_pair(returned: Any, message: str) -> None:
+    wrong = pj.primitive("wrong", forward=lambda x: jnp.abs(x), project=returned)
+    with pytest.raises(ValueError, match=message):
+        pj.check_projection(wrong, [np.ones(3)])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x, w: 2 * x @ w, "wrong: an output has 2 times a product"),
+        (lambda x, w: x @ w - x[:, ::-1] @ w, "wrong: an output has .* times a product"),
+        (lambda x, w: (x @ w) * w[0], "wrong: the function is not linear in operand 1"),
+        (lambda x, w: jnp.tanh(x) @ w, "wrong: the function is not linear in operand 0"),
+    ],
+    ids=["factor", "difference", "square", "tanh"],
+)
+def test_bilinear_operations_that_are_not_made_of_dot_products(function: Any, message: str) -> None:
+    wrong = pj.bilinear("wrong", function)
+    problem = pj.feasibility(lambda params, x, y: pj.margin_loss(wrong(x, params), y))
+    params = NORMAL(size=(4, 3)).astype(np.float32)
+    x, y = NORMAL(size=(6, 4)).astype(np.float32), np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
+    with pytest.raises(ValueError, match=message):
+        pj.solve(problem, params, x, y, algorithm=pj.alternating_projections(), steps=1)
+
+
+def test_the_check_takes_a_list_of_inputs_and_an_operation() -> None:
+    with pytest.raises(TypeError, match=r"inputs is an array of shape \(3,\); pass a list"):
+        pj.check_projection(pj.relu, np.ones(3))
+    with pytest.raises(TypeError) as error:
+        pj.check_projection(jnp.abs, [np.ones(3)])
+    assert "pj.primitive" in " ".join(error.value.__notes__)

@@ -275,7 +275,7 @@ def test_evaluate_computes(generator: np.random.Generator) -> None:
         (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 3, 4))), r"x has shape \(1, 5, 5, 2\) and w"),
         (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((6, 3, 2, 4))), r"window of \(6, 3\) does not fit"),
         (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 2, 4)), strides=0), "strides is 0"),
-        (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 2, 4)), padding="FULL"), 'pass "VALID", "SAME"'),
+        (lambda: pj.conv2d(np.ones((1, 5, 5, 2)), np.ones((3, 3, 2, 4)), padding="FULL"), "pass 'VALID', 'SAME'"),
         (lambda: pj.max_pool(np.ones((5, 5, 2)), 2), r"shape \(5, 5, 2\); pass images"),
         (lambda: pj.max_pool(np.ones((1, 5, 5, 2)), (2, 0)), r"window is \(2, 0\)"),
         (lambda: pj.max(np.ones((2, 0)), 1), "there is no element over axis 1"),

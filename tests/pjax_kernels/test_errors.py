@@ -182,6 +182,12 @@ def test_a_sum_of_nothing_is_refused(kernel: Call) -> None:
         kernel((), ones(3))
 
 
+@pytest.mark.parametrize("kernel", [pk.project_sum, pk.project_sum_relu])
+def test_an_array_in_the_place_of_several_is_refused(kernel: Call) -> None:
+    with pytest.raises(TypeError, match=rf"^{kernel.__name__}: inputs is an array of shape \(3,\).*tuple"):
+        kernel(ones(3), ones(3))
+
+
 @pytest.mark.parametrize("strength", [0, 0.0, -1.0, float("nan"), "5", None])
 def test_strength_must_be_positive(strength: Any) -> None:
     with pytest.raises(ValueError, match=r"^prox_cross_entropy: strength is .*positive"):

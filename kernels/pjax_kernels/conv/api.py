@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -65,8 +63,8 @@ def project_conv2d(
     x, w, z = arrays
     arguments.require_rank(_KERNEL, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
     arguments.require_shape(_KERNEL, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
-    steps = _strides(strides)
-    pads = _padding(padding, x.shape[1:3], w.shape[:2], steps)
+    steps = arguments.positive_pair(_KERNEL, "strides", strides)
+    pads = arguments.padding_pairs(_KERNEL, padding, x.shape[1:3], w.shape[:2], steps)
     axes = windows.Windows(*map(windows.Axis, x.shape[1:3], w.shape[:2], steps, pads))
     expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
     because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
@@ -75,35 +73,3 @@ def project_conv2d(
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
     changes = project(*(array.astype(dtype) for array in arrays), windows=axes, precision=precision)
     return arguments.apply_increments(arrays, changes, increments)
-
-
-def _strides(strides: Any) -> tuple[int, int]:
-    """Two positive integers; a ``ValueError`` says what came instead."""
-    if _is_pair(strides) and all(map(_is_integer, strides)) and min(strides) > 0:
-        return int(strides[0]), int(strides[1])
-    raise ValueError(f"{_KERNEL}: strides is {strides!r}; pass two positive integers, such as (1, 1)")
-
-
-def _padding(
-    padding: Any, sizes: Sequence[int], window: Sequence[int], strides: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Two pairs of integers; a ``ValueError`` says what came instead."""
-    pairs = padding
-    if isinstance(padding, str) and padding in ("VALID", "SAME"):
-        pairs = lax.padtype_to_pads(sizes, window, strides, padding)
-    if _is_pair(pairs) and all(map(_is_pair, pairs)):
-        (top, bottom), (left, right) = pairs
-        if all(_is_integer(side) and side >= 0 for side in (top, bottom, left, right)):
-            return [(int(top), int(bottom)), (int(left), int(right))]
-    raise ValueError(
-        f"{_KERNEL}: padding is {padding!r}; "
-        f"pass 'VALID', 'SAME', or two pairs of integers >= 0, such as ((1, 1), (1, 1))"
-    )
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

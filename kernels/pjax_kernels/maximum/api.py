@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -143,9 +142,10 @@ def _window_axes(
     x: Array, window: tuple[int, int], strides: tuple[int, int] | None, padding: str | Sequence[tuple[int, int]]
 ) -> tuple[Windows, Windows]:
     """Where the windows lie along the rows and the columns of ``x``."""
-    window = _positive_pair("window", window)
-    strides = window if strides is None else _positive_pair("strides", strides)
-    both = place_windows(x.shape[1:3], window, strides, _padding(padding))
+    window = arguments.positive_pair(_POOL, "window", window)
+    strides = window if strides is None else arguments.positive_pair(_POOL, "strides", strides)
+    pads = arguments.padding_pairs(_POOL, padding, x.shape[1:3], window, strides)
+    both = place_windows(x.shape[1:3], window, strides, pads)
     if any(axis.count == 0 for axis in both):
         raise ValueError(
             f"{_POOL}: window {window} is larger than x of shape {x.shape} with padding {padding!r}; "
@@ -157,29 +157,3 @@ def _window_axes(
             f"of shape {x.shape}, so have no maximum; pass less padding"
         )
     return both
-
-
-def _positive_pair(name: str, value: tuple[int, int]) -> tuple[int, int]:
-    try:
-        rows, columns = (operator.index(number) for number in value)
-    except (TypeError, ValueError):
-        rows = columns = 0
-    if min(rows, columns) < 1:
-        raise ValueError(f"{_POOL}: {name} is {value!r}; pass two positive integers, for rows and columns")
-    return rows, columns
-
-
-def _padding(padding: str | Sequence[tuple[int, int]]) -> str | tuple[tuple[int, int], tuple[int, int]]:
-    """A name in capitals, or pairs of numbers that are not negative."""
-    if isinstance(padding, str) and padding.upper() in ("VALID", "SAME"):
-        return padding.upper()
-    try:
-        (top, bottom), (left, right) = (tuple(operator.index(n) for n in pair) for pair in padding)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        top = bottom = left = right = -1
-    if min(top, bottom, left, right) < 0:
-        raise ValueError(
-            f"{_POOL}: padding is {padding!r}; "
-            f"pass 'VALID', 'SAME', or ((top, bottom), (left, right)) in numbers that are not negative"
-        )
-    return (top, bottom), (left, right)

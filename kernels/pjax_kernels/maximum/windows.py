@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jax import lax
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,12 @@ def place_windows(
     shape: Sequence[int],
     window: tuple[int, int],
     strides: tuple[int, int],
-    padding: str | tuple[tuple[int, int], tuple[int, int]],
+    padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> tuple[Windows, Windows]:
     """The windows along the rows and along the columns of an image of ``shape``."""
-    pads = lax.padtype_to_pads(shape, window, strides, padding) if isinstance(padding, str) else padding
     rows, columns = (
-        Windows(length, size, stride, int(low), int(high))
-        for length, size, stride, (low, high) in zip(shape, window, strides, pads, strict=True)
+        Windows(length, size, stride, low, high)
+        for length, size, stride, (low, high) in zip(shape, window, strides, padding, strict=True)
     )
     return rows, columns
 

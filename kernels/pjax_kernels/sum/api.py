@@ -37,7 +37,7 @@ def project_sum(
         ``(inputs, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
-        TypeError: an argument is not floating-point.
+        TypeError: an argument is not floating-point, or ``inputs`` an array instead of several.
         ValueError: no input, shapes that do not fit, or an unknown implementation.
 
     Source: paper, section 3.2.
@@ -97,6 +97,8 @@ def project_summands(
 
 def summand_arrays(kernel: str, inputs: Sequence[ArrayLike], z: ArrayLike) -> list[Array]:
     """``[*inputs, z]`` as arrays, checked."""
+    if hasattr(inputs, "shape"):
+        raise TypeError(f"{kernel}: inputs is an array of shape {inputs.shape}; pass a tuple of arrays, such as (x,)")
     if not inputs:
         raise ValueError(f"{kernel}: inputs is empty; pass at least one array")
     named = {f"inputs[{i}]": value for i, value in enumerate(inputs)} | {"z": z}

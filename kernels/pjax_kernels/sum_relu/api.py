@@ -35,7 +35,7 @@ def project_sum_relu(
         ``(inputs, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
-        TypeError: an argument is not floating-point.
+        TypeError: an argument is not floating-point, or ``inputs`` an array instead of several.
         ValueError: no input, shapes that do not fit, or an unknown implementation.
 
     Source: paper, section 3.2.

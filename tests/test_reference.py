@@ -11,7 +11,7 @@ import pytest
 import pjax_core
 import pjax_kernels
 
-SCRIPT = Path(__file__).parent.parent / "docs" / "reference.py"
+SCRIPT = Path(__file__).parent.parent / "tools" / "reference.py"
 PUBLIC = [(package, name) for package in (pjax_core, pjax_kernels) for name in package.__all__]
 FUNCTIONS = [(package, name) for package, name in PUBLIC if inspect.isfunction(getattr(package, name))]
 

@@ -1,4 +1,4 @@
-"""Builds the API reference from docstrings: python docs/reference.py [FOLDER]. Warnings are errors."""
+"""Builds the API reference from docstrings: python tools/reference.py [FOLDER]. Warnings are errors."""
 
 from __future__ import annotations
 
@@ -54,4 +54,4 @@ def linked(docstring: str, package: ModuleType) -> str:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "build")
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs"))

@@ -13,7 +13,8 @@ Array = np.ndarray
 PRECISION = 800
 """Bits: the sums and products of the tests' inputs are exact in mpmath."""
 
-BISECTIONS = 200
+ACCURACY = 200
+"""Bits of the root, and of its distances from 1 and -1."""
 
 
 def bilinear_root(p: mpmath.mpf, q: mpmath.mpf, z: mpmath.mpf) -> mpmath.mpf:
@@ -26,18 +27,23 @@ def bilinear_root(p: mpmath.mpf, q: mpmath.mpf, z: mpmath.mpf) -> mpmath.mpf:
         from_minus = minus / (1 + t) ** 2 if minus else minus
         return from_plus - from_minus + t - z
 
+    def slope(t: mpmath.mpf) -> mpmath.mpf:
+        return (2 * plus / (1 - t) ** 3 if plus else plus) + (2 * minus / (1 + t) ** 3 if minus else minus) + 1
+
     low, high = mpmath.mpf(-1), mpmath.mpf(1)
     if not plus and f(high) <= 0:
         return high
     if not minus and f(low) >= 0:
         return low
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        value = f(middle)
-        if not value:
-            return middle
-        low, high = (low, middle) if value > 0 else (middle, high)
-    return (low + high) / 2
+    # Newton's method, and bisection where it would leave the interval that holds the root.
+    t = mpmath.mpf(0)
+    while value := f(t):
+        low, high = (low, t) if value > 0 else (t, high)
+        step = value / slope(t)
+        if abs(step) <= mpmath.ldexp(min(abs(t), 1 - abs(t)), -ACCURACY):
+            break
+        t = t - step if low < t - step < high else (low + high) / 2
+    return t
 
 
 def bilinear_changes(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:

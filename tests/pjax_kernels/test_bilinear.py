@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 import pjax_kernels as pk
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
 
 Array = np.ndarray
 Generator = np.random.Generator
@@ -22,7 +23,7 @@ ROWS, SIZE = 24, 6
 ULPS = {"reference": 8, "xla": 3}
 """Rounding errors allowed; the reference bisects ``log((1 + t)/(1 - t))``, which costs it some when t nears 1."""
 
-project = jax.jit(pk.project_bilinear, static_argnames=("increments", "implementation"))
+project = jax.jit(pk.project_bilinear, static_argnames=("increments", "implementation"), compiler_options=AS_FOR_USERS)
 
 
 def dot(a: Array, b: Array) -> Array:

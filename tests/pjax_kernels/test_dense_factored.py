@@ -15,6 +15,9 @@ from jax.typing import ArrayLike, DTypeLike
 import pjax_kernels as pk
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 Array = np.ndarray
 Generator = np.random.Generator
@@ -90,20 +93,24 @@ def project(layer: Layer, implementation: str | None = None) -> pk.FactoredChang
     return pk.project_dense_factored(*layer, implementation=implementation)
 
 
-def project_jitted(layer: Layer, implementation: str | None = None) -> pk.FactoredChanges:
+def project_jitted(layer: Layer, implementation: str | None = None, *, quickly: bool = False) -> pk.FactoredChanges:
     """The kernel under jit: numbers are static, and everything else is traced."""
     leaves, tree = jax.tree.flatten(layer)
     numbers = tuple(leaf if isinstance(leaf, float) else None for leaf in leaves)
-    return project_leaves([leaf for leaf in leaves if not isinstance(leaf, float)], numbers, tree, implementation)
+    call = project_leaves_quickly if quickly else project_leaves
+    return call([leaf for leaf in leaves if not isinstance(leaf, float)], numbers, tree, implementation)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def project_leaves(
+def _project_leaves(
     arrays: list[ArrayLike], numbers: Numbers, tree: Any, implementation: str | None
 ) -> pk.FactoredChanges:
     remaining = iter(arrays)
     leaves = [next(remaining) if number is None else number for number in numbers]
     return pk.project_dense_factored(*tree.unflatten(leaves), implementation=implementation)
+
+
+project_leaves = jax.jit(_project_leaves, static_argnums=(1, 2, 3), compiler_options=AS_FOR_USERS)
+project_leaves_quickly = jax.jit(_project_leaves, static_argnums=(1, 2, 3))
 
 
 # Layers, and what they stand for.
@@ -551,7 +558,7 @@ def assert_close(results: Any, expected: Any, tolerance: float = 1e-12) -> None:
 
 def test_is_the_same_under_jit(rng: Generator) -> None:
     layer = random_layer(rng, SQUARE, (2, 2), "arrays", "mixed")
-    assert_close(project_jitted(layer), project(layer))
+    assert_close(project_jitted(layer, quickly=True), project(layer))
 
 
 def test_vmap_is_a_loop_over_the_axis(rng: Generator) -> None:
@@ -568,7 +575,7 @@ def test_scan_is_a_loop(rng: Generator) -> None:
     layer = jax.tree.map(jnp.asarray, random_layer(rng, SQUARE, (2, 2), "arrays", "far"))
 
     def step(layer: Layer) -> Layer:
-        found = project_jitted(layer)
+        found = project_jitted(layer, quickly=True)
         u, v, z = jax.tree.map(jnp.add, (layer.u, layer.v, layer.z), (found.u, found.v, found.z_change))
         return layer._replace(x=(layer.x[0] + found.x_mean, *layer.x[1:]), u=u, v=v, z=z + 1)
 

@@ -11,14 +11,17 @@ from jax.typing import DTypeLike
 import pjax_kernels as pk
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
 
 Array = np.ndarray
 Generator = np.random.Generator
 Point = tuple[Array, Array]
 
 STATIC = ("increments", "implementation")
-project_max = jax.jit(pk.project_max, static_argnames=(*STATIC, "axis"))
-project_max_pool = jax.jit(pk.project_max_pool, static_argnames=(*STATIC, "window", "strides", "padding"))
+project_max = jax.jit(pk.project_max, static_argnames=(*STATIC, "axis"), compiler_options=AS_FOR_USERS)
+project_max_pool = jax.jit(
+    pk.project_max_pool, static_argnames=(*STATIC, "window", "strides", "padding"), compiler_options=AS_FOR_USERS
+)
 
 ULPS = 4
 """Rounding errors allowed, relative to the largest change."""

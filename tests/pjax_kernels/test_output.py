@@ -12,13 +12,16 @@ from jax.typing import DTypeLike
 import pjax_kernels as pk
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
 
 Array = np.ndarray
 Generator = np.random.Generator
 
 STATIC = ("increments", "implementation")
-project_margin = jax.jit(pk.project_margin, static_argnames=STATIC)
-prox_cross_entropy = jax.jit(pk.prox_cross_entropy, static_argnames=(*STATIC, "strength"))
+project_margin = jax.jit(pk.project_margin, static_argnames=STATIC, compiler_options=AS_FOR_USERS)
+prox_cross_entropy = jax.jit(
+    pk.prox_cross_entropy, static_argnames=(*STATIC, "strength"), compiler_options=AS_FOR_USERS
+)
 
 CLASSES = 5
 STRENGTHS = [1e-3, 5.0, 1000.0]

@@ -9,12 +9,17 @@ from jax.typing import DTypeLike
 import pjax_kernels as pk
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
 
 Array = np.ndarray
 Generator = np.random.Generator
 Point = tuple[Array, Array]
 
-project_quantize = jax.jit(pk.project_quantize, static_argnames=("levels", "scale", "increments", "implementation"))
+project_quantize = jax.jit(
+    pk.project_quantize,
+    static_argnames=("levels", "scale", "increments", "implementation"),
+    compiler_options=AS_FOR_USERS,
+)
 
 SETTINGS = [(2, 1.0), (3, 0.5), (4, 1.0), (7, 3.0), (17, 0.1)]
 COUNT = 600

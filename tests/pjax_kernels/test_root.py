@@ -13,6 +13,7 @@ import pytest
 from pjax_kernels import root
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
 
 Array = np.ndarray
 Generator = np.random.Generator
@@ -20,7 +21,7 @@ Generator = np.random.Generator
 CASES = 1_000_000
 CHUNK = 1 << 16
 DTYPES = [np.float32, np.float64]
-bilinear_root = jax.jit(root.bilinear_root)
+bilinear_root = jax.jit(root.bilinear_root, compiler_options=AS_FOR_USERS)
 
 
 # Inputs: p and q come from pairs of vectors of every relation, z from targets relative to p and q.
@@ -250,7 +251,7 @@ def test_near_root_alone_is_accurate_in_its_range(dtype: type, steps: int) -> No
     size = np.where(rng.random(count) < 0.5, largest, largest * powers_of_ten(rng, -9, 0, (count,)))
     scaled = (size * signs(rng, (count,))).astype(dtype)
 
-    t = np.asarray(jax.jit(partial(root.near_root, steps=steps))(scaled, p, q))
+    t = np.asarray(jax.jit(partial(root.near_root, steps=steps), compiler_options=AS_FOR_USERS)(scaled, p, q))
     width = tolerance_in_t(t)
     if largest > root.NEAR:
         width *= 2

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 import pjax_kernels as pk
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
 
 Array = np.ndarray
 Generator = np.random.Generator
@@ -19,8 +20,8 @@ Point = tuple[list[Array], Array]
 
 STATIC = ("increments", "implementation")
 PROJECTIONS: dict[str, Callable[..., tuple[tuple[jax.Array, ...], jax.Array]]] = {
-    "sum": jax.jit(pk.project_sum, static_argnames=STATIC),
-    "sum_relu": jax.jit(pk.project_sum_relu, static_argnames=STATIC),
+    "sum": jax.jit(pk.project_sum, static_argnames=STATIC, compiler_options=AS_FOR_USERS),
+    "sum_relu": jax.jit(pk.project_sum_relu, static_argnames=STATIC, compiler_options=AS_FOR_USERS),
 }
 ORACLES = {"sum": oracles.sum_changes, "sum_relu": oracles.sum_relu_changes}
 FORWARD: dict[str, Callable[[Array], Array]] = {"sum": lambda total: total, "sum_relu": lambda s: np.maximum(s, 0)}

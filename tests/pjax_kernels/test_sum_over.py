@@ -14,11 +14,14 @@ from jax.typing import DTypeLike
 import pjax_kernels as pk
 
 from . import oracles
+from .code_generation import AS_FOR_USERS
 
 Array = np.ndarray
 Generator = np.random.Generator
 
-project = jax.jit(pk.project_sum_over, static_argnames=("axis", "increments", "implementation"))
+project = jax.jit(
+    pk.project_sum_over, static_argnames=("axis", "increments", "implementation"), compiler_options=AS_FOR_USERS
+)
 
 ULPS = 8
 """Rounding errors allowed in a change, relative to the sum of the sizes of the terms."""

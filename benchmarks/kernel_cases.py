@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import pjax_kernels as pk
@@ -86,6 +87,81 @@ def dense_layer(rng: Generator, batch: int, length: int, width: int) -> tuple[Ar
     return x, w, x @ w + 0.02 * rng.standard_normal((batch, width), np.float32) * scale
 
 
+def layer_in_factored_form(batch: int, length: int, width: int, history: int, precision: str) -> Case:
+    """``project_dense_factored`` as in a step of Douglas-Rachford with so many terms for the inputs and the weights."""
+    operands = 1 + history
+    count = 2 * operands
+
+    def call(*arrays: Any, implementation: str | None, increments: bool = False) -> tuple[Any, ...]:
+        del increments  # there is nothing else
+        x, w, z = arrays[:operands], arrays[operands:count], arrays[-1]
+        u_x, u_w, v_x, v_w = (arrays[i : i + history] for i in range(count, len(arrays) - 1, history))
+        u, v = ((1.0, *u_x), (0.0, *u_w)), ((0.0, *v_x), (1.0, *v_w))
+        found = pk.project_dense_factored(x, w, u, v, z, precision=precision, implementation=implementation)
+        return *jax.tree.leaves((found.u, found.v)), found.x_mean, found.w_mean, found.z_change
+
+    shapes = (
+        *[(batch, length)] * operands,
+        *[(length, width)] * operands,
+        *[(batch, width)] * (4 * history + 1),
+    )
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        """The copies are little more than the first input and the first weights."""
+        x, w, z = dense_layer(rng, batch, length, width)
+        others = (rng.standard_normal(shape, np.float32) for shape in (*shapes[1:operands], *shapes[operands + 1 : count]))
+        terms = list(others)
+        coefficients = [0.01 * rng.standard_normal((batch, width), np.float32) for _ in range(4 * history)]
+        return x, *terms[:history], w, *terms[history:], *coefficients, z
+
+    sizes = operands * (batch + width) * length + (4 * history + 1) * batch * width
+    new_sizes = (batch + width) * length + (2 * count + 1) * batch * width
+    return Case(
+        call,
+        shapes,
+        arrays,
+        size=4 * (sizes + new_sizes),
+        flops=2 * (operands**2 + count) * batch * length * width,
+        precision=precision,
+    )
+
+
+def recurrence(batch: int, steps: int, inputs: int, hidden: int, precision: str) -> Case:
+    """``project_recurrence`` of as many outputs as there are hidden units."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        rows, columns, z = dense_layer(rng, batch * steps, inputs + hidden, hidden)
+        x, h = np.split(rows.reshape(batch, steps, inputs + hidden), [inputs], axis=2)
+        w_x, w_h = np.split(columns, [inputs])
+        return x, h, w_x, w_h, z.reshape(batch, steps, hidden)
+
+    shapes = (batch, steps, inputs), (batch, steps, hidden), (inputs, hidden), (hidden, hidden), (batch, steps, hidden)
+    return Case(
+        call=partial(pk.project_recurrence, precision=precision),
+        shapes=shapes,
+        arrays=arrays,
+        size=2 * 4 * sum(map(math.prod, shapes)),
+        flops=6 * batch * steps * (inputs + hidden) * hidden,
+        precision=precision,
+    )
+
+
+def equal_layers(layers: int, batch: int, length: int, width: int, precision: str) -> Case:
+    """``project_dense`` of several layers at once, which is one launch."""
+    one = layer_in_consensus(batch, length, width, precision)
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        return jax.vmap(partial(one.call, **options))(*arrays)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        several = [one.arrays(rng) for _ in range(layers)]
+        x, w, z = (np.stack(parts) for parts in zip(*several, strict=True))
+        return x, w, z
+
+    shapes = tuple((layers, *shape) for shape in one.shapes)
+    return Case(call, shapes, arrays, layers * one.size, layers * one.flops, precision)
+
+
 def rows_of_entries(rows: int, length: int) -> Case:
     """``project_max`` over the last axis."""
 
@@ -120,6 +196,15 @@ CASES = {
         for batch, length, width in ((256, 784, 256), (4096, 4096, 4096))
         for precision in PRECISIONS
     },
+    "dense, 8 layers of 256 x 784 x 256, high": equal_layers(8, 256, 784, 256, "high"),
+    **{
+        f"factored 256 x 784 x 256, history 3, {precision}": layer_in_factored_form(256, 784, 256, 3, precision)
+        for precision in PRECISIONS
+    },
+    **{
+        f"recurrence 64 x 64 x (256 + 512) x 512, {precision}": recurrence(64, 64, 256, 512, precision)
+        for precision in PRECISIONS
+    },
 }
 
 ODD_CASES = {
@@ -129,5 +214,9 @@ ODD_CASES = {
     "max pool 3 x 10 x 10 x 5, 3 x 3": windows_of_images(3, 10, 5, 3),
     "dense copies 37 x 129 x 19": layer_with_deviations(37, 129, 19),
     **{f"dense 67 x 129 x 131, {precision}": layer_in_consensus(67, 129, 131, precision) for precision in PRECISIONS},
+    "dense, 3 layers of 37 x 129 x 19, high": equal_layers(3, 37, 129, 19, "high"),
+    "factored 37 x 129 x 67, history 1, highest": layer_in_factored_form(37, 129, 67, 1, "highest"),
+    "factored 37 x 129 x 67, history 2, high": layer_in_factored_form(37, 129, 67, 2, "high"),
+    "recurrence 3 x 11 x (37 + 19) x 19, high": recurrence(3, 11, 37, 19, "high"),
 }
 """Small, of no multiples of anything: for correctness alone."""

@@ -78,19 +78,18 @@ def _copies(shape: Sequence[int], words: int) -> Blocks:
     return {"TILE": tile, "ROWS": rows, "COLUMNS": -(-rows // tile) * tile, "num_warps": max(4, block // 256)}
 
 
-def _tile(shape: Sequence[int]) -> int:
-    """Large where (layers, B, N, M) has enough outputs to fill a GPU with such tiles."""
-    layers, batch, _, width = shape
-    return 128 if layers * batch * width >= 128 * 128 * 128 else 64
-
-
 def _solved(shape: Sequence[int], words: int) -> Blocks:
-    return {"TILE": _tile(shape), "ENTRIES": 512 // words**2, "num_warps": 4}
+    """With so few entries at a time that a thread has no more than four roots."""
+    del shape
+    return {"TILE": 64, "ENTRIES": 512 // words**2, "num_warps": 4}
 
 
 def _multiplied(shape: Sequence[int], words: int) -> Blocks:
-    warps = 8 if _tile(shape) == 128 else 4
-    return _solved(shape, words) | {"INNER": 32, "num_warps": warps, "num_stages": 3}
+    """Of (layers, B, N, M): large tiles where there are enough outputs to fill a GPU with them."""
+    layers, batch, _, width = shape
+    is_large = layers * batch * width >= 128 * 128 * 128
+    sizes = {"TILE": 128, "num_warps": 8} if is_large else {"TILE": 64, "num_warps": 4}
+    return sizes | {"ENTRIES": 512 // words**2, "INNER": 32, "num_stages": 3}
 
 
 def _pairs_solved(shape: Sequence[int], words: int) -> Blocks:

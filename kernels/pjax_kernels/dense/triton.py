@@ -2,8 +2,8 @@
 
 Where ``precision`` allows tensor cores, the product ``x w`` is computed in the same kernel, which then finds the roots
 of its tile of the product; otherwise XLA's product comes first, as full float32 runs on no tensor core.  The two
-transposed products are XLA's: they are plain ones.  Under :func:`jax.vmap`, several layers are one launch.  A recurrence
-is a layer with two pairs of operands, whose products are added up.
+transposed products are XLA's: they are plain ones.  Under :func:`jax.vmap`, several layers are one launch.  A
+recurrence is a layer with two pairs of operands, whose products are added up.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ time, from a cache, to be changed, and its change is written once.  The products
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, compress
 
 import jax.numpy as jnp
 import triton
@@ -35,7 +35,7 @@ def factored_increments(
     ones = [isinstance(c, float) and c == 1 for c in several]
     zeros = [isinstance(c, float) and c == 0 for c in several]
     is_array = [not (one or zero) for one, zero in zip(ones, zeros, strict=True)]
-    arrays = [jnp.broadcast_to(jnp.asarray(c, z.dtype), z.shape) for c, taken in zip(several, is_array) if taken]
+    arrays = [jnp.broadcast_to(jnp.asarray(c, z.dtype), z.shape) for c in compress(several, is_array)]
 
     def project(*layers: Array) -> tuple[Array, ...]:
         rest = iter(layers)
@@ -72,9 +72,9 @@ def _project_layers(
 ) -> tuple[Array, ...]:
     """Of layers along the first axis.
 
-    ``ones`` and ``arrays`` are bits for the coefficients of u and then of v, each for ``x`` and then ``w``.  Returns the
-    changes of u and v, of those for ``x`` (L, I, B, M) and then of those for ``w`` (L, B, J, M), the means of ``x`` and
-    ``w``, the change of ``z``, and the sums of squares (L, 2) of what is kept and of what is left out.
+    ``ones`` and ``arrays`` are bits for the coefficients of u and then of v, each for ``x`` and then ``w``.  Returns
+    the changes of u and v, of those for ``x`` (L, I, B, M) and then of those for ``w`` (L, B, J, M), the means of ``x``
+    and ``w``, the change of ``z``, and the sums of squares (L, 2) of what is kept and of what is left out.
     """
     (layers, batch, width), length = z.shape, x[0].shape[2]
     # Joined so that each sum of products, here and of the changes, is one product.
@@ -147,26 +147,24 @@ def _multiply_and_solve(
     PRECISION: tl.constexpr,
 ):
     layer, row_block, column_block, row, column = _place(BATCH, WIDTH, ROWS, COLUMNS)
-    x_row_ptr = x_ptr + (layer * (X_COUNT * BATCH) + row)[:, None] * LENGTH
-    w_column_ptr = w_ptr + layer * (LENGTH * W_COUNT * WIDTH) + column[None, :]
-
-    products = ()
-    for _ in tl.static_range(X_COUNT * W_COUNT):
-        products = products + (tl.zeros((ROWS, COLUMNS), tl.float32),)
+    # One product of all operands' rows and all operands' columns of this tile, as if they were neighbours.
+    x_blocks: tl.constexpr = triton.next_power_of_2(X_COUNT)
+    w_blocks: tl.constexpr = triton.next_power_of_2(W_COUNT)
+    some_row, some_column = tl.arange(0, x_blocks * ROWS), tl.arange(0, w_blocks * COLUMNS)
+    x_row, w_column = row_block * ROWS + some_row % ROWS, column_block * COLUMNS + some_column % COLUMNS
+    is_row = (some_row // ROWS < X_COUNT) & (x_row < BATCH)
+    is_column = (some_column // COLUMNS < W_COUNT) & (w_column < WIDTH)
+    x_row_ptr = x_ptr + ((layer * X_COUNT + some_row // ROWS) * BATCH + x_row)[:, None] * LENGTH
+    w_column_ptr = w_ptr + layer * (LENGTH * W_COUNT * WIDTH) + (some_column // COLUMNS * WIDTH + w_column)[None, :]
+    joined = tl.zeros((x_blocks * ROWS, w_blocks * COLUMNS), tl.float32)
     for first in range(0, LENGTH, INNER):
         entry = first + tl.arange(0, INNER)
-        x_inside = (row < BATCH)[:, None] & (entry < LENGTH)[None, :]
-        w_inside = (entry < LENGTH)[:, None] & (column < WIDTH)[None, :]
-        entry_ptr = w_column_ptr + entry.to(tl.int64)[:, None] * (W_COUNT * WIDTH)
-        w = ()
-        for j in tl.static_range(W_COUNT):
-            w = w + (tl.load(entry_ptr + j * WIDTH, mask=w_inside, other=0.0),)
-        longer = ()
-        for i in tl.static_range(X_COUNT):
-            x = tl.load(x_row_ptr + i * (BATCH * LENGTH) + entry[None, :], mask=x_inside, other=0.0)
-            for j in tl.static_range(W_COUNT):
-                longer = longer + (tl.dot(x, w[j], products[i * W_COUNT + j], input_precision=PRECISION),)
-        products = longer
+        x = tl.load(x_row_ptr + entry[None, :], mask=is_row[:, None] & (entry < LENGTH)[None, :], other=0.0)
+        w_entry_ptr = w_column_ptr + entry.to(tl.int64)[:, None] * (W_COUNT * WIDTH)
+        w = tl.load(w_entry_ptr, mask=(entry < LENGTH)[:, None] & is_column[None, :], other=0.0)
+        joined = tl.dot(x, w, joined, input_precision=PRECISION)
+    pairs = tl.permute(tl.reshape(joined, (x_blocks, ROWS, w_blocks, COLUMNS)), (1, 3, 0, 2))
+    products = _parts(tl.reshape(pairs, (ROWS, COLUMNS, x_blocks * w_blocks)), x_blocks * w_blocks)
 
     u_x, u_w, v_x, v_w = _coefficients(
         coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS
@@ -176,7 +174,7 @@ def _multiply_and_solve(
     )
     for i in tl.static_range(X_COUNT):
         for j in tl.static_range(W_COUNT):
-            p, q = _add_pair(p, q, u_x[i], u_w[j], v_x[i], v_w[j], products[i * W_COUNT + j])
+            p, q = _add_pair(p, q, u_x[i], u_w[j], v_x[i], v_w[j], products[i * w_blocks + j])
     _solve_tile(
         p,
         q,
@@ -202,6 +200,18 @@ def _multiply_and_solve(
         ONES,
         ARRAYS,
     )
+
+
+@triton.jit
+def _parts(block, COUNT: tl.constexpr):
+    """The ``COUNT`` blocks along the last axis, a power of two of them."""
+    if COUNT == 1:
+        parts = (tl.reshape(block, (block.shape[0], block.shape[1])),)
+    else:
+        halves = tl.reshape(block, (block.shape[0], block.shape[1], 2, COUNT // 2))
+        first, second = tl.split(tl.permute(halves, (0, 1, 3, 2)))
+        parts = _parts(first, COUNT // 2) + _parts(second, COUNT // 2)
+    return parts
 
 
 @triton.jit
@@ -292,7 +302,7 @@ def _coefficients(
     ONES: tl.constexpr,
     ARRAYS: tl.constexpr,
 ):
-    """Those of u for ``x`` and for ``w``, and of v: blocks, or None for zero."""
+    """Those of u for ``x`` and for ``w``, and of v: blocks, or the number 0."""
     inside = (row < BATCH)[:, None] & (column < WIDTH)[None, :]
     found = ()
     for k in tl.static_range(2 * (X_COUNT + W_COUNT)):
@@ -303,7 +313,7 @@ def _coefficients(
         elif (ONES >> k) & 1:
             found = found + (tl.full(inside.shape, 1, coefficients_ptr.dtype.element_ty),)
         else:
-            found = found + (None,)
+            found = found + (0,)
     both: tl.constexpr = X_COUNT + W_COUNT
     return found[:X_COUNT], found[X_COUNT:both], found[both : both + X_COUNT], found[both + X_COUNT : 2 * both]
 
@@ -368,10 +378,9 @@ def _add_pair(p, q, u_x, u_w, v_x, v_w, product):
 
 @triton.jit
 def _add_product(total, a, b, product):
-    """``total + a b product``, where ``a`` and ``b`` may be None for zero."""
-    if a is not None:
-        if b is not None:
-            total += a * b * product
+    """``total + a b product``, where ``a`` and ``b`` may be the number 0."""
+    if isinstance(a, tl.tensor) and isinstance(b, tl.tensor):
+        total += a * b * product
     return total
 
 
@@ -442,10 +451,10 @@ def _solve_tile(
 
 @triton.jit
 def _mixed(gamma, own, beta, other):
-    """``gamma own + beta other``, where these may be None for zero."""
+    """``gamma own + beta other``, where these may be the number 0."""
     change = tl.zeros_like(gamma)
-    if own is not None:
+    if isinstance(own, tl.tensor):
         change += gamma * own
-    if other is not None:
+    if isinstance(other, tl.tensor):
         change += beta * other
     return change

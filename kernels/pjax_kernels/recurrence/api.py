@@ -58,8 +58,8 @@ def project_recurrence(
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
-        implementation: "reference" (stores all copies), "xla", "triton" (GPUs: all time steps in one launch), or None for
-            the best that runs here.
+        implementation: "reference" (stores all copies), "xla", "triton" (GPUs), or None for the best that runs
+            here.
 
     Returns:
         ``(x, h, w_x, w_h, z)``: the means of the projected copies, and the projected outputs, in the shapes and

@@ -1,4 +1,4 @@
-"""The kernels that have a GPU implementation, on layers of useful size: what the tools inspect and measure."""
+"""Kernels on layers of useful size: what the tools inspect, measure and tune on GPUs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ import pjax_kernels as pk
 
 Array = np.ndarray
 Generator = np.random.Generator
+
+
+class Goal(NamedTuple):
+    """That one time of a case is at least so many times another one."""
+
+    slower: str
+    """"floor", or an implementation."""
+    faster: str
+    times: float
 
 
 class Case(NamedTuple):
@@ -32,6 +41,17 @@ class Case(NamedTuple):
     """Of these."""
     updated: tuple[int, ...] = ()
     """Positions of the arrays that the first outputs replace, in place."""
+    implementations: tuple[str, ...] = ("triton", "xla")
+    """That are timed; the first is checked."""
+    goals: tuple[Goal, ...] = ()
+
+
+AT_COPY_BANDWIDTH = Goal("floor", "triton", 0.85)
+LEFT_TO_XLA = Goal("floor", "xla", 0.85)
+"""As fast as a kernel of its own could be, but for what fusion with a neighbour would save."""
+NO_SLOWER_THAN_XLA = Goal("xla", "triton", 1.0)
+FASTER_THAN_SORT = Goal("reference", "triton", 10.0)
+"""The reference sorts."""
 
 
 def rows_of_copies(rows: int, length: int) -> Case:
@@ -43,7 +63,8 @@ def rows_of_copies(rows: int, length: int) -> Case:
         return a, b, np.sum(a * b, axis=1) + residual
 
     shapes = (rows, length), (rows, length), (rows,)
-    return Case(pk.project_bilinear, shapes, arrays, size=4 * 2 * rows * (2 * length + 1))
+    size = 4 * 2 * rows * (2 * length + 1)
+    return Case(pk.project_bilinear, shapes, arrays, size, goals=(AT_COPY_BANDWIDTH,))
 
 
 def layer_with_deviations(batch: int, length: int, width: int) -> Case:
@@ -63,7 +84,7 @@ def layer_with_deviations(batch: int, length: int, width: int) -> Case:
     copies = (batch, width, length)
     shapes = (batch, length), (length, width), copies, copies, (batch, width)
     size = 2 * 4 * (2 * batch * width * length + batch * length + length * width + batch * width)
-    return Case(call, shapes, arrays, size, updated=(2, 3))
+    return Case(call, shapes, arrays, size, updated=(2, 3), goals=(AT_COPY_BANDWIDTH,))
 
 
 def layer_in_consensus(batch: int, length: int, width: int, precision: str) -> Case:
@@ -76,6 +97,7 @@ def layer_in_consensus(batch: int, length: int, width: int, precision: str) -> C
         size=2 * 4 * (batch * length + length * width + batch * width),
         flops=6 * batch * length * width,
         precision=precision,
+        goals=(NO_SLOWER_THAN_XLA,),
     )
 
 
@@ -109,10 +131,10 @@ def layer_in_factored_form(batch: int, length: int, width: int, history: int, pr
     def arrays(rng: Generator) -> tuple[Array, ...]:
         """The copies are little more than the first input and the first weights."""
         x, w, z = dense_layer(rng, batch, length, width)
-        others = (rng.standard_normal(shape, np.float32) for shape in (*shapes[1:operands], *shapes[operands + 1 : count]))
-        terms = list(others)
-        coefficients = [0.01 * rng.standard_normal((batch, width), np.float32) for _ in range(4 * history)]
-        return x, *terms[:history], w, *terms[history:], *coefficients, z
+        x_terms = rng.standard_normal((history, batch, length), np.float32)
+        w_terms = rng.standard_normal((history, length, width), np.float32)
+        coefficients = 0.01 * rng.standard_normal((4 * history, batch, width), np.float32)
+        return x, *x_terms, w, *w_terms, *coefficients, z
 
     sizes = operands * (batch + width) * length + (4 * history + 1) * batch * width
     new_sizes = (batch + width) * length + (2 * count + 1) * batch * width
@@ -179,12 +201,39 @@ def windows_of_images(batch: int, size: int, channels: int, window: int) -> Case
         return rng.standard_normal(x, np.float32), 1 + rng.standard_normal(z, np.float32)
 
     pool = partial(pk.project_max_pool, window=(window, window))
-    return Case(pool, (x, z), arrays, size=2 * 4 * (math.prod(x) + math.prod(z)))
+    size = 2 * 4 * (math.prod(x) + math.prod(z))
+    implementations = "triton", "xla", "reference"
+    return Case(pool, (x, z), arrays, size, implementations=implementations, goals=(FASTER_THAN_SORT,))
+
+
+def hidden_layer(batch: int, width: int) -> Case:
+    """``project_sum_relu`` of a matrix product's results and a bias."""
+
+    def call(x: Any, bias: Any, z: Any, **options: Any) -> tuple[Any, ...]:
+        (new_x, new_bias), new_z = pk.project_sum_relu((x, bias), z, **options)
+        return new_x, new_bias, new_z
+
+    return elementwise(call, (batch, width), (width,), (batch, width))
+
+
+def elementwise(call: Callable[..., Any], *shapes: tuple[int, ...], outputs: int | None = None) -> Case:
+    """A projection that is left to XLA, with as many ``outputs`` as arrays, or only of the first of them."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
+
+    size = 4 * sum(map(math.prod, (*shapes, *shapes[:outputs])))
+    return Case(call, shapes, arrays, size, implementations=("xla",), goals=(LEFT_TO_XLA,))
+
+
+def margin_of(logits: Any, labels: Any, **options: Any) -> tuple[Any, ...]:
+    """``project_margin``, with labels that are not negative."""
+    return (pk.project_margin(logits, abs(labels), **options),)
 
 
 PRECISIONS = ("highest", "high", "default")
 
-CASES = {
+TRITON_CASES = {
     "bilinear 65536 x 784": rows_of_copies(65536, 784),
     "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
     "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
@@ -205,6 +254,15 @@ CASES = {
         f"recurrence 64 x 64 x (256 + 512) x 512, {precision}": recurrence(64, 64, 256, 512, precision)
         for precision in PRECISIONS
     },
+}
+"""With a Triton kernel."""
+
+CASES = TRITON_CASES | {
+    "sum relu 16384 x 1024": hidden_layer(16384, 1024),
+    "quantize 16384 x 1024, 4 levels": elementwise(
+        partial(pk.project_quantize, levels=4, scale=1.0), (16384, 1024), (16384, 1024)
+    ),
+    "margin 65536 x 256": elementwise(margin_of, (65536, 256), (65536, 256), outputs=1),
 }
 
 ODD_CASES = {

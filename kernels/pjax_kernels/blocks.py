@@ -37,7 +37,7 @@ def find(kernel: str, shape: tuple[int, ...], numbers: str) -> Blocks:
     for entry in table():
         if (entry["chip"], entry["kernel"], entry["numbers"], entry["shape"]) == (chip, kernel, numbers, rounded):
             return dict(entry["blocks"])
-    return DEFAULTS[kernel](shape, 2 if numbers == "float64" else 1)
+    return DEFAULTS[kernel](shape, numbers)
 
 
 @functools.cache
@@ -57,61 +57,67 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _rows_of_bilinear(shape: Sequence[int], words: int) -> Blocks:
+def _words(numbers: str) -> int:
+    """Registers that one takes."""
+    return 2 if numbers == "float64" else 1
+
+
+def _rows_of_bilinear(shape: Sequence[int], numbers: str) -> Blocks:
     """So few rows (count, length) that a thread has one root."""
     block = _power_of_two(shape[1])
-    return {"ROWS": max(1, 512 // words // block), "num_warps": max(4, block // 256)}
+    return {"ROWS": max(1, 512 // _words(numbers) // block), "num_warps": max(4, block // 256)}
 
 
-def _rows_of_max(shape: Sequence[int], words: int) -> Blocks:
-    del words
+def _rows_of_max(shape: Sequence[int], numbers: str) -> Blocks:
+    del numbers
     block = _power_of_two(shape[1])
     return {"ROWS": max(1, 1024 // block), "num_warps": max(4, block // 512)}
 
 
-def _copies(shape: Sequence[int], words: int) -> Blocks:
+def _copies(shape: Sequence[int], numbers: str) -> Blocks:
     """Of (B, N, M): a thread has one root; enough programs to fill a GPU, as more would have more partial sums."""
     batch, length, width = shape
     block = _power_of_two(length)
-    tile = max(1, 512 // words // block)
+    tile = max(1, 512 // _words(numbers) // block)
     rows = max(1, math.isqrt(batch * width // 1024))
     return {"TILE": tile, "ROWS": rows, "COLUMNS": -(-rows // tile) * tile, "num_warps": max(4, block // 256)}
 
 
-def _solved(shape: Sequence[int], words: int) -> Blocks:
+def _solved(shape: Sequence[int], numbers: str) -> Blocks:
     """With so few entries at a time that a thread has no more than four roots."""
     del shape
-    return {"TILE": 64, "ENTRIES": 512 // words**2, "num_warps": 4}
+    return {"TILE": 64, "ENTRIES": 512 // _words(numbers) ** 2, "num_warps": 4}
 
 
-def _multiplied(shape: Sequence[int], words: int) -> Blocks:
+def _multiplied(shape: Sequence[int], numbers: str) -> Blocks:
     """Of (layers, B, N, M): large tiles where there are enough outputs to fill a GPU with them."""
     layers, batch, _, width = shape
     is_large = layers * batch * width >= 128 * 128 * 128
     sizes = {"TILE": 128, "num_warps": 8} if is_large else {"TILE": 64, "num_warps": 4}
-    return sizes | {"ENTRIES": 512 // words**2, "INNER": 32, "num_stages": 3}
+    inner = 16 if numbers == "bf16x6" else 32  # terms of six products take more registers
+    return sizes | {"ENTRIES": 512, "INNER": inner, "num_stages": 3}
 
 
-def _pairs_solved(shape: Sequence[int], words: int) -> Blocks:
+def _pairs_solved(shape: Sequence[int], numbers: str) -> Blocks:
     del shape
-    return {"ROWS": 16 // words**2, "COLUMNS": 32, "num_warps": 4}
+    return {"ROWS": 16 // _words(numbers) ** 2, "COLUMNS": 32, "num_warps": 4}
 
 
-def _pairs_multiplied(shape: Sequence[int], words: int) -> Blocks:
-    """A product of a tile for each of so many pairs is in registers: such tiles are small."""
-    del shape, words
-    return {"ROWS": 32, "COLUMNS": 32, "INNER": 32, "num_warps": 8, "num_stages": 3}
+def _pairs_multiplied(shape: Sequence[int], numbers: str) -> Blocks:
+    """A product of a tile for each of 16 pairs is in registers: such tiles are small, or registers would spill."""
+    del shape, numbers
+    return {"ROWS": 16, "COLUMNS": 32, "INNER": 32, "num_warps": 8, "num_stages": 3}
 
 
-DEFAULTS: dict[str, Callable[[Sequence[int], int], Blocks]] = {
+DEFAULTS: dict[str, Callable[[Sequence[int], str], Blocks]] = {
     "bilinear": _rows_of_bilinear,
-    "bilinear, long rows": lambda shape, words: {"BLOCK": 4096, "num_warps": 8},
+    "bilinear, long rows": lambda shape, numbers: {"BLOCK": 4096, "num_warps": 8},
     "max": _rows_of_max,
-    "max pool": lambda shape, words: {"BLOCK": 256, "num_warps": 4},
+    "max pool": lambda shape, numbers: {"BLOCK": 256, "num_warps": 4},
     "dense copies": _copies,
     "dense": _multiplied,
     "dense, XLA's product": _solved,
     "factored": _pairs_multiplied,
     "factored, XLA's products": _pairs_solved,
 }
-"""By kernel: the blocks for a shape and for numbers of one word or of two."""
+"""By kernel: the blocks for a shape and for what the kernel computes with."""

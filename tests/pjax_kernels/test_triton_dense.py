@@ -1,7 +1,5 @@
 """The Triton kernels of ``project_dense``, interpreted: the cases and bounds of :mod:`test_dense`."""
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from jax.typing import DTypeLike
 import pjax_kernels as pk
 from pjax_kernels import blocks, gpu
 
-from . import oracles, triton_interpreter
+from . import oracles
 from .test_dense import (
     RESIDUALS,
     ULPS,
@@ -30,19 +28,6 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 Array = np.ndarray
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[gpu.Launch]:
-    """What has been launched."""
-    recorded = []
-
-    def run(launch: gpu.Launch, arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        recorded.append(launch)
-        return triton_interpreter.run(launch, arrays)
-
-    monkeypatch.setattr(gpu, "_run", run)
-    return recorded
 
 
 def check(inputs: Triple, expected: Triple, precision: str = "highest") -> None:

@@ -43,8 +43,8 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that each has several rows and several tiles of columns."""
     safe = blocks.DEFAULTS["dense copies"]
 
-    def few(shape: Sequence[int], words: int) -> blocks.Blocks:
-        sizes, rows = safe(shape, words), max(1, math.isqrt(shape[0] * shape[2] // 2))
+    def few(shape: Sequence[int], numbers: str) -> blocks.Blocks:
+        sizes, rows = safe(shape, numbers), max(1, math.isqrt(shape[0] * shape[2] // 2))
         return sizes | {"ROWS": rows, "COLUMNS": -(-rows // sizes["TILE"]) * sizes["TILE"]}
 
     monkeypatch.setitem(blocks.DEFAULTS, "dense copies", few)

@@ -118,15 +118,15 @@ def project_dense_factored(
     leaves, structure = jax.tree.flatten((xs, ws, *combinations, z))
     numbers = [leaf if isinstance(leaf, float) else None for leaf in leaves]
     given = [leaf for leaf in leaves if isinstance(leaf, Array)]
-    dtype = arguments.compute_dtype(given)
 
     def problem(arrays: Sequence[Array]) -> Any:
         remaining = iter(arrays)
-        return structure.unflatten(next(remaining) if number is None else number for number in numbers)
+        return jax.tree.unflatten(structure, (next(remaining) if number is None else number for number in numbers))
 
     coefficients = {f"coefficient {k}": leaf for k, leaf in enumerate(given[len(named) : -1])}
     unsupported = _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
+    dtype = arguments.compute_dtype(given)
     found = project(*(array.astype(dtype) for array in given), problem=problem, precision=precision)
     changes: FactoredChanges = jax.tree.map(
         lambda change: 0.0 if change is None else change, found, is_leaf=lambda change: change is None

@@ -166,9 +166,8 @@ def _multiply_and_solve(
     pairs = tl.permute(tl.reshape(joined, (x_blocks, ROWS, w_blocks, COLUMNS)), (1, 3, 0, 2))
     products = _parts(tl.reshape(pairs, (ROWS, COLUMNS, x_blocks * w_blocks)), x_blocks * w_blocks)
 
-    u_x, u_w, v_x, v_w = _coefficients(
-        coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS
-    )
+    u_x, v_x = _coefficients_of_x(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
+    u_w, v_w = _coefficients_of_w(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
     p, q = _own_inner_products(
         x_products_ptr, w_products_ptr, u_x, u_w, v_x, v_w, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT
     )
@@ -240,9 +239,8 @@ def _solve(
 ):
     layer, row_block, column_block, row, column = _place(BATCH, WIDTH, ROWS, COLUMNS)
     inside = (row < BATCH)[:, None] & (column < WIDTH)[None, :]
-    u_x, u_w, v_x, v_w = _coefficients(
-        coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS
-    )
+    u_x, v_x = _coefficients_of_x(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
+    u_w, v_w = _coefficients_of_w(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
     p, q = _own_inner_products(
         x_products_ptr, w_products_ptr, u_x, u_w, v_x, v_w, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT
     )
@@ -297,15 +295,15 @@ def _coefficients(
     column,
     BATCH: tl.constexpr,
     WIDTH: tl.constexpr,
-    X_COUNT: tl.constexpr,
-    W_COUNT: tl.constexpr,
     ONES: tl.constexpr,
     ARRAYS: tl.constexpr,
+    FIRST: tl.constexpr,
+    COUNT: tl.constexpr,
 ):
-    """Those of u for ``x`` and for ``w``, and of v: blocks, or the number 0."""
+    """``COUNT`` of them from the ``FIRST``: blocks, or the number 0."""
     inside = (row < BATCH)[:, None] & (column < WIDTH)[None, :]
     found = ()
-    for k in tl.static_range(2 * (X_COUNT + W_COUNT)):
+    for k in tl.static_range(FIRST, FIRST + COUNT):
         if (ARRAYS >> k) & 1:
             array = layer * _number_before(ARRAYS, 64) + _number_before(ARRAYS, k)
             offset = (array * BATCH + row)[:, None] * WIDTH + column[None, :]
@@ -314,8 +312,47 @@ def _coefficients(
             found = found + (tl.full(inside.shape, 1, coefficients_ptr.dtype.element_ty),)
         else:
             found = found + (0,)
+    return found
+
+
+@triton.jit
+def _coefficients_of_x(
+    coefficients_ptr,
+    layer,
+    row,
+    column,
+    BATCH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    X_COUNT: tl.constexpr,
+    W_COUNT: tl.constexpr,
+    ONES: tl.constexpr,
+    ARRAYS: tl.constexpr,
+):
+    """Those of u and of v."""
     both: tl.constexpr = X_COUNT + W_COUNT
-    return found[:X_COUNT], found[X_COUNT:both], found[both : both + X_COUNT], found[both + X_COUNT : 2 * both]
+    u = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, 0, X_COUNT)
+    v = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, both, X_COUNT)
+    return u, v
+
+
+@triton.jit
+def _coefficients_of_w(
+    coefficients_ptr,
+    layer,
+    row,
+    column,
+    BATCH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    X_COUNT: tl.constexpr,
+    W_COUNT: tl.constexpr,
+    ONES: tl.constexpr,
+    ARRAYS: tl.constexpr,
+):
+    """Those of u and of v."""
+    v_first: tl.constexpr = 2 * X_COUNT + W_COUNT
+    u = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, X_COUNT, W_COUNT)
+    v = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, v_first, W_COUNT)
+    return u, v
 
 
 @triton.constexpr_function
@@ -418,6 +455,7 @@ def _solve_tile(
 
     offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
     z = tl.load(z_ptr + offset, mask=inside, other=0.0)
+    p, q = tl.where(inside, p, 0.0), tl.where(inside, q, 0.0)  # or the sums would count what is outside
     t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3)
     tl.store(z_change_ptr + offset, -t, mask=inside)
 
@@ -430,9 +468,7 @@ def _solve_tile(
     tl.store(square_ptr + 1, tl.sum(tl.sum((1 + t * t) * (radius * radius), axis=1), axis=0))
 
     # Read again, now from a cache: they would not all fit the registers beside the root.
-    u_x, u_w, v_x, v_w = _coefficients(
-        coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS
-    )
+    u_x, v_x = _coefficients_of_x(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
     for k in tl.static_range(X_COUNT):
         u_change, v_change = _mixed(gamma, u_x[k], beta, v_x[k]), _mixed(gamma, v_x[k], beta, u_x[k])
         offset = ((layer * X_COUNT + k) * BATCH + row)[:, None] * WIDTH + column[None, :]
@@ -440,6 +476,7 @@ def _solve_tile(
         tl.store(v_x_ptr + offset, v_change, mask=inside)
         sum_offset = ((layer * column_blocks + column_block) * X_COUNT + k) * BATCH + row
         tl.store(x_sums_ptr + sum_offset, tl.sum(u_change, axis=1), mask=is_row)
+    u_w, v_w = _coefficients_of_w(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
     for k in tl.static_range(W_COUNT):
         u_change, v_change = _mixed(gamma, u_w[k], beta, v_w[k]), _mixed(gamma, v_w[k], beta, u_w[k])
         offset = ((layer * BATCH + row) * W_COUNT + k)[:, None] * WIDTH + column[None, :]

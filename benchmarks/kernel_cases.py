@@ -250,6 +250,7 @@ TRITON_CASES = {
         f"factored 256 x 784 x 256, history 3, {precision}": layer_in_factored_form(256, 784, 256, 3, precision)
         for precision in PRECISIONS
     },
+    "factored 256 x 784 x 256, history 1, highest": layer_in_factored_form(256, 784, 256, 1, "highest"),
     **{
         f"recurrence 64 x 64 x (256 + 512) x 512, {precision}": recurrence(64, 64, 256, 512, precision)
         for precision in PRECISIONS

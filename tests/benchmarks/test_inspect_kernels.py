@@ -36,7 +36,7 @@ BUDGETS = {
     ("factored 256 x 784 x 256, history 3, high", "_multiply_and_solve"): Budget(
         occupancy=0.12, wide=0.15, matrix=True
     ),
-    ("factored 256 x 784 x 256, history 3, highest", "_solve"): Budget(occupancy=0.12, wide=0.7),
+    ("factored 256 x 784 x 256, history 1, highest", "_solve"): Budget(occupancy=0.12, wide=0.7),
     ("recurrence 64 x 64 x (256 + 512) x 512, high", "_multiply_and_solve"): Budget(
         occupancy=0.12, wide=0.8, matrix=True
     ),

@@ -146,7 +146,7 @@ def _multiply_and_solve(
     INNER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    layer, row_block, column_block, row, column = _place(BATCH, WIDTH, ROWS, COLUMNS)
+    layer, row_block, column_block, row, column, place, inside = _place(BATCH, WIDTH, ROWS, COLUMNS)
     # One product of all operands' rows and all operands' columns of this tile, as if they were neighbours.
     x_blocks: tl.constexpr = triton.next_power_of_2(X_COUNT)
     w_blocks: tl.constexpr = triton.next_power_of_2(W_COUNT)
@@ -166,8 +166,13 @@ def _multiply_and_solve(
     pairs = tl.permute(tl.reshape(joined, (x_blocks, ROWS, w_blocks, COLUMNS)), (1, 3, 0, 2))
     products = _parts(tl.reshape(pairs, (ROWS, COLUMNS, x_blocks * w_blocks)), x_blocks * w_blocks)
 
-    u_x, v_x = _coefficients_of_x(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
-    u_w, v_w = _coefficients_of_w(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
+    coefficients_ptr += layer * (_number_before(ARRAYS, 64) * BATCH * WIDTH)
+    u_x, v_x = _coefficients(
+        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, 0, X_COUNT
+    )
+    u_w, v_w = _coefficients(
+        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, X_COUNT, W_COUNT
+    )
     p, q = _own_inner_products(
         x_products_ptr, w_products_ptr, u_x, u_w, v_x, v_w, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT
     )
@@ -192,6 +197,8 @@ def _multiply_and_solve(
         column_block,
         row,
         column,
+        place,
+        inside,
         BATCH,
         WIDTH,
         X_COUNT,
@@ -237,18 +244,23 @@ def _solve(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    layer, row_block, column_block, row, column = _place(BATCH, WIDTH, ROWS, COLUMNS)
-    inside = (row < BATCH)[:, None] & (column < WIDTH)[None, :]
-    u_x, v_x = _coefficients_of_x(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
-    u_w, v_w = _coefficients_of_w(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
+    layer, row_block, column_block, row, column, place, inside = _place(BATCH, WIDTH, ROWS, COLUMNS)
+    coefficients_ptr += layer * (_number_before(ARRAYS, 64) * BATCH * WIDTH)
+    u_x, v_x = _coefficients(
+        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, 0, X_COUNT
+    )
+    u_w, v_w = _coefficients(
+        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, X_COUNT, W_COUNT
+    )
     p, q = _own_inner_products(
         x_products_ptr, w_products_ptr, u_x, u_w, v_x, v_w, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT
     )
+    products_ptr += layer * (X_COUNT * W_COUNT * BATCH * WIDTH)
+    joined_place = row.to(tl.int64)[:, None] * (W_COUNT * WIDTH) + column[None, :]
     for i in tl.static_range(X_COUNT):
-        products_row = ((layer * X_COUNT + i) * BATCH + row) * (W_COUNT * WIDTH)
         for j in tl.static_range(W_COUNT):
-            offset = products_row[:, None] + (j * WIDTH + column)[None, :]
-            product = tl.load(products_ptr + offset, mask=inside, other=0.0)
+            pair_ptr = products_ptr + (i * (BATCH * W_COUNT * WIDTH) + j * WIDTH)
+            product = tl.load(pair_ptr + joined_place, mask=inside, other=0.0)
             p, q = _add_pair(p, q, u_x[i], u_w[j], v_x[i], v_w[j], product)
     _solve_tile(
         p,
@@ -268,6 +280,8 @@ def _solve(
         column_block,
         row,
         column,
+        place,
+        inside,
         BATCH,
         WIDTH,
         X_COUNT,
@@ -279,80 +293,58 @@ def _solve(
 
 @triton.jit
 def _place(BATCH: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The layer and the tile of this program: neighbours in time share operands in the L2 cache."""
+    """The layer, the tile of this program, its rows and columns, and its places among a layer's ``BATCH * WIDTH``.
+
+    Neighbours in time share operands in the L2 cache.
+    """
     row_blocks, column_blocks = tl.cdiv(BATCH, ROWS), tl.cdiv(WIDTH, COLUMNS)
     place = tl.program_id(0)
     row_block, column_block = tl.swizzle2d(place // column_blocks, place % column_blocks, row_blocks, column_blocks, 8)
     row, column = row_block * ROWS + tl.arange(0, ROWS), column_block * COLUMNS + tl.arange(0, COLUMNS)
-    return tl.program_id(1).to(tl.int64), row_block, column_block, row, column
+    place = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+    inside = (row < BATCH)[:, None] & (column < WIDTH)[None, :]
+    return tl.program_id(1).to(tl.int64), row_block, column_block, row, column, place, inside
 
 
 @triton.jit
 def _coefficients(
     coefficients_ptr,
-    layer,
-    row,
-    column,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
+    place,
+    inside,
+    SIZE: tl.constexpr,
+    OPERANDS: tl.constexpr,
     ONES: tl.constexpr,
     ARRAYS: tl.constexpr,
     FIRST: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """``COUNT`` of them from the ``FIRST``: blocks, or the number 0."""
-    inside = (row < BATCH)[:, None] & (column < WIDTH)[None, :]
-    found = ()
+    """Those of u and those of v for ``COUNT`` of the ``OPERANDS`` from the ``FIRST``, at a layer's pointer."""
+    u, v = (), ()
     for k in tl.static_range(FIRST, FIRST + COUNT):
-        if (ARRAYS >> k) & 1:
-            array = layer * _number_before(ARRAYS, 64) + _number_before(ARRAYS, k)
-            offset = (array * BATCH + row)[:, None] * WIDTH + column[None, :]
-            found = found + (tl.load(coefficients_ptr + offset, mask=inside, other=0.0),)
-        elif (ONES >> k) & 1:
-            found = found + (tl.full(inside.shape, 1, coefficients_ptr.dtype.element_ty),)
-        else:
-            found = found + (0,)
+        u = u + (_coefficient(coefficients_ptr, place, inside, SIZE, ONES, ARRAYS, k),)
+        v = v + (_coefficient(coefficients_ptr, place, inside, SIZE, ONES, ARRAYS, OPERANDS + k),)
+    return u, v
+
+
+@triton.jit
+def _coefficient(
+    coefficients_ptr,
+    place,
+    inside,
+    SIZE: tl.constexpr,
+    ONES: tl.constexpr,
+    ARRAYS: tl.constexpr,
+    NUMBER: tl.constexpr,
+):
+    """A block, or the number 0."""
+    if (ARRAYS >> NUMBER) & 1:
+        array_ptr = coefficients_ptr + _number_before(ARRAYS, NUMBER) * SIZE
+        found = tl.load(array_ptr + place, mask=inside, other=0.0)
+    elif (ONES >> NUMBER) & 1:
+        found = tl.full(inside.shape, 1, coefficients_ptr.dtype.element_ty)
+    else:
+        found: tl.constexpr = 0
     return found
-
-
-@triton.jit
-def _coefficients_of_x(
-    coefficients_ptr,
-    layer,
-    row,
-    column,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    X_COUNT: tl.constexpr,
-    W_COUNT: tl.constexpr,
-    ONES: tl.constexpr,
-    ARRAYS: tl.constexpr,
-):
-    """Those of u and of v."""
-    both: tl.constexpr = X_COUNT + W_COUNT
-    u = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, 0, X_COUNT)
-    v = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, both, X_COUNT)
-    return u, v
-
-
-@triton.jit
-def _coefficients_of_w(
-    coefficients_ptr,
-    layer,
-    row,
-    column,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    X_COUNT: tl.constexpr,
-    W_COUNT: tl.constexpr,
-    ONES: tl.constexpr,
-    ARRAYS: tl.constexpr,
-):
-    """Those of u and of v."""
-    v_first: tl.constexpr = 2 * X_COUNT + W_COUNT
-    u = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, X_COUNT, W_COUNT)
-    v = _coefficients(coefficients_ptr, layer, row, column, BATCH, WIDTH, ONES, ARRAYS, v_first, W_COUNT)
-    return u, v
 
 
 @triton.constexpr_function
@@ -440,6 +432,8 @@ def _solve_tile(
     column_block,
     row,
     column,
+    place,
+    inside,
     BATCH: tl.constexpr,
     WIDTH: tl.constexpr,
     X_COUNT: tl.constexpr,
@@ -448,16 +442,14 @@ def _solve_tile(
     ARRAYS: tl.constexpr,
 ):
     """Writes all that follows from the inner products of a tile."""
-    is_row, is_column = row < BATCH, column < WIDTH
-    inside = is_row[:, None] & is_column[None, :]
     row_blocks: tl.constexpr = tl.cdiv(BATCH, row.shape[0])
     column_blocks: tl.constexpr = tl.cdiv(WIDTH, column.shape[0])
 
-    offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
-    z = tl.load(z_ptr + offset, mask=inside, other=0.0)
+    layer_place = layer * (BATCH * WIDTH) + place
+    z = tl.load(z_ptr + layer_place, mask=inside, other=0.0)
     p, q = tl.where(inside, p, 0.0), tl.where(inside, q, 0.0)  # or the sums would count what is outside
     t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3)
-    tl.store(z_change_ptr + offset, -t, mask=inside)
+    tl.store(z_change_ptr + layer_place, -t, mask=inside)
 
     # By way of u + v and u - v nothing cancels; by its factors one at a time, no square of a coefficient overflows.
     plus, _, minus, _ = root_triton.squares(p, q)
@@ -468,22 +460,27 @@ def _solve_tile(
     tl.store(square_ptr + 1, tl.sum(tl.sum((1 + t * t) * (radius * radius), axis=1), axis=0))
 
     # Read again, now from a cache: they would not all fit the registers beside the root.
-    u_x, v_x = _coefficients_of_x(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
+    u_x, v_x = _coefficients(
+        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, 0, X_COUNT
+    )
     for k in tl.static_range(X_COUNT):
         u_change, v_change = _mixed(gamma, u_x[k], beta, v_x[k]), _mixed(gamma, v_x[k], beta, u_x[k])
-        offset = ((layer * X_COUNT + k) * BATCH + row)[:, None] * WIDTH + column[None, :]
-        tl.store(u_x_ptr + offset, u_change, mask=inside)
-        tl.store(v_x_ptr + offset, v_change, mask=inside)
+        array = (layer * X_COUNT + k) * (BATCH * WIDTH)
+        tl.store(u_x_ptr + array + place, u_change, mask=inside)
+        tl.store(v_x_ptr + array + place, v_change, mask=inside)
         sum_offset = ((layer * column_blocks + column_block) * X_COUNT + k) * BATCH + row
-        tl.store(x_sums_ptr + sum_offset, tl.sum(u_change, axis=1), mask=is_row)
-    u_w, v_w = _coefficients_of_w(coefficients_ptr, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT, ONES, ARRAYS)
+        tl.store(x_sums_ptr + sum_offset, tl.sum(u_change, axis=1), mask=row < BATCH)
+    u_w, v_w = _coefficients(
+        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, X_COUNT, W_COUNT
+    )
+    joined_place = row.to(tl.int64)[:, None] * (W_COUNT * WIDTH) + column[None, :]
     for k in tl.static_range(W_COUNT):
         u_change, v_change = _mixed(gamma, u_w[k], beta, v_w[k]), _mixed(gamma, v_w[k], beta, u_w[k])
-        offset = ((layer * BATCH + row) * W_COUNT + k)[:, None] * WIDTH + column[None, :]
-        tl.store(u_w_ptr + offset, u_change, mask=inside)
-        tl.store(v_w_ptr + offset, v_change, mask=inside)
+        array = layer * (W_COUNT * BATCH * WIDTH) + k * WIDTH
+        tl.store(u_w_ptr + array + joined_place, u_change, mask=inside)
+        tl.store(v_w_ptr + array + joined_place, v_change, mask=inside)
         sum_offset = ((layer * row_blocks + row_block) * W_COUNT + k) * WIDTH + column
-        tl.store(w_sums_ptr + sum_offset, tl.sum(v_change, axis=0), mask=is_column)
+        tl.store(w_sums_ptr + sum_offset, tl.sum(v_change, axis=0), mask=column < WIDTH)
 
 
 @triton.jit

@@ -19,7 +19,6 @@ def recurrence_increments(
     def project(x: Array, h: Array, w_x: Array, w_h: Array, z: Array) -> tuple[Array, ...]:
         return layers_increments((x, h), (w_x, w_h), z, precision=precision)
 
-    rows = (array.reshape(1, batch * steps, array.shape[2]) for array in (x, h, z))
-    flat_x, flat_h, flat_z = rows
+    flat_x, flat_h, flat_z = (array.reshape(1, batch * steps, array.shape[2]) for array in (x, h, z))
     changes = gpu.over_leading_axis(project)(flat_x, flat_h, w_x[None], w_h[None], flat_z)
     return tuple(change.reshape(array.shape) for change, array in zip(changes, (x, h, w_x, w_h, z), strict=True))

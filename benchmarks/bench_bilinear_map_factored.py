@@ -10,7 +10,7 @@ import pjax_kernels as pk
 from bench_dense_factored import gradients
 from rows import Row, kernel_rows
 
-DENSE = kernel_cases.factored_layer(1, 1, 1)  # the call is the same for arrays of every shape
+DENSE = kernel_cases.layer_in_factored_form(1, 1, 1, history=1)  # the call is the same for arrays of every shape
 
 ROWS = kernel_rows(
     pk.project_bilinear_map_factored,

@@ -16,7 +16,7 @@ def gradients(x: Array, _x: Array, w: Array, *others: Array) -> list[Array]:
 
 
 def stored_copies(x: Array, x_1: Array, w: Array, w_1: Array, *others: Array) -> tuple[Array, ...]:
-    """Projects the copies that the coefficients of :func:`kernel_cases.factored_layer` stand for, and averages them."""
+    """Projects the copies that the coefficients of the case stand for, and averages them."""
     u_x, u_w, v_x, v_w = (coefficient[..., None] for coefficient in others[:4])
     z = others[4]
     u = x[:, None] + u_x * x_1[:, None] + u_w * w_1.T

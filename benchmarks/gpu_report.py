@@ -1,8 +1,9 @@
 """Checks and times every kernel on this machine's GPU, and writes a report.
 
-Each case runs in a process of its own, so that one that fails, even by breaking its GPU context, is named in the report
-and the others still run.  A case is checked on fresh random inputs against float64, then timed beside XLA and the
-floor: the larger of bytes over the measured copy bandwidth and flops over the measured rate of matrix products.
+The cases run in a process that is replaced after each failure, so that one that fails, even by breaking its GPU
+context, is named in the report and the others still run.  A case is checked on fresh random inputs against float64,
+then timed beside XLA and the floor: the larger of bytes over the measured copy bandwidth and flops over the measured
+rate of matrix products.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,52 +51,79 @@ INPUT_SETS = 4
 
 
 def main() -> int:
-    """Run everything, or the part that ``--only`` names, in this process."""
+    """Run everything, or in this process the parts that ``--only`` names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="'machine' or one case: print its record as JSON")
+    parser.add_argument("--only", nargs="+", help="'machine' or cases: print a line of JSON for each, up to a failure")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
     options = parser.parse_args()
-    if options.only:
-        obstacle = gpu.obstacle()
-        record = {"error": f"no GPU kernel can run here: {obstacle}"} if obstacle else part(options.only)
-        print(json.dumps(record))
-        return 0
-    return report(options.out, run_part)
+    if not options.only:
+        return report(options.out, run_parts)
+    obstacle = gpu.obstacle()
+    for name in options.only:
+        record = {"error": f"no GPU kernel can run here: {obstacle}"} if obstacle else part(name)
+        print(json.dumps(record), flush=True)
+        if "error" in record:
+            break  # what comes next deserves a new process
+        jax.clear_caches()
+    return 0
 
 
-def report(out: Path, run: Callable[[str, float], dict[str, Any]]) -> int:
+def report(out: Path, run: Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]) -> int:
     """Run the parts one after the other, write the files; 1 if something failed."""
-    start = time.monotonic()
-    machine = run("machine", SECONDS_A_CASE)
-    if "error" in machine:
-        print(machine["error"], file=sys.stderr)
-        return 1
     records = {}
-    for name in (*ODD_CASES, *CASES):
-        left = SECONDS - (time.monotonic() - start)
-        records[name] = run(name, min(left, SECONDS_A_CASE)) if left > 0 else {"error": "not run: out of time"}
-        print(f"{name}: {records[name].get('error', 'done')}", file=sys.stderr)
-    whole = {"machine": machine, "cases": records}
+    for name, record in run(("machine", *ODD_CASES, *CASES)):
+        if name == "machine" and "error" in record:
+            print(record["error"], file=sys.stderr)
+            return 1
+        records[name] = record
+        print(f"{name}: {record.get('error', 'done')}", file=sys.stderr)
+    whole: dict[str, Any] = {"machine": records.pop("machine"), "cases": records}
+    whole["goals"] = goals(whole)
     out.mkdir(parents=True, exist_ok=True)
-    stem = "gpu_" + re.sub(r"\W+", "_", machine["chip"]).strip("_").lower()
+    stem = "gpu_" + re.sub(r"\W+", "_", whole["machine"]["chip"]).strip("_").lower()
     (out / f"{stem}.json").write_text(json.dumps(whole, indent=1) + "\n")
     (out / f"{stem}.md").write_text(table(whole))
     print(table(whole))
     return 1 if any("error" in record for record in records.values()) else 0
 
 
-def run_part(name: str, seconds: float) -> dict[str, Any]:
-    """A part in a process of its own; what went wrong, if something did."""
-    command = [sys.executable, __file__, "--only", name]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"error": f"stopped after {seconds:.0f} s"}
-    try:
-        record: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        return {"error": f"exit code {run.returncode}", "log": run.stderr[-4000:]}
-    return record
+def run_parts(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The parts one after the other, each with its record, or what went wrong."""
+    end = time.monotonic() + SECONDS
+    remaining = list(names)
+    while remaining:
+        for record in run_process(remaining, end):
+            yield remaining.pop(0), record
+
+
+def run_process(names: Sequence[str], end: float) -> Iterator[dict[str, Any]]:
+    """The records of the first ``names``, at least one, as far as one process gets."""
+    if time.monotonic() >= end:
+        yield {"error": "not run: out of time"}
+        return
+    command = [sys.executable, __file__, "--only", *names]
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for number in range(len(names)):
+            seconds = max(0.0, min(end - time.monotonic(), SECONDS_A_CASE))
+            timer = threading.Timer(seconds, process.kill)
+            timer.start()
+            line = process.stdout.readline()
+            in_time = timer.is_alive()
+            timer.cancel()
+            if line.startswith("{"):
+                yield json.loads(line)
+                continue
+            code = process.wait()
+            if not in_time:
+                yield {"error": f"stopped after {seconds:.0f} s"}
+            elif number == 0:
+                log.seek(0)
+                yield {"error": f"exit code {code}", "log": log.read()[-4000:]}
+            return  # after others, which may have broken it, it is tried again in a process of its own
 
 
 def part(name: str) -> dict[str, Any]:
@@ -138,7 +168,8 @@ def matmul_rate(precision: str, size: int = 8192) -> float:
 
 def check(case: Case, *, oracle: str) -> dict[str, Any]:
     """The largest relative errors of two calls on fresh inputs, the memory of whose outputs held NaN before."""
-    compiled = jax.jit(lambda *arrays: case.call(*arrays, implementation="triton", increments=True))
+    checked = case.implementations[0]
+    compiled = jax.jit(lambda *arrays: case.call(*arrays, implementation=checked, increments=True))
     errors: list[list[float]] = []
     for _ in range(2):
         arrays = case.arrays(np.random.default_rng())
@@ -175,11 +206,12 @@ def relative_errors(results: Sequence[np.ndarray], expected: Sequence[np.ndarray
 
 
 def times(case: Case) -> dict[str, Any]:
-    """Seconds a call, by Triton, by XLA, and by Triton again: the difference of the two is noise."""
+    """Seconds a call, by each implementation, and by the first again: the difference of the two is noise."""
     rng = np.random.default_rng()
     sets = [tuple(jnp.asarray(array) for array in case.arrays(rng)) for _ in range(INPUT_SETS)]
     record: dict[str, Any] = {"size": case.size, "flops": case.flops, "precision": case.precision}
-    for name, implementation in (("triton", "triton"), ("xla", "xla"), ("triton_again", "triton")):
+    for implementation in (*case.implementations, case.implementations[0]):
+        name = f"{implementation}_again" if implementation in record else implementation
         record[name] = median_time(partial(case.call, implementation=implementation), sets, case.updated)
     return record
 
@@ -234,6 +266,10 @@ def table(whole: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [row(name, record, machine) for name, record in whole["cases"].items()]
+    lines += ["", "| goal | at least | measured | |", "| --- | --- | --- | --- |"]
+    for goal in whole["goals"]:
+        measured = "" if goal["measured"] is None else f"{goal['measured']:.2f}"
+        lines.append(f"| {goal['name']} | {goal['least']} | {measured} | {'met' if goal['met'] else 'MISSED'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -242,12 +278,34 @@ def row(name: str, record: dict[str, Any], machine: dict[str, Any]) -> str:
     if "error" in record:
         return f"| {name} | FAILED: {record['error'].replace('|', '/')} | | | | | |"
     error = f"{max(record['errors']):.1e}"
-    if "triton" not in record:
+    if "xla" not in record:
         return f"| {name} | {error} | | | | | |"
-    triton, xla = record["triton"], record["xla"]
-    lowest = floor(record, machine)
-    milliseconds = " | ".join(f"{1e3 * seconds:.4g} ms" for seconds in (triton, xla, lowest))
-    return f"| {name} | {error} | {milliseconds} | {triton / lowest:.2f} | {triton / xla:.2f} |"
+    triton, xla, lowest = record.get("triton"), record["xla"], floor(record, machine)
+    times = " | ".join("" if seconds is None else f"{1e3 * seconds:.4g} ms" for seconds in (triton, xla, lowest))
+    ratios = " | ".join("" if triton is None else f"{triton / other:.2f}" for other in (lowest, xla))
+    return f"| {name} | {error} | {times} | {ratios} |"
+
+
+def goals(whole: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each goal of each case, and whether it is met: not where the case failed."""
+    labels = {"floor": "floor", "triton": "Triton", "xla": "XLA", "reference": "XLA's sort"}
+    judged = []
+    for name, case in CASES.items():
+        record = whole["cases"][name]
+        for goal in case.goals:
+            measured = None
+            if "error" not in record:
+                record = record | {"floor": floor(record, whole["machine"])}
+                measured = record[goal.slower] / record[goal.faster]
+            judged.append(
+                {
+                    "name": f"{name}: {labels[goal.slower]}/{labels[goal.faster]}",
+                    "least": goal.times,
+                    "measured": measured,
+                    "met": measured is not None and measured >= goal.times,
+                }
+            )
+    return judged
 
 
 def floor(record: dict[str, Any], machine: dict[str, Any]) -> float:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernel_cases import CASES, Case
+from kernel_cases import TRITON_CASES, Case
 from pjax_kernels import gpu
 
 POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64", "int32": "*i32"}
@@ -58,13 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON array of records")
     parser.add_argument("--target", action="append", choices=TARGETS, help="only this one; may be repeated")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
+    parser.add_argument("--case", action="append", choices=TRITON_CASES, help="only this one; may be repeated")
     options = parser.parse_args()
     records = []
-    for name in options.case or CASES:
+    for name in options.case or TRITON_CASES:
         of_case = []
         for target in options.target or TARGETS:
-            launched = launches(CASES[name], "rocm" if target.startswith("gfx") else "cuda")
+            launched = launches(TRITON_CASES[name], "rocm" if target.startswith("gfx") else "cuda")
             of_case += [inspect(launch, target) | {"case": name} for launch in launched]
         records += sorted(of_case, key=lambda record: record["kernel"])  # its targets beside each other
     print(json.dumps(records, indent=1) if options.json else table(records))

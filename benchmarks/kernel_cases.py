@@ -1,4 +1,4 @@
-"""Calls of the kernels on layers of useful size: what tools inspect, check and measure."""
+"""Kernels on layers of useful size: what the tools inspect, check, measure and tune."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,15 @@ Generator = np.random.Generator
 
 ROOT = 92
 """Operations of a bilinear root in the common case."""
+
+
+class Goal(NamedTuple):
+    """That one time of a case is at least so many times another one."""
+
+    slower: str
+    """"floor", or an implementation."""
+    faster: str
+    times: float
 
 
 class Case(NamedTuple):
@@ -37,6 +47,17 @@ class Case(NamedTuple):
     """Positions of the arrays that the first outputs replace, in place."""
     operations: int = 0
     """All floating-point operations, as the catalogue counts them."""
+    implementations: tuple[str, ...] = ("triton", "xla")
+    """That are timed; the first is checked."""
+    goals: tuple[Goal, ...] = ()
+
+
+AT_COPY_BANDWIDTH = Goal("floor", "triton", 0.85)
+LEFT_TO_XLA = Goal("floor", "xla", 0.85)
+"""As fast as a kernel of its own could be, but for what fusion with a neighbour would save."""
+NO_SLOWER_THAN_XLA = Goal("xla", "triton", 1.0)
+FASTER_THAN_SORT = Goal("reference", "triton", 10.0)
+"""The reference sorts."""
 
 
 def rows_of_copies(rows: int, length: int) -> Case:
@@ -49,7 +70,7 @@ def rows_of_copies(rows: int, length: int) -> Case:
 
     shapes = (rows, length), (rows, length), (rows,)
     size, operations = 4 * 2 * rows * (2 * length + 1), rows * (11 * length + ROOT)
-    return Case(pk.project_bilinear, shapes, arrays, size, operations=operations)
+    return Case(pk.project_bilinear, shapes, arrays, size, operations=operations, goals=(AT_COPY_BANDWIDTH,))
 
 
 def layer_with_deviations(batch: int, length: int, width: int) -> Case:
@@ -70,7 +91,7 @@ def layer_with_deviations(batch: int, length: int, width: int) -> Case:
     shapes = (batch, length), (length, width), copies, copies, (batch, width)
     size = 2 * 4 * (2 * batch * width * length + batch * length + length * width + batch * width)
     operations = batch * width * (24 * length + ROOT)
-    return Case(call, shapes, arrays, size, updated=(2, 3), operations=operations)
+    return Case(call, shapes, arrays, size, updated=(2, 3), operations=operations, goals=(AT_COPY_BANDWIDTH,))
 
 
 def layer_in_consensus(batch: int, length: int, width: int, precision: str = "highest") -> Case:
@@ -84,6 +105,7 @@ def layer_in_consensus(batch: int, length: int, width: int, precision: str = "hi
         flops=6 * batch * length * width,
         precision=precision,
         operations=batch * width * (6 * length + ROOT),
+        goals=(NO_SLOWER_THAN_XLA,),
     )
 
 
@@ -93,6 +115,95 @@ def dense_layer(rng: Generator, batch: int, length: int, width: int) -> tuple[Ar
     w = rng.standard_normal((length, width), np.float32)
     scale = 1 + np.sum(x * x, axis=1)[:, None] + np.sum(w * w, axis=0)
     return x, w, x @ w + 0.02 * rng.standard_normal((batch, width), np.float32) * scale
+
+
+def layer_in_factored_form(
+    batch: int,
+    length: int,
+    width: int,
+    history: int,
+    precision: str = "highest",
+    kernel: Callable[..., Any] | None = None,
+) -> Case:
+    """``project_dense_factored`` as in a step of Douglas-Rachford with so many terms for the inputs and the weights.
+
+    Another ``kernel`` for its arguments may take its place.
+    """
+    project = kernel or partial(pk.project_dense_factored, precision=precision)
+    operands = 1 + history
+    count = 2 * operands
+
+    def call(*arrays: Any, implementation: str | None, increments: bool = False) -> tuple[Any, ...]:
+        del increments  # there is nothing else
+        x, w, z = arrays[:operands], arrays[operands:count], arrays[-1]
+        u_x, u_w, v_x, v_w = (arrays[i : i + history] for i in range(count, len(arrays) - 1, history))
+        u, v = ((1.0, *u_x), (0.0, *u_w)), ((0.0, *v_x), (1.0, *v_w))
+        found = project(x, w, u, v, z, implementation=implementation)
+        return *jax.tree.leaves((found.u, found.v)), found.x_mean, found.w_mean, found.z_change
+
+    shapes = (
+        *[(batch, length)] * operands,
+        *[(length, width)] * operands,
+        *[(batch, width)] * (4 * history + 1),
+    )
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        """The copies are little more than the first input and the first weights."""
+        x, w, z = dense_layer(rng, batch, length, width)
+        x_terms = rng.standard_normal((history, batch, length), np.float32)
+        w_terms = rng.standard_normal((history, length, width), np.float32)
+        coefficients = 0.01 * rng.standard_normal((4 * history, batch, width), np.float32)
+        return x, *x_terms, w, *w_terms, *coefficients, z
+
+    sizes = operands * (batch + width) * length + (4 * history + 1) * batch * width
+    new_sizes = (batch + width) * length + (2 * count + 1) * batch * width
+    return Case(
+        call,
+        shapes,
+        arrays,
+        size=4 * (sizes + new_sizes),
+        flops=2 * (operands**2 + count) * batch * length * width,
+        precision=precision,
+        operations=batch * width * (2 * (operands**2 + count) * length + 9 * count**2 + ROOT),
+    )
+
+
+def recurrence(batch: int, steps: int, inputs: int, hidden: int, precision: str = "highest") -> Case:
+    """``project_recurrence`` of as many outputs as there are hidden units."""
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        rows, columns, z = dense_layer(rng, batch * steps, inputs + hidden, hidden)
+        x, h = np.split(rows.reshape(batch, steps, inputs + hidden), [inputs], axis=2)
+        w_x, w_h = np.split(columns, [inputs])
+        return x, h, w_x, w_h, z.reshape(batch, steps, hidden)
+
+    shapes = (batch, steps, inputs), (batch, steps, hidden), (inputs, hidden), (hidden, hidden), (batch, steps, hidden)
+    return Case(
+        call=partial(pk.project_recurrence, precision=precision),
+        shapes=shapes,
+        arrays=arrays,
+        size=2 * 4 * sum(map(math.prod, shapes)),
+        flops=6 * batch * steps * (inputs + hidden) * hidden,
+        precision=precision,
+        operations=batch * steps * hidden * (6 * (inputs + hidden) + ROOT),
+    )
+
+
+def equal_layers(layers: int, batch: int, length: int, width: int, precision: str) -> Case:
+    """``project_dense`` of several layers at once, which is one launch."""
+    one = layer_in_consensus(batch, length, width, precision)
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        return jax.vmap(partial(one.call, **options))(*arrays)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        several = [one.arrays(rng) for _ in range(layers)]
+        x, w, z = (np.stack(parts) for parts in zip(*several, strict=True))
+        return x, w, z
+
+    shapes = tuple((layers, *shape) for shape in one.shapes)
+    operations = layers * one.operations
+    return Case(call, shapes, arrays, layers * one.size, layers * one.flops, precision, operations=operations)
 
 
 def rows_of_entries(rows: int, length: int) -> Case:
@@ -113,38 +224,19 @@ def windows_of_images(batch: int, size: int, channels: int, window: int) -> Case
         return rng.standard_normal(x, np.float32), 1 + rng.standard_normal(z, np.float32)
 
     pool = partial(pk.project_max_pool, window=(window, window))
+    size = 2 * 4 * (math.prod(x) + math.prod(z))
     operations = 48 * window * window * math.prod(z)
-    return Case(pool, (x, z), arrays, size=2 * 4 * (math.prod(x) + math.prod(z)), operations=operations)
-
-
-def factored_layer(batch: int, length: int, width: int, kernel: Callable[..., Any] = pk.project_dense_factored) -> Case:
-    """A step of Douglas-Rachford on a dense layer that keeps the coefficients of one earlier projection."""
-
-    def call(*arrays: Any, implementation: str | None, increments: bool = False) -> pk.FactoredChanges:
-        del increments  # these are changes in any case
-        x, earlier_x, w, earlier_w, u_x, u_w, v_x, v_w, z = arrays
-        u, v = ((1.0, u_x), (0.0, u_w)), ((0.0, v_x), (1.0, v_w))
-        return kernel((x, earlier_x), (w, earlier_w), u, v, z, implementation=implementation)
-
-    def arrays(rng: Generator) -> tuple[Array, ...]:
-        x, w, z = dense_layer(rng, batch, length, width)
-        earlier_x, earlier_w, _ = dense_layer(rng, batch, length, width)
-        return x, earlier_x, w, earlier_w, *(0.01 * rng.standard_normal((4, batch, width), np.float32)), z
-
-    x, w, z = (batch, length), (length, width), (batch, width)
+    implementations = "triton", "xla", "reference"
     return Case(
-        call=call,
-        shapes=(x, x, w, w, z, z, z, z, z),
-        arrays=arrays,
-        size=4 * (3 * (batch * length + length * width) + 14 * batch * width + 2),
-        flops=16 * batch * length * width,
-        operations=batch * width * (16 * length + 144 + ROOT),
+        pool, (x, z), arrays, size, implementations=implementations, operations=operations, goals=(FASTER_THAN_SORT,)
     )
 
 
 def layer_as_factored_map(batch: int, length: int, width: int) -> Case:
-    """The same by ``project_bilinear_map_factored``."""
-    case = factored_layer(batch, length, width, partial(pk.project_bilinear_map_factored, jnp.matmul))
+    """A step of Douglas-Rachford that keeps one earlier projection, by ``project_bilinear_map_factored``."""
+    case = layer_in_factored_form(
+        batch, length, width, history=1, kernel=partial(pk.project_bilinear_map_factored, jnp.matmul)
+    )
     return case._replace(operations=batch * width * (40 * length + 144 + ROOT))
 
 
@@ -189,41 +281,24 @@ def images_and_filters(batch: int, size: int, channels: int, width: int) -> Case
     )
 
 
-def time_steps(batch: int, steps: int, inputs: int, hidden: int) -> Case:
-    """``project_recurrence``."""
-    x, h = (batch, steps, inputs), (batch, steps, hidden)
-    shapes = x, h, (inputs, hidden), (hidden, hidden), h
-
-    def arrays(rng: Generator) -> tuple[Array, ...]:
-        x, h, w_x, w_h, z = (rng.standard_normal(shape, np.float32) for shape in shapes)
-        scale = (2 / (inputs + hidden)) ** 0.5
-        return x, h, scale * w_x, scale * w_h, z
-
-    outputs = math.prod(h)
-    return Case(
-        call=pk.project_recurrence,
-        shapes=shapes,
-        arrays=arrays,
-        size=2 * 4 * sum(map(math.prod, shapes)),
-        flops=6 * outputs * (inputs + hidden),
-        operations=outputs * (6 * (inputs + hidden) + ROOT),
-    )
-
-
 def elementwise(call: Callable[..., Any], shapes: Sequence[tuple[int, ...]], operations: int) -> Case:
-    """A kernel on normally distributed arrays, all of which it changes."""
+    """A projection that is left to XLA, on normally distributed arrays, all of which it changes."""
 
     def arrays(rng: Generator) -> tuple[Array, ...]:
         return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
 
-    return Case(call, tuple(shapes), arrays, size=2 * 4 * sum(map(math.prod, shapes)), operations=operations)
+    size = 2 * 4 * sum(map(math.prod, shapes))
+    return Case(
+        call, tuple(shapes), arrays, size, operations=operations, implementations=("xla",), goals=(LEFT_TO_XLA,)
+    )
 
 
 def sums(kernel: Callable[..., Any], batch: int, width: int) -> Case:
     """``project_sum`` or ``project_sum_relu`` of a layer's products and its bias."""
 
     def call(x: Any, bias: Any, z: Any, **keywords: Any) -> Any:
-        return kernel((x, bias), z, **keywords)
+        (new_x, new_bias), new_z = kernel((x, bias), z, **keywords)
+        return new_x, new_bias, new_z
 
     an_element = 5 if kernel is pk.project_sum else 12
     return elementwise(call, ((batch, width), (width,), (batch, width)), an_element * batch * width)
@@ -247,14 +322,18 @@ def logits_and_labels(kernel: Callable[..., Any], batch: int, classes: int) -> C
         labels = np.eye(classes, dtype=np.float32)[rng.integers(classes, size=batch)]
         return 3 * rng.standard_normal((batch, classes), np.float32), labels
 
-    an_entry = 3 if kernel is pk.project_margin else 100
-    shape = (batch, classes)
-    return Case(kernel, (shape, shape), arrays, 3 * 4 * batch * classes, operations=an_entry * batch * classes)
+    def call(logits: Any, labels: Any, **keywords: Any) -> Any:
+        return (kernel(logits, labels, **keywords),)
+
+    case = elementwise(
+        call, ((batch, classes), (batch, classes)), (3 if kernel is pk.project_margin else 100) * batch * classes
+    )
+    return case._replace(arrays=arrays, size=3 * 4 * batch * classes)  # labels stay
 
 
 PRECISIONS = ("highest", "high", "default")
 
-CASES = {
+TRITON_CASES = {
     "bilinear 65536 x 784": rows_of_copies(65536, 784),
     "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
     "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
@@ -266,6 +345,23 @@ CASES = {
         for batch, length, width in ((256, 784, 256), (4096, 4096, 4096))
         for precision in PRECISIONS
     },
+    "dense, 8 layers of 256 x 784 x 256, high": equal_layers(8, 256, 784, 256, "high"),
+    **{
+        f"factored 256 x 784 x 256, history 3, {precision}": layer_in_factored_form(256, 784, 256, 3, precision)
+        for precision in PRECISIONS
+    },
+    "factored 256 x 784 x 256, history 1, highest": layer_in_factored_form(256, 784, 256, 1, "highest"),
+    **{
+        f"recurrence 64 x 64 x (256 + 512) x 512, {precision}": recurrence(64, 64, 256, 512, precision)
+        for precision in PRECISIONS
+    },
+}
+"""With a Triton kernel."""
+
+CASES = TRITON_CASES | {
+    "sum relu 16384 x 1024": sums(pk.project_sum_relu, 16384, 1024),
+    "quantize 16384 x 1024, 4 levels": rounded(16384, 1024, 4),
+    "margin 65536 x 256": logits_and_labels(pk.project_margin, 65536, 256),
 }
 
 ODD_CASES = {
@@ -275,6 +371,10 @@ ODD_CASES = {
     "max pool 3 x 10 x 10 x 5, 3 x 3": windows_of_images(3, 10, 5, 3),
     "dense copies 37 x 129 x 19": layer_with_deviations(37, 129, 19),
     **{f"dense 67 x 129 x 131, {precision}": layer_in_consensus(67, 129, 131, precision) for precision in PRECISIONS},
+    "dense, 3 layers of 37 x 129 x 19, high": equal_layers(3, 37, 129, 19, "high"),
+    "factored 37 x 129 x 67, history 1, highest": layer_in_factored_form(37, 129, 67, 1, "highest"),
+    "factored 37 x 129 x 67, history 2, high": layer_in_factored_form(37, 129, 67, 2, "high"),
+    "recurrence 3 x 11 x (37 + 19) x 19, high": recurrence(3, 11, 37, 19, "high"),
 }
 """Small, of no multiples of anything: for correctness alone."""
 
@@ -293,8 +393,8 @@ BENCHMARKS = {
         "64 x 784 x 64": layer_with_deviations(64, 784, 64),
     },
     "project_dense_factored": {
-        "32 x 64 x 32": factored_layer(32, 64, 32),
-        "128 x 784 x 128": factored_layer(128, 784, 128),
+        "32 x 64 x 32": layer_in_factored_form(32, 64, 32, history=1),
+        "128 x 784 x 128": layer_in_factored_form(128, 784, 128, history=1),
     },
     "project_bilinear_map": {
         "1 x 2 x 8 x 4": attention_scores(1, 2, 8, 4),
@@ -310,8 +410,8 @@ BENCHMARKS = {
         "32 x 28 x 28, 16 -> 32": images_and_filters(32, 28, 16, 32),
     },
     "project_recurrence": {
-        "4 x 8 steps, 8 -> 16": time_steps(4, 8, 8, 16),
-        "32 x 64 steps, 64 -> 128": time_steps(32, 64, 64, 128),
+        "4 x 8 steps, 8 -> 16": recurrence(4, 8, 8, 16),
+        "32 x 64 steps, 64 -> 128": recurrence(32, 64, 64, 128),
     },
     "project_sum": {
         "32 x 32": sums(pk.project_sum, 32, 32),

@@ -59,6 +59,11 @@ def platform() -> str:
     return "rocm" if "rocm" in jax.extend.backend.get_backend().platform_version.lower() else "cuda"
 
 
+def chip() -> str:
+    """What the machine's device calls itself."""
+    return jax.devices()[0].device_kind
+
+
 def unsupported(arrays: Mapping[str, Array], *, length: int = 0, longest: int | None = None) -> str | None:
     """Why a kernel does not take these arrays, of which it needs ``length`` entries at a time; or None."""
     for name, array in arrays.items():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import gpu_report
 import kernel_cases
 import pjax_kernels as pk
 
+SIZES = ("256 x 784 x 256", "4096 x 4096 x 4096")
+
 REPOSITORY = Path(__file__).parents[2]
 MACHINE = {
     "chip": "Some GPU-80GB",
@@ -24,7 +27,7 @@ MACHINE = {
     "copy_bandwidth": 2e12,
     "matmul_rate": {"highest": 5e13, "high": 1e14, "default": 4e14},
 }
-TIMES = {"triton": 2e-3, "triton_again": 2e-3, "xla": 3e-3, "size": 3_000_000_000, "flops": 0, "precision": "highest"}
+TIMES = {"triton": 2e-3, "xla": 3e-3, "reference": 3e-2, "size": 3_000_000_000, "flops": 0, "precision": "highest"}
 
 
 def doubled(fault: str = "none") -> kernel_cases.Case:
@@ -68,13 +71,11 @@ def test_times_are_of_one_call_and_updates_go_into_the_next(monkeypatch: pytest.
 def test_the_report_runs_to_the_end_and_names_what_failed(tmp_path: Path) -> None:
     failing = "dense copies 256 x 784 x 256"
 
-    def run(name: str, seconds: float) -> dict[str, Any]:
-        assert 0 < seconds <= gpu_report.SECONDS_A_CASE
-        if name == "machine":
-            return MACHINE
-        if name == failing:
-            return {"error": "exit code -6"}
-        return {"errors": [1e-7], "tolerance": 1e-5} | (TIMES if name in kernel_cases.CASES else {})
+    def run(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in names:
+            timed = TIMES if name in kernel_cases.CASES else {}
+            record = {"machine": MACHINE, failing: {"error": "exit code -6"}}
+            yield name, record.get(name, {"errors": [1e-7], "tolerance": 1e-5} | only_timed(name, timed))
 
     assert gpu_report.report(tmp_path, run) == 1
     whole = json.loads((tmp_path / "gpu_some_gpu_80gb.json").read_text())
@@ -82,15 +83,85 @@ def test_the_report_runs_to_the_end_and_names_what_failed(tmp_path: Path) -> Non
     text = (tmp_path / "gpu_some_gpu_80gb.md").read_text()
     assert f"| {failing} | FAILED: exit code -6 |" in text
     assert "| bilinear 65536 x 784 | 1.0e-07 | 2 ms | 3 ms | 1.5 ms | 1.33 | 0.67 |" in text
+    assert "| margin 65536 x 256 | 1.0e-07 |  | 3 ms | 1.5 ms |  |  |" in text
+    for line in (
+        "bilinear 65536 x 784: floor/Triton | 0.85 | 0.75 | MISSED",
+        f"{failing}: floor/Triton | 0.85 |  | MISSED",
+        "dense 4096 x 4096 x 4096, default: XLA/Triton | 1.0 | 1.50 | met",
+        "max pool 256 x 56 x 56 x 64, 2 x 2: XLA's sort/Triton | 10.0 | 15.00 | met",
+        "sum relu 16384 x 1024: floor/XLA | 0.85 | 0.50 | MISSED",
+    ):
+        assert f"| {line} |" in text
 
 
-def test_a_part_that_dies_or_hangs_is_a_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    script = tmp_path / "part.py"
-    monkeypatch.setattr(gpu_report, "__file__", str(script))
-    script.write_text("import sys; print('half'); sys.exit('broken context')")
-    assert gpu_report.run_part("a case", 10) == {"error": "exit code 1", "log": "broken context\n"}
-    script.write_text("import time; time.sleep(60)")
-    assert gpu_report.run_part("a case", 0.5) == {"error": "stopped after 0 s"}
+def only_timed(name: str, times: dict[str, Any]) -> dict[str, Any]:
+    """Without the times of implementations that this case has not."""
+    untimed = {"triton", "xla", "reference"} - set(kernel_cases.CASES[name].implementations if times else ())
+    return {key: value for key, value in times.items() if key not in untimed}
+
+
+@pytest.mark.parametrize(
+    ("goal", "names"),
+    [
+        (kernel_cases.AT_COPY_BANDWIDTH, ["bilinear", "dense copies"]),
+        (kernel_cases.NO_SLOWER_THAN_XLA, [f"dense {n}, {p}" for n in SIZES for p in kernel_cases.PRECISIONS]),
+        (kernel_cases.FASTER_THAN_SORT, ["max pool"]),
+        (kernel_cases.LEFT_TO_XLA, ["sum relu", "quantize", "margin"]),
+    ],
+)
+def test_every_figure_wanted_is_a_goal(goal: kernel_cases.Goal, names: list[str]) -> None:
+    cases = {name: case for name, case in kernel_cases.CASES.items() if goal in case.goals}
+    assert all(any(case.startswith(name) for case in cases) for name in names)
+
+
+SCRIPT = """
+import json, os, sys, time
+for name in sys.argv[2:]:
+    with open("seen", "a") as seen:
+        print(name, file=seen)
+    if name == "hang":
+        time.sleep(60)
+    if name == "die" or (name == "poisoned" and len(sys.argv) > 3):
+        sys.exit("broken context")
+    print(json.dumps({"error": name} if name == "fail" else {"name": name}), flush=True)
+    if name == "fail":
+        break
+"""
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *names: str) -> tuple[dict[str, Any], list[str]]:
+    """The records of a process that runs the script, and the parts in the order in which they were begun."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu_report, "__file__", str(tmp_path / "part.py"))
+    (tmp_path / "part.py").write_text(SCRIPT)
+    return dict(gpu_report.run_parts(names)), (tmp_path / "seen").read_text().split()
+
+
+def test_parts_share_a_process_until_one_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    records, seen = run_script(monkeypatch, tmp_path, "a", "fail", "b", "die", "c")
+    died = {"error": "exit code 1", "log": "broken context\n"}
+    assert records == {
+        "a": {"name": "a"},
+        "fail": {"error": "fail"},
+        "b": {"name": "b"},
+        "die": died,
+        "c": {"name": "c"},
+    }
+    assert seen == ["a", "fail", "b", "die", "die", "c"]
+
+
+def test_what_only_others_broke_runs_in_a_new_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    records, _ = run_script(monkeypatch, tmp_path, "a", "poisoned")
+    assert records == {"a": {"name": "a"}, "poisoned": {"name": "poisoned"}}
+
+
+def test_a_part_that_hangs_is_stopped_and_the_report_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_report, "SECONDS_A_CASE", 1.0)
+    monkeypatch.setattr(gpu_report, "SECONDS", 1.0)
+    records, _ = run_script(monkeypatch, tmp_path, "hang", "late")
+    assert records == {"hang": {"error": "stopped after 1 s"}, "late": {"error": "not run: out of time"}}
 
 
 def test_exceptions_are_records(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,11 +189,12 @@ def test_without_a_gpu_the_report_stops_at_its_first_check(tmp_path: Path) -> No
         kernel_cases.rows_of_copies(6, 5),
         kernel_cases.layer_with_deviations(4, 5, 3),
         kernel_cases.layer_in_consensus(4, 5, 3, "high"),
-        kernel_cases.factored_layer(4, 5, 3),
+        kernel_cases.equal_layers(2, 4, 5, 3, "high"),
+        kernel_cases.layer_in_factored_form(4, 5, 3, 2, "high"),
         kernel_cases.layer_as_factored_map(4, 5, 3),
         kernel_cases.attention_scores(2, 3, 5, 4),
         kernel_cases.images_and_filters(2, 5, 3, 4),
-        kernel_cases.time_steps(2, 3, 4, 5),
+        kernel_cases.recurrence(2, 3, 4, 5),
         kernel_cases.sums(pk.project_sum, 4, 5),
         kernel_cases.sums(pk.project_sum_relu, 4, 5),
         kernel_cases.rows_to_sum(4, 5),

@@ -33,6 +33,13 @@ BUDGETS = {
     ("max 65536 x 784", "_lower_rows"): Budget(occupancy=0.5, wide=0.6),
     ("max pool 256 x 56 x 56 x 64, 2 x 2", "_lower_windows"): Budget(occupancy=0.4, wide=0.0),
     ("max pool 256 x 56 x 56 x 64, 2 x 2", "_lower_entries"): Budget(occupancy=0.5, wide=0.0),
+    ("factored 256 x 784 x 256, history 3, high", "_multiply_and_solve"): Budget(
+        occupancy=0.12, wide=0.15, matrix=True
+    ),
+    ("factored 256 x 784 x 256, history 1, highest", "_solve"): Budget(occupancy=0.12, wide=0.7),
+    ("recurrence 64 x 64 x (256 + 512) x 512, high", "_multiply_and_solve"): Budget(
+        occupancy=0.12, wide=0.8, matrix=True
+    ),
     ("dense copies 256 x 784 x 256", "_project_copies"): Budget(occupancy=0.25, wide=0.8),
 }
 

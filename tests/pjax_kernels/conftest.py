@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -38,6 +38,19 @@ def triton_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("Triton is not installed")
     monkeypatch.setattr(gpu, "obstacle", lambda: None)
     monkeypatch.setattr(gpu, "_run", triton_interpreter.run)
+
+
+@pytest.fixture
+def launches(triton_interpreted: None, monkeypatch: pytest.MonkeyPatch) -> list[gpu.Launch]:
+    """What has been launched, in Triton's interpreter."""
+    recorded = []
+
+    def run(launch: gpu.Launch, arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        recorded.append(launch)
+        return triton_interpreter.run(launch, arrays)
+
+    monkeypatch.setattr(gpu, "_run", run)
+    return recorded
 
 
 @pytest.fixture(params=["float16", "bfloat16", "float32", "float64"])

@@ -1,7 +1,5 @@
 """The Triton kernels of ``project_dense``, interpreted: the cases and bounds of :mod:`test_dense`."""
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
 import pytest
@@ -9,9 +7,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 import pjax_kernels as pk
-from pjax_kernels import gpu
+from pjax_kernels import blocks, gpu
 
-from . import oracles, triton_interpreter
+from . import oracles
 from .test_dense import (
     RESIDUALS,
     ULPS,
@@ -30,19 +28,6 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 Array = np.ndarray
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[gpu.Launch]:
-    """What has been launched."""
-    recorded = []
-
-    def run(launch: gpu.Launch, arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        recorded.append(launch)
-        return triton_interpreter.run(launch, arrays)
-
-    monkeypatch.setattr(gpu, "_run", run)
-    return recorded
 
 
 def check(inputs: Triple, expected: Triple, precision: str = "highest") -> None:
@@ -72,13 +57,18 @@ def test_any_shape(shape: tuple[int, int, int], rng: Generator) -> None:
         check(inputs, expected, precision)
 
 
-def test_large_tiles(monkeypatch: pytest.MonkeyPatch, rng: Generator) -> None:
-    from pjax_kernels.dense import triton as kernels
-
-    monkeypatch.setattr(kernels, "_tile", lambda z: 128)
+def test_blocks_come_from_the_table(
+    launches: list[gpu.Launch], monkeypatch: pytest.MonkeyPatch, rng: Generator
+) -> None:
+    sizes = {"TILE": 128, "ENTRIES": 512, "INNER": 16, "num_warps": 8, "num_stages": 3}
+    shape = [1, 256, 4, 8]
+    entry = {"chip": gpu.chip(), "kernel": "dense", "numbers": "tf32x3", "shape": shape, "blocks": sizes}
+    monkeypatch.setattr(blocks, "table", lambda: [entry])
     inputs = layer(rng, 130, 3, 6, "near", np.float32)
     expected = project(*as_float64(inputs), increments=True, implementation="reference")
     check(inputs, as_float64(expected), "high")
+    (launch,) = launches
+    assert (launch.constants["TILE"], launch.constants["INNER"], launch.num_warps) == (128, 16, 8)
 
 
 def test_set_valued_dot_products(rng: Generator) -> None:

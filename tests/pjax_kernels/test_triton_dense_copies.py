@@ -1,5 +1,7 @@
 """The Triton kernel of ``project_dense_copies``, interpreted: the cases and bounds of :mod:`test_dense_copies`."""
 
+import math
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 from jax.typing import DTypeLike
 
 import pjax_kernels as pk
+from pjax_kernels import blocks
 
 from .test_dense_copies import (
     CASES,
@@ -27,7 +30,7 @@ from .test_dense_copies import (
     relative_errors,
 )
 
-triton_kernel = pytest.importorskip("pjax_kernels.dense_copies.triton")
+pytest.importorskip("triton")
 
 pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
@@ -38,7 +41,13 @@ SHAPES = [(1, 9, 7), (4, 32, 1), (3, 1, 4), (5, 17, 3), (2, 600, 3)]
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that each has several rows and several tiles of columns."""
-    monkeypatch.setattr(triton_kernel, "_PROGRAMS", 2)
+    safe = blocks.DEFAULTS["dense copies"]
+
+    def few(shape: Sequence[int], numbers: str) -> blocks.Blocks:
+        sizes, rows = safe(shape, numbers), max(1, math.isqrt(shape[0] * shape[2] // 2))
+        return sizes | {"ROWS": rows, "COLUMNS": -(-rows // sizes["TILE"]) * sizes["TILE"]}
+
+    monkeypatch.setitem(blocks.DEFAULTS, "dense copies", few)
     jax.clear_caches()
 
 

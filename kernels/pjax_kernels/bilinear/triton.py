@@ -9,16 +9,10 @@ import triton
 import triton.language as tl
 from jax import Array
 
-from pjax_kernels import arguments, gpu, root_triton
+from pjax_kernels import arguments, blocks, gpu, root_triton
 
 _IN_REGISTERS = 4096
 """Entries of the longest row that a program holds in registers; half as many in float64."""
-
-_ENTRIES = 512
-"""Entries of ``a`` that a program of shorter rows holds, half as many in float64: a thread then has one root."""
-
-_BLOCK = 4096
-"""Entries of a longer row that are read at a time."""
 
 
 def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
@@ -29,26 +23,24 @@ def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple
 
     def project(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
         count, length = a.shape
-        block = triton.next_power_of_2(max(length, 1))
         words = 2 if compute == jnp.float64 else 1
-        rows = max(1, _ENTRIES // words // block)
-        kernel, warps = _project_rows, max(4, block // 256)
-        if block > _IN_REGISTERS // words:
-            kernel, block, warps = _project_long_row, _BLOCK, _BLOCK // 512
+        block, numbers = triton.next_power_of_2(max(length, 1)), jnp.dtype(compute).name
+        if block <= _IN_REGISTERS // words:
+            kernel, sizes = _project_rows, {"BLOCK": block} | blocks.find("bilinear", a.shape, numbers)
+        else:
+            kernel, sizes = _project_long_row, {"ROWS": 1} | blocks.find("bilinear, long rows", a.shape, numbers)
         return gpu.launch(
             kernel,
             a,
             b,
             z,
             outputs=list(zip((a.shape, b.shape, z.shape), results, strict=True)),
-            grid=(triton.cdiv(count, rows),),
-            num_warps=warps,
+            grid=(triton.cdiv(count, sizes["ROWS"]),),
             COUNT=count,
             LENGTH=length,
-            ROWS=rows,
-            BLOCK=block,
             DOUBLE=words == 2,
             INCREMENTS=increments,
+            **sizes,
         )
 
     new_a, new_b, new_z = gpu.over_leading_axis(project)(

@@ -2,15 +2,18 @@
 
 Where ``precision`` allows tensor cores, the product ``x w`` is computed in the same kernel, which then finds the roots
 of its tile of the product; otherwise XLA's product comes first, as full float32 runs on no tensor core.  The two
-transposed products are XLA's: they are plain ones.  Under :func:`jax.vmap`, several layers are one launch.
+transposed products are XLA's: they are plain ones.  Under :func:`jax.vmap`, several layers are one launch.  A
+recurrence is a layer with two pairs of operands, whose products are added up.
 """
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import triton
 import triton.language as tl
 from jax import Array, lax
 
-from pjax_kernels import gpu, root_triton
+from pjax_kernels import blocks, gpu, root_triton
 
 _TENSOR_CORES = {
     "cuda": {lax.Precision.DEFAULT: "tf32", lax.Precision.HIGH: "tf32x3"},
@@ -18,74 +21,81 @@ _TENSOR_CORES = {
 }
 """What Triton calls the products of float32 that are at least as precise and run on tensor cores."""
 
-_INNER = 32
-"""Terms of the product that are read at a time."""
-
-_SOLVED = 512
-"""Entries of a tile whose roots are found at a time; a quarter as many in float64."""
-
 
 def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
 
     def project(x: Array, w: Array, z: Array) -> tuple[Array, ...]:
-        """Of layers along the first axis."""
-        (layers, batch, width), length = z.shape, x.shape[2]
-        tile = _tile(z)
-        row_blocks, column_blocks = triton.cdiv(batch, tile), triton.cdiv(width, tile)
-        sums_of_rows = (layers, column_blocks, batch), z.dtype
-        sums_of_columns = (layers, row_blocks, width), z.dtype
-        squares = jnp.sum(x * x, axis=2), jnp.sum(w * w, axis=1)
-        outputs = [(z.shape, z.dtype), sums_of_rows, sums_of_columns, sums_of_rows, sums_of_columns]
-        common = {
-            "grid": (row_blocks * column_blocks, layers),
-            "BATCH": batch,
-            "WIDTH": width,
-            "TILE": tile,
-            "SOLVED": _SOLVED // (z.dtype.itemsize // 4) ** 2 // tile,
-        }
-        input_precision = _input_precision(precision, z)
-        if input_precision is None:
-            p = jnp.matmul(x, w, precision=precision)
-            found = gpu.launch(_solve, *squares, z, p, outputs=outputs, in_place=1, num_warps=4, **common)
-        else:
-            found = gpu.launch(
-                _multiply_and_solve,
-                *squares,
-                z,
-                x,
-                w,
-                outputs=[(z.shape, z.dtype), *outputs],
-                num_warps=8 if tile == 128 else 4,
-                LENGTH=length,
-                INNER=_INNER,
-                PRECISION=input_precision,
-                **common,
-            )
-        beta, z_change, *sums = found
-        gamma_rows, gamma_columns, free_rows, free_columns = (jnp.sum(array, axis=1) for array in sums)
-
-        rows, columns, free = 1 / max(width, 1), 1 / max(batch, 1), max(length, 1) ** -0.5
-        x_mean = (gamma_rows * rows)[:, :, None] * x + (free_rows * (rows * free))[:, :, None]
-        x_mean = x_mean + jnp.matmul(beta, w.mT, precision=precision) * rows
-        w_mean = (gamma_columns * columns)[:, None] * w + (free_columns * (columns * free))[:, None]
-        w_mean = w_mean + jnp.matmul(x.mT, beta, precision=precision) * columns
-        return x_mean, w_mean, z_change
+        return layers_increments((x,), (w,), z, precision=precision)
 
     x_mean, w_mean, z_change = gpu.over_leading_axis(project)(x[None], w[None], z[None])
     return x_mean[0], w_mean[0], z_change[0]
 
 
-def _input_precision(precision: lax.PrecisionLike, z: Array) -> str | None:
+def layers_increments(
+    rows: Sequence[Array], columns: Sequence[Array], z: Array, *, precision: lax.PrecisionLike
+) -> tuple[Array, ...]:
+    """The mean changes of ``rows`` and ``columns``, and the change of ``z``, of layers along their first axis.
+
+    There are one or two ``rows`` (L, B, N) and as many ``columns`` (L, N, M), each pair with its own N; ``z``
+    (L, B, M) are the estimates of their products, added up.
+    """
+    (layers, batch, width), lengths = z.shape, [array.shape[2] for array in rows]
+    length, product = sum(lengths), product_on_tensor_cores(precision, z)
+    kernel = "dense" if product else "dense, XLA's product"
+    sizes = blocks.find(kernel, (layers, batch, length, width), product or z.dtype.name)
+    tile, entries = sizes["TILE"], sizes.pop("ENTRIES")
+    row_blocks, column_blocks = triton.cdiv(batch, tile), triton.cdiv(width, tile)
+    sums_of_rows = (layers, column_blocks, batch), z.dtype
+    sums_of_columns = (layers, row_blocks, width), z.dtype
+    squares = sum(jnp.sum(x * x, axis=2) for x in rows), sum(jnp.sum(w * w, axis=1) for w in columns)
+    outputs = [(z.shape, z.dtype), sums_of_rows, sums_of_columns, sums_of_rows, sums_of_columns]
+    common = sizes | {
+        "grid": (row_blocks * column_blocks, layers),
+        "BATCH": batch,
+        "WIDTH": width,
+        "SOLVED": max(1, entries // tile),
+    }
+    if product is None:
+        p = sum(jnp.matmul(x, w, precision=precision) for x, w in zip(rows, columns, strict=True))
+        found = gpu.launch(_solve, *squares, z, p, outputs=outputs, in_place=1, **common)
+    else:
+        found = gpu.launch(
+            _multiply_and_solve,
+            *squares,
+            z,
+            rows[0],
+            columns[0],
+            rows[-1],
+            columns[-1],
+            outputs=[(z.shape, z.dtype), *outputs],
+            LENGTH=lengths[0],
+            OTHER_LENGTH=sum(lengths[1:]),
+            PRECISION=product,
+            **common,
+        )
+    beta, z_change, *sums = found
+    gamma_rows, gamma_columns, free_rows, free_columns = (jnp.sum(array, axis=1) for array in sums)
+
+    per_row, per_column, free = 1 / max(width, 1), 1 / max(batch, 1), max(length, 1) ** -0.5
+    own_rows, free_rows = gamma_rows * per_row, free_rows * (per_row * free)
+    own_columns, free_columns = gamma_columns * per_column, free_columns * (per_column * free)
+    row_means = [
+        own_rows[:, :, None] * x + free_rows[:, :, None] + jnp.matmul(beta, w.mT, precision=precision) * per_row
+        for x, w in zip(rows, columns, strict=True)
+    ]
+    column_means = [
+        own_columns[:, None] * w + free_columns[:, None] + jnp.matmul(x.mT, beta, precision=precision) * per_column
+        for x, w in zip(rows, columns, strict=True)
+    ]
+    return *row_means, *column_means, z_change
+
+
+def product_on_tensor_cores(precision: lax.PrecisionLike, z: Array) -> str | None:
     """Of products of Triton, or None where they would not be as ``precision`` has it, or not on tensor cores."""
     if z.dtype != jnp.float32 or not isinstance(precision, (str, lax.Precision)):
         return None
     return _TENSOR_CORES[gpu.platform()].get(lax.Precision(precision))
-
-
-def _tile(z: Array) -> int:
-    """Rows and columns of a tile of ``z``: large where there are enough of them to fill a GPU."""
-    return 128 if z.size >= 128 * 128 * 128 else 64
 
 
 @triton.jit
@@ -95,6 +105,8 @@ def _multiply_and_solve(
     z_ptr,
     x_ptr,
     w_ptr,
+    other_x_ptr,
+    other_w_ptr,
     beta_ptr,
     z_change_ptr,
     gamma_rows_ptr,
@@ -103,6 +115,7 @@ def _multiply_and_solve(
     free_columns_ptr,
     BATCH: tl.constexpr,
     LENGTH: tl.constexpr,
+    OTHER_LENGTH: tl.constexpr,
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
     INNER: tl.constexpr,
@@ -113,17 +126,10 @@ def _multiply_and_solve(
     row_block, column_block = _place(BATCH, WIDTH, TILE)
     row = row_block * TILE + tl.arange(0, TILE)
     column = column_block * TILE + tl.arange(0, TILE)
-    x_row_ptr = x_ptr + (layer * BATCH + row)[:, None] * LENGTH
-    w_column_ptr = w_ptr + layer * (LENGTH * WIDTH) + column[None, :]
 
     p = tl.zeros((TILE, TILE), tl.float32)
-    for first in range(0, LENGTH, INNER):
-        entry = first + tl.arange(0, INNER)
-        x = tl.load(x_row_ptr + entry[None, :], mask=(row < BATCH)[:, None] & (entry < LENGTH)[None, :], other=0.0)
-        w = tl.load(
-            w_column_ptr + entry[:, None] * WIDTH, mask=(entry < LENGTH)[:, None] & (column < WIDTH)[None, :], other=0.0
-        )
-        p = tl.dot(x, w, p, input_precision=PRECISION)
+    p = _add_product(p, x_ptr, w_ptr, layer, row, column, BATCH, LENGTH, WIDTH, INNER, PRECISION)
+    p = _add_product(p, other_x_ptr, other_w_ptr, layer, row, column, BATCH, OTHER_LENGTH, WIDTH, INNER, PRECISION)
 
     offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
     tl.store(beta_ptr + offset, p, mask=(row < BATCH)[:, None] & (column < WIDTH)[None, :])
@@ -145,6 +151,33 @@ def _multiply_and_solve(
         TILE,
         SOLVED,
     )
+
+
+@triton.jit
+def _add_product(
+    p,
+    x_ptr,
+    w_ptr,
+    layer,
+    row,
+    column,
+    BATCH: tl.constexpr,
+    LENGTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    INNER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """``p`` and the product of these rows and columns."""
+    x_row_ptr = x_ptr + (layer * BATCH + row)[:, None] * LENGTH
+    w_column_ptr = w_ptr + layer * (LENGTH * WIDTH) + column[None, :]
+    for first in range(0, LENGTH, INNER):
+        entry = first + tl.arange(0, INNER)
+        x = tl.load(x_row_ptr + entry[None, :], mask=(row < BATCH)[:, None] & (entry < LENGTH)[None, :], other=0.0)
+        w = tl.load(
+            w_column_ptr + entry[:, None] * WIDTH, mask=(entry < LENGTH)[:, None] & (column < WIDTH)[None, :], other=0.0
+        )
+        p = tl.dot(x, w, p, input_precision=PRECISION)
+    return p
 
 
 @triton.jit

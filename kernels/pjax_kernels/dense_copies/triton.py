@@ -6,22 +6,14 @@ to a buffer of its own, which stays in the L2 cache.  So beside ``4 B M N`` numb
 ``B M N / COLUMNS + B M N / ROWS`` of partial sums; they are added in a fixed order.
 """
 
-import math
-
 import jax.numpy as jnp
 import triton
 import triton.language as tl
 from jax import Array
 
-from pjax_kernels import gpu, root_triton
+from pjax_kernels import blocks, gpu, root_triton
 
 Pair = tuple[float, float]
-
-_ENTRIES = 512
-"""Of a tile of ``u``, half as many in float64, unless a single row has more: a thread then has one root."""
-
-_PROGRAMS = 1024
-"""Enough to fill a GPU; with more there would be more partial sums."""
 
 
 def dense_copies(
@@ -31,11 +23,8 @@ def dense_copies(
 
     def project(x: Array, w: Array, u: Array, v: Array, z: Array) -> tuple[Array, ...]:
         batch, width, length = u.shape
-        block = triton.next_power_of_2(max(length, 1))
-        tile = max(1, _ENTRIES // (x.dtype.itemsize // 4) // block)
-        rows = max(1, math.isqrt(batch * width // _PROGRAMS))
-        columns = triton.cdiv(rows, tile) * tile
-        row_blocks, column_blocks = triton.cdiv(batch, rows), triton.cdiv(width, columns)
+        sizes = blocks.find("dense copies", (batch, length, width), x.dtype.name)
+        row_blocks, column_blocks = triton.cdiv(batch, sizes["ROWS"]), triton.cdiv(width, sizes["COLUMNS"])
         new_u, new_v, x_sums, w_sums, z_change = gpu.launch(
             _project_copies,
             x,
@@ -50,20 +39,17 @@ def dense_copies(
             ],
             grid=(row_blocks, column_blocks),
             in_place=2,
-            num_warps=max(4, block // 256),
             BATCH=batch,
             WIDTH=width,
             LENGTH=length,
-            ROWS=rows,
-            COLUMNS=columns,
-            TILE=tile,
-            BLOCK=block,
+            BLOCK=triton.next_power_of_2(max(length, 1)),
             SCALE_U=scale[0],
             SCALE_V=scale[1],
             KEEP_U=keep[0],
             KEEP_V=keep[1],
             GAIN_U=gain[0],
             GAIN_V=gain[1],
+            **sizes,
         )
         x_mean, w_mean = jnp.sum(x_sums, axis=0) / max(width, 1), jnp.sum(w_sums, axis=0).T / max(batch, 1)
         return new_u, new_v, x_mean, w_mean, z_change

@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, combination
-from pjax_kernels.combination import Coefficient, FactoredChanges
+from pjax_kernels import arguments, combination, gpu
+from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_dense_factored"
-_IMPLEMENTATIONS = {"reference": reference.factored_increments, "xla": xla.factored_increments}
+_MOST_PAIRS = 16
+"""Of operands, whose products the Triton kernel holds in registers: those of a history of three terms."""
+
+
+def _triton(
+    x: Sequence[Array],
+    w: Sequence[Array],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    *,
+    precision: lax.PrecisionLike,
+) -> FactoredChanges:
+    from pjax_kernels.dense_factored import triton
+
+    return triton.factored_increments(x, w, u, v, z, precision=precision)
+
+
+def _of_arrays(increments_of: Callable[..., FactoredChanges]) -> Callable[..., FactoredChanges]:
+    """The same as a function of arrays, which all its arguments and results become where the platform is chosen.
+
+    ``problem`` puts the arrays beside the numbers among the coefficients; None is returned for the number 0.
+    """
+
+    def project(*arrays: Array, problem: Callable[[Sequence[Array]], Any], **settings: Any) -> FactoredChanges:
+        found = increments_of(*problem(arrays), **settings)
+        return jax.tree.map(lambda change: None if isinstance(change, float) else change, found)
+
+    return project
+
+
+_IMPLEMENTATIONS = {
+    name: _of_arrays(increments_of)
+    for name, increments_of in {
+        "reference": reference.factored_increments,
+        "xla": xla.factored_increments,
+        "triton": _triton,
+    }.items()
+}
 
 
 def project_dense_factored(
@@ -46,7 +85,8 @@ def project_dense_factored(
         v: the coefficients of ``v``, likewise.
         z: ``(B, M)``, the estimates of the outputs.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
-        implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
+        implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and
+            ``w``), or None for the best that runs here.
 
     Returns:
         The changes, as :class:`FactoredChanges`, in float32 or wider.
@@ -54,6 +94,7 @@ def project_dense_factored(
     Raises:
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit, or the implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2, for the projection; that copies stay in this span under Douglas-Rachford and the
     difference map is by induction over their steps.
@@ -73,10 +114,28 @@ def project_dense_factored(
         )
     counts = (len(x), len(w))
     combinations = [combination.checked(_KERNEL, name, value, counts, z) for name, value in (("u", u), ("v", v))]
-    coefficients = [leaf for leaf in jax.tree.leaves(combinations) if isinstance(leaf, Array)]
-    dtype = arguments.compute_dtype([*arrays.values(), *coefficients])
-    xs, ws = ([arrays[f"{name}[{k}]"].astype(dtype) for k in range(len(seq))] for name, seq in (("x", x), ("w", w)))
-    combinations = jax.tree.map(lambda c: c.astype(dtype) if isinstance(c, Array) else c, combinations)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    found: FactoredChanges = project(xs, ws, *combinations, z.astype(dtype), precision=precision)
-    return found
+    xs, ws = ([arrays[f"{name}[{k}]"] for k in range(len(several))] for name, several in (("x", x), ("w", w)))
+    leaves, structure = jax.tree.flatten((xs, ws, *combinations, z))
+    numbers = [leaf if isinstance(leaf, float) else None for leaf in leaves]
+    given = [leaf for leaf in leaves if isinstance(leaf, Array)]
+
+    def problem(arrays: Sequence[Array]) -> Any:
+        remaining = iter(arrays)
+        return jax.tree.unflatten(structure, (next(remaining) if number is None else number for number in numbers))
+
+    coefficients = {f"coefficient {k}": leaf for k, leaf in enumerate(given[len(named) : -1])}
+    unsupported = _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
+    dtype = arguments.compute_dtype(given)
+    found = project(*(array.astype(dtype) for array in given), problem=problem, precision=precision)
+    changes: FactoredChanges = jax.tree.map(
+        lambda change: 0.0 if change is None else change, found, is_leaf=lambda change: change is None
+    )
+    return changes
+
+
+def _too_many(pairs: int) -> str | None:
+    """Why the Triton kernel does not take so many pairs of operands, or None."""
+    if pairs > _MOST_PAIRS:
+        return f"the products of {pairs} pairs of operands do not fit the registers; the kernel takes {_MOST_PAIRS}"
+    return None

@@ -12,14 +12,8 @@ import triton
 import triton.language as tl
 from jax import Array
 
-from pjax_kernels import arguments, gpu
+from pjax_kernels import arguments, blocks, gpu
 from pjax_kernels.maximum.windows import Windows
-
-_ENTRIES = 1024
-"""Of a tile of rows, unless a single row has more."""
-
-_WINDOWS = 256
-"""Whose maxima a program lowers, or entries that it changes."""
 
 
 def project_max(x: Array, z: Array, axes: tuple[int, ...], *, increments: bool) -> tuple[Array, Array]:
@@ -31,20 +25,19 @@ def project_max(x: Array, z: Array, axes: tuple[int, ...], *, increments: bool) 
 
     def project(x: Array, z: Array) -> tuple[Array, ...]:
         count, length = x.shape
-        block = triton.next_power_of_2(length)
+        sizes = blocks.find("max", x.shape, jnp.dtype(compute).name)
         return gpu.launch(
             _lower_rows,
             x,
             z,
             outputs=[(x.shape, compute if increments else x.dtype), (z.shape, compute if increments else z.dtype)],
-            grid=(triton.cdiv(count, max(1, _ENTRIES // block)),),
-            num_warps=max(4, block // 512),
+            grid=(triton.cdiv(count, sizes["ROWS"]),),
             COUNT=count,
             LENGTH=length,
-            ROWS=max(1, _ENTRIES // block),
-            BLOCK=block,
+            BLOCK=triton.next_power_of_2(length),
             DOUBLE=compute == jnp.float64,
             INCREMENTS=increments,
+            **sizes,
         )
 
     new_x, new_z = gpu.over_leading_axis(project)(moved.reshape(z.size, entries), z.reshape(z.size))
@@ -62,7 +55,8 @@ def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, inc
 
     def project(x: Array, z: Array) -> tuple[Array, ...]:
         channels = x.shape[3]
-        common = axes | {"CHANNELS": channels, "BLOCK": _WINDOWS, "INCREMENTS": increments}
+        sizes = blocks.find("max pool", x.shape, jnp.dtype(compute).name)
+        common = axes | sizes | {"CHANNELS": channels, "INCREMENTS": increments}
         top, fall, first, new_z = gpu.launch(
             _lower_windows,
             x,
@@ -73,7 +67,7 @@ def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, inc
                 (z.shape, np.int32),
                 (z.shape, compute if increments else z.dtype),
             ],
-            grid=(triton.cdiv(z.size, _WINDOWS),),
+            grid=(triton.cdiv(z.size, sizes["BLOCK"]),),
             COUNT=z.size,
             **common,
         )
@@ -84,7 +78,7 @@ def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, inc
             fall,
             first,
             outputs=[(x.shape, compute if increments else x.dtype)],
-            grid=(triton.cdiv(x.size, _WINDOWS),),
+            grid=(triton.cdiv(x.size, sizes["BLOCK"]),),
             COUNT=x.size,
             **common,
         )

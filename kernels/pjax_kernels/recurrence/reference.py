@@ -14,7 +14,8 @@ def recurrence_increments(
     """The mean changes of ``x``, ``h``, ``w_x`` and ``w_h``, and the change of ``z``."""
     inputs, columns = x.shape[2], jnp.concatenate([w_x, w_h])
     length, width = columns.shape
-    rows, outputs = jnp.concatenate([x, h], axis=2).reshape(-1, length), z.reshape(-1, width)
+    count = z.shape[0] * z.shape[1]
+    rows, outputs = jnp.concatenate([x, h], axis=2).reshape(count, length), z.reshape(count, width)
     changes = reference.dense_increments(rows, columns, outputs, precision=precision)
     row_change, column_change, z_change = changes
     x_change, h_change = jnp.split(row_change, [inputs], axis=1)

@@ -163,7 +163,8 @@ def _far_start(lower_bound: Array, equation: _Equation) -> Array:
     by_excess = jnp.where(root > 1e6, root, root * (root / (1 + jnp.sqrt(1 + root * root))))
     # The bounded terms are near their bounds, which they miss by tail/(1 + v).
     tail = one + 0.25 * other
-    missing = jnp.maximum(-excess, 0) + jnp.cbrt(pole) * jnp.cbrt(tail) ** 2
+    # The cube root of pole tail^2: a few digits are enough, and not every platform has cube roots.
+    missing = jnp.maximum(-excess, 0) + jnp.exp((jnp.log(pole) + 2 * jnp.log(tail)) * (1 / 3))
     by_tail = tail / jnp.maximum(missing, tiny) - 1
     return jnp.minimum(jnp.maximum(lower_bound, jnp.maximum(by_excess, by_tail)), _largest(excess))
 

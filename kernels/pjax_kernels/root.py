@@ -131,6 +131,16 @@ def far_root(plus: Square, minus: Square, z: Array) -> BilinearRoot:
     )
 
 
+def changes_of_halves(t: Array, beta: Array, gamma: Array) -> tuple[Array, Array]:
+    """``gamma + beta = t/(1 - t)``, by which ``a + b`` grows, and ``gamma - beta = -t/(1 + t)``, by which ``a - b`` does.
+
+    Each from the form that does not cancel.
+    """
+    of_sum = jnp.where(t > 0, gamma + beta, t / (1 - jnp.minimum(t, 0)))
+    of_difference = jnp.where(t < 0, gamma - beta, -t / (1 + jnp.maximum(t, 0)))
+    return of_sum, of_difference
+
+
 class _Equation(NamedTuple):
     """``pole v (2 + v) + other v (2 + 3v)/(1 + 2v)^2 + one v/(1 + v) = scaled``, everything over ``1 + q``.
 

@@ -72,5 +72,5 @@ def project_dense(
     arguments.require_shape(_KERNEL, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported={"triton": gpu.unsupported(arrays)})
     return project(x, w, z, increments=increments, precision=precision)

@@ -86,7 +86,7 @@ def project_max(
     if 0 in (x.shape[i] for i in axes):
         raise ValueError(f"{_MAX}: x has shape {x.shape}, which has no entries to take the maximum of over axis {axis}")
     entries = math.prod(x.shape[i] for i in axes)
-    unsupported = gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)
+    unsupported = {"triton": gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)}
     project = choose(_MAX, implementation, _MAX_IMPLEMENTATIONS, unsupported=unsupported)
     new_x, new_z = project(x, jnp.expand_dims(z, axes), axes=axes, increments=increments)
     return new_x, jnp.squeeze(new_z, axes)
@@ -134,7 +134,7 @@ def project_max_pool(
     batch, _, _, channels = x.shape
     expected = batch, rows.count, columns.count, channels
     arguments.require_shape(_POOL, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
-    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported={"triton": gpu.unsupported(arrays)})
     new_x, new_z = project(x, z, rows=rows, columns=columns, increments=increments)
     return new_x, new_z
 

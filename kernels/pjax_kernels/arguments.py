@@ -86,3 +86,15 @@ def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[.
         return apply_increments(arrays, increments_of(*(x.astype(dtype) for x in arrays), **settings), increments)
 
     return project
+
+
+def from_summand_increments(increments_of: Callable[..., tuple[Sequence[Array], Array]]) -> Callable[..., Any]:
+    """The same for arrays given as a tuple of summands and a sum."""
+
+    def project(inputs: Sequence[Array], z: Array, *, increments: bool) -> tuple[tuple[Array, ...], Array]:
+        dtype = compute_dtype([*inputs, z])
+        changes, z_change = increments_of(tuple(x.astype(dtype) for x in inputs), z.astype(dtype))
+        *new_inputs, new_z = apply_increments([*inputs, z], (*changes, z_change), increments)
+        return tuple(new_inputs), new_z
+
+    return project

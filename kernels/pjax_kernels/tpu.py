@@ -47,6 +47,22 @@ def unsupported(arrays: Mapping[str, Array]) -> str | None:
     return None
 
 
+def unsupported_precision(precision: lax.PrecisionLike) -> str | None:
+    """Why a kernel does not take the ``precision`` of its products, or None."""
+    try:
+        product_precision(precision)
+    except ValueError:
+        return f"precision is {precision!r}, and the kernel takes only None, 'default', 'high' and 'highest'"
+    return None
+
+
+def product_precision(precision: lax.PrecisionLike) -> lax.Precision:
+    """As Mosaic has it, which has no products in three passes: "high" takes six, as "highest" does."""
+    named = jax.config.jax_default_matmul_precision if precision is None else precision
+    in_one_pass = lax.Precision(named) == lax.Precision.DEFAULT  # type: ignore[call-arg]
+    return lax.Precision.DEFAULT if in_one_pass else lax.Precision.HIGHEST
+
+
 def tile_up(size: int, tile: int = LANES) -> int:
     """The least positive multiple of ``tile`` that holds ``size``."""
     return max(pl.cdiv(size, tile), 1) * tile

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, tpu
 from pjax_kernels.implementation import choose
 from pjax_kernels.recurrence import reference, xla
 
 _KERNEL = "project_recurrence"
-_IMPLEMENTATIONS = {"reference": reference.recurrence_increments, "xla": xla.recurrence_increments}
+
+
+def _tpu(*arrays: Array, **settings: Any) -> tuple[Array, ...]:
+    from pjax_kernels.recurrence import tpu
+
+    return tpu.project_recurrence(*arrays, **settings)
+
+
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.recurrence_increments),
+    "xla": arguments.from_increments(xla.recurrence_increments),
+    "tpu": _tpu,
+}
 
 
 def project_recurrence(
@@ -42,7 +56,7 @@ def project_recurrence(
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
-        implementation: "reference" (stores all copies), "xla", or None for the best that runs here.
+        implementation: "reference" (stores all copies), "xla", "tpu", or None for the best that runs here.
 
     Returns:
         ``(x, h, w_x, w_h, z)``: the means of the projected copies, and the projected outputs, in the shapes and
@@ -51,11 +65,12 @@ def project_recurrence(
     Raises:
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit, or the implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    arrays = list(arguments.floating_arrays(_KERNEL, x=x, h=h, w_x=w_x, w_h=w_h, z=z).values())
-    x, h, w_x, w_h, z = arrays
+    arrays = arguments.floating_arrays(_KERNEL, x=x, h=h, w_x=w_x, w_h=w_h, z=z)
+    x, h, w_x, w_h, z = arrays.values()
     arguments.require_rank(_KERNEL, {"x": (x, 3), "h": (h, 3), "w_x": (w_x, 2)})
     (batch, steps, inputs), hidden, width = x.shape, h.shape[2], w_x.shape[1]
     arguments.require_shape(_KERNEL, "h", h, (batch, steps, hidden), f"x of shape {x.shape}")
@@ -63,8 +78,7 @@ def project_recurrence(
     hidden_weights = f"h of shape {h.shape} beside w_x of shape {w_x.shape}"
     arguments.require_shape(_KERNEL, "w_h", w_h, (hidden, width), hidden_weights)
     arguments.require_shape(_KERNEL, "z", z, (batch, steps, width), f"x of shape {x.shape} times w_x of {w_x.shape}")
-    dtype = arguments.compute_dtype(arrays)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(*(array.astype(dtype) for array in arrays), precision=precision)
-    new_x, new_h, new_w_x, new_w_h, new_z = arguments.apply_increments(arrays, changes, increments)
+    unsupported = {"tpu": tpu.unsupported(arrays) or tpu.unsupported_precision(precision)}
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
+    new_x, new_h, new_w_x, new_w_h, new_z = project(*arrays.values(), increments=increments, precision=precision)
     return new_x, new_h, new_w_x, new_w_h, new_z

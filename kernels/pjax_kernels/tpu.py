@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
 DTYPES = ("bfloat16", "float32")
@@ -98,8 +99,6 @@ def launch(
     Points along the first axis may run on different cores: what a kernel carries from one to the next, it carries
     along the others.
     """
-    from jax.experimental.pallas import tpu as pltpu
-
     varying = jax.sharding.ManualAxisType(
         varying=frozenset().union(*(jax.typeof(array).manual_axis_type.varying for array in arrays))
     )
@@ -112,12 +111,15 @@ def launch(
             jax.ShapeDtypeStruct(output.shape, output.dtype, manual_axis_type=varying) for output in outputs
         ],
         scratch_shapes=list(scratch),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=(pltpu.PARALLEL, *[pltpu.ARBITRARY] * (len(grid) - 1))
-        ),
+        compiler_params=_compiler_params(len(grid)),
         name=name,
     )
-    return tuple(call(*arrays))
+    with jax.enable_x64(False):  # a TPU has no 64-bit numbers, so that none must become of a literal or an index
+        return tuple(call(*arrays))
+
+
+def _compiler_params(axes: int) -> pltpu.CompilerParams:
+    return pltpu.CompilerParams(dimension_semantics=(pltpu.PARALLEL, *[pltpu.ARBITRARY] * (axes - 1)))
 
 
 

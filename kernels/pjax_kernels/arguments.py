@@ -78,7 +78,7 @@ def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], incremen
     return tuple((old + change).astype(old.dtype) for old, change in zip(arrays, changes, strict=True))
 
 
-def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[..., tuple[Array, ...]]:
+def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[..., Any]:
     """A projection of arrays of any dtypes, from the increments of arrays of the one it computes in."""
 
     def project(*arrays: Array, increments: bool, **settings: Any) -> tuple[Array, ...]:

@@ -32,7 +32,9 @@ def choose(
     """
     # The arguments come first: that they do not fit is true on every machine.
     impediments = {
-        name: (unsupported or {}).get(name) or device.obstacle() for name, device in _DEVICES.items() if name in available
+        name: (unsupported or {}).get(name) or device.obstacle()
+        for name, device in _DEVICES.items()
+        if name in available
     }
     if implementation is None:
         return _where_compiled(available, [name for name, impediment in impediments.items() if impediment is None])

@@ -132,7 +132,7 @@ def far_root(plus: Square, minus: Square, z: Array) -> BilinearRoot:
 
 
 def changes_of_halves(t: Array, beta: Array, gamma: Array) -> tuple[Array, Array]:
-    """``gamma + beta = t/(1 - t)``, by which ``a + b`` grows, and ``gamma - beta = -t/(1 + t)``, by which ``a - b`` does.
+    """``gamma + beta = t/(1 - t)``, by which ``a + b`` grows, and ``gamma - beta = -t/(1 + t)`` for ``a - b``.
 
     Each from the form that does not cancel.
     """

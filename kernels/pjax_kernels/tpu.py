@@ -59,8 +59,8 @@ def unsupported_precision(precision: lax.PrecisionLike) -> str | None:
 
 def product_precision(precision: lax.PrecisionLike) -> lax.Precision:
     """As Mosaic has it, which has no products in three passes: "high" takes six, as "highest" does."""
-    named = jax.config.jax_default_matmul_precision if precision is None else precision
-    in_one_pass = lax.Precision(named) == lax.Precision.DEFAULT  # type: ignore[call-arg]
+    named = jax.config.jax_default_matmul_precision if precision is None else precision  # type: ignore[attr-defined]
+    in_one_pass = lax.Precision(named) == lax.Precision.DEFAULT
     return lax.Precision.DEFAULT if in_one_pass else lax.Precision.HIGHEST
 
 
@@ -107,9 +107,7 @@ def launch(
         grid=grid,
         in_specs=list(inputs),
         out_specs=[output.block for output in outputs],
-        out_shape=[
-            jax.ShapeDtypeStruct(output.shape, output.dtype, manual_axis_type=varying) for output in outputs
-        ],
+        out_shape=[jax.ShapeDtypeStruct(output.shape, output.dtype, manual_axis_type=varying) for output in outputs],
         scratch_shapes=list(scratch),
         compiler_params=_compiler_params(len(grid)),
         name=name,
@@ -120,7 +118,6 @@ def launch(
 
 def _compiler_params(axes: int) -> pltpu.CompilerParams:
     return pltpu.CompilerParams(dimension_semantics=(pltpu.PARALLEL, *[pltpu.ARBITRARY] * (axes - 1)))
-
 
 
 def repeat(count: int) -> Callable[[Callable[[Array], None]], None]:

@@ -51,7 +51,7 @@ def tpu_interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def tpu_interpreted_under_vmap(tpu_interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, for grids with an axis more, of which the interpreter (not the compiler) does not know the semantics."""
+    """The same for grids with one more axis, whose semantics the interpreter does not know; the compiler does."""
     monkeypatch.setattr(tpu, "_compiler_params", lambda axes: pltpu.CompilerParams())
 
 

@@ -83,7 +83,8 @@ def test_lowers_under_vmap_and_without_float64(kernel: Kernel, shapes: Shapes) -
 
 @pytest.mark.usefixtures("on_tpu")
 @pytest.mark.parametrize(
-    ("kernel", "shapes", "shared"), [(*ALIGNED["bilinear"], ()), (*ALIGNED["dense"], (1,)), (*ALIGNED["sum_relu"], (1,))]
+    ("kernel", "shapes", "shared"),
+    [(*ALIGNED["bilinear"], ()), (*ALIGNED["dense"], (1,)), (*ALIGNED["sum_relu"], (1,))],
 )
 def test_lowers_in_shards(kernel: Kernel, shapes: Shapes, shared: tuple[int, ...]) -> None:
     """A loop in shard_map has a carry of one type: what a kernel returns differs from shard to shard."""
@@ -131,7 +132,9 @@ def test_a_machine_without_tpu_is_named() -> None:
 def test_other_dtypes_are_refused_when_named_and_left_to_xla_otherwise(dtype: str) -> None:
     for kernel, shapes in UNALIGNED.values():
         arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-        with pytest.raises(NotImplementedError, match=rf"'tpu' cannot run here: .* has dtype {dtype}.*bfloat16, float32"):
+        with pytest.raises(
+            NotImplementedError, match=rf"'tpu' cannot run here: .* has dtype {dtype}.*bfloat16, float32"
+        ):
             jax.eval_shape(partial(kernel, implementation="tpu"), *arrays)
         assert "pallas_call" not in str(jax.make_jaxpr(kernel)(*arrays))
 

@@ -99,9 +99,7 @@ def test_a_recurrence_in_several_blocks_of_either_operand(rng: Generator) -> Non
 
 def test_new_values_of_a_recurrence_keep_their_dtypes(rng: Generator) -> None:
     problem = test_recurrence.make_problem(rng, "near", jnp.bfloat16)
-    new, expected = (
-        jax.jit(partial(pk.project_recurrence, implementation=name))(*problem) for name in ("tpu", "xla")
-    )
+    new, expected = (jax.jit(partial(pk.project_recurrence, implementation=name))(*problem) for name in ("tpu", "xla"))
     for result, right, old in zip(new, expected, problem, strict=True):
         assert result.dtype == old.dtype
         np.testing.assert_allclose(*(np.asarray(y).astype(np.float64) for y in (result, right)), rtol=0.01, atol=1e-3)
@@ -111,7 +109,9 @@ def test_new_values_of_a_recurrence_keep_their_dtypes(rng: Generator) -> None:
 def test_empty_layers(shape: tuple[int, int, int]) -> None:
     batch, inner, width = shape
     x, w, z = (np.full(shape, 0.5, np.float32) for shape in ((batch, inner), (inner, width), (batch, width)))
-    for change, expected in zip(project(x, w, z, increments=True, implementation="tpu"), (0 * x, 0 * w, -z), strict=True):
+    for change, expected in zip(
+        project(x, w, z, increments=True, implementation="tpu"), (0 * x, 0 * w, -z), strict=True
+    ):
         np.testing.assert_allclose(change, expected, atol=1e-6)
 
 

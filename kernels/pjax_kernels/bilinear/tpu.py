@@ -87,7 +87,8 @@ def project_bilinear(
         grid=(pl.cdiv(count, rows), phases, column_blocks),
         inputs=[pl.BlockSpec((rows, columns), read), pl.BlockSpec((rows, columns), read), z_block],
         outputs=[
-            tpu.Output(array.shape, dtype, block) for array, dtype, block in zip(arrays, dtypes, new_blocks, strict=True)
+            tpu.Output(array.shape, dtype, block)
+            for array, dtype, block in zip(arrays, dtypes, new_blocks, strict=True)
         ],
         scratch=[
             pltpu.VMEM((_SUMS, rows, LANES), jnp.float32),
@@ -184,9 +185,9 @@ def _registers(ref: Any) -> list[Any]:
     return [pl.ds(first, LANES) for first in range(0, ref.shape[1], LANES)]
 
 
-def _inner_products(a_ref: Any, b_ref: Any, rows: Any, block: Array, length: int) -> tuple[Array, Array, Array]:
+def _inner_products(a_ref: Any, b_ref: Any, rows: Any, block: Array, length: int) -> tuple[Array, ...]:
     """The three sums of every row, each still in 128 parts."""
-    sums = (jnp.zeros((_PART, LANES), jnp.float32),) * _SUMS
+    sums: tuple[Array, ...] = (jnp.zeros((_PART, LANES), jnp.float32),) * _SUMS
     width = a_ref.shape[1]
     column = lax.broadcasted_iota(jnp.int32, (_PART, LANES), 1) + block * width
     for columns in _registers(a_ref):

@@ -181,13 +181,15 @@ def _multiply_and_solve(
     *refs: Any, pairs: Sequence[_Pair], batch: int, width: int, increments: bool, precision: lax.Precision
 ) -> None:
     operands, refs = refs[: 2 * len(pairs)], refs[2 * len(pairs) :]
-    z_ref, minus_beta_ref, new_z_ref, row_sums_ref, column_sums_ref, product_ref, *squares_refs = refs[:8]
+    z_ref, minus_beta_ref, new_z_ref, row_sums_ref, column_sums_ref, product_ref, x_squared_ref, w_squared_ref = refs[
+        :8
+    ]
     row_parts_ref, column_parts_ref = refs[8:]
     i, j, k = (pl.program_id(axis) for axis in range(3))
 
     @pl.when(k == 0)
     def _start() -> None:
-        for ref in (product_ref, *squares_refs, column_parts_ref):
+        for ref in (product_ref, x_squared_ref, w_squared_ref, column_parts_ref):
             ref[...] = jnp.zeros_like(ref)
 
     @pl.when((j == 0) & (k == 0))
@@ -198,7 +200,8 @@ def _multiply_and_solve(
 
         @pl.when((k >= pair.first) & (k < pair.first + pair.steps))
         def _multiply(pair: _Pair = pair, x_ref: Any = x_ref, w_ref: Any = w_ref) -> None:
-            _add_product(x_ref, w_ref, product_ref, *squares_refs, pair=pair, step=k - pair.first, precision=precision)
+            sums_refs = product_ref, x_squared_ref, w_squared_ref
+            _add_product(x_ref, w_ref, *sums_refs, pair=pair, step=k - pair.first, precision=precision)
 
     @pl.when(k == pl.num_programs(2) - 1)
     def _solve_tile() -> None:
@@ -207,7 +210,8 @@ def _multiply_and_solve(
             minus_beta_ref,
             new_z_ref,
             product_ref,
-            *squares_refs,
+            x_squared_ref,
+            w_squared_ref,
             row_parts_ref,
             column_parts_ref,
             rows_left=batch - i * z_ref.shape[0],

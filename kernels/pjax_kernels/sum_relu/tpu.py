@@ -65,9 +65,7 @@ def project_sum_relu(
     written = [tpu.Output(shape, dtype, block) for dtype in dtypes]
     written += [tpu.Output((1, length), jnp.float32, row_block)] * ("row" in kinds)
     results = tpu.launch(
-        functools.partial(
-            _project, kinds=kinds, count=shape[0], increments=increments, writes_change=writes_change
-        ),
+        functools.partial(_project, kinds=kinds, count=shape[0], increments=increments, writes_change=writes_change),
         *operands,
         z.reshape(shape),
         name="project_sum_relu",
@@ -77,22 +75,19 @@ def project_sum_relu(
         scratch=[pltpu.VMEM((_PART, columns), jnp.float32)] * ("row" in kinds),
     )
     new_full, rest = list(results[: len(of_inputs)]), list(results[len(of_inputs) :])
-    new_z, change = rest[0].reshape(z.shape), rest[1].reshape(z.shape) if writes_change else None
+    new_z, change = rest[0].reshape(z.shape), rest[1].reshape(z.shape) if writes_change else rest[0]
 
     def new_input(x: Array, kind: str) -> Array:
         if kind == "full" and not increments:
             return new_full.pop(0).reshape(x.shape)
-        if kind == "row":
-            mean = (rest[-1] * (1 / shape[0])).reshape(x.shape)
-        else:
-            mean = mean_of_copies(x, change)
+        mean = (rest[-1] * (1 / shape[0])).reshape(x.shape) if kind == "row" else mean_of_copies(x, change)
         return mean if increments else (x + mean).astype(x.dtype)
 
     return tuple(new_input(x, kind) for x, kind in zip(inputs, kinds, strict=True)), new_z
 
 
 def _kind(x: Array, z: Array) -> str:
-    """"full" is an input of the shape of ``z``, "row" one row for all of its rows, and "stretched" any other."""
+    """Of an input: "full" of the shape of ``z``, "row" if it is one row for all of its rows, otherwise "stretched"."""
     if x.shape == z.shape:
         return "full"
     return "row" if x.ndim and x.size == x.shape[-1] == z.shape[-1] else "stretched"
@@ -103,16 +98,15 @@ def _project(*refs: Any, kinds: Sequence[str], count: int, increments: bool, wri
     moved = [ref for ref, kind in zip(inputs, kinds, strict=True) if kind == "full" and not increments]
     new_refs = [remaining.pop(0) for _ in moved]
     new_z_ref = remaining.pop(0)
-    change_ref = remaining.pop(0) if writes_change else None
-    sums_ref, parts_ref = remaining or (None, None)
+    change_refs = [remaining.pop(0) for _ in range(writes_change)]
+    sums = [remaining] * bool(remaining)  # of the changes: the row that is written, and partial sums
     rows, columns = z_ref.shape
     block, last_block = pl.program_id(1), pl.num_programs(1) - 1
     rows_left = count - block * rows
 
-    if sums_ref is not None:
-
-        @pl.when(block == 0)
-        def _start() -> None:
+    @pl.when(block == 0)
+    def _start() -> None:
+        for _, parts_ref in sums:
             parts_ref[...] = jnp.zeros_like(parts_ref)
 
     @tpu.repeat(rows // _PART)
@@ -127,14 +121,13 @@ def _project(*refs: Any, kinds: Sequence[str], count: int, increments: bool, wri
         for new_ref, ref in zip(new_refs, moved, strict=True):
             new_ref[here] = (read(ref) + change).astype(new_ref.dtype)
         new_z_ref[here] = (z_change if increments else z + z_change).astype(new_z_ref.dtype)
-        if change_ref is not None:
+        for change_ref in change_refs:
             change_ref[here] = change
-        if sums_ref is not None:
+        for _, parts_ref in sums:
             row = lax.broadcasted_iota(jnp.int32, (_PART, columns), 0) + part * _PART
             parts_ref[...] += jnp.where(row < rows_left, change, 0)
 
-    if sums_ref is not None:
-
-        @pl.when(block == last_block)
-        def _end() -> None:
+    @pl.when(block == last_block)
+    def _end() -> None:
+        for sums_ref, parts_ref in sums:
             sums_ref[...] = jnp.sum(parts_ref[...], axis=0, keepdims=True)

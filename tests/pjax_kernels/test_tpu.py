@@ -70,7 +70,7 @@ def test_lowers_to_one_kernel(kernel: Kernel, shapes: Shapes, increments: bool, 
     arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     text = lowered(partial(kernel, increments=increments), arrays).as_text()
     assert text.count("@tpu_custom_call") == 1
-    assert "f64" not in text
+    assert "f64>" not in text
 
 
 @pytest.mark.usefixtures("on_tpu")

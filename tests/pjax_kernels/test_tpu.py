@@ -29,12 +29,16 @@ def sum_relu_of_bias(x: Any, bias: Any, z: Any, **options: Any) -> Any:
     return pk.project_sum_relu((x, bias), z, **options)
 
 
+pool = partial(pk.project_max_pool, window=(3, 2), strides=(2, 2), padding="SAME")
+
+
 ALIGNED: dict[str, tuple[Kernel, Shapes]] = {
     "bilinear": (pk.project_bilinear, ((512, 256), (512, 256), (512,))),
     "bilinear, long rows": (pk.project_bilinear, ((256, 16384), (256, 16384), (256,))),
     "dense": (pk.project_dense, ((256, 512), (512, 256), (256, 256))),
     "sum_relu": (sum_relu_of_bias, ((512, 1024), (1024,), (512, 1024))),
     "recurrence": (pk.project_recurrence, ((8, 16, 128), (8, 16, 256), (128, 256), (256, 256), (8, 16, 256))),
+    "max_pool": (pool, ((2, 16, 16, 128), (2, 8, 8, 128))),
 }
 UNALIGNED: dict[str, tuple[Kernel, Shapes]] = {
     "bilinear": (pk.project_bilinear, ((3, 67, 5), (3, 67, 5), (3, 67))),
@@ -42,6 +46,7 @@ UNALIGNED: dict[str, tuple[Kernel, Shapes]] = {
     "dense": (pk.project_dense, ((300, 784), (784, 10), (300, 10))),
     "sum_relu": (sum_relu_of_bias, ((5, 7, 13), (13,), (5, 7, 13))),
     "recurrence": (pk.project_recurrence, ((3, 7, 65), (3, 7, 300), (65, 300), (300, 300), (3, 7, 300))),
+    "max_pool": (pool, ((3, 9, 13, 150), (3, 5, 7, 150))),
 }
 CASES = [
     pytest.param(*case, id=f"{name}, {kind}")
@@ -137,6 +142,18 @@ def test_other_dtypes_are_refused_when_named_and_left_to_xla_otherwise(dtype: st
         ):
             jax.eval_shape(partial(kernel, implementation="tpu"), *arrays)
         assert "pallas_call" not in str(jax.make_jaxpr(kernel)(*arrays))
+
+
+@pytest.mark.usefixtures("on_tpu")
+@pytest.mark.parametrize(
+    ("shape", "window", "reason"),
+    [((1, 256, 256, 128), (2, 2), "does not fit into VMEM"), ((1, 30, 30, 8), (6, 6), "36 entries, .* up to 25")],
+)
+def test_large_images_and_windows_are_refused(shape: tuple[int, ...], window: tuple[int, int], reason: str) -> None:
+    x = jax.ShapeDtypeStruct(shape, "float32")
+    z = jax.ShapeDtypeStruct((1, shape[1] // window[0], shape[2] // window[1], shape[3]), "float32")
+    with pytest.raises(NotImplementedError, match=f"'tpu' cannot run here: .*{reason}"):
+        jax.eval_shape(partial(pk.project_max_pool, window=window, implementation="tpu"), x, z)
 
 
 @pytest.mark.usefixtures("on_tpu")

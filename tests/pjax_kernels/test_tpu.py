@@ -67,8 +67,7 @@ def lowered(kernel: Kernel, arrays: list[jax.ShapeDtypeStruct]) -> jax.stages.Lo
 
 
 @pytest.mark.usefixtures("on_tpu")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("increments", [False, True])
+@pytest.mark.parametrize(("dtype", "increments"), [("bfloat16", False), ("float32", True)])
 @pytest.mark.parametrize(("kernel", "shapes"), CASES)
 def test_lowers_to_one_kernel(kernel: Kernel, shapes: Shapes, increments: bool, dtype: str) -> None:
     """With 64-bit mode on, as in all these tests; nothing but the kernel is chosen, for nothing is named."""

@@ -26,8 +26,7 @@ project_recurrence = jax.jit(
 )
 
 
-@pytest.mark.parametrize("residual", ["near", "mixed"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("residual", "dtype"), [("near", "bfloat16"), ("near", "float32"), ("mixed", "float32")])
 def test_changes_agree_with_mpmath(residual: str, dtype: str, rng: Generator) -> None:
     inputs = layer(rng, 5, 4, 3, residual, jnp.dtype(dtype))
     changes = project(*inputs, increments=True, implementation="tpu")

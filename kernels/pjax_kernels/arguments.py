@@ -111,11 +111,23 @@ def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], incremen
     return tuple((old + change).astype(old.dtype) for old, change in zip(arrays, changes, strict=True))
 
 
-def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[..., tuple[Array, ...]]:
+def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[..., Any]:
     """A projection of arrays of any dtypes, from the increments of arrays of the one it computes in."""
 
     def project(*arrays: Array, increments: bool, **settings: Any) -> tuple[Array, ...]:
         dtype = compute_dtype(arrays)
         return apply_increments(arrays, increments_of(*(x.astype(dtype) for x in arrays), **settings), increments)
+
+    return project
+
+
+def from_summand_increments(increments_of: Callable[..., tuple[Sequence[Array], Array]]) -> Callable[..., Any]:
+    """The same for arrays given as a tuple of summands and a sum."""
+
+    def project(inputs: Sequence[Array], z: Array, *, increments: bool) -> tuple[tuple[Array, ...], Array]:
+        dtype = compute_dtype([*inputs, z])
+        changes, z_change = increments_of(tuple(x.astype(dtype) for x in inputs), z.astype(dtype))
+        *new_inputs, new_z = apply_increments([*inputs, z], (*changes, z_change), increments)
+        return tuple(new_inputs), new_z
 
     return project

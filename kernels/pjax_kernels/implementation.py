@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from jax import lax
 
-from pjax_kernels import gpu
+from pjax_kernels import gpu, tpu
 
 NAMES = ("reference", "xla", "triton", "tpu")
+
+_DEVICES = {"triton": gpu, "tpu": tpu}
+"""What knows whether the implementations run here that run on some devices only."""
+
+_PLATFORMS = {"triton": ("cuda", "rocm"), "tpu": ("tpu",)}
 
 
 def choose(
@@ -18,18 +23,23 @@ def choose(
     implementation: str | None,
     available: Mapping[str, Callable[..., Any]],
     *,
-    unsupported: str | None = None,
+    unsupported: Mapping[str, str | None] | None = None,
 ) -> Callable[..., Any]:
     """The named implementation of ``kernel``, a function of arrays and keywords, or for None the best that runs here.
 
-    ``unsupported`` says why the Triton kernel does not take the arguments.  On a GPU the best is "triton" where it is
-    available, installed and takes them; elsewhere it is "xla".
+    ``unsupported`` says why the "triton" and "tpu" kernels do not take the arguments, or None where they do.  On a GPU
+    the best is "triton", and on a TPU "tpu", where it is available, installed and takes them; elsewhere it is "xla".
     """
     # The arguments come first: that they do not fit is true on every machine.
-    impediment = (unsupported or gpu.obstacle()) if "triton" in available else None
+    impediments = {
+        name: (unsupported or {}).get(name) or device.obstacle()
+        for name, device in _DEVICES.items()
+        if name in available
+    }
     if implementation is None:
-        return _on_gpu(available) if "triton" in available and impediment is None else available["xla"]
-    if implementation in available and (implementation != "triton" or impediment is None):
+        return _where_compiled(available, [name for name, impediment in impediments.items() if impediment is None])
+    impediment = impediments.get(implementation)
+    if implementation in available and impediment is None:
         return available[implementation]
     choices = ", ".join(repr(name) for name in available if name != implementation)
     if implementation in available:
@@ -45,11 +55,14 @@ def choose(
     )
 
 
-def _on_gpu(available: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """The Triton kernel where the call is compiled for a GPU, XLA where it is compiled for another device beside it."""
+def _where_compiled(available: Mapping[str, Callable[..., Any]], names: Sequence[str]) -> Callable[..., Any]:
+    """The named kernels where the call is compiled for their platforms, XLA where it is for another device beside."""
+    if not names:
+        return available["xla"]
 
     def project(*arrays: Any, **settings: Any) -> Any:
-        on_gpu, elsewhere = (partial(available[name], **settings) for name in ("triton", "xla"))
-        return lax.platform_dependent(*arrays, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+        bound = {name: partial(available[name], **settings) for name in (*names, "xla")}
+        on_platform = {platform: bound[name] for name in names for platform in _PLATFORMS[name]}
+        return lax.platform_dependent(*arrays, **on_platform, default=bound["xla"])
 
     return project

@@ -131,6 +131,16 @@ def far_root(plus: Square, minus: Square, z: Array) -> BilinearRoot:
     )
 
 
+def changes_of_halves(t: Array, beta: Array, gamma: Array) -> tuple[Array, Array]:
+    """``gamma + beta = t/(1 - t)``, by which ``a + b`` grows, and ``gamma - beta = -t/(1 + t)`` for ``a - b``.
+
+    Each from the form that does not cancel.
+    """
+    of_sum = jnp.where(t > 0, gamma + beta, t / (1 - jnp.minimum(t, 0)))
+    of_difference = jnp.where(t < 0, gamma - beta, -t / (1 + jnp.maximum(t, 0)))
+    return of_sum, of_difference
+
+
 class _Equation(NamedTuple):
     """``pole v (2 + v) + other v (2 + 3v)/(1 + 2v)^2 + one v/(1 + v) = scaled``, everything over ``1 + q``.
 
@@ -163,7 +173,8 @@ def _far_start(lower_bound: Array, equation: _Equation) -> Array:
     by_excess = jnp.where(root > 1e6, root, root * (root / (1 + jnp.sqrt(1 + root * root))))
     # The bounded terms are near their bounds, which they miss by tail/(1 + v).
     tail = one + 0.25 * other
-    missing = jnp.maximum(-excess, 0) + jnp.cbrt(pole) * jnp.cbrt(tail) ** 2
+    # The cube root of pole tail^2: a few digits are enough, and not every platform has cube roots.
+    missing = jnp.maximum(-excess, 0) + jnp.exp((jnp.log(pole) + 2 * jnp.log(tail)) * (1 / 3))
     by_tail = tail / jnp.maximum(missing, tiny) - 1
     return jnp.minimum(jnp.maximum(lower_bound, jnp.maximum(by_excess, by_tail)), _largest(excess))
 

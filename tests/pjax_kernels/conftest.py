@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
-from pjax_kernels import gpu
+from pjax_kernels import gpu, tpu
 
 from . import triton_interpreter
 
@@ -51,6 +52,20 @@ def launches(triton_interpreted: None, monkeypatch: pytest.MonkeyPatch) -> list[
 
     monkeypatch.setattr(gpu, "_run", run)
     return recorded
+
+
+@pytest.fixture
+def tpu_interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """implementation="tpu" runs, in Pallas's TPU interpreter: memory that nothing was written to is NaN."""
+    monkeypatch.setattr(tpu, "obstacle", lambda: None)
+    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan")):
+        yield
+
+
+@pytest.fixture
+def tpu_interpreted_under_vmap(tpu_interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for grids with one more axis, whose semantics the interpreter does not know; the compiler does."""
+    monkeypatch.setattr(tpu, "_compiler_params", lambda axes: pltpu.CompilerParams())
 
 
 @pytest.fixture(params=["float16", "bfloat16", "float32", "float64"])

@@ -59,8 +59,8 @@ def test_interpreted_kernels_are_never_chosen(monkeypatch: pytest.MonkeyPatch) -
 def test_arguments_that_the_kernel_does_not_take() -> None:
     reason = gpu.unsupported({"u": ONE}, length=3, longest=2)
     with pytest.raises(NotImplementedError, match="3 entries at a time .* up to 2; pass"):
-        implementation.choose("kernel", "triton", AVAILABLE, unsupported=reason)
-    assert implementation.choose("kernel", None, AVAILABLE, unsupported=reason) is AVAILABLE["xla"]
+        implementation.choose("kernel", "triton", AVAILABLE, unsupported={"triton": reason})
+    assert implementation.choose("kernel", None, AVAILABLE, unsupported={"triton": reason}) is AVAILABLE["xla"]
     assert gpu.unsupported({"u": ONE}, length=3, longest=3) is None
     assert "u has dtype float8_e5m2" in gpu.unsupported({"u": ONE.astype(jnp.float8_e5m2)})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu
+from pjax_kernels import arguments, gpu, tpu
 from pjax_kernels.bilinear import reference, xla
 from pjax_kernels.implementation import choose
 
@@ -18,10 +18,17 @@ def _triton(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, A
     return triton.project_bilinear(a, b, z, increments=increments)
 
 
+def _tpu(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
+    from pjax_kernels.bilinear import tpu
+
+    return tpu.project_bilinear(a, b, z, increments=increments)
+
+
 _IMPLEMENTATIONS = {
     "reference": arguments.from_increments(reference.bilinear_increments),
     "xla": arguments.from_increments(xla.bilinear_increments),
     "triton": _triton,
+    "tpu": _tpu,
 }
 
 
@@ -40,7 +47,7 @@ def project_bilinear(
         z: ``(...)``, the estimates of the dot products.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
-        implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), or None for the best that runs here.
+        implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), "tpu", or None for the best that runs here.
 
     Returns:
         ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
@@ -59,5 +66,6 @@ def project_bilinear(
         raise ValueError(f"{_KERNEL}: a has shape (), but needs a last axis to take the dot product over")
     arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
     arguments.require_shape(_KERNEL, "z", z, a.shape[:-1], f"a of shape {a.shape}")
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    unsupported = {"triton": gpu.unsupported(arrays), "tpu": tpu.unsupported(arrays)}
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
     return project(a, b, z, increments=increments)

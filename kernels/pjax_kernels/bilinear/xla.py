@@ -37,9 +37,7 @@ def _far_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:
     plus = root.Square(jnp.sum(half_sum * half_sum, axis=-1), exact)
     minus = root.Square(jnp.sum(half_difference * half_difference, axis=-1), exact)
     t, beta, gamma, radius = root.far_root(plus, minus, z)
-    # gamma + beta = t/(1 - t) and gamma - beta = -t/(1 + t), each from the form that does not cancel.
-    of_sum = jnp.where(t > 0, gamma + beta, t / (1 - jnp.minimum(t, 0)))
-    of_difference = jnp.where(t < 0, gamma - beta, -t / (1 + jnp.maximum(t, 0)))
+    of_sum, of_difference = root.changes_of_halves(t, beta, gamma)
     sum_part = of_sum[..., None] * half_sum
     difference_part = of_difference[..., None] * half_difference
     free_part = radius[..., None] * jnp.full_like(a, max(a.shape[-1], 1) ** -0.5)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu
+from pjax_kernels import arguments, gpu, tpu
 from pjax_kernels.dense import reference, xla
 from pjax_kernels.implementation import choose
 
@@ -18,13 +20,17 @@ def _triton(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tu
     return triton.dense_increments(x, w, z, precision=precision)
 
 
+def _tpu(x: Array, w: Array, z: Array, **settings: Any) -> tuple[Array, Array, Array]:
+    from pjax_kernels.dense import tpu
+
+    return tpu.project_dense(x, w, z, **settings)
+
+
 _IMPLEMENTATIONS = {
-    name: arguments.from_increments(increments_of)
-    for name, increments_of in {
-        "reference": reference.dense_increments,
-        "xla": xla.dense_increments,
-        "triton": _triton,
-    }.items()
+    "reference": arguments.from_increments(reference.dense_increments),
+    "xla": arguments.from_increments(xla.dense_increments),
+    "triton": arguments.from_increments(_triton),
+    "tpu": _tpu,
 }
 
 
@@ -53,8 +59,8 @@ def project_dense(
             smaller than the rounding of the value.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.  The default keeps full float32 on
             accelerators too: the projection lives on the small difference between ``z`` and ``x w``.
-        implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs), or None for the best that
-            runs here.
+        implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs), "tpu", or None for the
+            best that runs here.
 
     Returns:
         ``(x, w, z)``: the means of the projected copies, and the projected outputs, in the shapes and dtypes given.
@@ -72,5 +78,9 @@ def project_dense(
     arguments.require_shape(_KERNEL, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    unsupported = {
+        "triton": gpu.unsupported(arrays),
+        "tpu": tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
+    }
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
     return project(x, w, z, increments=increments, precision=precision)

@@ -107,7 +107,7 @@ def project_dense_copies(
     arguments.require_shape(_KERNEL, "z", z, (batch, width), product)
     dtype = arguments.compute_dtype(list(arrays.values()))
     longest = _LONGEST_ON_GPU * 4 // jnp.dtype(dtype).itemsize
-    unsupported = gpu.unsupported(arrays, length=length, longest=longest)
+    unsupported = {"triton": gpu.unsupported(arrays, length=length, longest=longest)}
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
     new = project(
         x.astype(dtype),

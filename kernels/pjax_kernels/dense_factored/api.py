@@ -124,7 +124,7 @@ def project_dense_factored(
         return jax.tree.unflatten(structure, (next(remaining) if number is None else number for number in numbers))
 
     coefficients = {f"coefficient {k}": leaf for k, leaf in enumerate(given[len(named) : -1])}
-    unsupported = _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)
+    unsupported = {"triton": _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)}
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
     dtype = arguments.compute_dtype(given)
     found = project(*(array.astype(dtype) for array in given), problem=problem, precision=precision)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu
+from pjax_kernels import arguments, gpu, tpu
 from pjax_kernels.implementation import choose
 from pjax_kernels.maximum import reference, xla
 from pjax_kernels.maximum.windows import Windows, place_windows
@@ -33,6 +33,12 @@ def _triton_max_pool(x: Array, z: Array, *, rows: Windows, columns: Windows, inc
     return triton.project_max_pool(x, z, rows, columns, increments=increments)
 
 
+def _tpu_max_pool(x: Array, z: Array, *, rows: Windows, columns: Windows) -> tuple[Array, Array]:
+    from pjax_kernels.maximum import tpu
+
+    return tpu.max_pool_increments(x, z, rows, columns)
+
+
 _MAX_IMPLEMENTATIONS = {
     "reference": arguments.from_increments(reference.max_increments),
     "xla": arguments.from_increments(xla.max_increments),
@@ -42,6 +48,7 @@ _POOL_IMPLEMENTATIONS = {
     "reference": arguments.from_increments(reference.max_pool_increments),
     "xla": arguments.from_increments(xla.max_pool_increments),
     "triton": _triton_max_pool,
+    "tpu": arguments.from_increments(_tpu_max_pool),
 }
 
 
@@ -85,7 +92,7 @@ def project_max(
     if 0 in (x.shape[i] for i in axes):
         raise ValueError(f"{_MAX}: x has shape {x.shape}, which has no entries to take the maximum of over axis {axis}")
     entries = math.prod(x.shape[i] for i in axes)
-    unsupported = gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)
+    unsupported = {"triton": gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)}
     project = choose(_MAX, implementation, _MAX_IMPLEMENTATIONS, unsupported=unsupported)
     new_x, new_z = project(x, jnp.expand_dims(z, axes), axes=axes, increments=increments)
     return new_x, jnp.squeeze(new_z, axes)
@@ -113,7 +120,7 @@ def project_max_pool(
         strides: rows and columns from a window to the next; by default those of the window, without overlap.
         padding: "VALID", "SAME", or pairs ``((top, bottom), (left, right))``.  Padding is never the maximum.
         increments: return the changes instead of the new values, in float32 or wider.
-        implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
+        implementation: "reference", "xla", "triton" (GPUs), "tpu", or None for the best that runs here.
 
     Returns:
         ``(x, z)`` after the projection, in the shapes and dtypes given.
@@ -133,9 +140,20 @@ def project_max_pool(
     batch, _, _, channels = x.shape
     expected = batch, rows.count, columns.count, channels
     arguments.require_shape(_POOL, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
-    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
+    unsupported = {
+        "triton": gpu.unsupported(arrays),
+        "tpu": tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
+    }
+    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported=unsupported)
     new_x, new_z = project(x, z, rows=rows, columns=columns, increments=increments)
     return new_x, new_z
+
+
+def _too_large_for_tpu(x: Array, rows: Windows, columns: Windows) -> str | None:
+    """Why the TPU kernel does not take these images and windows, or None."""
+    from pjax_kernels.maximum import tpu
+
+    return tpu.unsupported(x.shape, rows, columns)
 
 
 def _window_axes(

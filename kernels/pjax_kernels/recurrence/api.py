@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu
+from pjax_kernels import arguments, gpu, tpu
 from pjax_kernels.implementation import choose
 from pjax_kernels.recurrence import reference, xla
 
@@ -19,13 +21,17 @@ def _triton(x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: 
     return triton.recurrence_increments(x, h, w_x, w_h, z, precision=precision)
 
 
+def _tpu(*arrays: Array, **settings: Any) -> tuple[Array, ...]:
+    from pjax_kernels.recurrence import tpu
+
+    return tpu.project_recurrence(*arrays, **settings)
+
+
 _IMPLEMENTATIONS = {
-    name: arguments.from_increments(increments_of)
-    for name, increments_of in {
-        "reference": reference.recurrence_increments,
-        "xla": xla.recurrence_increments,
-        "triton": _triton,
-    }.items()
+    "reference": arguments.from_increments(reference.recurrence_increments),
+    "xla": arguments.from_increments(xla.recurrence_increments),
+    "triton": arguments.from_increments(_triton),
+    "tpu": _tpu,
 }
 
 
@@ -58,7 +64,7 @@ def project_recurrence(
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
-        implementation: "reference" (stores all copies), "xla", "triton" (GPUs), or None for the best that runs
+        implementation: "reference" (stores all copies), "xla", "triton" (GPUs), "tpu", or None for the best that runs
             here.
 
     Returns:
@@ -81,6 +87,10 @@ def project_recurrence(
     hidden_weights = f"h of shape {h.shape} beside w_x of shape {w_x.shape}"
     arguments.require_shape(_KERNEL, "w_h", w_h, (hidden, width), hidden_weights)
     arguments.require_shape(_KERNEL, "z", z, (batch, steps, width), f"x of shape {x.shape} times w_x of {w_x.shape}")
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=gpu.unsupported(arrays))
-    new_x, new_h, new_w_x, new_w_h, new_z = project(x, h, w_x, w_h, z, increments=increments, precision=precision)
+    unsupported = {
+        "triton": gpu.unsupported(arrays),
+        "tpu": tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
+    }
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
+    new_x, new_h, new_w_x, new_w_h, new_z = project(*arrays.values(), increments=increments, precision=precision)
     return new_x, new_h, new_w_x, new_w_h, new_z

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, tpu
 from pjax_kernels.implementation import choose
 from pjax_kernels.sum import reference, xla
 
 _KERNEL = "project_sum"
 _OVER = "project_sum_over"
 _OVER_IMPLEMENTATIONS = {"reference": reference.sum_over_increments, "xla": xla.sum_over_increments}
-_IMPLEMENTATIONS = {"reference": reference.sum_increments, "xla": xla.sum_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_summand_increments(reference.sum_increments),
+    "xla": arguments.from_summand_increments(xla.sum_increments),
+}
 
 
 def project_sum(
@@ -42,7 +45,7 @@ def project_sum(
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, choose(_KERNEL, implementation, _IMPLEMENTATIONS), inputs, z, increments)
+    return project_summands(_KERNEL, _IMPLEMENTATIONS, inputs, z, increments, implementation)
 
 
 def project_sum_over(
@@ -84,19 +87,23 @@ def project_sum_over(
 
 
 def project_summands(
-    kernel: str, project: Callable[..., Any], inputs: Sequence[ArrayLike], z: ArrayLike, increments: bool
+    kernel: str,
+    available: Mapping[str, Callable[..., Any]],
+    inputs: Sequence[ArrayLike],
+    z: ArrayLike,
+    increments: bool,
+    implementation: str | None,
 ) -> tuple[tuple[Array, ...], Array]:
-    """Check and convert the arguments of a kernel that sums its inputs, and run it."""
+    """Check the arguments of a kernel that sums its inputs, and run the implementation of them that is named."""
     arrays = summand_arrays(kernel, inputs, z)
-    dtype = arguments.compute_dtype(arrays)
-    *summands, z = (array.astype(dtype) for array in arrays)
-    changes, z_change = project(tuple(summands), z)
-    *new_inputs, new_z = arguments.apply_increments(arrays, (*changes, z_change), increments)
-    return tuple(new_inputs), new_z
+    project = choose(kernel, implementation, available, unsupported={"tpu": tpu.unsupported(arrays)})
+    *summands, z = arrays.values()
+    new_inputs, new_z = project(tuple(summands), z, increments=increments)
+    return new_inputs, new_z
 
 
-def summand_arrays(kernel: str, inputs: Sequence[ArrayLike], z: ArrayLike) -> list[Array]:
-    """``[*inputs, z]`` as arrays, checked."""
+def summand_arrays(kernel: str, inputs: Sequence[ArrayLike], z: ArrayLike) -> dict[str, Array]:
+    """The inputs and, last, ``z`` as arrays, checked."""
     if hasattr(inputs, "shape"):
         raise TypeError(f"{kernel}: inputs is an array of shape {inputs.shape}; pass a tuple of arrays, such as (x,)")
     if not inputs:
@@ -113,4 +120,4 @@ def summand_arrays(kernel: str, inputs: Sequence[ArrayLike], z: ArrayLike) -> li
             raise ValueError(
                 f"{kernel}: {name} has shape {array.shape}, which does not broadcast to z of shape {shape}"
             )
-    return list(arrays.values())
+    return arrays

@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels.implementation import choose
+from pjax_kernels import arguments
 from pjax_kernels.sum.api import project_summands
 from pjax_kernels.sum_relu import reference, xla
 
 _KERNEL = "project_sum_relu"
-_IMPLEMENTATIONS = {"reference": reference.sum_relu_increments, "xla": xla.sum_relu_increments}
+
+
+def _tpu(inputs: tuple[Array, ...], z: Array, *, increments: bool) -> tuple[tuple[Array, ...], Array]:
+    from pjax_kernels.sum_relu import tpu
+
+    return tpu.project_sum_relu(inputs, z, increments=increments)
+
+
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_summand_increments(reference.sum_relu_increments),
+    "xla": arguments.from_summand_increments(xla.sum_relu_increments),
+    "tpu": _tpu,
+}
 
 
 def project_sum_relu(
@@ -29,7 +41,7 @@ def project_sum_relu(
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the outputs.
         increments: return the changes instead of the new values, in float32 or wider.
-        implementation: "reference", "xla", or None for the best that runs here.
+        implementation: "reference", "xla", "tpu", or None for the best that runs here.
 
     Returns:
         ``(inputs, z)`` after the projection, in the shapes and dtypes given.
@@ -37,7 +49,8 @@ def project_sum_relu(
     Raises:
         TypeError: an argument is not floating-point, or ``inputs`` an array instead of several.
         ValueError: no input, shapes that do not fit, or an unknown implementation.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, choose(_KERNEL, implementation, _IMPLEMENTATIONS), inputs, z, increments)
+    return project_summands(_KERNEL, _IMPLEMENTATIONS, inputs, z, increments, implementation)

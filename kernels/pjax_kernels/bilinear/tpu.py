@@ -1,0 +1,230 @@
+"""Projection onto ``z = a . b`` on a TPU, in one pass over memory: ``a``, ``b`` and ``z`` are read and written once.
+
+A row of ``a`` is a row of registers, but its root is one number: where the sum of a register's row ends up, in one lane
+of 128, it would cost as much as the rest.  So the partial sums of 128 rows, 128 each, are transposed before they are
+added up; a row of registers then holds the sums of 128 rows, and their roots are computed at a time.  Transposed back,
+each coefficient fills the lanes of its own row.
+
+Rows that do not fit into VMEM are read twice, a block at a time: once for the sums, and again for the changes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
+
+from pjax_kernels import arguments, root, tpu
+from pjax_kernels.bilinear import xla
+from pjax_kernels.tpu import LANES
+
+_PART = 32
+"""Rows whose partial sums stay in registers."""
+
+_SUMS = 3
+"""For every row: of ``a . b``, ``|a + b|^2/4`` and ``|a - b|^2/4``."""
+
+_COEFFICIENTS = 6
+"""For every row: gamma and beta of near roots; of far ones of the sum, of the difference, free, and t times free."""
+
+
+class Blocks(NamedTuple):
+    """Entries of ``a`` that are in VMEM at a time; both are multiples of 128."""
+
+    rows: int
+    columns: int
+
+
+def default_blocks(count: int, length: int, dtypes: tuple[DTypeLike, ...]) -> Blocks:
+    """Whole rows where 128 of them fit into VMEM; ``dtypes`` are those of ``a``, ``b`` and what is written of them."""
+
+    def fit(blocks: Blocks) -> bool:
+        scratch = tpu.scratch_bytes(((_SUMS + _COEFFICIENTS, blocks.rows, LANES), jnp.float32))
+        return tpu.block_bytes(*((blocks, dtype) for dtype in dtypes)) + scratch <= tpu.VMEM
+
+    # Of few rows, less than would fit: while a block is computed with, others are read and written.
+    most_rows = min(512, tpu.tile_up(pl.cdiv(count, 8)))
+    whole = [Blocks(rows, tpu.tile_up(length)) for rows in range(most_rows, 0, -LANES)]
+    parts = [Blocks(LANES, 2048)]
+    return next(blocks for blocks in whole + parts if fit(blocks))
+
+
+def project_bilinear(
+    a: Array, b: Array, z: Array, *, increments: bool, blocks: Blocks | None = None
+) -> tuple[Array, Array, Array]:
+    """The new ``a`` (..., N), ``b`` (..., N) and ``z`` (...), or their changes."""
+    if a.size == 0:  # no grid covers it
+        return arguments.from_increments(xla.bilinear_increments)(a, b, z, increments=increments)
+    count, length = z.size, a.shape[-1]
+    arrays = a.reshape(count, length), b.reshape(count, length), z.reshape(1, count)
+    dtypes = [jnp.float32 if increments else array.dtype for array in arrays]
+    rows, columns = blocks or default_blocks(count, length, (a.dtype, b.dtype, *dtypes[:2]))
+    column_blocks = pl.cdiv(length, columns)
+    phases = 1 if column_blocks == 1 else 2
+
+    def read(i: Array, phase: Array, j: Array) -> tuple[Array, Array]:
+        return i, j
+
+    def write(i: Array, phase: Array, j: Array) -> tuple[Array, Array]:
+        # The first of two phases writes nothing: it stays at the block that the second one starts with.
+        return i, j * phase if phases == 2 else j
+
+    def row_vector(i: Array, phase: Array, j: Array) -> tuple[int, Array]:
+        return 0, i
+
+    z_block = pl.BlockSpec((1, rows), row_vector)
+    new_blocks = pl.BlockSpec((rows, columns), write), pl.BlockSpec((rows, columns), write), z_block
+    new_a, new_b, new_z = tpu.launch(
+        functools.partial(_project, length=length, phases=phases, increments=increments),
+        *arrays,
+        name="project_bilinear",
+        grid=(pl.cdiv(count, rows), phases, column_blocks),
+        inputs=[pl.BlockSpec((rows, columns), read), pl.BlockSpec((rows, columns), read), z_block],
+        outputs=[
+            tpu.Output(array.shape, dtype, block)
+            for array, dtype, block in zip(arrays, dtypes, new_blocks, strict=True)
+        ],
+        scratch=[
+            pltpu.VMEM((_SUMS, rows, LANES), jnp.float32),
+            pltpu.VMEM((_COEFFICIENTS, rows, LANES), jnp.float32),
+            pltpu.SMEM((rows // LANES,), jnp.int32),
+        ],
+    )
+    return new_a.reshape(a.shape), new_b.reshape(b.shape), new_z.reshape(z.shape)
+
+
+def _project(
+    a_ref: Any,
+    b_ref: Any,
+    z_ref: Any,
+    new_a_ref: Any,
+    new_b_ref: Any,
+    new_z_ref: Any,
+    sums_ref: Any,
+    coefficients_ref: Any,
+    is_far_ref: Any,
+    *,
+    length: int,
+    phases: int,
+    increments: bool,
+) -> None:
+    phase, block, last_block = pl.program_id(1), pl.program_id(2), pl.num_programs(2) - 1
+    rows = a_ref.shape[0]
+
+    @pl.when((phase == 0) & (block == 0))
+    def _start() -> None:
+        sums_ref[...] = jnp.zeros_like(sums_ref)
+
+    @pl.when(phase == 0)
+    def _add() -> None:
+        @tpu.repeat(rows // _PART)
+        def _add_part(part: Array) -> None:
+            here = tpu.rows_of(part, _PART)
+            for i, partial in enumerate(_inner_products(a_ref, b_ref, here, block, length)):
+                sums_ref[i, here] += partial
+
+    @pl.when((phase == 0) & (block == last_block))
+    def _solve() -> None:
+        @tpu.repeat(rows // LANES)
+        def _solve_group(group: Array) -> None:
+            here = tpu.rows_of(group, LANES)
+            z = z_ref[:, here].astype(jnp.float32)
+            p, plus, minus = (jnp.sum(sums_ref[i, here].T, axis=0, keepdims=True) for i in range(_SUMS))
+            scaled = root.scaled_residual(p, 2 * (plus + minus), z)
+            is_near = jnp.abs(scaled) <= root.NEAR
+            t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, 2 * (plus + minus)))
+            some_far = jnp.max(jnp.where(is_near, 0.0, 1.0)) > 0
+            is_far_ref[group] = some_far.astype(jnp.int32)
+
+            @pl.when(jnp.logical_not(some_far))
+            def _near() -> None:
+                new_z_ref[:, here] = _moved(z, -t, increments).astype(new_z_ref.dtype)
+                for i, coefficient in enumerate((gamma, beta)):
+                    coefficients_ref[i, here] = _along_rows(coefficient)
+
+            @pl.when(some_far)
+            def _far() -> None:
+                far_t, *far = _far_coefficients(plus, minus, z, length)
+                new_z_ref[:, here] = _moved(z, -jnp.where(is_near, t, far_t), increments).astype(new_z_ref.dtype)
+                merged = [jnp.where(is_near, coefficient, 0) for coefficient in (gamma, beta)]
+                merged += [jnp.where(is_near, 0, coefficient) for coefficient in far]
+                for i, coefficient in enumerate(merged):
+                    coefficients_ref[i, here] = _along_rows(coefficient)
+
+    @pl.when(phase == phases - 1)
+    def _change() -> None:
+        @tpu.repeat(rows // _PART)
+        def _change_part(part: Array) -> None:
+            here = tpu.rows_of(part, _PART)
+            some_far = is_far_ref[lax.div(part, LANES // _PART)] > 0
+
+            def write(changes: Callable[[Array, Array], tuple[Array, Array]]) -> None:
+                for columns in _registers(a_ref):
+                    a, b = (ref[here, columns].astype(jnp.float32) for ref in (a_ref, b_ref))
+                    for ref, old, change in zip((new_a_ref, new_b_ref), (a, b), changes(a, b), strict=True):
+                        ref[here, columns] = _moved(old, change, increments).astype(ref.dtype)
+
+            @pl.when(jnp.logical_not(some_far))
+            def _near() -> None:
+                gamma, beta = coefficients_ref[0, here], coefficients_ref[1, here]
+                write(lambda a, b: (gamma * a + beta * b, gamma * b + beta * a))
+
+            @pl.when(some_far)
+            def _far() -> None:
+                write(functools.partial(_far_changes, *(coefficients_ref[i, here] for i in range(_COEFFICIENTS))))
+
+
+def _registers(ref: Any) -> list[Any]:
+    """The columns of a block, those of a register at a time."""
+    return [pl.ds(first, LANES) for first in range(0, ref.shape[1], LANES)]
+
+
+def _inner_products(a_ref: Any, b_ref: Any, rows: Any, block: Array, length: int) -> tuple[Array, ...]:
+    """The three sums of every row, each still in 128 parts."""
+    sums: tuple[Array, ...] = (jnp.zeros((_PART, LANES), jnp.float32),) * _SUMS
+    width = a_ref.shape[1]
+    column = lax.broadcasted_iota(jnp.int32, (_PART, LANES), 1) + block * width
+    for columns in _registers(a_ref):
+        a, b = (ref[rows, columns].astype(jnp.float32) for ref in (a_ref, b_ref))
+        # Where a single block holds whole rows, its last register alone may lie beyond them.
+        if length % width and (length > width or columns.start + LANES > length):
+            inside = column < length - columns.start
+            a, b = jnp.where(inside, a, 0), jnp.where(inside, b, 0)
+        half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
+        products = a * b, half_sum * half_sum, half_difference * half_difference
+        sums = tuple(total + product for total, product in zip(sums, products, strict=True))
+    return sums
+
+
+def _far_coefficients(plus: Array, minus: Array, z: Array, length: int) -> tuple[Array, ...]:
+    """``t``, and by what the halves of the sum and of the difference change, and the free parts of ``a`` and ``b``."""
+    exact = jnp.zeros_like(z)
+    t, beta, gamma, radius = root.far_root(root.Square(plus, exact), root.Square(minus, exact), z)
+    of_sum, of_difference = root.changes_of_halves(t, beta, gamma)
+    free = radius * length**-0.5
+    return t, of_sum, of_difference, free, t * free
+
+
+def _far_changes(
+    gamma: Array, beta: Array, of_sum: Array, of_difference: Array, free: Array, t_free: Array, a: Array, b: Array
+) -> tuple[Array, Array]:
+    """The changes of ``a`` and ``b`` of rows some of which are far: the coefficients of either kind are zero."""
+    shared, opposed = of_sum * (0.5 * (a + b)), of_difference * (0.5 * (a - b))
+    a_change = gamma * a + beta * b + ((shared + opposed) + free)
+    b_change = gamma * b + beta * a + ((shared - opposed) + t_free)
+    return a_change, b_change
+
+
+def _along_rows(row: Array) -> Array:
+    """A number for each of 128 rows, (1, 128), in all lanes of its row."""
+    return jnp.broadcast_to(row, (LANES, LANES)).T
+
+
+def _moved(old: Array, change: Array, increments: bool) -> Array:
+    return change if increments else old + change

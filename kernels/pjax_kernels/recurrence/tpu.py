@@ -1,0 +1,34 @@
+"""Projection of a recurrence in consensus form on a TPU: the kernel of a dense layer, with two pairs of operands.
+
+All time steps are one launch, as rows of a batch: none waits for another.
+"""
+
+from __future__ import annotations
+
+from jax import Array, lax
+
+from pjax_kernels import arguments
+from pjax_kernels.dense import tpu
+from pjax_kernels.recurrence import xla
+
+
+def project_recurrence(
+    x: Array,
+    h: Array,
+    w_x: Array,
+    w_h: Array,
+    z: Array,
+    *,
+    increments: bool,
+    precision: lax.PrecisionLike,
+    blocks: tpu.Blocks | None = None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The new means ``x``, ``h``, ``w_x`` and ``w_h``, and ``z``, or their changes."""
+    if 0 in (array.size for array in (x, h, w_x, w_h)):  # no grid covers it
+        project = arguments.from_increments(xla.recurrence_increments)
+        return project(x, h, w_x, w_h, z, increments=increments, precision=precision)
+    rows = x.reshape(-1, x.shape[2]), h.reshape(-1, h.shape[2])
+    (new_x, new_h), (new_w_x, new_w_h), new_z = tpu.project_products(
+        rows, (w_x, w_h), z.reshape(-1, z.shape[2]), increments=increments, precision=precision, blocks=blocks
+    )
+    return new_x.reshape(x.shape), new_h.reshape(h.shape), new_w_x, new_w_h, new_z.reshape(z.shape)

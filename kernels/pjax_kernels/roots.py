@@ -15,7 +15,7 @@ BLOCK = 1 << 12
 """Roots that are computed at a time where some are not near: the arithmetic has many intermediates."""
 
 SMALL = 1 << 14
-"""Dot products that can afford a third step for all of them."""
+"""Dot products that can afford three steps for all of them."""
 
 Result = TypeVar("Result")
 
@@ -28,14 +28,14 @@ def near_first(scaled: Array, near: Callable[[int], Result], anyway: Callable[[]
         near: what follows from near roots, given the number of steps.
         anyway: the same, whatever the roots.
     """
-    *_, near_limit, near_enough = root.near_limits(scaled.dtype)
+    one_step, _, three_steps = root.near_limits(scaled.dtype)
     farthest = jnp.max(jnp.abs(scaled), initial=0)
-    # A small layer can afford the third step, and needs it more often: few outputs make large residuals.
+    # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
     small = scaled.size <= SMALL
-    steps, limit = (3, near_enough) if small else (2, near_limit)
+    steps, limit = (3, three_steps) if small else (1, one_step)
 
     def again(_: tuple[Array, Result]) -> tuple[Array, Result]:
-        found = anyway() if small else lax.cond(farthest <= near_enough, lambda: near(3), anyway)
+        found = anyway() if small else lax.cond(farthest <= three_steps, lambda: near(3), anyway)
         return jnp.zeros_like(farthest, bool), found
 
     # A loop that ends at once costs less than a branch: it leaves the common case in the main program.

@@ -192,12 +192,14 @@ def table(results: Results) -> str:
         info = row["extra_info"]
         if info["baseline"]:
             continue
-        base = baselines[row["group"]]
+        base, ratio = "not measured", ""  # where a part was chosen that leaves the baseline out
+        if row["group"] in baselines:
+            baseline = baselines[row["group"]]
+            base = f"{baseline['extra_info']['contender']} {1e3 * median(baseline):.3g} ms"
+            ratio = f"{relative[row['group'], info['contender']]:.2f}"
         lines.append(
-            f"| {row['group']} | {info['contender']} | {1e3 * median(row):.3g} "
-            f"| {base['extra_info']['contender']} {1e3 * median(base):.3g} ms "
-            f"| {relative[row['group'], info['contender']]:.2f} | {info['GB/s']:.3g} | {info['GFLOP/s']:.3g} "
-            f"| {info['share_of_floor']:.0%} |"
+            f"| {row['group']} | {info['contender']} | {1e3 * median(row):.3g} | {base} | {ratio} "
+            f"| {info['GB/s']:.3g} | {info['GFLOP/s']:.3g} | {info['share_of_floor']:.0%} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -106,6 +106,15 @@ def compare(tmp_path, new, *options):
     return bench.main(["--compare", str(paths[0]), "--results", str(paths[1]), *options])
 
 
+def test_a_part_without_its_baseline_is_reported(tmp_path, capsys):
+    new = results(small_xla=3, large_base=10, large_xla=10)
+    assert compare(tmp_path, new) == 0
+    printed = capsys.readouterr().out
+    assert "| small, float32 | xla | 3 | not measured |  |" in printed
+    assert "| large, float32 | xla | 10 | base 10 ms | 1.00 |" in printed
+    assert "0 of 1 rows became slower" in printed
+
+
 def test_a_slower_machine_is_no_regression(tmp_path, capsys):
     new = results(small_base=20, small_xla=30, large_base=35, large_xla=35, large_triton=17.5)
     assert compare(tmp_path, new, "--threshold", "1.01") == 0

@@ -114,12 +114,17 @@ def write(results: Results, output: Path) -> None:
 
 def ratios(results: Results) -> dict[Key, float]:
     """The median time of each row over that of its group's baseline."""
-    baselines = {row["group"]: median(row) for row in results["benchmarks"] if row["extra_info"]["baseline"]}
+    bases = baselines(results)
     return {
-        (row["group"], row["extra_info"]["contender"]): median(row) / baselines[row["group"]]
+        (row["group"], row["extra_info"]["contender"]): median(row) / median(bases[row["group"]])
         for row in results["benchmarks"]
-        if not row["extra_info"]["baseline"] and row["group"] in baselines
+        if not row["extra_info"]["baseline"] and row["group"] in bases
     }
+
+
+def baselines(results: Results) -> dict[str, dict[str, Any]]:
+    """The baseline of each group, but of those that were measured without."""
+    return {row["group"]: row for row in results["benchmarks"] if row["extra_info"]["baseline"]}
 
 
 def keys(results: Results) -> set[Key]:
@@ -174,7 +179,7 @@ def table(results: Results) -> str:
     """In Markdown, a line for each row that is no baseline."""
     machine = results["machine_info"]
     rates = machine["ceilings"]
-    baselines = {row["group"]: row for row in results["benchmarks"] if row["extra_info"]["baseline"]}
+    bases = baselines(results)
     copy, product = rates["copy_bandwidth"] / 1e9, rates["matmul_rate"]["highest"] / 1e9
     lines = [
         f"# {machine['cores']} x {machine['cpu']}",
@@ -193,8 +198,8 @@ def table(results: Results) -> str:
         if info["baseline"]:
             continue
         base, ratio = "not measured", ""  # where a part was chosen that leaves the baseline out
-        if row["group"] in baselines:
-            baseline = baselines[row["group"]]
+        if row["group"] in bases:
+            baseline = bases[row["group"]]
             base = f"{baseline['extra_info']['contender']} {1e3 * median(baseline):.3g} ms"
             ratio = f"{relative[row['group'], info['contender']]:.2f}"
         lines.append(

@@ -61,14 +61,16 @@ def require_output(kernel: str, bilinear: Callable[[Any, Any], Any], x: Any, w: 
     require_shape(kernel, "z", z, output.shape, "bilinear(x, w)")
 
 
-def reduced_axes(kernel: str, x: Array, axis: int | Sequence[int] | None) -> tuple[int, ...]:
-    """``axis`` as increasing numbers that are not negative, all axes for None."""
+def reduced_axes(kernel: str, x: Array, z: Array, axis: int | Sequence[int] | None) -> tuple[int, ...]:
+    """``axis`` as increasing numbers that are not negative, all axes for None; ``z`` must be ``x`` without them."""
     try:
         axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{kernel}: axis is {axis!r} for x of shape {x.shape}; pass an axis of x, several different ones, or None"
         ) from error
+    kept = tuple(size for place, size in enumerate(x.shape) if place not in axes)
+    require_shape(kernel, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
     return tuple(sorted(axes))
 
 

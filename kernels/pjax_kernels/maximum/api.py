@@ -86,9 +86,7 @@ def project_max(
     """
     arrays = arguments.floating_arrays(_MAX, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    axes = arguments.reduced_axes(_MAX, x, axis)
-    kept = tuple(size for i, size in enumerate(x.shape) if i not in axes)
-    arguments.require_shape(_MAX, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
+    axes = arguments.reduced_axes(_MAX, x, z, axis)
     if 0 in (x.shape[i] for i in axes):
         raise ValueError(f"{_MAX}: x has shape {x.shape}, which has no entries to take the maximum of over axis {axis}")
     entries = math.prod(x.shape[i] for i in axes)

@@ -76,9 +76,7 @@ def project_sum_over(
     """
     arrays = arguments.floating_arrays(_OVER, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    axes = arguments.reduced_axes(_OVER, x, axis)
-    kept = tuple(size for place, size in enumerate(x.shape) if place not in axes)
-    arguments.require_shape(_OVER, "z", z, kept, f"x of shape {x.shape} without axis {axis}")
+    axes = arguments.reduced_axes(_OVER, x, z, axis)
     dtype = arguments.compute_dtype([x, z])
     project = choose(_OVER, implementation, _OVER_IMPLEMENTATIONS)
     changes = project(x.astype(dtype), z.astype(dtype), axes)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import root, roots
@@ -24,29 +24,36 @@ class _Coefficients(NamedTuple):
     free_w: Tree
 
 
-def consensus_increments(dots: DotProducts, x: Tree, w: Tree, z: Array) -> tuple[Tree, Tree, Array]:
-    """The mean changes of ``x`` and ``w``, and the change of ``z``."""
+def consensus_increments(
+    dots: DotProducts, x: Tree, w: Tree, z: Array, *, batched: bool = False
+) -> tuple[Tree, Tree, Array]:
+    """The mean changes of ``x`` and ``w``, and the change of ``z``.
+
+    ``batched``: the first axis of ``x`` and of ``z`` is a batch, whose rows meet in no dot product.
+    """
     p = dots.product(x, w)
     x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))
 
-    def near(steps: int) -> _Coefficients:
-        # The change of z is -t: to negate the last step, and not its result, saves a pass over memory.
-        q = x_squared + w_squared
-        minus_t = -root.near_root(root.scaled_residual(p, q, z), p, q, steps=steps)
+    def problem(p: Array) -> roots.Problem:
+        return p, x_squared + w_squared, z
+
+    def again() -> roots.Problem:
+        # Nothing of the size of z should be held until it turns out that it is needed again: its memory costs time.
+        return problem(dots.product(x, w) if batched else p)
+
+    def near(minus_t: Array) -> _Coefficients:
         _, minus_beta, gamma, _ = root.near_coefficients(minus_t)
         gamma_x, gamma_w = dots.spread_x(gamma), dots.spread_w(gamma)
         free_x, free_w = (jax.tree.map(jnp.zeros_like, like) for like in (gamma_x, gamma_w))
         return _Coefficients(minus_t, minus_beta, gamma_x, gamma_w, free_x, free_w)
 
-    def anyway() -> _Coefficients:
-        t, beta, gamma, radius = roots.in_blocks(p, jnp.broadcast_to(x_squared + w_squared, z.shape), z)
-        free = radius * (1 / jnp.sqrt(jnp.maximum(jnp.asarray(dots.length, z.dtype), 1)))
-        return _Coefficients(
-            -t, -beta, dots.spread_x(gamma), dots.spread_w(gamma), dots.spread_x(free), dots.spread_w(t * free)
-        )
+    def anyway(found: _Coefficients) -> _Coefficients:
+        p, q, z = again()
+        if batched and z.size:
+            return _rows_in_turn(dots, p, x_squared, w_squared, z, found)
+        return _any_coefficients(dots, p, q, z)
 
-    # near() computes the scaled residuals again rather than holding them: then the loop need not carry them.
-    found = roots.near_first(root.scaled_residual(p, x_squared + w_squared, z), near, anyway)
+    found = roots.near_first(problem(p), again, near, anyway)
 
     def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, copies: ArrayLike) -> Array:
         share = 1 / jnp.maximum(jnp.asarray(copies, z.dtype), 1)  # the sums over no copies are zero
@@ -56,6 +63,47 @@ def consensus_increments(dots: DotProducts, x: Tree, w: Tree, z: Array) -> tuple
     x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
     w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
     return x_change, w_change, found.minus_t
+
+
+def _any_coefficients(dots: DotProducts, p: Array, q: Array, z: Array) -> _Coefficients:
+    """What the increments need, whatever the roots."""
+    t, beta, gamma, radius = roots.in_blocks(p, jnp.broadcast_to(q, z.shape), z)
+    free = radius * (1 / jnp.sqrt(jnp.maximum(jnp.asarray(dots.length, z.dtype), 1)))
+    return _Coefficients(
+        -t, -beta, dots.spread_x(gamma), dots.spread_w(gamma), dots.spread_x(free), dots.spread_w(t * free)
+    )
+
+
+def _rows_in_turn(
+    dots: DotProducts, p: Array, x_squared: Tree, w_squared: Tree, z: Array, into: _Coefficients
+) -> _Coefficients:
+    """The same for a few rows of a batch after the other: what is held meanwhile is of these.
+
+    The program's memory is the most that any part of it takes, run or not, and asking for much of it costs time.
+    """
+    rows = roots.rows_at_a_time(z.shape)
+
+    def solve_rows(k: Array, found: _Coefficients) -> _Coefficients:
+        p, of_x, z_part = (
+            lax.dynamic_slice_in_dim(array, k * rows, rows) for array in (found.minus_beta, x_squared, z)
+        )
+        new = _any_coefficients(dots, p, of_x + w_squared, z_part)
+
+        def put(array: Array, part: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(array, part, k * rows, 0)
+
+        return _Coefficients(
+            put(found.minus_t, new.minus_t),
+            put(found.minus_beta, new.minus_beta),
+            put(found.gamma_x, new.gamma_x),
+            found.gamma_w + new.gamma_w,
+            put(found.free_x, new.free_x),
+            found.free_w + new.free_w,
+        )
+
+    # -beta takes the place of p.
+    start = into._replace(minus_beta=p, gamma_w=jnp.zeros_like(into.gamma_w), free_w=jnp.zeros_like(into.free_w))
+    return lax.fori_loop(0, z.shape[0] // rows, solve_rows, start)
 
 
 def squares(tree: Tree) -> Tree:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,29 +18,57 @@ BLOCK = 1 << 12
 SMALL = 1 << 14
 """Dot products that can afford three steps for all of them."""
 
+_BEYOND, _FAR = 1.0, 2.0
+"""Marks in the place of roots: more steps are needed, or no number of steps is enough.  Near roots are below 1."""
+
 Result = TypeVar("Result")
 
+Problem: TypeAlias = tuple[Array, Array, Array]
+"""``p``, ``q`` and ``z`` of all dot products, in shapes that broadcast to that of ``z``."""
 
-def near_first(scaled: Array, near: Callable[[int], Result], anyway: Callable[[], Result]) -> Result:
-    """``near(steps)`` where that many steps of :func:`root.near_root` give every root, else ``anyway()``.
+
+def near_first(
+    problem: Problem,
+    again: Callable[[], Problem],
+    near: Callable[[Array], Result],
+    anyway: Callable[[Result], Result],
+) -> Result:
+    """What follows from the roots: ``near(-t)`` where :func:`root.near_root` gives every one, else ``anyway`` of that.
 
     Args:
-        scaled: the scaled residuals of all dot products.
-        near: what follows from near roots, given the number of steps.
-        anyway: the same, whatever the roots.
+        problem: the dot products.
+        again: gives the same once more, where the first try has failed.
+        near: what follows from roots that are all near.  The change of ``z`` is ``-t``: to negate the last step, and
+            not its result, saves a pass over memory.
+        anyway: the same, whatever the roots; it is given the result of ``near``, whose memory it may use.
     """
-    one_step, _, three_steps = root.near_limits(scaled.dtype)
-    farthest = jnp.max(jnp.abs(scaled), initial=0)
+    one_step, _, three_steps = root.near_limits(problem[-1].dtype)
+
+    def minus_roots(problem: Problem, steps: int, limit: float) -> Array:
+        p, q, z = problem
+        scaled = root.quick_scaled_residual(p, q, z)
+        marks = jnp.where(jnp.abs(scaled) > three_steps, _FAR, _BEYOND).astype(scaled.dtype)
+        return jnp.where(jnp.abs(scaled) > limit, marks, -root.near_root(scaled, p, q, steps=steps))
+
     # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
-    small = scaled.size <= SMALL
-    steps, limit = (3, three_steps) if small else (1, one_step)
+    small = problem[-1].size <= SMALL
+    minus_t = minus_roots(problem, *((3, three_steps) if small else (1, one_step)))
+    # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
+    mark = jnp.max(jnp.abs(minus_t), initial=0)
+    if not small:
+        minus_t = _replaced_if(mark == _BEYOND, lambda _: minus_roots(again(), 3, three_steps), minus_t)
+    return _replaced_if(mark == _FAR, anyway, near(minus_t))
 
-    def again(_: tuple[Array, Result]) -> tuple[Array, Result]:
-        found = anyway() if small else lax.cond(farthest <= three_steps, lambda: near(3), anyway)
-        return jnp.zeros_like(farthest, bool), found
 
-    # A loop that ends at once costs less than a branch: it leaves the common case in the main program.
-    return lax.while_loop(lambda carry: carry[0], again, (farthest > limit, near(steps)))[1]
+def _replaced_if(condition: Array, replace: Callable[[Result], Result], result: Result) -> Result:
+    """``result``, or what ``replace`` makes of it where the condition holds, which is seldom."""
+
+    def body(carry: tuple[Array, Result]) -> tuple[Array, Result]:
+        return jnp.zeros_like(condition), replace(carry[1])
+
+    # A loop that ends at once costs less than a branch: it leaves the common case in the main program.  It also keeps
+    # apart what comes before and after: else all that uses a root would be compiled to compute part of it anew.
+    return lax.while_loop(lambda carry: carry[0], body, (condition, result))[1]
 
 
 @jax.jit  # outside jit, a branch would be compiled anew at every call
@@ -59,6 +88,12 @@ def in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
     flat = tuple(array.ravel() for array in (p, q, z))
     found = lax.map(lambda block: _any_root(*block), flat, batch_size=BLOCK)
     return root.BilinearRoot(*(array.reshape(z.shape) for array in found))
+
+
+def rows_at_a_time(shape: tuple[int, ...]) -> int:
+    """How many rows of dot products to take at a time, a divisor of their number: a few blocks' worth, or one row."""
+    limit = max(1, 16 * BLOCK // max(1, math.prod(shape[1:])))
+    return next(rows for rows in range(min(limit, shape[0]), 0, -1) if shape[0] % rows == 0)
 
 
 _any_root = jax.jit(root.bilinear_root)

@@ -35,6 +35,8 @@ def project_conv2d(
     :func:`project_bilinear`, and their means are returned; entries of ``x`` that no window covers stay.
 
     No copy is stored, nor any window: the cost is that of three convolutions, as of the gradients in both operands.
+    On CPU, where a window has no more entries than there are output channels, one of them is a matrix product, whose
+    result, no larger than ``z``, is added up.
 
     With the batch sharded in equal parts, the mean over shards of each shard's ``w`` is the mean over the batch.
 

@@ -24,6 +24,20 @@ def conv2d_increments(
         layout = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=layout, precision=precision)
 
+    def to_x(c: Array, w: Array) -> Array:
+        return transposed(lambda x: product(x, w), x, c)
+
+    def to_x_by_places(c: Array, w: Array) -> Array:
+        """The same: what each place in the windows is sent, by one matrix product, and then added up."""
+        sent = sum_windows("ijck,bpqk->ijcbpq", w, c)
+        return transposed(lambda x: _at_places(x, windows), x, sent)
+
+    def cheapest_to_x(c: Array, w: Array) -> Array:
+        # On CPU, XLA's convolutions with few output channels, of which this is one, take 4 times as long.
+        if w[..., 0].size > w.shape[3]:  # what is sent would take more memory than c
+            return to_x(c, w)
+        return lax.platform_dependent(c, w, cpu=to_x_by_places, default=to_x)
+
     # Channels, or the batch, are added up first: what remains costs next to nothing.
     sum_windows = functools.partial(jnp.einsum, precision=precision)
     rows, columns = (jnp.asarray(axis.covers, z.dtype) for axis in windows)
@@ -48,7 +62,7 @@ def conv2d_increments(
         product,
         of_x,
         of_w,
-        to_x=lambda c, w: transposed(lambda x: product(x, w), x, c),
+        to_x=cheapest_to_x,
         to_w=lambda c, x: transposed(lambda w: product(x, w), w, c),
         spread_x=spread_x,
         spread_w=spread_w,
@@ -56,5 +70,18 @@ def conv2d_increments(
         x_copies=width * np.multiply.outer(*(axis.covers.sum(0) for axis in windows))[..., None],
         w_copies=batch * np.multiply.outer(*(axis.inside.sum(0) for axis in windows))[..., None, None],
     )
-    x_change, w_change, z_change = consensus_increments(dots, x, w, z)
+    x_change, w_change, z_change = consensus_increments(dots, x, w, z, batched=True)
     return x_change, w_change, z_change
+
+
+def _at_places(x: Array, windows: Windows) -> Array:
+    """What all windows have at each of their places, ``(h, w, C, B, H', W')``: for its transpose, never computed."""
+    rows, columns = windows
+    padded = jnp.pad(x, ((0, 0), rows.padding, columns.padding, (0, 0)))
+
+    def at(i: int, j: int) -> Array:
+        last = tuple(place + (axis.outputs - 1) * axis.stride + 1 for place, axis in zip((i, j), windows, strict=True))
+        limits, strides = (len(x), *last, x.shape[3]), (1, rows.stride, columns.stride, 1)
+        return jnp.moveaxis(lax.slice(padded, (0, i, j, 0), limits, strides), 3, 0)
+
+    return jnp.stack([jnp.stack([at(i, j) for j in range(columns.window)]) for i in range(rows.window)])

@@ -62,7 +62,7 @@ def measure(sizes: list[int], batch: int, name: str, limit: int, calls: int) -> 
         begin = time.perf_counter()
         state = jax.block_until_ready(step(state))
         seconds.append(time.perf_counter() - begin)
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in state.coordinates()):
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state)):
         raise AssertionError(f"{name} of width {max(sizes)} is not finite")
     return Row(max(sizes), batch, name, 1e3 * statistics.median(seconds), beyond / 2**20)
 
@@ -85,7 +85,7 @@ def wide_layer(width: int, batch: int) -> dict[str, Any]:
         "beyond_arguments_gib": (used.output_size_in_bytes - used.alias_size_in_bytes + used.temp_size_in_bytes)
         / 2**30,
         "stored_copies_gib": 8 * batch * width * width / 2**30,
-        "finite": all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in state.coordinates()),
+        "finite": all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state)),
     }
 
 

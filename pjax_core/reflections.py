@@ -53,9 +53,9 @@ class CopiesState:
     data: tuple[Any, ...]
     parameters: tuple[int, ...]
 
-    def coordinates(self) -> list[Array]:
-        """The means of all copies of each value: what a change of the state is measured by."""
-        return [self.shared[i] + self.means[i] for i in self.shared]
+    def changes(self, old: CopiesState) -> list[Array]:
+        """What a change of the state is measured by: the differences from an old one of the means of all copies."""
+        return [(self.shared[i] + self.means[i]) - (old.shared[i] + old.means[i]) for i in self.shared]
 
     @property
     def low(self) -> Any:

@@ -50,7 +50,7 @@ class State:
 
     Attributes:
         high: the parameters.
-        low: the sum of their changes since the start, which ``high`` would round away; ``high + low`` is their value.
+        low: what rounding took from them; ``high + low`` is their value.
         pending: mean changes of parameters whose own projection comes later.
         values: the value that all copies of a node's output share.
         targets: the mean of these copies once some have been moved.
@@ -64,9 +64,11 @@ class State:
     targets: dict[int, Array]
     data: tuple[Any, ...]
 
-    def coordinates(self) -> list[Array]:
-        """What a change of the state is measured by; the high parts stay as they are during a run."""
-        return jax.tree.leaves((self.low, self.values, self.targets))
+    def changes(self, old: State) -> list[Array]:
+        """What a change of the state is measured by: the differences from an old one, parameters in full precision."""
+        parameters = jax.tree.map(difference_of_pairs, self.high, self.low, old.high, old.low)
+        new_others, old_others = ((state.values, state.targets) for state in (self, old))
+        return jax.tree.leaves((parameters, jax.tree.map(jnp.subtract, new_others, old_others)))
 
     @property
     def truncation(self) -> dict[int, Array]:
@@ -144,7 +146,17 @@ def add_to_pair(high: Array, low: Array, change: Array | float = 0) -> tuple[Arr
     new_high = (wide + low).astype(high.dtype)
     total = new_high.astype(low.dtype)
     low_part = total - wide
-    return new_high, (wide - (total - low_part)) + (low - low_part)
+    new_low = (wide - (total - low_part)) + (low - low_part)
+    if high.dtype == low.dtype:
+        # The same sum, exactly, but from new_low: now that is computed before high is overwritten.  Compilers order by
+        # data alone, and would copy high.
+        new_high = jnp.where(jnp.abs(wide) >= jnp.abs(low), wide + (low - new_low), low + (wide - new_low))
+    return new_high, new_low
+
+
+def difference_of_pairs(high: Array, low: Array, old_high: Array, old_low: Array) -> Array:
+    """``(high + low) - (old_high + old_low)``, precise also where both have the same ``high``."""
+    return (high.astype(low.dtype) - old_high.astype(low.dtype)) + (low - old_low)
 
 
 class _Point:
@@ -178,7 +190,8 @@ class _Point:
         if isinstance(node, Data):
             return jax.tree.leaves(self.data)[node.index]
         if isinstance(node, Parameter):
-            return self.high[node.index] + self.low[node.index]
+            high, low = self.high[node.index], self.low[node.index]
+            return high if high.dtype == low.dtype else high + low
         return self.values[node]
 
     def estimate(self, node: Operation) -> Array | None:
@@ -192,7 +205,8 @@ class _Point:
         """Make the mean of a parameter's copies its value."""
         change = self.pending.pop(parameter.index, None)
         if change is not None:
-            self.low[parameter.index] = self.low[parameter.index] + change
+            pair = add_to_pair(self.high[parameter.index], self.low[parameter.index], change)
+            self.high[parameter.index], self.low[parameter.index] = pair
 
     def move_copies(self, node: Node, change: Array) -> None:
         """Add a change to the mean of the copies of a node's output."""

@@ -155,7 +155,7 @@ def _solve(
 ) -> Solution:
     def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[int, Array]]]:
         new = algorithm.step(problem, state)
-        return new, (_rms_change(state.coordinates(), new.coordinates()), new.truncation)
+        return new, (_rms(new.changes(state)), new.truncation)
 
     state = algorithm.init(problem, params, *data, params_low=low)
     state, (residual, by_place) = lax.scan(step, state, length=steps)
@@ -173,9 +173,8 @@ def _difference(new: Any, new_low: Any, old: Any, old_low: Any) -> Any:
     return change if old_low is None else jax.tree.map(jnp.subtract, change, old_low)
 
 
-def _rms_change(old: list[Array], new: list[Array]) -> Array:
-    """The root mean square difference."""
-    changes = [after - before for before, after in zip(old, new, strict=True)]
+def _rms(changes: list[Array]) -> Array:
+    """The root mean square."""
     return jnp.sqrt(sum(jnp.sum(change**2) for change in changes) / sum(change.size for change in changes))
 
 

@@ -32,11 +32,15 @@ def conv2d_increments(
         sent = sum_windows("ijck,bpqk->ijcbpq", w, c)
         return transposed(lambda x: _at_places(x, windows), x, sent)
 
-    def cheapest_to_x(c: Array, w: Array) -> Array:
-        # On CPU, XLA's convolutions with few output channels, of which this is one, take 4 times as long.
-        if w[..., 0].size > w.shape[3]:  # what is sent would take more memory than c
-            return to_x(c, w)
-        return lax.platform_dependent(c, w, cpu=to_x_by_places, default=to_x)
+    def to_x_beside_to_w(c: Array, w: Array) -> Array:
+        """The same, of an operand of its own: of two convolutions of one array, XLA's CPU runs one after the other."""
+        return -to_x(-c, w)
+
+    def to_x_on_any_platform(c: Array, w: Array) -> Array:
+        # Of few channels, a convolution on CPU takes 4 times as long as the places in the windows, of which there are
+        # then so few that what they are sent takes no more memory than c.
+        on_cpu = to_x_by_places if w[..., 0].size <= w.shape[3] else to_x_beside_to_w
+        return lax.platform_dependent(c, w, cpu=on_cpu, default=to_x)
 
     # Channels, or the batch, are added up first: what remains costs next to nothing.
     sum_windows = functools.partial(jnp.einsum, precision=precision)
@@ -62,7 +66,7 @@ def conv2d_increments(
         product,
         of_x,
         of_w,
-        to_x=cheapest_to_x,
+        to_x=to_x_on_any_platform,
         to_w=lambda c, x: transposed(lambda w: product(x, w), w, c),
         spread_x=spread_x,
         spread_w=spread_w,

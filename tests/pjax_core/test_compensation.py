@@ -50,6 +50,27 @@ def test_small_increments_add_up(dtype: Any, generator: np.random.Generator) -> 
     assert np.all(np.abs(np.float64(low)) <= np.float64(jnp.finfo(dtype).eps) * np.abs(np.float64(high)))
 
 
+def test_pairs_add_up_exactly(generator: np.random.Generator) -> None:
+    """Whichever of the two parts is the larger."""
+    high, low, change = (jnp.float32(s * generator.normal(size=1000)) for s in (1, 1e-3, 1e-3))
+    high = high * jnp.asarray(generator.choice([0, 1e-6, 1e-3, 1], size=1000), jnp.float32)
+    new_high, new_low = jax.jit(add_to_pair)(high, low, change)
+    np.testing.assert_array_equal(np.float64(new_high) + np.float64(new_low), np.float64(high) + np.float64(low + change))
+    np.testing.assert_array_equal(new_high, high + (low + change))
+
+
+def test_parameters_are_rounded_sums_throughout(generator: np.random.Generator, one_hot: Any) -> None:
+    """Products read the high part alone."""
+    shapes = {"w0": (20, 8), "b0": (8,), "w1": (8, 3)}
+    params = {n: jnp.float32(generator.normal(size=s)) for n, s in shapes.items()}
+    x, y = jnp.float32(generator.uniform(size=(16, 20))), jnp.float32(one_hot(16, 3))
+    algorithm = pj.alternating_projections()
+    state = pj.solve(CROSS_ENTROPY, params, x, y, algorithm=algorithm, steps=20).state
+    for name, high in state.high.items():
+        assert np.any(np.asarray(high) != np.asarray(params[name]))
+        assert np.all(np.abs(state.low[name]) <= jnp.finfo(jnp.float32).eps * np.abs(high))
+
+
 def test_the_low_part_carries_on(generator: np.random.Generator, one_hot: Any, change: Any, relative_error: Any):
     """Many short runs, each from the parameters of the one before, with their low parts and without."""
     shapes = {"w0": (300, 64), "b0": (64,), "w1": (64, 3)}

@@ -55,8 +55,9 @@ def test_pairs_add_up_exactly(generator: np.random.Generator) -> None:
     high, low, change = (jnp.float32(s * generator.normal(size=1000)) for s in (1, 1e-3, 1e-3))
     high = high * jnp.asarray(generator.choice([0, 1e-6, 1e-3, 1], size=1000), jnp.float32)
     new_high, new_low = jax.jit(add_to_pair)(high, low, change)
-    np.testing.assert_array_equal(np.float64(new_high) + np.float64(new_low), np.float64(high) + np.float64(low + change))
-    np.testing.assert_array_equal(new_high, high + (low + change))
+    smaller = low + change
+    np.testing.assert_array_equal(np.float64(new_high) + np.float64(new_low), np.float64(high) + np.float64(smaller))
+    np.testing.assert_array_equal(new_high, high + smaller)
 
 
 def test_parameters_are_rounded_sums_throughout(generator: np.random.Generator, one_hot: Any) -> None:

@@ -34,12 +34,12 @@ def consensus_increments(
     p = dots.product(x, w)
     x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))
 
-    def problem(p: Array) -> roots.Problem:
+    def equations(p: Array) -> roots.Equations:
         return p, x_squared + w_squared, z
 
-    def again() -> roots.Problem:
+    def again() -> roots.Equations:
         # Nothing of the size of z should be held until it turns out that it is needed again: its memory costs time.
-        return problem(dots.product(x, w) if batched else p)
+        return equations(dots.product(x, w) if batched else p)
 
     def near(minus_t: Array) -> _Coefficients:
         _, minus_beta, gamma, _ = root.near_coefficients(minus_t)
@@ -53,7 +53,7 @@ def consensus_increments(
             return _rows_in_turn(dots, p, x_squared, w_squared, z, found)
         return _any_coefficients(dots, p, q, z)
 
-    found = roots.near_first(problem(p), again, near, anyway)
+    found = roots.near_first(equations(p), again, near, anyway)
 
     def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, copies: ArrayLike) -> Array:
         share = 1 / jnp.maximum(jnp.asarray(copies, z.dtype), 1)  # the sums over no copies are zero

@@ -23,36 +23,36 @@ _BEYOND, _FAR = 1.0, 2.0
 
 Result = TypeVar("Result")
 
-Problem: TypeAlias = tuple[Array, Array, Array]
-"""``p``, ``q`` and ``z`` of all dot products, in shapes that broadcast to that of ``z``."""
+Equations: TypeAlias = tuple[Array, Array, Array]
+"""``p``, ``q`` and ``z`` of all equations for a root, in shapes that broadcast to that of ``z``."""
 
 
 def near_first(
-    problem: Problem,
-    again: Callable[[], Problem],
+    equations: Equations,
+    again: Callable[[], Equations],
     near: Callable[[Array], Result],
     anyway: Callable[[Result], Result],
 ) -> Result:
     """What follows from the roots: ``near(-t)`` where :func:`root.near_root` gives every one, else ``anyway`` of that.
 
     Args:
-        problem: the dot products.
+        equations: of all dot products.
         again: gives the same once more, where the first try has failed.
         near: what follows from roots that are all near.  The change of ``z`` is ``-t``: to negate the last step, and
             not its result, saves a pass over memory.
         anyway: the same, whatever the roots; it is given the result of ``near``, whose memory it may use.
     """
-    one_step, _, three_steps = root.near_limits(problem[-1].dtype)
+    one_step, _, three_steps = root.near_limits(equations[-1].dtype)
 
-    def minus_roots(problem: Problem, steps: int, limit: float) -> Array:
-        p, q, z = problem
+    def minus_roots(equations: Equations, steps: int, limit: float) -> Array:
+        p, q, z = equations
         scaled = root.quick_scaled_residual(p, q, z)
         marks = jnp.where(jnp.abs(scaled) > three_steps, _FAR, _BEYOND).astype(scaled.dtype)
         return jnp.where(jnp.abs(scaled) > limit, marks, -root.near_root(scaled, p, q, steps=steps))
 
     # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
-    small = problem[-1].size <= SMALL
-    minus_t = minus_roots(problem, *((3, three_steps) if small else (1, one_step)))
+    small = equations[-1].size <= SMALL
+    minus_t = minus_roots(equations, *((3, three_steps) if small else (1, one_step)))
     # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
     mark = jnp.max(jnp.abs(minus_t), initial=0)
     if not small:

@@ -17,7 +17,7 @@ from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.reflections import CopiesState
-from pjax_core.solution import Problem, State, require_problem
+from pjax_core.solution import Problem, State, difference_of_pairs, require_problem
 
 
 @jax.tree_util.register_dataclass
@@ -164,13 +164,8 @@ def _solve(
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     info = Info(residual, truncation, inaccurate)
     new, new_low = algorithm.params(state), algorithm.params_low(state)
-    return Solution(new, new_low, _difference(new, new_low, params, low), state, info)
-
-
-def _difference(new: Any, new_low: Any, old: Any, old_low: Any) -> Any:
-    """The difference of two trees of compensated pairs, the second of which may have no low parts."""
-    change = jax.tree.map(lambda after, before, low: (after - before) + low, new, old, new_low)
-    return change if old_low is None else jax.tree.map(jnp.subtract, change, old_low)
+    old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
+    return Solution(new, new_low, jax.tree.map(difference_of_pairs, new, new_low, params, old_low), state, info)
 
 
 def _rms(changes: list[Array]) -> Array:

@@ -29,7 +29,8 @@ def consensus_increments(
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``.
 
-    ``batched``: the first axis of ``x`` and of ``z`` is a batch, whose rows meet in no dot product.
+    ``batched``: the first axis of ``x`` and of ``z`` is a batch, whose rows meet in no dot product.  Where roots are
+    far, a few rows are then solved after the other: that holds less and takes longer, so it is for large ``z``.
     """
     p = dots.product(x, w)
     x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))

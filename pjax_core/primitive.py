@@ -75,6 +75,9 @@ class Primitive:
         uneven: whether some elements of an input may have more copies than others, or none.
         bilinear: for operations made of dot products.
         batching: see :class:`Batching`.
+        project_in_place: where there is one, a kernel with the signature of
+            :func:`pjax_kernels.dense.in_place.project_dense_in_place`: it projects onto the operation and then makes
+            the copies of its second input equal.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
     """
 
@@ -86,6 +89,7 @@ class Primitive:
     uneven: bool = False
     bilinear: Bilinear | None = None
     batching: Batching = Batching.EACH
+    project_in_place: Callable[..., Any] | None = None
     constrains_output: bool = False
 
     def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[int | np.ndarray, ...]:

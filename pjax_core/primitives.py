@@ -12,6 +12,7 @@ from jax import Array, lax
 
 import pjax_kernels as pk
 from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear
+from pjax_kernels.dense.in_place import project_dense_in_place
 
 # Dot products.
 
@@ -51,6 +52,7 @@ matmul = Primitive(
     copywise=dot,
     bilinear=Bilinear(((0,), (1,)), pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
+    project_in_place=project_dense_in_place,
 )
 
 

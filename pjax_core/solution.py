@@ -19,6 +19,7 @@ from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
+from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     if low is None:
         low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
     params, low = normalised(params, low)
-    point = _Point(graph, State(params, low, {}, {}, {}, data))
+    point = OpenState(graph, State(params, low, {}, {}, {}, data))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             point.values[node] = node.start(point.value).astype(node.shape.dtype)
@@ -104,14 +105,14 @@ def normalised(high: Any, low: Any) -> tuple[Any, Any]:
 
 def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
     """Project onto the constraints of ``nodes``, no two of which are adjacent."""
-    point = _Point(graph, state)
+    point = OpenState(graph, state)
     changes: list[tuple[Node, Array]] = []
     for node in nodes:
         with jax.named_scope(graph.label(node)):
             if isinstance(node, Parameter):
                 point.settle(node)
             elif isinstance(node, Operation):
-                changes += _project_operation(point, node)
+                changes += project_operation(point, node)
     for source, change in changes:
         point.move_copies(source, change)
     return point.state()
@@ -140,26 +141,7 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     )
 
 
-def add_to_pair(high: Array, low: Array, change: Array | float = 0) -> tuple[Array, Array]:
-    """``high + low + change`` as such a pair again: ``high`` rounded, ``low`` what rounding took from it (Knuth)."""
-    wide, low = high.astype(low.dtype), low + change
-    new_high = (wide + low).astype(high.dtype)
-    total = new_high.astype(low.dtype)
-    low_part = total - wide
-    new_low = (wide - (total - low_part)) + (low - low_part)
-    if high.dtype == low.dtype:
-        # The same sum, exactly, but from new_low: now that is computed before high is overwritten.  Compilers order by
-        # data alone, and would copy high.
-        new_high = jnp.where(jnp.abs(wide) >= jnp.abs(low), wide + (low - new_low), low + (wide - new_low))
-    return new_high, new_low
-
-
-def difference_of_pairs(high: Array, low: Array, old_high: Array, old_low: Array) -> Array:
-    """``(high + low) - (old_high + old_low)``, precise also where both have the same ``high``."""
-    return (high.astype(low.dtype) - old_high.astype(low.dtype)) + (low - old_low)
-
-
-class _Point:
+class OpenState:
     """A state opened for one projection: its arrays by node."""
 
     def __init__(self, graph: Graph, state: State) -> None:
@@ -182,6 +164,10 @@ class _Point:
             targets={index[node]: array for node, array in self.targets.items()},
             data=self.data,
         )
+
+    def copy(self) -> OpenState:
+        """The same arrays, to be replaced apart from these."""
+        return OpenState(self.graph, self.state())
 
     def value(self, node: Node) -> Array:
         """The value that the copies of a node's output share."""
@@ -219,19 +205,25 @@ class _Point:
             self.targets[node] = (mean + change).astype(mean.dtype)
 
 
-def _project_operation(point: _Point, node: Operation) -> list[tuple[Node, Array]]:
+def project_operation(point: OpenState, node: Operation) -> list[tuple[Node, Array]]:
     """Project one operation; the changes it makes to the means of its sources' copies."""
-    inputs = tuple(slot.read(point.value) for slot in node.slots)
-    estimate = point.estimate(node)
-    unread = unread_elements(point.graph, node, point.value)
-    if estimate is not None and unread is not None:
-        estimate = jnp.where(unread, node.primitive.forward(*inputs, **node.settings), estimate)
+    inputs, estimate = inputs_and_estimate(point, node)
     projected = Consensus().project(node, inputs, estimate)
     if projected.output is not None and node.shape is not None:
         point.values[node] = projected.output.astype(node.shape.dtype)
     return [
         (source, mean_change(point.graph, node, source, projected.changes, point.value)) for source in sources(node)
     ]
+
+
+def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[tuple[Array, ...], Array | None]:
+    """The values that the copies of an operation's inputs share, and the estimate of its output."""
+    inputs = tuple(slot.read(point.value) for slot in node.slots)
+    estimate = point.estimate(node)
+    unread = unread_elements(point.graph, node, point.value)
+    if estimate is not None and unread is not None:
+        estimate = jnp.where(unread, node.primitive.forward(*inputs, **node.settings), estimate)
+    return inputs, estimate
 
 
 def sources(node: Operation) -> list[Node]:
@@ -255,7 +247,7 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
     if (
         node.shape is None
         or node.primitive.constrains_output
-        or any(_direct_slot(consumer, node) is not None for consumer in consumers)
+        or any(direct_slot(consumer, node) is not None for consumer in consumers)
     ):
         return None
     if _chosen_by_data(graph, node):
@@ -291,8 +283,8 @@ def mean_change(
     Each consumer has the same weight, and within it each copy (paper, section 3.1).
     """
     consumers = graph.consumers[source]
-    direct = _direct_slot(consumer, source)
-    if direct is not None and (len(consumers) == 1 or all(_direct_slot(c, source) is not None for c in consumers)):
+    direct = direct_slot(consumer, source)
+    if direct is not None and (len(consumers) == 1 or all(direct_slot(c, source) is not None for c in consumers)):
         return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
     copies = [_sum_over_copies(c, source, None, values) for c in consumers]
     holders = sum((count > 0).astype(count.dtype) for count in copies)
@@ -300,7 +292,7 @@ def mean_change(
     return _sum_over_copies(consumer, source, changes, values) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
 
 
-def _direct_slot(consumer: Operation, source: Node) -> int | None:
+def direct_slot(consumer: Operation, source: Node) -> int | None:
     """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
     places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
     if len(places) != 1 or consumer.slots[places[0]].view is not None:

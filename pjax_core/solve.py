@@ -17,7 +17,8 @@ from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.reflections import CopiesState
-from pjax_core.solution import Problem, State, difference_of_pairs, require_problem
+from pjax_core.solution import Problem, State, require_problem
+from pjax_kernels.pairs import difference_of_pairs
 
 
 @jax.tree_util.register_dataclass

@@ -13,7 +13,7 @@ from pjax_kernels import root, roots
 from pjax_kernels.dot_products import DotProducts, Tree
 
 
-class _Coefficients(NamedTuple):
+class Coefficients(NamedTuple):
     """What the increments need of the roots of all dot products."""
 
     minus_t: Array
@@ -25,12 +25,29 @@ class _Coefficients(NamedTuple):
 
 
 def consensus_increments(
-    dots: DotProducts, x: Tree, w: Tree, z: Array, *, batched: bool = False
+    dots: DotProducts, x: Tree, w: Tree, z: Array, *, rows: int | None = None
 ) -> tuple[Tree, Tree, Array]:
-    """The mean changes of ``x`` and ``w``, and the change of ``z``.
+    """The mean changes of ``x`` and ``w``, and the change of ``z``; ``rows`` as in :func:`coefficients`."""
+    found = coefficients(dots, x, w, z, rows=rows)
+    from_w, from_x = dots.to_x(found.minus_beta, w), dots.to_w(found.minus_beta, x)
+    x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
+    w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
+    return x_change, w_change, found.minus_t
 
-    ``batched``: the first axis of ``x`` and of ``z`` is a batch, whose rows meet in no dot product.  Where roots are
-    far, a few rows are then solved after the other: that holds less and takes longer, so it is for large ``z``.
+
+def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, copies: ArrayLike) -> Array:
+    """The mean change of an operand, from the sums over the dot products that hold each of its entries."""
+    share = 1 / jnp.maximum(jnp.asarray(copies, minus_other.dtype), 1)  # the sums over no copies are zero
+    return (gamma * share) * array + free * share - minus_other * share
+
+
+def coefficients(
+    dots: DotProducts, x: Tree, w: Tree, z: Array, *, rows: int | None = None, moves_x: bool = True
+) -> Coefficients:
+    """What the increments need of the roots; without ``moves_x`` those of ``w`` and ``z`` alone.
+
+    ``rows``: the first axis of ``x`` and of ``z`` is a batch, whose rows meet in no dot product.  Where roots are far,
+    so many of them are then solved after the other: that holds less and takes longer, so it is for large ``z``.
     """
     p = dots.product(x, w)
     x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))
@@ -40,70 +57,58 @@ def consensus_increments(
 
     def again() -> roots.Equations:
         # Nothing of the size of z should be held until it turns out that it is needed again: its memory costs time.
-        return equations(dots.product(x, w) if batched else p)
+        return equations(p if rows is None else dots.product(x, w))
 
-    def near(minus_t: Array) -> _Coefficients:
+    def near(minus_t: Array) -> Coefficients:
         _, minus_beta, gamma, _ = root.near_coefficients(minus_t)
-        gamma_x, gamma_w = dots.spread_x(gamma), dots.spread_w(gamma)
+        gamma_x, gamma_w = dots.spread_x(gamma) if moves_x else None, dots.spread_w(gamma)
         free_x, free_w = (jax.tree.map(jnp.zeros_like, like) for like in (gamma_x, gamma_w))
-        return _Coefficients(minus_t, minus_beta, gamma_x, gamma_w, free_x, free_w)
+        return Coefficients(minus_t, minus_beta, gamma_x, gamma_w, free_x, free_w)
 
-    def anyway(found: _Coefficients) -> _Coefficients:
-        p, q, z = again()
-        if batched and z.size:
-            return _rows_in_turn(dots, p, x_squared, w_squared, z, found)
-        return _any_coefficients(dots, p, q, z)
+    def anyway(found: Coefficients) -> Coefficients:
+        if rows and z.size:
+            return _rows_in_turn(dots, x, w, z, x_squared, w_squared, found, rows)
+        return _any_coefficients(dots, *again(), moves_x)
 
-    found = roots.near_first(equations(p), again, near, anyway)
-
-    def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, copies: ArrayLike) -> Array:
-        share = 1 / jnp.maximum(jnp.asarray(copies, z.dtype), 1)  # the sums over no copies are zero
-        return (gamma * share) * array + free * share - minus_other * share
-
-    from_w, from_x = dots.to_x(found.minus_beta, w), dots.to_w(found.minus_beta, x)
-    x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
-    w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
-    return x_change, w_change, found.minus_t
+    return roots.near_first(equations(p), again, near, anyway)
 
 
-def _any_coefficients(dots: DotProducts, p: Array, q: Array, z: Array) -> _Coefficients:
+def _any_coefficients(dots: DotProducts, p: Array, q: Array, z: Array, moves_x: bool) -> Coefficients:
     """What the increments need, whatever the roots."""
     t, beta, gamma, radius = roots.in_blocks(p, jnp.broadcast_to(q, z.shape), z)
     free = radius * (1 / jnp.sqrt(jnp.maximum(jnp.asarray(dots.length, z.dtype), 1)))
-    return _Coefficients(
-        -t, -beta, dots.spread_x(gamma), dots.spread_w(gamma), dots.spread_x(free), dots.spread_w(t * free)
-    )
+    gamma_x, free_x = (dots.spread_x(gamma), dots.spread_x(free)) if moves_x else (None, None)
+    return Coefficients(-t, -beta, gamma_x, dots.spread_w(gamma), free_x, dots.spread_w(t * free))
 
 
 def _rows_in_turn(
-    dots: DotProducts, p: Array, x_squared: Tree, w_squared: Tree, z: Array, into: _Coefficients
-) -> _Coefficients:
+    dots: DotProducts, x: Tree, w: Tree, z: Array, x_squared: Tree, w_squared: Tree, into: Coefficients, rows: int
+) -> Coefficients:
     """The same for a few rows of a batch after the other: what is held meanwhile is of these.
 
     The program's memory is the most that any part of it takes, run or not, and asking for much of it costs time.
     """
-    rows = roots.rows_at_a_time(z.shape)
 
-    def solve_rows(k: Array, found: _Coefficients) -> _Coefficients:
-        p, of_x, z_part = (
-            lax.dynamic_slice_in_dim(array, k * rows, rows) for array in (found.minus_beta, x_squared, z)
-        )
-        new = _any_coefficients(dots, p, of_x + w_squared, z_part)
+    def solve_rows(k: Array, found: Coefficients) -> Coefficients:
+        def of_rows(tree: Tree) -> Tree:
+            return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, k * rows, rows), tree)
+
+        p, q = dots.product(of_rows(x), w), of_rows(x_squared) + w_squared
+        new = _any_coefficients(dots, p, q, of_rows(z), found.gamma_x is not None)
 
         def put(array: Array, part: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(array, part, k * rows, 0)
 
-        return _Coefficients(
+        return Coefficients(
             put(found.minus_t, new.minus_t),
             put(found.minus_beta, new.minus_beta),
-            put(found.gamma_x, new.gamma_x),
+            jax.tree.map(put, found.gamma_x, new.gamma_x),
             found.gamma_w + new.gamma_w,
-            put(found.free_x, new.free_x),
+            jax.tree.map(put, found.free_x, new.free_x),
             found.free_w + new.free_w,
         )
 
-    # -beta takes the place of p.
-    start = into._replace(minus_beta=p, gamma_w=jnp.zeros_like(into.gamma_w), free_w=jnp.zeros_like(into.free_w))
+    start = into._replace(gamma_w=jnp.zeros_like(into.gamma_w), free_w=jnp.zeros_like(into.free_w))
     return lax.fori_loop(0, z.shape[0] // rows, solve_rows, start)
 
 

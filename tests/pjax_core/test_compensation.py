@@ -11,7 +11,8 @@ import pytest
 from jax import lax
 
 import pjax_core as pj
-from pjax_core.solution import add_to_pair, low_dtype
+from pjax_core.solution import low_dtype
+from pjax_kernels.pairs import add_to_pair
 
 
 def logits(params: dict[str, Any], x: Any) -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from pjax_kernels import roots
 from pjax_kernels.bilinear_map.xla import transposed
 from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.conv.windows import Windows
@@ -74,7 +75,7 @@ def conv2d_increments(
         x_copies=width * np.multiply.outer(*(axis.covers.sum(0) for axis in windows))[..., None],
         w_copies=batch * np.multiply.outer(*(axis.inside.sum(0) for axis in windows))[..., None, None],
     )
-    x_change, w_change, z_change = consensus_increments(dots, x, w, z, batched=True)
+    x_change, w_change, z_change = consensus_increments(dots, x, w, z, rows=roots.rows_at_a_time(z.shape))
     return x_change, w_change, z_change
 
 

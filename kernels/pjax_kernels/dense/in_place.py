@@ -1,0 +1,74 @@
+"""Projection of a dense layer in consensus form that puts its weights where they were, in jax.numpy, for CPUs.
+
+The change of the weights is the largest array of an iteration.  Here it is never whole: the weights, a compensated
+pair, are the mean of their copies at once, a few columns at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pjax_kernels import roots
+from pjax_kernels.consensus import coefficients, mean_change
+from pjax_kernels.dense.xla import dot_products
+from pjax_kernels.pairs import add_to_pair, new_high
+
+FEWEST_COLUMNS = 128
+"""Narrower products take longer for each of their columns."""
+
+
+def project_dense_in_place(
+    x: Array, w: Array, w_low: Array, z: Array, *, moves_x: bool = True, precision: lax.PrecisionLike = "highest"
+) -> tuple[Array | None, tuple[Array, Array], Array]:
+    """Project copies of ``x`` (B, N), ``w`` (N, M) and ``z`` (B, M), and make the mean of those of ``w`` its value.
+
+    All have one dtype, float32 or wider; ``w + w_low`` is the value of the weights, ``w`` what the copies start from.
+    Returns the mean change of ``x``, None unless ``moves_x``, the new pair, and the new ``z``.
+    """
+    dots = dot_products(x, w, precision=precision)
+    rows = roots.rows_at_a_time(z.shape, blocks=1)
+    found = coefficients(dots, x, w, z, rows=rows, moves_x=moves_x)
+    # The change of z is in its place before the products are formed: they are large.
+    z, minus_beta = after_all(z + found.minus_t, found.minus_beta)
+    x_change = None
+    if moves_x:
+        x_change = mean_change(x, found.gamma_x, found.free_x, dots.to_x(minus_beta, w), dots.x_copies)
+    columns = _columns_at_a_time(x.shape[0], x.shape[1], w.shape[1])
+
+    def move(start: Array | int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        high, low = pair
+        at = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=columns, axis=1)
+        put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+        from_x, old = dots.to_w(at(minus_beta), x), at(high)
+        low_and_change = at(low) + mean_change(old, at(found.gamma_w), at(found.free_w), from_x, dots.w_copies)
+        _, new_low = add_to_pair(old, low_and_change)
+        low = put(low, new_low)
+        # From the low part in its place: so it is there before the high part, which it follows from, is overwritten.
+        return put(high, new_high(old, low_and_change, at(low))), low
+
+    if columns == w.shape[1]:
+        pair = move(0, (w, w_low))
+    else:
+        pair = lax.fori_loop(0, w.shape[1] // columns, lambda k, pair: move(k * columns, pair), (w, w_low))
+    return x_change, pair, z
+
+
+def after_all(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays, each once all are there: compilers order by data alone, and for speed, not for memory."""
+    first = sum(array.ravel()[0] for array in arrays if array.size)
+    never = jnp.asarray((first != first) & (first == first))
+
+    def body(carry: tuple[Array, tuple[Array, ...]]) -> tuple[Array, tuple[Array, ...]]:
+        return jnp.zeros_like(never), tuple(2 * array for array in carry[1])
+
+    return lax.while_loop(lambda carry: carry[0], body, (never, arrays))[1]
+
+
+def _columns_at_a_time(batch: int, length: int, width: int) -> int:
+    """How many columns of w, a divisor of their number, have a change about as large as z."""
+    most = max(FEWEST_COLUMNS, math.ceil(width * batch / max(length, 1)))
+    return next((columns for columns in range(min(most, width), 0, -1) if width % columns == 0), width)

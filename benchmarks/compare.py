@@ -171,6 +171,11 @@ def compare(sizes: list[int], batch: int, naive_batch: int, repeats: int, reflec
             steps["DR"] = (factored, naive.douglas_rachford)
         for name, (algorithm, iterate) in steps.items():
             contenders.append(prepare(f"pjax {name}", size, *pjax(*problem, algorithm), length=SCAN_LENGTH, calls=10))
+            if name == "AP":
+                in_turn = pj.alternating_projections(in_turn=True)
+                contenders.append(
+                    prepare("pjax AP in turn", size, *pjax(*problem, in_turn), length=SCAN_LENGTH, calls=10)
+                )
             if size == naive_batch:
                 contenders.append(prepare(f"naive {name}", size, *stored_copies(*problem, iterate), length=2, calls=1))
     for _ in range(repeats):
@@ -198,17 +203,17 @@ def print_table(rows: list[dict[str, Any]], repeats: int) -> None:
     """The table, then pjax against naive."""
     print(f"\nMedian time of one iteration, {repeats} interleaved rounds; ratios to SGD at the same batch.")
     forms = "".join(f"{form:>13}{'ratio':>9}" for form in ("one call", "in a scan", "memory"))
-    print(f"{'':10}{'batch':>6}{forms}{'compile':>10}")
+    print(f"{'':16}{'batch':>6}{forms}{'compile':>10}")
     for row in rows:
         print(
-            f"{row['name']:10}{row['batch']:6}"
+            f"{row['name']:16}{row['batch']:6}"
             f"{row['single_ms']:10.3f} ms{row['single_ratio']:9.2f}"
             f"{row['scan_ms']:10.3f} ms{row['scan_ratio']:9.2f}"
             f"{row['memory_bytes'] / 2**20:9.2f} MiB{row['memory_ratio']:9.2f}"
             f"{row['compile_seconds']:8.2f} s"
         )
     for fast in (row for row in rows if row["name"].startswith("pjax")):
-        slow = next(row for row in rows if row["name"] == fast["name"].replace("pjax", "naive"))
+        slow = next(row for row in rows if row["name"] == " ".join(["naive", fast["name"].split()[1]]))
         single, scan = (slow[form] / fast[form] for form in ("single_ms", "scan_ms"))
         print(
             f"{slow['name']} at batch {slow['batch']} takes {single:.0f} times as long as {fast['name']} "

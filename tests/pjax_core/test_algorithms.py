@@ -14,7 +14,11 @@ import pjax_core as pj
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ALGORITHMS = {"ap": pj.alternating_projections(), "cp": pj.cyclic_projections()}
+ALGORITHMS = {
+    "ap": pj.alternating_projections(),
+    "ap in turn": pj.alternating_projections(in_turn=True),
+    "cp": pj.cyclic_projections(),
+}
 Params = dict[str, Any]
 STEPS = 5
 FEASIBLE_STEPS = 3000

@@ -48,18 +48,25 @@ CYCLIC = [
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm"),
-    [(name, "alternating_projections") for name in ALTERNATING] + [(name, "cyclic_projections") for name in CYCLIC],
+    ("name", "algorithm", "settings"),
+    [(name, "alternating_projections", {}) for name in ALTERNATING]
+    + [(name, "alternating_projections", {"in_turn": True}) for name in ALTERNATING]
+    + [(name, "cyclic_projections", {}) for name in CYCLIC],
 )
 def test_consensus_form_equals_stored_copies(
-    name: str, algorithm: str, generator: np.random.Generator, change: Any, relative_error: Any
+    name: str,
+    algorithm: str,
+    settings: dict[str, bool],
+    generator: np.random.Generator,
+    change: Any,
+    relative_error: Any,
 ) -> None:
     network = NETWORKS[name]
     start, x, y = network.arrays(generator)
     found = network.oracle(start, x, y).run(algorithm, STEPS)[-1]
     expected = {key: values - start[key] for key, values in zip(start, found, strict=True)}
 
-    run = functools.partial(pj.solve, network.problem(), algorithm=getattr(pj, algorithm)(), steps=STEPS)
+    run = functools.partial(pj.solve, network.problem(), algorithm=getattr(pj, algorithm)(**settings), steps=STEPS)
     solution = jax.jit(run)(start, x, y)
     changes = change(solution, start)
     assert relative_error(changes, expected) < 1e-9

@@ -1,13 +1,12 @@
 """Projection of a dense layer in consensus form that puts its weights where they were, in jax.numpy, for CPUs.
 
 The change of the weights is the largest array of an iteration.  Here it is never whole: the weights, a compensated
-pair, are the mean of their copies at once, a few columns at a time.
+pair, are the mean of their copies at once, a few rows at a time.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -17,8 +16,8 @@ from pjax_kernels.consensus import coefficients, mean_change
 from pjax_kernels.dense.xla import dot_products
 from pjax_kernels.pairs import add_to_pair, new_high
 
-FEWEST_COLUMNS = 128
-"""Narrower products take longer for each of their columns."""
+FEWEST_ROWS = 128
+"""Smaller products take longer for each of their rows."""
 
 
 def project_dense_in_place(
@@ -36,24 +35,26 @@ def project_dense_in_place(
     z, minus_beta = after_all(z + found.minus_t, found.minus_beta)
     x_change = None
     if moves_x:
-        x_change = mean_change(x, found.gamma_x, found.free_x, dots.to_x(minus_beta, w), dots.x_copies)
-    columns = _columns_at_a_time(x.shape[0], x.shape[1], w.shape[1])
+        # All of w is read before any of it is overwritten.
+        from_w, minus_beta = after_all(dots.to_x(minus_beta, w), minus_beta)
+        x_change = mean_change(x, found.gamma_x, found.free_x, from_w, dots.x_copies)
+    block = _rows_in_a_block(x.shape[0], w.shape[0])
 
     def move(start: Array | int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
         high, low = pair
-        at = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=columns, axis=1)
-        put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
-        from_x, old = dots.to_w(at(minus_beta), x), at(high)
-        low_and_change = at(low) + mean_change(old, at(found.gamma_w), at(found.free_w), from_x, dots.w_copies)
+        at = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=block)
+        put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        from_x, old = dots.to_w(minus_beta, at(x, axis=1)), at(high)
+        low_and_change = at(low) + mean_change(old, found.gamma_w, found.free_w, from_x, dots.w_copies)
         _, new_low = add_to_pair(old, low_and_change)
         low = put(low, new_low)
         # From the low part in its place: so it is there before the high part, which it follows from, is overwritten.
         return put(high, new_high(old, low_and_change, at(low))), low
 
-    if columns == w.shape[1]:
+    if block == w.shape[0]:
         pair = move(0, (w, w_low))
     else:
-        pair = lax.fori_loop(0, w.shape[1] // columns, lambda k, pair: move(k * columns, pair), (w, w_low))
+        pair = lax.fori_loop(0, w.shape[0] // block, lambda k, pair: move(k * block, pair), (w, w_low))
     return x_change, pair, z
 
 
@@ -68,7 +69,7 @@ def after_all(*arrays: Array) -> tuple[Array, ...]:
     return lax.while_loop(lambda carry: carry[0], body, (never, arrays))[1]
 
 
-def _columns_at_a_time(batch: int, length: int, width: int) -> int:
-    """How many columns of w, a divisor of their number, have a change about as large as z."""
-    most = max(FEWEST_COLUMNS, math.ceil(width * batch / max(length, 1)))
-    return next((columns for columns in range(min(most, width), 0, -1) if width % columns == 0), width)
+def _rows_in_a_block(batch: int, length: int) -> int:
+    """How many rows of w to move at a time, a divisor of their number: they are about as large as z then."""
+    most = max(batch, FEWEST_ROWS)
+    return next((rows for rows in range(most, most // 2, -1) if length % rows == 0), length)

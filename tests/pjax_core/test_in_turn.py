@@ -1,0 +1,108 @@
+"""Alternating projections in turn: less memory, the same result (see also test_explicit_copies.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_core as pj
+
+from ..pjax_kernels.code_generation import AS_FOR_USERS
+
+IN_TURN, SIDE_BY_SIDE = pj.alternating_projections(in_turn=True), pj.alternating_projections()
+RATE = 0.01
+SIZES, BATCH = (784, 256, 256, 10), 256
+
+Params = list[tuple[Any, Any]]
+
+
+def network(params: Params, x: Any) -> Any:
+    for w, b in params[:-1]:
+        x = pj.sum_relu(pj.matmul(x, w), b)
+    return pj.matmul(x, params[-1][0])
+
+
+@pj.feasibility
+def problem(params: Params, x: Any, y: Any) -> Any:
+    return pj.cross_entropy(network(params, x), y)
+
+
+@pytest.fixture
+def arguments(generator: np.random.Generator, one_hot: Any) -> tuple[Params, Any, Any]:
+    params = [
+        (
+            jnp.float32(generator.normal(size=(inner, outer)) * np.sqrt(2 / inner)),
+            *([] if outer == SIZES[-1] else [jnp.float32(generator.normal(size=outer) * 0.1)]),
+        )
+        for inner, outer in zip(SIZES[:-1], SIZES[1:], strict=True)
+    ]
+    return params, jnp.float32(generator.uniform(size=(BATCH, SIZES[0]))), jnp.float32(one_hot(BATCH, SIZES[-1]))
+
+
+def bytes_of(step: Any, state: Any) -> int:
+    used = jax.jit(step, donate_argnums=0).lower(state).compile(dict(AS_FOR_USERS)).memory_analysis()
+    return used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes - used.alias_size_in_bytes
+
+
+def test_a_step_holds_at_most_half_more_than_one_of_sgd(arguments: Any) -> None:
+    def loss(params: Params, x: Any, y: Any) -> Any:
+        return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(network(params, x)), axis=1))
+
+    def descend(state: Any) -> Any:
+        params, x, y = state
+        return jax.tree.map(lambda p, g: p - RATE * g, params, jax.grad(loss)(params, x, y)), x, y
+
+    sgd = bytes_of(descend, arguments)
+    in_turn, side_by_side = (
+        bytes_of(lambda state, algorithm=algorithm: algorithm.step(problem, state), algorithm.init(problem, *arguments))
+        for algorithm in (IN_TURN, SIDE_BY_SIDE)
+    )
+    assert in_turn <= 1.5 * sgd
+    assert in_turn < side_by_side
+
+
+def test_elsewhere_nothing_changes(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    small = jax.tree.map(lambda array: array[: SIZES[1], : SIZES[1]] if array.ndim == 2 else array, arguments)
+    state = SIDE_BY_SIDE.init(problem, *small)
+    programs = [
+        str(jax.make_jaxpr(lambda state, algorithm=algorithm: algorithm.step(problem, state))(state))
+        for algorithm in (IN_TURN, SIDE_BY_SIDE)
+    ]
+    assert programs[0] == programs[1]
+
+
+def test_in_half_precision(arguments: Any) -> None:
+    """Products read the sum of both parts then, so weights move by the change of all of them."""
+    half = jax.tree.map(
+        lambda array: array[:32, :32].astype(jnp.bfloat16) if array.ndim == 2 else array[:32], arguments
+    )
+    half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), half)
+    params, x, y = half
+    params = [*params[:1], (params[2][0],)]
+    changes = [
+        pj.solve(problem, params, x, y, algorithm=algorithm, steps=3).change for algorithm in (IN_TURN, SIDE_BY_SIDE)
+    ]
+    for found, expected in zip(*map(jax.tree.leaves, changes), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6 * float(jnp.abs(expected).max()))
+
+
+def test_not_a_number_ends(arguments: Any) -> None:
+    """Waiting for a value is no comparison that fails for it."""
+    params, x, y = arguments
+    state = IN_TURN.init(problem, params, x[:8], y[:8])
+    state = dataclasses.replace(state, data=(x[:8].at[0, 0].set(jnp.nan), y[:8]))
+    first, *later = (weights for weights, *_ in IN_TURN.params(IN_TURN.step(problem, state)))
+    assert jnp.isnan(first).all()
+    assert all(jnp.isfinite(weights).all() for weights in later)
+
+
+@pytest.mark.parametrize("wrong", [1, None, "yes"])
+def test_in_turn_is_true_or_false(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"in_turn is .*; pass True for less memory, or False for less time"):
+        pj.alternating_projections(in_turn=wrong)

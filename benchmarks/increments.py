@@ -5,6 +5,7 @@ increments and keeps parameters as compensated (high, low) pairs; naive.py is th
 """
 
 import argparse
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,10 @@ def batch_of_data(size: int, data_dir: Path | None) -> tuple[NDArray[np.float32]
     return x, np.eye(10, dtype=np.float32)[generator.integers(10, size=size)]
 
 
-def pjax_changes(start: Any, x: Any, y: Any, dtype: Any) -> list[Matrix]:
+def pjax_changes(start: Any, x: Any, y: Any, dtype: Any, *, in_turn: bool = False) -> list[Matrix]:
     """Change of each weight matrix, (high - start) + low in float64."""
     params, x, y = jax.tree.map(lambda a: jnp.asarray(a, dtype), (start, x, y))
-    algorithm = pj.alternating_projections()
+    algorithm = pj.alternating_projections(in_turn=in_turn)
     solution = pj.solve(pj.feasibility(constraint), params, x, y, algorithm=algorithm, steps=STEPS)
     pairs = zip(solution.params["weights"], solution.params_low["weights"], start["weights"], strict=True)
     return [double(high) - double(w) + double(low) for high, low, w in pairs]
@@ -107,6 +108,7 @@ def main() -> None:
         start = start_params(sizes)
         for name, changes, batch in (
             ("pjax", pjax_changes, arguments.batch),
+            ("pjax in turn", functools.partial(pjax_changes, in_turn=True), arguments.batch),
             ("naive", naive_changes, arguments.naive_batch),
         ):
             x, y = batch_of_data(batch, arguments.data_dir)

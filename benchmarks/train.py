@@ -39,8 +39,9 @@ HIDDEN = {"mlp": (128,), "cnn": (32, 128), "rnn": (128,)}
 """The hidden layers of each model that the command line trains if not told otherwise."""
 SETTINGS_OF = {"skip": ("mlp",), "strides": ("cnn",), "quantize": ("mlp", "cnn")}
 """The models that have these settings."""
+ALGORITHMS_WITH = {"in_turn": ("ap",), "copies": ("ar", "dr", "dm", "cdr"), "relaxation": ("dr",), "beta": ("dm",)}
+"""The algorithms that have these settings."""
 PROFILED_STEPS = 3
-WITHOUT_COPIES = {"ap": pj.alternating_projections, "cp": pj.cyclic_projections}
 EVALUATED_AT_ONCE = 1000  # samples: the hidden values of all of them need much memory
 
 
@@ -54,6 +55,7 @@ class Settings:
     strides: tuple[int, ...] | None = None  # of the convolutions of cnn
     quantize: int | None = None  # levels of the activations of mlp and cnn, which are else rectified
     algorithm: str = "ap"
+    in_turn: bool = False  # ap: one layer after the other
     copies: str = "auto"  # or dense, or the history of factored copies
     relaxation: float = 0.5  # of dr
     beta: float = 1.0  # of dm
@@ -117,8 +119,10 @@ def as_floats(array: NDArray[Any]) -> Array:
 
 def make_algorithm(settings: Settings) -> pj.Algorithm:
     """The algorithm of the settings."""
-    if settings.algorithm in WITHOUT_COPIES:
-        return WITHOUT_COPIES[settings.algorithm]()
+    if settings.algorithm == "ap":
+        return pj.alternating_projections(in_turn=settings.in_turn)
+    if settings.algorithm == "cp":
+        return pj.cyclic_projections()
     # A history leaves narrow layers dense: there the factored form is not safe.
     copies = settings.copies if settings.copies in ("auto", "dense") else pj.Factored(history=int(settings.copies))
     budget = 0 if copies == "dense" else pj.DENSE_BUDGET
@@ -340,6 +344,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--algorithm", choices=ALGORITHM_NAMES, default=default.algorithm, help="described in the README")
     add("--copies", type=copies, default=argparse.SUPPRESS, help="auto, dense, or a history (default: auto)")
     add("--relaxation", type=positive_float, default=argparse.SUPPRESS, help="of dr, up to 1 (default: 0.5)")
+    add("--in-turn", action="store_true", default=argparse.SUPPRESS, help="ap: in the least memory (default: False)")
     add("--beta", type=float, default=argparse.SUPPRESS, help="of dm, not 0 (default: 1)")
     widths = "; ".join(f"{' '.join(map(str, hidden))} for {model}" for model, hidden in HIDDEN.items())
     add(
@@ -390,9 +395,10 @@ def read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error(f"--{name} is a setting of {', '.join(having)}: leave it out with {options.model}")
     if options.data != "shakespeare" and "sequence_length" in given:
         parser.error(f"--sequence-length is a setting of shakespeare: leave it out with {options.data}")
-    for name, algorithms in {"copies": ("ar", "dr", "dm", "cdr"), "relaxation": ("dr",), "beta": ("dm",)}.items():
+    for name, algorithms in ALGORITHMS_WITH.items():
         if name in given and options.algorithm not in algorithms:
-            parser.error(f"--{name} is a setting of {', '.join(algorithms)}: leave it out with {options.algorithm}")
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option} is a setting of {', '.join(algorithms)}: leave it out with {options.algorithm}")
     names = {field.name for field in fields(Settings)}
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
     return Settings(**{"hidden": HIDDEN[options.model]} | chosen)

@@ -90,9 +90,9 @@ def in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
     return root.BilinearRoot(*(array.reshape(z.shape) for array in found))
 
 
-def rows_at_a_time(shape: tuple[int, ...], *, blocks: int = 16) -> int:
-    """How many rows of dot products to take at a time, a divisor of their number: so many blocks' worth, or one row."""
-    limit = max(1, blocks * BLOCK // max(1, math.prod(shape[1:])))
+def rows_at_a_time(shape: tuple[int, ...], entries: int = 16 * BLOCK) -> int:
+    """How many rows of dot products to take at a time, a divisor of their number: at most so many entries."""
+    limit = max(1, entries // max(1, math.prod(shape[1:])))
     return next((rows for rows in range(min(limit, shape[0]), 0, -1) if shape[0] % rows == 0), 1)
 
 

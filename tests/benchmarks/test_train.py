@@ -149,6 +149,7 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
         ("--algorithm dr --copies few", "invalid copies value: 'few'"),
         ("--algorithm dr --copies 0", "0 is less than 1"),
         ("--copies dense", "--copies is a setting of ar, dr, dm, cdr: leave it out with ap"),
+        ("--algorithm dr --in-turn", "--in-turn is a setting of ap: leave it out with dr"),
         ("--algorithm dm --relaxation 0.5", "--relaxation is a setting of dr"),
         ("--algorithm dr --relaxation 2", "relaxation is 2.0; pass a number in (0, 1]"),
         ("--algorithm dm --beta 0", "beta is 0.0; pass a finite number other than 0"),

@@ -55,10 +55,11 @@ def _project_in_a_loop(point: OpenState, node: Operation, waiting: set[Node], la
         for source, change in changes:
             point.move_copies(source, change)
 
-    if node.primitive.bilinear is None and not node.primitive.constrains_output:
+    large = node.primitive.bilinear is not None or node.primitive.constrains_output
+    cells = _replaced(point, node, settled, waiting) if large else []
+    if not cells:
         project_here(point)
         return
-    cells = _replaced(point, node, settled, waiting)
     arrays = tuple(getattr(point, cell.before)[cell.key] for cell in cells)
 
     def body(carry: tuple[Array, tuple[Array, ...]]) -> tuple[Array, tuple[Array, ...]]:
@@ -68,8 +69,8 @@ def _project_in_a_loop(point: OpenState, node: Operation, waiting: set[Node], la
         project_here(inner)
         return jnp.zeros((), bool), tuple(getattr(inner, cell.after)[cell.key] for cell in cells)
 
-    first = sum(array.ravel()[0] for array in arrays[:1] if array.size)
-    once = jnp.asarray((first == first) | (first != first))  # true, which compilers do not know
+    first = arrays[0].ravel()[:1]
+    once = jnp.all((first == first) | (first != first))  # true, which compilers do not know
     _, new = jax.lax.while_loop(lambda carry: carry[0], body, (once, arrays))
     point.targets.pop(node, None)
     for cell, array in zip(cells, new, strict=True):

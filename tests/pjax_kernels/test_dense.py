@@ -1,6 +1,7 @@
 """The projection onto a dense layer: against explicit copies and by its symmetries."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,18 @@ def test_symmetries(residual: str, implementation: str, rng: Generator) -> None:
 def test_takes_every_precision(precision: lax.PrecisionLike, rng: Generator) -> None:
     inputs = layer(rng, 5, 4, 3, "mixed", np.float32)
     jaxpr = jax.make_jaxpr(lambda *arrays: pk.project_dense(*arrays, precision=precision))(*inputs)
-    used = {equation.params["precision"] for equation in jaxpr.eqns if equation.primitive.name == "dot_general"}
     expected = jax.make_jaxpr(lambda x, w: jnp.matmul(x, w, precision=precision))(*inputs[:2]).eqns[0]
-    assert used == {expected.params["precision"]}
+    assert precisions(jaxpr) == [expected.params["precision"]] * 3
+
+
+def precisions(jaxpr: Any) -> list[Any]:
+    """Of all matrix products outside loops; one that is chosen by platform has the same in every branch."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found.append(equation.params["precision"])
+        elif equation.primitive.name == "cond":
+            branches = [precisions(branch.jaxpr) for branch in equation.params["branches"]]
+            assert all(branch == branches[0] for branch in branches)
+            found += branches[0]
+    return found

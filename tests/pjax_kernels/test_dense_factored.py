@@ -16,6 +16,7 @@ import pjax_kernels as pk
 
 from . import oracles
 from .code_generation import AS_FOR_USERS
+from .test_dense import precisions
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -533,9 +534,8 @@ def test_products_of_each_pair_and_one_of_each_at_the_precision(
 ) -> None:
     layer = random_layer(rng, SHAPE, counts, "arrays", "near", np.float32)
     jaxpr = jax.make_jaxpr(lambda layer: pk.project_dense_factored(*layer, precision=precision))(layer)
-    used = [equation.params["precision"] for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
     expected = jax.make_jaxpr(lambda x, w: jnp.matmul(x, w, precision=precision))(layer.x[0], layer.w[0]).eqns[0]
-    assert used == [expected.params["precision"]] * (counts[0] * counts[1] + sum(counts))
+    assert precisions(jaxpr) == [expected.params["precision"]] * (counts[0] * counts[1] + sum(counts))
 
 
 def test_no_copy_is_stored() -> None:

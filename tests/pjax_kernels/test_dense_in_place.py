@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,16 @@ from pjax_kernels.dense.in_place import project_dense_in_place
 
 from . import oracles
 from .code_generation import AS_FOR_USERS
-from .test_dense import RESIDUALS, ULPS, as_float64, compute_eps, condition, layer, relative_errors
+from .test_dense import (
+    RESIDUALS,
+    ULPS,
+    as_float64,
+    compute_eps,
+    condition,
+    layer,
+    precisions,
+    relative_errors,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,6 +49,14 @@ def test_changes_agree_with_mpmath(shape: tuple[int, int, int], residual: str, r
     errors[2] -= np.linalg.norm(np.spacing(new_z)) / np.linalg.norm(new_z - z)
     assert max(errors) < ULPS * compute_eps(np.float32) * condition((x, w, z))
     np.testing.assert_array_equal(np.float32(sum_of_pair(new_w, new_low)), new_w)
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_takes_every_precision(precision: str, rng: Generator) -> None:
+    x, w, z = layer(rng, 5, 4, 3, "mixed", np.float32)
+    call = functools.partial(project_dense_in_place, precision=precision)
+    expected = jax.make_jaxpr(functools.partial(jnp.matmul, precision=precision))(x, w).eqns[0].params["precision"]
+    assert precisions(jax.make_jaxpr(call)(x, w, np.zeros_like(w), z)) == [expected] * 3
 
 
 def test_without_x_the_rest_is_the_same(rng: Generator) -> None:

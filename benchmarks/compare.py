@@ -165,18 +165,16 @@ def compare(sizes: list[int], batch: int, naive_batch: int, repeats: int, reflec
     for size in sorted({batch, naive_batch}, reverse=True):
         problem = random_problem(sizes, size)
         contenders.append(prepare("SGD", size, *sgd(*problem), length=SCAN_LENGTH, calls=10))
-        steps = {"AP": (pj.alternating_projections(), naive.alternating_projections)}
+        steps: dict[str, tuple[pj.Algorithm, Callable[..., naive.State] | None]] = {
+            "AP": (pj.alternating_projections(), naive.alternating_projections),
+            "AP in turn": (pj.alternating_projections(in_turn=True), None),
+        }
         if reflect:
             factored = pj.douglas_rachford(copies=pj.Factored(history=1), budget=pj.DENSE_BUDGET)
             steps["DR"] = (factored, naive.douglas_rachford)
         for name, (algorithm, iterate) in steps.items():
             contenders.append(prepare(f"pjax {name}", size, *pjax(*problem, algorithm), length=SCAN_LENGTH, calls=10))
-            if name == "AP":
-                in_turn = pj.alternating_projections(in_turn=True)
-                contenders.append(
-                    prepare("pjax AP in turn", size, *pjax(*problem, in_turn), length=SCAN_LENGTH, calls=10)
-                )
-            if size == naive_batch:
+            if iterate is not None and size == naive_batch:
                 contenders.append(prepare(f"naive {name}", size, *stored_copies(*problem, iterate), length=2, calls=1))
     for _ in range(repeats):
         for contender in contenders:
@@ -213,7 +211,7 @@ def print_table(rows: list[dict[str, Any]], repeats: int) -> None:
             f"{row['compile_seconds']:8.2f} s"
         )
     for fast in (row for row in rows if row["name"].startswith("pjax")):
-        slow = next(row for row in rows if row["name"] == " ".join(["naive", fast["name"].split()[1]]))
+        slow = next(row for row in rows if row["name"] == f"naive {fast['name'].split()[1]}")
         single, scan = (slow[form] / fast[form] for form in ("single_ms", "scan_ms"))
         print(
             f"{slow['name']} at batch {slow['batch']} takes {single:.0f} times as long as {fast['name']} "

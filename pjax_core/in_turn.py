@@ -24,6 +24,7 @@ from pjax_core.solution import (
     project_operation,
     sources,
 )
+from pjax_kernels.roots import replaced_if
 
 
 def project_in_turn(graph: Graph, nodes: Sequence[Node], later: Sequence[Node], state: State) -> State:
@@ -62,16 +63,16 @@ def _project_in_a_loop(point: OpenState, node: Operation, waiting: set[Node], la
         return
     arrays = tuple(getattr(point, cell.before)[cell.key] for cell in cells)
 
-    def body(carry: tuple[Array, tuple[Array, ...]]) -> tuple[Array, tuple[Array, ...]]:
+    def projected(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         inner = point.copy()
-        for cell, array in zip(cells, carry[1], strict=True):
+        for cell, array in zip(cells, arrays, strict=True):
             getattr(inner, cell.before)[cell.key] = array
         project_here(inner)
-        return jnp.zeros((), bool), tuple(getattr(inner, cell.after)[cell.key] for cell in cells)
+        return tuple(getattr(inner, cell.after)[cell.key] for cell in cells)
 
     first = arrays[0].ravel()[:1]
     once = jnp.all((first == first) | (first != first))  # true, which compilers do not know
-    _, new = jax.lax.while_loop(lambda carry: carry[0], body, (once, arrays))
+    new = replaced_if(once, projected, arrays)
     point.targets.pop(node, None)
     for cell, array in zip(cells, new, strict=True):
         getattr(point, cell.after)[cell.key] = array

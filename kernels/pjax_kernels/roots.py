@@ -56,12 +56,12 @@ def near_first(
     # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
     mark = jnp.max(jnp.abs(minus_t), initial=0)
     if not small:
-        minus_t = _replaced_if(mark == _BEYOND, lambda _: minus_roots(again(), 3, three_steps), minus_t)
-    return _replaced_if(mark == _FAR, anyway, near(minus_t))
+        minus_t = replaced_if(mark == _BEYOND, lambda _: minus_roots(again(), 3, three_steps), minus_t)
+    return replaced_if(mark == _FAR, anyway, near(minus_t))
 
 
-def _replaced_if(condition: Array, replace: Callable[[Result], Result], result: Result) -> Result:
-    """``result``, or what ``replace`` makes of it where the condition holds, which is seldom."""
+def replaced_if(condition: Array, replace: Callable[[Result], Result], result: Result) -> Result:
+    """``result``, or what ``replace`` makes of it where the condition holds: a loop that runs once, or not at all."""
 
     def body(carry: tuple[Array, Result]) -> tuple[Array, Result]:
         return jnp.zeros_like(condition), replace(carry[1])

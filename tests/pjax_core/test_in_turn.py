@@ -79,10 +79,7 @@ def test_elsewhere_nothing_changes(arguments: Any, monkeypatch: pytest.MonkeyPat
 
 def test_in_half_precision(arguments: Any) -> None:
     """Products read the sum of both parts then, so weights move by the change of all of them."""
-    half = jax.tree.map(
-        lambda array: array[:32, :32].astype(jnp.bfloat16) if array.ndim == 2 else array[:32], arguments
-    )
-    half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), half)
+    half = jax.tree.map(lambda array: array[(slice(32),) * array.ndim].astype(jnp.bfloat16), arguments)
     params, x, y = half
     params = [*params[:1], (params[2][0],)]
     changes = [

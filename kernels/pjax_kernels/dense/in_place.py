@@ -63,11 +63,7 @@ def after_all(*arrays: Array) -> tuple[Array, ...]:
     """The arrays, each once all are there: compilers order by data alone, and for speed, not for memory."""
     first = sum(array.ravel()[0] for array in arrays if array.size)
     never = jnp.asarray((first != first) & (first == first))
-
-    def body(carry: tuple[Array, tuple[Array, ...]]) -> tuple[Array, tuple[Array, ...]]:
-        return jnp.zeros_like(never), tuple(2 * array for array in carry[1])
-
-    return lax.while_loop(lambda carry: carry[0], body, (never, arrays))[1]
+    return roots.replaced_if(never, lambda arrays: tuple(2 * array for array in arrays), arrays)
 
 
 def _rows_in_a_block(batch: int, length: int) -> int:

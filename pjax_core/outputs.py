@@ -85,7 +85,7 @@ def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None
     for name, slot in _label_slots(problem, structure, shapes):
         if all(is_known(value(source)) for source in slot.sources):
             labels = np.asarray(slot.read(value), np.float32)
-            sums = np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING
+            sums = (np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING) | ~labels.any(axis=-1)
             if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
                 raise ValueError(
                     f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
@@ -97,7 +97,7 @@ _ROUNDING = 0.02
 """How far probabilities in half precision may be from a sum of 1."""
 
 _TAKEN = {
-    primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them",
+    primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them, or 0 for rows to leave out",
     primitives.margin_loss.name: "pass 0, or where the logit must be positive the margin, such as 1",
 }
 

@@ -295,7 +295,9 @@ margin_loss = Primitive("margin_loss", _margin_violation, _project_margin, const
 
 def _mean_cross_entropy(logits: Array, labels: Array, *, strength: float) -> Array:
     del strength  # it weighs the loss against the movement of the logits, and there is no movement here
-    return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits, axis=-1), axis=-1))
+    # Masked classes, at -inf, have no label: nothing is lost there.
+    terms = jnp.where(labels == 0, 0, labels * jax.nn.log_softmax(logits, axis=-1))
+    return -jnp.mean(jnp.sum(terms, axis=-1))
 
 
 def _project_cross_entropy(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:

@@ -55,11 +55,14 @@ def prox_cross_entropy(
 ) -> Array:
     """The proximal operator of softmax cross-entropy, ``argmin_x |x - logits|^2 / (2 strength) + CE(x, labels)``.
 
-    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.
+    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - w softmax(x))``, with ``w``
+    the sum of the labels of a row.  Each row stands alone: one that is not finite becomes NaN, and no other.
 
     Args:
-        logits: ``(..., C)``, floating-point.
-        labels: ``(..., C)``, one-hot or any other probabilities: not negative, with sum 1 over the last axis.
+        logits: ``(..., C)``, floating-point.  A class at -inf is masked: it has no probability and stays, and the others
+            change as without it.  A label at a masked class makes its row NaN, since its loss is infinite.
+        labels: ``(..., C)``, one-hot or any other probabilities: not negative, with sum 1 over the last axis, or that
+            times the weight of the row in the loss.  Rows of zeros are left out: their logits stay.
         strength: how far the loss pulls, in units of logits; positive.
         increments: return the change instead of the new value, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 MAX_NEWTON_STEPS = 60
 """A stop for inputs that are not finite; the largest strengths that float32 holds need about 25 steps."""
+
+FEW_CLASSES = 128
+"""Sums over a last axis as short as this vectorise badly: classes come first then."""
 
 
 def margin_increment(logits: Array, labels: Array) -> Array:
@@ -18,44 +23,61 @@ def margin_increment(logits: Array, labels: Array) -> Array:
 def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Array:
     """The change of the logits, by Newton steps on the optimality conditions.
 
-    The unknowns are ``u = log softmax(x)`` and ``L = logsumexp(x)``: ``u + L = logits + strength (labels - exp(u))``
-    for each class and ``sum exp(u) = 1``.  The Jacobian is an arrow, so a step is O(C).  In these unknowns, unlike
-    in ``x``, Newton's method converges for every strength: the equations are convex, their Jacobian never flat.
+    The unknowns are ``u = log softmax(x)`` and ``L = logsumexp(x)``: ``u + L = logits + strength (labels - w exp(u))``
+    for each class, where ``w`` is the sum of the labels, and ``sum exp(u) = 1``.  The Jacobian is an arrow, so a step is
+    O(C).  In these unknowns, unlike in ``x``, Newton's method converges for every strength: the equations are convex,
+    their Jacobian never flat.  A row stops by itself: no other row tells in its result.
     """
-    # Classes first: sums over a short last axis do not vectorise.
-    logits, labels = jnp.moveaxis(logits, -1, 0), jnp.moveaxis(labels, -1, 0)
-    log_normaliser = jax.nn.logsumexp(logits, axis=0)
+    axis = 0 if logits.shape[-1] <= FEW_CLASSES else -1
+    logits, labels = jnp.moveaxis(logits, -1, axis), jnp.moveaxis(labels, -1, axis)
+    total = functools.partial(jnp.sum, axis=axis, keepdims=True)
     limits = jnp.finfo(logits.dtype)
-    tolerance = 0.1 * float(limits.eps) ** 0.5  # convergence is quadratic
+    tolerance = 0.01 * float(limits.eps)
+    weight = total(labels)
+    below = below_largest(logits, labels, axis)
 
-    def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
-        step_number, _, _, change = carry
-        return (step_number < MAX_NEWTON_STEPS) & (jnp.max(change, initial=0) > tolerance)
+    def pull(u: Array) -> Array:
+        """``labels - weight exp(u)``, without cancellation where a one-hot label is nearly reached."""
+        return -labels * jnp.expm1(u) - (weight - labels) * jnp.exp(u)
+
+    def some_unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
+        step_number, _, _, unfinished = carry
+        return (step_number < MAX_NEWTON_STEPS) & jnp.any(unfinished)
 
     def newton(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        step_number, u, log_normaliser, _ = carry
+        step_number, u, log_normaliser, unfinished = carry
         p = jnp.exp(u)
-        slope = 1 + strength * p
-        pull = _labels_less_exp(labels, u)
-        residual = (u + log_normaliser - logits) - strength * pull
-        # -sum(pull) is sum(p) - 1 for labels that add up to 1.
-        step = -jnp.sum(pull + p * residual / slope, axis=0) / jnp.sum(p / slope, axis=0)
+        slope = 1 + (strength * weight) * p
+        missing = pull(u)
+        residual = (u + log_normaliser - below) - strength * missing
+        # -sum(missing) is weight (sum(p) - 1).
+        sum_of_shares = jnp.maximum(weight * total(p / slope), limits.tiny)
+        step = -total(missing + (weight * p) * residual / slope) / sum_of_shares
         # Only the largest u can overshoot 0, the limit of a log-probability, and only in the first steps.
-        new_u = jnp.minimum(u - (residual + step) / slope, 0)
-        scale = jnp.maximum(jnp.max(jnp.abs(pull), axis=0), limits.tiny)
-        change = jnp.max(jnp.abs(jnp.exp(new_u) - p), axis=0) / scale
-        return step_number + 1, new_u, log_normaliser + step, change
+        down = (residual + step) / slope
+        new_u = jnp.minimum(u - down, 0)
+        scale = jnp.maximum(jnp.max(jnp.abs(missing), axis=axis, keepdims=True), limits.tiny)
+        # Convergence is quadratic: what is left is about this, a probability times the square of its change in u.
+        left = jnp.max(jnp.abs((jnp.exp(new_u) - p) * down), axis=axis, keepdims=True)
+        # Rows that were finished stay: their results depend on no other row.  Of NaN, nothing is larger.
+        return (
+            step_number + 1,
+            jnp.where(unfinished, new_u, u),
+            jnp.where(unfinished, log_normaliser + step, log_normaliser),
+            unfinished & (weight * left > tolerance * scale),
+        )
 
-    start = (
-        jnp.zeros((), jnp.int32),
-        logits - log_normaliser,
-        log_normaliser,
-        jnp.full_like(log_normaliser, jnp.inf),
-    )
-    _, u, _, _ = lax.while_loop(unfinished, newton, start)
-    return jnp.moveaxis(strength * _labels_less_exp(labels, u), 0, -1)
+    log_normaliser = jnp.log(total(jnp.exp(below)))
+    start = jnp.zeros((), jnp.int32), below - log_normaliser, log_normaliser, log_normaliser > -jnp.inf
+    _, u, _, _ = lax.while_loop(some_unfinished, newton, start)
+    return jnp.moveaxis(strength * pull(u), axis, -1)
 
 
-def _labels_less_exp(labels: Array, u: Array) -> Array:
-    """``labels - exp(u)``, without cancellation where a one-hot label is nearly reached."""
-    return -labels * jnp.expm1(u) - (1 - labels) * jnp.exp(u)
+def below_largest(logits: Array, labels: Array, axis: int) -> Array:
+    """The logits less the largest of their row, bounded, so that sums of a few of them are finite.
+
+    A class at the bound has no probability.  A label at a class that is masked, at -inf, makes its row NaN.
+    """
+    below = logits - jnp.max(logits, axis=axis, keepdims=True)
+    bounded = jnp.maximum(below, -float(jnp.finfo(logits.dtype).max) / 8)
+    return jnp.where(jnp.isneginf(logits) & (labels != 0), jnp.nan, bounded)

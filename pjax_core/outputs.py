@@ -97,7 +97,8 @@ _ROUNDING = 0.02
 """How far probabilities in half precision may be from a sum of 1."""
 
 _TAKEN = {
-    primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them, or 0 for rows to leave out",
+    primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them, "
+    "or 0 for rows to leave out",
     primitives.margin_loss.name: "pass 0, or where the logit must be positive the margin, such as 1",
 }
 

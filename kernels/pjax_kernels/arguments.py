@@ -46,6 +46,21 @@ def require_shape(kernel: str, name: str, array: Array, expected: tuple[int, ...
         raise ValueError(f"{kernel}: {name} has shape {array.shape}, but {because} needs {expected}")
 
 
+def require_weights(kernel: str, name: str, w: Array, inputs: int, because: str) -> None:
+    """Raise ``ValueError`` unless ``w`` is ``(inputs, M)``, for any ``M``."""
+    if w.ndim != 2 or w.shape[0] != inputs:
+        hint = f"; pass {name}.T" if w.ndim == 2 and w.shape[1] == inputs else ""
+        raise ValueError(f"{kernel}: {name} has shape {w.shape}, but {because} needs ({inputs}, M){hint}")
+
+
+def require_several(kernel: str, **arguments: Any) -> None:
+    """Raise ``TypeError`` for an array where a list or tuple of them is needed."""
+    for name, value in arguments.items():
+        if not isinstance(value, (tuple, list)):
+            came = f"an array of shape {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+            raise TypeError(f"{kernel}: {name} is {came}; pass a list or tuple of them, such as [{name}]")
+
+
 def require_rank(kernel: str, ranks: Mapping[str, tuple[Array, int]]) -> None:
     """Raise ``ValueError`` unless each array has its number of axes."""
     for name, (array, rank) in ranks.items():
@@ -75,10 +90,11 @@ def reduced_axes(kernel: str, x: Array, z: Array, axis: int | Sequence[int] | No
 
 
 def positive_pair(kernel: str, name: str, value: Any) -> tuple[int, int]:
-    """Two positive integers, for rows and columns; a ``ValueError`` says what came instead."""
+    """Two positive integers, for rows and columns, or one for both; a ``ValueError`` says what came instead."""
+    value = (value, value) if _is_integer(value) else value
     if _is_pair(value) and all(map(_is_integer, value)) and min(value) > 0:
         return int(value[0]), int(value[1])
-    raise ValueError(f"{kernel}: {name} is {value!r}; pass two positive integers, such as (1, 1)")
+    raise ValueError(f"{kernel}: {name} is {value!r}; pass a positive integer, or two positive integers such as (1, 1)")
 
 
 def padding_pairs(

@@ -69,6 +69,7 @@ def mixed(of_own: Coefficient, own: Combination, of_other: Coefficient, other: C
 
 def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tuple[int, int], z: Array) -> Combination:
     """The argument ``name`` with its coefficients as arrays or floats, one for each of ``counts`` operands."""
+    arguments.require_several(kernel, **{f"{name}[{side}]": several for side, several in enumerate(value)})
     if tuple(map(len, value)) != counts:
         raise ValueError(
             f"{kernel}: {name} holds {tuple(map(len, value))} coefficients, but x and w hold {counts} arrays"

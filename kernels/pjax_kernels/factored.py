@@ -27,6 +27,9 @@ def factored_increments(
     )
     p, q = (_full(value, z) for value in (products.inner(u, v), plus((products.inner(u, u), products.inner(v, v)))))
     t, beta, gamma, radius = roots.near_or_in_blocks(p, q, z)
+    # The only point of a set of no entries has z = 0.
+    has_entries = jnp.asarray(dots.length, z.dtype) > 0
+    t, radius = jnp.where(has_entries, t, z), jnp.where(has_entries, radius, 0)
     squared_free = jnp.sum((1 + t * t) * (radius * radius))
 
     u_change, v_change = mixed(gamma, u, beta, v), mixed(gamma, v, beta, u)

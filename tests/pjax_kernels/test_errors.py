@@ -79,6 +79,9 @@ WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
     (pk.project_bilinear, (ones(3, 4), ones(3, 4), ones(4)), ["z", "(4,)", "(3,)"]),
     (pk.project_bilinear, (ones(), ones(), ones()), ["a", "()"]),
     (pk.project_dense, (ones(3, 4), ones(5, 6), ones(3, 6)), ["w", "(5, 6)", "(3, 4)"]),
+    (pk.project_dense, (ones(3, 6), ones(4, 6), ones(3, 4)), ["w", "(4, 6)", "needs (6, M)", "w.T"]),
+    (pk.project_dense_copies, (ones(3, 6), ones(4, 6), *[ones(3, 4, 6)] * 2, ones(3, 4)), ["w", "needs (6, M)", "w.T"]),
+    (project_factored, (ones(3, 6), ones(4, 6), *[ones(3, 4)] * 3), ["w[0]", "(4, 6)", "needs (6, M)", "w[0].T"]),
     (pk.project_dense, (ones(3, 4), ones(4, 6), ones(3, 5)), ["z", "(3, 5)", "(3, 6)"]),
     (pk.project_dense, (ones(2, 3, 4), ones(4, 6), ones(3, 6)), ["x", "(2, 3, 4)", "2 axes"]),
     *(
@@ -91,7 +94,7 @@ WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
             (((3, 4), (4, 6), (3, 6, 4), (3, 6, 4), (6, 3)), ["z", "(6, 3)", "(3, 6)"]),
         ]
     ),
-    (project_factored, (ones(3, 4), ones(5, 6), *[ones(3, 6)] * 3), ["w[0]", "(5, 6)", "(3, 4)", "(4, 6)"]),
+    (project_factored, (ones(3, 4), ones(5, 6), *[ones(3, 6)] * 3), ["w[0]", "(5, 6)", "(3, 4)", "(4, M)"]),
     (project_factored, (ones(3, 4), ones(4, 6), *[ones(3, 6)] * 2, ones(3, 5)), ["z", "(3, 5)", "(3, 6)"]),
     (project_factored, (ones(3), ones(4, 6), *[ones(3, 6)] * 3), ["x[0]", "(3,)", "2 axes"]),
     (project_factored, (ones(3, 4), ones(4, 6), ones(3, 6), ones(3, 1), ones(3, 6)), ["u[1][0]", "(3, 1)", "(3, 6)"]),
@@ -112,7 +115,7 @@ WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
         for shapes, parts in [
             (((3, 4), (2, 3, 5), (4, 6), (5, 6), (2, 3, 6)), ["x", "(3, 4)", "3 axes"]),
             (((2, 3, 4), (2, 4, 5), (4, 6), (5, 6), (2, 3, 6)), ["h", "(2, 4, 5)", "(2, 3, 5)"]),
-            (((2, 3, 4), (2, 3, 5), (5, 6), (5, 6), (2, 3, 6)), ["w_x", "(5, 6)", "(4, 6)"]),
+            (((2, 3, 4), (2, 3, 5), (5, 6), (5, 6), (2, 3, 6)), ["w_x", "(5, 6)", "(4, M)"]),
             (((2, 3, 4), (2, 3, 5), (4, 6), (6, 6), (2, 3, 6)), ["w_h", "(6, 6)", "(5, 6)"]),
             (((2, 3, 4), (2, 3, 5), (4, 6), (5, 6), (2, 3, 5)), ["z", "(2, 3, 5)", "(2, 3, 6)"]),
         ]
@@ -206,7 +209,7 @@ def test_axis_must_be_of_x(axis: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["window", "strides"])
-@pytest.mark.parametrize("value", [2, (2,), (2, 0), (2, -1), (2, 2.0), (2, 2, 2), "22"])
+@pytest.mark.parametrize("value", [0, 2.0, True, (2,), (2, 0), (2, -1), (2, 2.0), (2, 2, 2), "22"])
 def test_windows_and_strides_are_positive_pairs(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^project_max_pool: {name} is .*two positive integers"):
         pool(*CALLS["project_max_pool"][1], **{name: value})
@@ -234,6 +237,46 @@ def test_levels_must_be_two_or_more(levels: Any) -> None:
 def test_scale_must_be_positive(scale: Any) -> None:
     with pytest.raises(ValueError, match=r"^project_quantize: scale is .*positive"):
         quantize(*CALLS["project_quantize"][1], scale=scale)
+
+
+@pytest.mark.parametrize("kernel", ["project_dense_factored", "project_bilinear_map_factored"])
+@pytest.mark.parametrize("name", ["x", "w"])
+def test_an_array_for_a_list_is_refused_without_its_content(kernel: str, name: str) -> None:
+    bilinear = (jnp.matmul,) if "map" in kernel else ()
+    operands = {"x": (ones(3, 4),), "w": (ones(4, 5),)}
+    operands[name] = operands[name][0] + 0.123
+    coefficients = ((1.0,), (1.0,))
+    with pytest.raises(TypeError, match=rf"^{kernel}: {name} is an array of shape.*list or tuple") as error:
+        getattr(pk, kernel)(*bilinear, operands["x"], operands["w"], coefficients, coefficients, ones(3, 5))
+    assert "1.123" not in str(error.value)
+
+
+NO_SELECTIONS: dict[str, Call] = {
+    "twice": lambda x, w: (2 * x) @ w,
+    "negative": lambda x, w: -(x @ w),
+    "half": lambda x, w: 0.5 * (x @ w),
+    "added to itself": lambda x, w: x @ w + x @ w,
+}
+
+
+@pytest.mark.parametrize("name", NO_SELECTIONS)
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_map_that_does_not_select_is_refused(name: str, traced: bool, implementation: str) -> None:
+    call = partial(pk.project_bilinear_map, NO_SELECTIONS[name], implementation=implementation)
+    with pytest.raises(ValueError, match=r"^project_bilinear_map: bilinear multiplies .*selected entries"):
+        (jax.jit(call) if traced else call)(ones(3, 4), ones(4, 5), ones(3, 5))
+
+
+@pytest.mark.parametrize("name", ["project_max_pool", "project_conv2d"])
+def test_one_number_stands_for_rows_and_columns(name: str, rng: np.random.Generator) -> None:
+    x, w = rng.normal(size=(1, 4, 4, 1)), rng.normal(size=(2, 2, 1, 1))
+    z = rng.normal(size=(1, 2, 2, 1))
+    one, both = ({"strides": 2}, {"strides": (2, 2)})
+    if name == "project_conv2d":
+        results = [pk.project_conv2d(x, w, z, **settings) for settings in (one, both)]
+    else:
+        results = [pk.project_max_pool(x, z, window=s["strides"], **s) for s in (one, both)]
+    jax.tree.map(np.testing.assert_array_equal, *results)
 
 
 EMPTY: list[tuple[str, tuple[Array, ...]]] = [
@@ -264,17 +307,39 @@ def test_empty_inputs_go_through_and_what_is_not_empty_stays(
         np.testing.assert_array_equal(result, array)
 
 
-def test_dense_layers_of_no_entries_are_zero(implementation: str) -> None:
-    z = np.full((3, 5), 0.5, np.float32)
-    x, w, new_z = pk.project_dense(ones(3, 0), ones(0, 5), z, implementation=implementation)
-    assert (x.shape, w.shape, new_z.shape) == ((3, 0), (0, 5), (3, 5))
-    np.testing.assert_allclose(new_z, 0, atol=1e-6)
+def no_entries() -> dict[str, Call]:
+    """Calls that return the new ``z`` of dot products of no entries."""
+    empty_maps = {"project_bilinear_map": project_matmul, "project_dense": pk.project_dense}
+    return {
+        "project_bilinear": lambda z, **o: pk.project_bilinear(ones(3, 5, 0), ones(3, 5, 0), z, **o)[2],
+        **{
+            name: lambda z, call=call, **o: call(ones(3, 0), ones(0, 5), z, **o)[2]  # type: ignore[misc]
+            for name, call in empty_maps.items()
+        },
+        "project_dense_copies": lambda z, **o: (
+            z + pk.project_dense_copies(ones(3, 0), ones(0, 5), *[ones(3, 5, 0)] * 2, z, **o).z_change
+        ),
+        "project_dense_factored": lambda z, **o: (
+            z + project_factored(ones(3, 0), ones(0, 5), ones(3, 5), ones(3, 5), z, **o).z_change
+        ),
+        "project_bilinear_map_factored": lambda z, **o: (
+            z + project_matmul_factored(ones(3, 0), ones(0, 5), ones(3, 5), ones(3, 5), z, **o).z_change
+        ),
+        "project_recurrence": lambda z, **o: pk.project_recurrence(
+            ones(3, 1, 0), ones(3, 1, 0), ones(0, 5), ones(0, 5), z[:, None], **o
+        )[4][:, 0],
+    }
 
 
-@pytest.mark.parametrize("batch", [(), (3,)])
-def test_dot_products_of_no_entries_are_zero(batch: tuple[int, ...], implementation: str) -> None:
-    """``z`` must come to 0, at most 1 at a time as for any zero vectors."""
-    z = np.full(batch, 0.5, np.float32)
-    a, b, new_z = pk.project_bilinear(ones(*batch, 0), ones(*batch, 0), z, implementation=implementation)
-    assert (a.shape, b.shape, new_z.shape) == ((*batch, 0), (*batch, 0), batch)
-    np.testing.assert_allclose(new_z, 0, atol=1e-6)
+@pytest.mark.parametrize("kernel", no_entries())
+def test_dot_products_of_no_entries_have_one_point(kernel: str, implementation: str) -> None:
+    """``z = 0`` is the only feasible point, however far it is."""
+    z = np.array([[3, -0.5, 0.1, -7, 1e30]] * 3, np.float32)
+    np.testing.assert_array_equal(no_entries()[kernel](z, implementation=implementation), np.zeros_like(z))
+
+
+def test_windows_of_padding_alone_have_one_point(implementation: str) -> None:
+    z = np.full((1, 3, 3, 1), 3, np.float32)
+    padding = ((1, 1), (1, 1))
+    new = pk.project_conv2d(ones(1, 1, 1, 1), ones(1, 1, 1, 1), z, padding=padding, implementation=implementation)
+    assert (np.delete(np.asarray(new[2]).ravel(), 4) == 0).all()

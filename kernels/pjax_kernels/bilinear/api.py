@@ -13,6 +13,8 @@ _KERNEL = "project_bilinear"
 
 
 def _triton(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
+    if a.shape[-1] == 0:  # there is nothing to launch for
+        return arguments.from_increments(xla.bilinear_increments)(a, b, z, increments=increments)
     from pjax_kernels.bilinear import triton
 
     return triton.project_bilinear(a, b, z, increments=increments)

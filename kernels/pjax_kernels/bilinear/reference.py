@@ -14,6 +14,8 @@ BISECTIONS = 250
 
 def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
+    if a.shape[-1] == 0:  # the only point of the set has z = 0
+        return a, b, -z
     half_sum, half_difference = (a + b) / 2, (a - b) / 2
     found = _halves(half_sum, half_difference, a, b, z)
     sum_part = found.sum_change[..., None] * half_sum
@@ -28,6 +30,8 @@ def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Arr
 
 def bilinear_root(a: Array, b: Array, z: Array) -> BilinearRoot:
     """The root of every row and the coefficients of the increments."""
+    if a.shape[-1] == 0:
+        return BilinearRoot(z, *(jnp.zeros_like(z),) * 3)
     found = _halves((a + b) / 2, (a - b) / 2, a, b, z)
     gamma, beta = (found.sum_change + s * found.difference_change for s in (1, -1))
     return BilinearRoot(found.t, beta / 2, gamma / 2, found.radius)

@@ -10,6 +10,8 @@ from pjax_kernels import root
 
 def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
+    if a.shape[-1] == 0:  # the only point of the set has z = 0
+        return a, b, -z
     p, q = jnp.sum(a * b, axis=-1), jnp.sum(a * a + b * b, axis=-1)
     scaled = root.scaled_residual(p, q, z)
 

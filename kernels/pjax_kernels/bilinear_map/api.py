@@ -56,8 +56,9 @@ def project_bilinear_map(
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: ``z`` is not of the shape of ``bilinear(x, w)``, or the implementation is unknown; from the
-            reference also, an output is not a dot product of selected entries.
+        ValueError: ``z`` is not of the shape of ``bilinear(x, w)``, or the implementation is unknown; or
+            an output is not a dot product of selected entries: the reference looks at every pair of entries, "xla" at
+            the number of copies and at those of one entry in two outputs.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """

@@ -41,6 +41,7 @@ def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProduc
         length, x_copies, w_copies = jax.tree.map(
             _compact, (product(counted_x, counted_w), to_x(one, counted_w), to_w(one, counted_x))
         )
+        _require_selection(to_x, to_w, counted_w, one, (length, x_copies, w_copies))
     x_ones, w_ones = ones((x, w))  # not those above, which would be constants of the compiled program
     return DotProducts(
         product,
@@ -54,6 +55,42 @@ def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProduc
         x_copies=x_copies,
         w_copies=w_copies,
     )
+
+
+def _require_selection(
+    to_x: Callable[[Array, Tree], Tree],
+    to_w: Callable[[Array, Tree], Tree],
+    w_ones: Tree,
+    one: Array,
+    counts: Tree,
+) -> None:
+    """Raise ``ValueError`` where the map is found to do more than select entries.
+
+    All counts must be whole, and the pairs of one entry of ``x`` in the first and in the last output be single.  That
+    costs a few evaluations while tracing, and tells a factor from a selection; the reference looks at every pair.
+    """
+    found = [np.asarray(count) for count in jax.tree.leaves(counts) if not isinstance(count, jax.core.Tracer)]
+    if len(found) < len(jax.tree.leaves(counts)) or any(count.size == 0 for count in found):
+        return
+    wrong = next((count[count != abs(np.rint(count))] for count in found if (count != abs(np.rint(count))).any()), None)
+    for output in {0, one.size - 1}:
+        at_output = jnp.zeros(one.size, one.dtype).at[output].set(1).reshape(one.shape)
+        leaves, structure = jax.tree.flatten(to_x(at_output, w_ones))
+        flat = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
+        if wrong is None and flat.any():
+            unit = np.zeros(flat.size, one.dtype)
+            unit[np.argmax(abs(flat))] = 1
+            parts = np.split(unit, np.cumsum([leaf.size for leaf in leaves])[:-1])
+            entry = jax.tree.unflatten(
+                structure, [jnp.asarray(p.reshape(leaf.shape)) for p, leaf in zip(parts, leaves, strict=True)]
+            )
+            pairs = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(to_w(at_output, entry))])
+            wrong = pairs[~np.isin(pairs, (0, 1))] if not np.isin(pairs, (0, 1)).all() else None
+    if wrong is not None:
+        raise ValueError(
+            f"project_bilinear_map: bilinear multiplies products of entries by {wrong[0]}, "
+            f"but each output must be a dot product of selected entries"
+        )
 
 
 def transposed(linear: Callable[[Tree], Array], like: Tree, c: Array) -> Tree:

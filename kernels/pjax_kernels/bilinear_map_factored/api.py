@@ -53,12 +53,13 @@ def project_bilinear_map_factored(
         The changes, as :class:`FactoredChanges`, in float32 or wider.
 
     Raises:
-        TypeError: an argument is not floating-point.
+        TypeError: an argument is not floating-point, or an array where several operands are needed.
         ValueError: the structures or shapes do not fit, or the implementation is unknown; from the reference also, an
             output is not a dot product of selected entries.
 
     Source: as for :func:`project_dense_factored`.
     """
+    arguments.require_several(_KERNEL, x=x, w=w, u=u, v=v)
     if not x or not w:
         raise ValueError(f"{_KERNEL}: x holds {len(x)} operands and w {len(w)}, but each needs at least one")
     arrays, structure = arguments.floating_trees(_KERNEL, x=tuple(x), w=tuple(w), z=jnp.asarray(z))

@@ -20,7 +20,7 @@ def project_conv2d(
     w: ArrayLike,
     z: ArrayLike,
     *,
-    strides: Sequence[int] = (1, 1),
+    strides: int | Sequence[int] = (1, 1),
     padding: str | Sequence[tuple[int, int]] = "VALID",
     increments: bool = False,
     precision: lax.PrecisionLike = "highest",
@@ -44,7 +44,7 @@ def project_conv2d(
         x: ``(B, H, W, C)``, floating-point.
         w: ``(window height, window width, C, K)``.
         z: ``(B, H', W', K)``, the estimates of the outputs.
-        strides: two positive integers, for rows and columns.
+        strides: two positive integers, for rows and columns, or one for both.
         padding: "VALID" (none), "SAME", or the rows and columns before and after, ``((top, bottom), (left, right))``.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.

@@ -15,6 +15,8 @@ _KERNEL = "project_dense"
 
 
 def _triton(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+    if x.shape[1] == 0:  # there is nothing to launch for
+        return xla.dense_increments(x, w, z, precision=precision)
     from pjax_kernels.dense import triton
 
     return triton.dense_increments(x, w, z, precision=precision)
@@ -75,7 +77,7 @@ def project_dense(
     arrays = arguments.floating_arrays(_KERNEL, x=x, w=w, z=z)
     x, w, z = arrays.values()
     arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
-    arguments.require_shape(_KERNEL, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
+    arguments.require_weights(_KERNEL, "w", w, x.shape[1], f"x of shape {x.shape}")
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
     unsupported = {

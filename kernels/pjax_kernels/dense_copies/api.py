@@ -100,7 +100,7 @@ def project_dense_copies(
     x, w, u, v, z = arrays.values()
     arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2)})
     (batch, length), width = x.shape, w.shape[1]
-    arguments.require_shape(_KERNEL, "w", w, (length, width), f"x of shape {x.shape}")
+    arguments.require_weights(_KERNEL, "w", w, length, f"x of shape {x.shape}")
     product = f"x of shape {x.shape} times w of shape {w.shape}"
     for name in ("u", "v"):
         arguments.require_shape(_KERNEL, name, arrays[name], (batch, width, length), product)

@@ -92,13 +92,14 @@ def project_dense_factored(
         The changes, as :class:`FactoredChanges`, in float32 or wider.
 
     Raises:
-        TypeError: an argument is not floating-point.
+        TypeError: an argument is not floating-point, or an array where several are needed.
         ValueError: the shapes do not fit, or the implementation is unknown.
         NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2, for the projection; that copies stay in this span under Douglas-Rachford and the
     difference map is by induction over their steps.
     """
+    arguments.require_several(_KERNEL, x=x, w=w, u=u, v=v)
     named = {f"x[{k}]": array for k, array in enumerate(x)} | {f"w[{k}]": array for k, array in enumerate(w)}
     if not x or not w:
         raise ValueError(f"{_KERNEL}: x holds {len(x)} arrays and w {len(w)}, but each needs at least one")
@@ -106,6 +107,7 @@ def project_dense_factored(
     z = arrays["z"]
     arguments.require_rank(_KERNEL, {name: (array, 2) for name, array in arrays.items()})
     batch, length = arrays["x[0]"].shape
+    arguments.require_weights(_KERNEL, "w[0]", arrays["w[0]"], length, f"x[0] of shape {(batch, length)}")
     width = arrays["w[0]"].shape[1]
     for name, array in arrays.items():
         shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]

@@ -100,8 +100,8 @@ def project_max_pool(
     x: ArrayLike,
     z: ArrayLike,
     *,
-    window: tuple[int, int],
-    strides: tuple[int, int] | None = None,
+    window: int | tuple[int, int],
+    strides: int | tuple[int, int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
     increments: bool = False,
     implementation: str | None = None,
@@ -114,7 +114,7 @@ def project_max_pool(
     Args:
         x: ``(B, H, W, C)``, floating-point; finite as for :func:`project_max`.
         z: ``(B, H', W', C)``, the estimates of the maxima, with as many windows as ``lax.reduce_window`` has.
-        window: rows and columns of a window.
+        window: rows and columns of a window, or one number for both.
         strides: rows and columns from a window to the next; by default those of the window, without overlap.
         padding: "VALID", "SAME", or pairs ``((top, bottom), (left, right))``.  Padding is never the maximum.
         increments: return the changes instead of the new values, in float32 or wider.
@@ -155,7 +155,10 @@ def _too_large_for_tpu(x: Array, rows: Windows, columns: Windows) -> str | None:
 
 
 def _window_axes(
-    x: Array, window: tuple[int, int], strides: tuple[int, int] | None, padding: str | Sequence[tuple[int, int]]
+    x: Array,
+    window: int | tuple[int, int],
+    strides: int | tuple[int, int] | None,
+    padding: str | Sequence[tuple[int, int]],
 ) -> tuple[Windows, Windows]:
     """Where the windows lie along the rows and the columns of ``x``."""
     window = arguments.positive_pair(_POOL, "window", window)

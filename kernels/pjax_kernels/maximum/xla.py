@@ -93,7 +93,7 @@ def max_pool_increments(x: Array, z: Array, rows: Windows, columns: Windows) -> 
     def total_loss(padded: Array, top: Array, fall: Array) -> tuple[Array, Array]:
         def add(sums: tuple[Array, Array], i: _Index, j: _Index) -> tuple[Array, Array]:
             loss = _loss(entry(padded, i, j), top, fall)
-            return sums[0] + loss, sums[1] + (loss > 0)
+            return sums[0] + loss, sums[1] + (loss > 0).astype(jnp.int32)
 
         return fold(add, (jnp.zeros_like(z), jnp.zeros_like(z, jnp.int32)))
 

@@ -59,8 +59,8 @@ def prox_cross_entropy(
     the sum of the labels of a row.  Each row stands alone: one that is not finite becomes NaN, and no other.
 
     Args:
-        logits: ``(..., C)``, floating-point.  A class at -inf is masked: it has no probability and stays, and the others
-            change as without it.  A label at a masked class makes its row NaN, since its loss is infinite.
+        logits: ``(..., C)``, floating-point.  A class at -inf is masked: it has no probability and stays, and the
+            others change as without it.  A label at a masked class makes its row NaN, since its loss is infinite.
         labels: ``(..., C)``, one-hot or any other probabilities: not negative, with sum 1 over the last axis, or that
             times the weight of the row in the loss.  Rows of zeros are left out: their logits stay.
         strength: how far the loss pulls, in units of logits; positive.

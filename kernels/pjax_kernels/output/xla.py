@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -24,9 +23,9 @@ def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Ar
     """The change of the logits, by Newton steps on the optimality conditions.
 
     The unknowns are ``u = log softmax(x)`` and ``L = logsumexp(x)``: ``u + L = logits + strength (labels - w exp(u))``
-    for each class, where ``w`` is the sum of the labels, and ``sum exp(u) = 1``.  The Jacobian is an arrow, so a step is
-    O(C).  In these unknowns, unlike in ``x``, Newton's method converges for every strength: the equations are convex,
-    their Jacobian never flat.  A row stops by itself: no other row tells in its result.
+    for each class, where ``w`` is the sum of the labels, and ``sum exp(u) = 1``.  The Jacobian is an arrow, so a step
+    is O(C).  In these unknowns, unlike in ``x``, Newton's method converges for every strength: the equations are
+    convex, their Jacobian never flat.  A row stops by itself: no other row tells in its result.
     """
     axis = 0 if logits.shape[-1] <= FEW_CLASSES else -1
     logits, labels = jnp.moveaxis(logits, -1, axis), jnp.moveaxis(labels, -1, axis)

@@ -83,7 +83,7 @@ def project_recurrence(
     arguments.require_rank(_KERNEL, {"x": (x, 3), "h": (h, 3), "w_x": (w_x, 2)})
     (batch, steps, inputs), hidden, width = x.shape, h.shape[2], w_x.shape[1]
     arguments.require_shape(_KERNEL, "h", h, (batch, steps, hidden), f"x of shape {x.shape}")
-    arguments.require_shape(_KERNEL, "w_x", w_x, (inputs, width), f"x of shape {x.shape}")
+    arguments.require_weights(_KERNEL, "w_x", w_x, inputs, f"x of shape {x.shape}")
     hidden_weights = f"h of shape {h.shape} beside w_x of shape {w_x.shape}"
     arguments.require_shape(_KERNEL, "w_h", w_h, (hidden, width), hidden_weights)
     arguments.require_shape(_KERNEL, "z", z, (batch, steps, width), f"x of shape {x.shape} times w_x of {w_x.shape}")

@@ -1,0 +1,135 @@
+"""One bad row stays one bad row, and nothing is promoted on the way: every kernel whose rows stand apart."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_kernels as pk
+
+from .test_transformations import KERNELS, case, lane
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+Array = np.ndarray
+Inputs = tuple[Array, ...]
+
+IMPLEMENTATIONS = ["reference", "xla"]
+BAD: dict[str, list[float]] = {
+    "NaN": [np.nan, 1, 2],
+    "inf": [np.inf, 1, 2],
+    "-inf": [-np.inf, 1, 2],
+    "all -inf": [-np.inf] * 3,
+    "overflowing difference": [2e38, -2e38, 0],
+    "tiny": [1e-38, -1e-38, 0],
+}
+
+
+def rows(kernel: str, rng: np.random.Generator) -> Inputs:
+    """Four rows of three entries, and what belongs to them."""
+    x, y, z = rng.normal(size=(3, 4, 3))
+    labels = np.eye(3)[[0, 1, 2, 0]]
+    return {
+        "project_bilinear": (x, y, z[:, 0]),
+        "project_max": (x, z[:, 0]),
+        "project_max_pool": (x[:, None, :, None], z[:, :1, None, None]),
+        "project_sum": (x, y, z),
+        "project_sum_over": (x, z[:, 0]),
+        "project_sum_relu": (x, y, z),
+        "project_quantize": (x, y),
+        "project_margin": (x, labels),
+        "prox_cross_entropy": (x, labels),
+    }[kernel]
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "project_bilinear": pk.project_bilinear,
+    "project_max": pk.project_max,
+    "project_max_pool": lambda x, z, **options: pk.project_max_pool(x, z, window=(1, 3), **options),
+    "project_sum": lambda x, y, z, **options: pk.project_sum((x, y), z, **options),
+    "project_sum_over": lambda x, z, **options: pk.project_sum_over(x, z, axis=1, **options),
+    "project_sum_relu": lambda x, y, z, **options: pk.project_sum_relu((x, y), z, **options),
+    "project_quantize": lambda x, z, **options: pk.project_quantize(x, z, levels=4, scale=1.0, **options),
+    "project_margin": pk.project_margin,
+    "prox_cross_entropy": pk.prox_cross_entropy,
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("kernel", CALLS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_one_bad_row_stays_one_bad_row(kernel: str, implementation: str, dtype: str, rng: np.random.Generator) -> None:
+    """Every argument in turn is bad in row 2; the others come out as if it were not bad."""
+    call = jax.jit(lambda *arrays: CALLS[kernel](*arrays, implementation=implementation))
+    arrays = [array.astype(jnp.dtype(dtype)) for array in rows(kernel, rng)]
+    expected = jax.tree.leaves(call(*arrays))
+    for values in BAD.values():
+        for index, array in enumerate(arrays):
+            bad = array.copy()
+            bad[2] = np.resize(np.array(values), bad[2].shape)
+            new = jax.tree.leaves(call(*arrays[:index], bad, *arrays[index + 1 :]))
+            for result, right in zip(new, expected, strict=True):
+                others = (np.delete(np.asarray(y).astype(np.float64), 2, axis=0) for y in (result, right))
+                np.testing.assert_allclose(*others, rtol=1e-6, atol=1e-6)
+
+
+def cross_entropy(logits: Any, labels: Any, implementation: str, dtype: str = "float32", **options: Any) -> Array:
+    logits, labels = (np.asarray(array).astype(jnp.dtype(dtype)) for array in (logits, labels))
+    new = pk.prox_cross_entropy(logits, labels, implementation=implementation, **options)
+    return np.asarray(new).astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_masked_classes_stay_and_change_nothing(implementation: str, dtype: str) -> None:
+    logits = np.array([[1, -np.inf, 2], [-np.inf, 0.5, -3]])
+    labels = np.eye(3)[[0, 1]]
+    new = cross_entropy(logits, labels, implementation, dtype)
+    assert (new[[0, 1], [1, 0]] == -np.inf).all()
+    for row, kept in enumerate(([0, 2], [1, 2])):
+        alone = cross_entropy(logits[row : row + 1, kept], labels[row : row + 1, kept], implementation, dtype)
+        np.testing.assert_allclose(new[row, kept], alone[0], rtol=1e-6)
+    changes = cross_entropy(logits, labels, implementation, dtype, increments=True)
+    assert (changes[[0, 1], [1, 0]] == 0).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_label_at_a_masked_class_makes_its_row_nan(implementation: str) -> None:
+    new = cross_entropy([[1, -np.inf, 2], [1, 0, 2]], np.eye(3)[[1, 1]], implementation)
+    assert np.isnan(new[0]).all()
+    assert np.isfinite(new[1]).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_rows_without_labels_stay(implementation: str, dtype: str) -> None:
+    logits = np.array([[0, 0, 0], [1, -2, 40], [1, -np.inf, 2], [1, 2, 3]])
+    labels = np.array([[0, 0, 0]] * 3 + [[0, 0, 1]])
+    new = cross_entropy(logits, labels, implementation, dtype)
+    np.testing.assert_array_equal(new[:3], logits[:3])
+    assert (new[3] != logits[3]).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_labels_may_be_weighted(implementation: str) -> None:
+    """The loss of a row times a number is as much strength more."""
+    logits, labels = np.array([[0.0, 1, 2]]), np.array([[0.0, 0.75, 0.25]])
+    weighted = cross_entropy(logits, 0.5 * labels, implementation, "float64")
+    stronger = cross_entropy(logits, labels, implementation, "float64", strength=2.5)
+    np.testing.assert_allclose(weighted, stronger, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_strict_dtype_and_rank_promotion(
+    kernel: str, implementation: str, dtype: str, rng: np.random.Generator
+) -> None:
+    """Only what the user broadcasts may be refused: the rank of what is summed is."""
+    inputs = lane(case(kernel, jnp.dtype(dtype), rng), 0)
+    ranks = "allow" if kernel in ("project_sum", "project_sum_relu") else "raise"
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion(ranks):
+        jax.eval_shape(lambda *arrays: KERNELS[kernel][0](*arrays, implementation=implementation), *inputs)

@@ -20,6 +20,7 @@ from pjax_core import arguments, outputs, reflections, solution
 from pjax_core.copies import Consensus, Copies, Dense, Factored, choose, n_bytes
 from pjax_core.graph import Colour, Graph, Operation
 from pjax_core.in_turn import project_in_turn
+from pjax_core.messages import described
 from pjax_core.reflections import CopiesState, Point, of_colour, of_layers
 from pjax_core.solution import (
     Problem,
@@ -90,7 +91,7 @@ def alternating_projections(*, in_turn: bool = False) -> Algorithm:
         TypeError: ``in_turn`` is not True or False.
     """
     if not isinstance(in_turn, bool):
-        raise TypeError(f"in_turn is {in_turn!r}; pass True for less memory, or False for less time")
+        raise TypeError(f"in_turn is {described(in_turn)}; pass True for less memory, or False for less time")
     return _consensus_algorithm(_alternating_schedule, started=True, in_turn=in_turn)
 
 
@@ -232,14 +233,14 @@ def _reflecting_algorithm(
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
     """The representation asked for, and the bytes up to which copies are dense all the same."""
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
-        raise ValueError(f"budget is {budget!r}; pass a number of bytes, an integer of at least 0")
+        raise ValueError(f"budget is {described(budget)}; pass a number of bytes, an integer of at least 0")
     if isinstance(copies, (Dense, Factored)):
         return copies, budget or 0
-    if copies == "dense":
+    if isinstance(copies, str) and copies == "dense":
         return Dense(), 0
-    if copies == "auto":
+    if isinstance(copies, str) and copies == "auto":
         return Factored(), DENSE_BUDGET if budget is None else budget
-    raise ValueError(f'copies is {copies!r}; pass "auto", "dense", or Factored(history=...)')
+    raise ValueError(f'copies is {described(copies)}; pass "auto", "dense", or Factored(history=...)')
 
 
 def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -> None:

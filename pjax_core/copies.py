@@ -25,6 +25,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.graph import Operation, is_fixed
+from pjax_core.messages import described
 from pjax_core.primitive import in_places, side_of
 from pjax_kernels import Coefficient, Combination
 
@@ -161,7 +162,7 @@ class Factored:
 
     def __post_init__(self) -> None:
         if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
-            raise ValueError(f"Factored: history is {self.history!r}; pass an integer of at least 1")
+            raise ValueError(f"Factored: history is {described(self.history)}; pass an integer of at least 1")
 
     def start(self, node: Operation) -> Terms:
         """No deviation: coefficients of zero."""

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core import primitives
+from pjax_core.messages import described
 from pjax_core.primitive import Batching, Primitive
 
 Shape = jax.ShapeDtypeStruct
@@ -389,7 +390,7 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
         returned = function(parameter_values, *data_values)
     constraints = jax.tree.leaves(returned, is_leaf=lambda leaf: isinstance(leaf, (Constraint, Value)))
     if not constraints or not all(isinstance(constraint, Constraint) for constraint in constraints):
-        found = ", ".join(repr(constraint) for constraint in constraints) or "nothing"
+        found = ", ".join(map(described, constraints)) or "nothing"
         raise ValueError(
             "the function given to feasibility must return an output constraint, such as "
             f"pj.cross_entropy(logits, labels) or pj.margin_loss(logits, labels), but it returned {found}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pjax_core import primitives
+from pjax_core.messages import described
 from pjax_core.operand import Operand, Result, apply, axes_of, shape_of
 from pjax_core.views import broadcast_to, expand_dims, reshape, squeeze, stack
 from pjax_kernels.arguments import padding_pairs, positive_pair
@@ -357,9 +358,9 @@ def quantize(x: Operand, levels: int, *, scale: float = 1.0) -> Result:
     Source: paper, section 3.2; the projection is :func:`pjax_kernels.project_quantize`.
     """
     if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 2:
-        raise ValueError(f"quantize: levels is {levels!r}; pass an integer of at least 2")
+        raise ValueError(f"quantize: levels is {described(levels)}; pass an integer of at least 2")
     if not 0 < scale < math.inf:
-        raise ValueError(f"quantize: scale is {scale!r}; pass a positive number")
+        raise ValueError(f"quantize: scale is {described(scale)}; pass a positive number")
     return apply(primitives.quantize, x, levels=int(levels), scale=float(scale))
 
 

@@ -9,7 +9,7 @@ compensated pairs ``high + low``, since a step can move them by less than a roun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
+from pjax_core.operand import is_known
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 
 
@@ -30,10 +31,20 @@ class Problem:
     """
 
     function: Callable[..., Any]
+    _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
         """The graph for arguments of these shapes."""
-        return trace(self.function, params, data)
+        if not is_known(jnp.zeros(())):  # constants are of the surrounding jit, and must not outlive it
+            return trace(self.function, params, data)
+        leaves, structure = jax.tree.flatten((params, data))
+        key = structure, *map(jax.typeof, leaves)
+        if key not in self._graphs:
+            self._graphs[key] = trace(self.function, params, data)
+        return self._graphs[key]
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any]]]:
+        return Problem, (self.function,)
 
 
 def require_problem(problem: Any) -> None:

@@ -7,6 +7,7 @@ parameters as compensated pairs.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -42,7 +43,11 @@ _Arguments = ParamSpec("_Arguments")
 
 def _made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, Algorithm]:
     """The same algorithm for the same arguments: compiled code is kept for each, also where loops make it anew."""
-    cached: Callable[..., Algorithm] = functools.lru_cache(maxsize=None, typed=True)(factory)
+    signature = inspect.signature(factory)
+
+    @functools.lru_cache(maxsize=None, typed=True)
+    def cached(*args: Any, **settings: Any) -> Algorithm:
+        return factory(*args, **settings)._replace(call=functools.partial(made, *args, **settings))
 
     @functools.wraps(factory)
     def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
@@ -50,7 +55,9 @@ def _made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments,
             hash((args, *settings.values()))
         except TypeError:
             return factory(*args, **settings)  # which says what is wrong with them
-        return cached(*args, **settings)
+        bound = signature.bind(*args, **settings)
+        bound.apply_defaults()
+        return cached(*bound.args, **bound.kwargs)
 
     return made
 
@@ -66,6 +73,7 @@ class Algorithm(NamedTuple):
             it to ``init``.
         describe: ``describe(problem, params, *data)`` prints how the copies of each operation are represented, and
             how many bytes that takes.
+        call: the call that makes it, by which it is shown and pickled; None if there is none.
     """
 
     init: Callable[..., Any]
@@ -73,6 +81,17 @@ class Algorithm(NamedTuple):
     params: Callable[[Any], Any]
     params_low: Callable[[Any], Any]
     describe: Callable[..., None]
+    call: functools.partial[Algorithm] | None = None
+
+    def __repr__(self) -> str:
+        if self.call is None:
+            return f"Algorithm(step={self.step!r})"
+        parameters = inspect.signature(self.call.func).parameters
+        settings = [f"{k}={v!r}" for k, v in self.call.keywords.items() if v != parameters[k].default]
+        return f"{self.call.func.__name__}({', '.join([*map(repr, self.call.args), *settings])})"
+
+    def __reduce__(self) -> Any:
+        return (Algorithm, tuple(self)) if self.call is None else (self.call, ())
 
 
 @_made_once

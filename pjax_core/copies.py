@@ -27,7 +27,10 @@ from jax import Array
 from pjax_core.graph import Operation, is_fixed
 from pjax_core.messages import described
 from pjax_core.primitive import in_places, side_of
+from pjax_core.serialization import exportable_dataclass, exportable_namedtuple
 from pjax_kernels import Coefficient, Combination
+
+exportable_namedtuple(Combination)
 
 Deviations: TypeAlias = Any
 """A pytree of arrays, of fixed shape for each operation."""
@@ -127,7 +130,7 @@ class Dense:
         return "dense"
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class Terms:
     """Deviations ``u`` and ``v`` of the copies of ``x`` and ``w`` as combinations of earlier ones, latest first.

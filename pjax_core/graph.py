@@ -367,6 +367,11 @@ class Graph:
     depth: dict[Node, int]
     consumers: dict[Node, tuple[Operation, ...]] = field(repr=False)
 
+    @functools.cached_property
+    def keys(self) -> dict[Node, str]:
+        """The nodes' places among all, as states name them: strings, the keys that exported functions may have."""
+        return {node: str(place) for place, node in enumerate(self.nodes)}
+
     def coloured(self, colour: Colour) -> tuple[Node, ...]:
         """The nodes of one colour."""
         return tuple(node for node in self.nodes if self.colours[node] is colour)

@@ -20,6 +20,7 @@ from jax import Array
 from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
 from pjax_core.operand import is_known
+from pjax_core.serialization import exportable_dataclass
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 
 
@@ -55,10 +56,12 @@ def require_problem(problem: Any) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class State:
     """A point of the consensus form: ``pending`` by the places of parameters, ``values`` and ``targets`` of nodes.
+
+    Places are strings, the keys that exported functions may have.
 
     Attributes:
         high: the parameters.
@@ -71,9 +74,9 @@ class State:
 
     high: Any
     low: Any
-    pending: dict[int, Array]
-    values: dict[int, Array]
-    targets: dict[int, Array]
+    pending: dict[str, Array]
+    values: dict[str, Array]
+    targets: dict[str, Array]
     data: tuple[Any, ...]
 
     def changes(self, old: State) -> list[Array]:
@@ -83,7 +86,7 @@ class State:
         return jax.tree.leaves((parameters, jax.tree.map(jnp.subtract, new_others, old_others)))
 
     @property
-    def truncation(self) -> dict[int, Array]:
+    def truncation(self) -> dict[str, Array]:
         """The consensus form is exact."""
         return {}
 
@@ -132,17 +135,16 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
 def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read."""
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    index = {node: i for i, node in enumerate(graph.nodes)}
-    value_read: set[int] = set()
-    target_read: set[int] = set()
+    value_read: set[str] = set()
+    target_read: set[str] = set()
     for node in graph.nodes:
         for consumer in graph.consumers[node]:
-            (value_read if place[consumer] < place[node] else target_read).add(index[node])
+            (value_read if place[consumer] < place[node] else target_read).add(graph.keys[node])
     values = state.values | state.targets
     pending = {
-        node.index: jnp.zeros(node.shape.shape, low_dtype(node.shape.dtype))
+        str(node.index): jnp.zeros(node.shape.shape, low_dtype(node.shape.dtype))
         for node in graph.nodes
-        if isinstance(node, Parameter) and node.shape is not None and index[node] in target_read
+        if isinstance(node, Parameter) and node.shape is not None and graph.keys[node] in target_read
     }
     return replace(
         state,
@@ -159,20 +161,20 @@ class OpenState:
         self.graph = graph
         self.high, self.structure = jax.tree.flatten(state.high)
         self.low = jax.tree.leaves(state.low)
-        self.pending = dict(state.pending)
-        self.values = {graph.nodes[i]: array for i, array in state.values.items()}
-        self.targets = {graph.nodes[i]: array for i, array in state.targets.items()}
+        self.pending = {int(i): array for i, array in state.pending.items()}
+        self.values = {graph.nodes[int(i)]: array for i, array in state.values.items()}
+        self.targets = {graph.nodes[int(i)]: array for i, array in state.targets.items()}
         self.data = state.data
 
     def state(self) -> State:
         """The state closed again."""
-        index = {node: i for i, node in enumerate(self.graph.nodes)}
+        keys = self.graph.keys
         return State(
             high=jax.tree.unflatten(self.structure, self.high),
             low=jax.tree.unflatten(self.structure, self.low),
-            pending=self.pending,
-            values={index[node]: array for node, array in self.values.items()},
-            targets={index[node]: array for node, array in self.targets.items()},
+            pending={str(i): array for i, array in self.pending.items()},
+            values={keys[node]: array for node, array in self.values.items()},
+            targets={keys[node]: array for node, array in self.targets.items()},
             data=self.data,
         )
 

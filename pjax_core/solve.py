@@ -19,11 +19,12 @@ from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.messages import described
 from pjax_core.reflections import CopiesState
+from pjax_core.serialization import exportable_dataclass
 from pjax_core.solution import Problem, State, require_problem
 from pjax_kernels.pairs import difference_of_pairs
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class Info:
     """What happened.
@@ -41,7 +42,7 @@ class Info:
     inaccurate: dict[str, Array]
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class Solution:
     """The outcome of :func:`solve`.
@@ -165,14 +166,14 @@ def _solve(
     low: Any,
     tolerance: Array,
 ) -> Solution:
-    def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[int, Array]]]:
+    def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[str, Array]]]:
         new = algorithm.step(problem, state)
         return new, (_rms(new.changes(state)), new.truncation)
 
     state = algorithm.init(problem, params, *data, params_low=low)
     state, (residual, by_place) = lax.scan(step, state, length=steps)
     graph = problem.graph(params, data)
-    truncation = {graph.label(graph.nodes[place]): norms for place, norms in by_place.items()}
+    truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     info = Info(residual, truncation, inaccurate)
     new, new_low = algorithm.params(state), algorithm.params_low(state)

@@ -45,6 +45,11 @@ class FactoredChanges(NamedTuple):
     squared_free: Array
 
 
+def changes_like(x: Sequence[Any], w: Sequence[Any], z: Array) -> Any:
+    """What the changes are sharded like, as a prefix of their tree."""
+    return FactoredChanges(z, z, x[0], w[0], z, None, None)  # type: ignore[arg-type]
+
+
 def times(*factors: Coefficient) -> Coefficient:
     """The product."""
     if any(_is(factor, 0) for factor in factors):

@@ -9,6 +9,7 @@ from typing import Any
 from jax import lax
 
 from pjax_kernels import gpu, tpu
+from pjax_kernels.meshes import on_automatic_axes
 
 NAMES = ("reference", "xla", "triton", "tpu")
 
@@ -24,8 +25,11 @@ def choose(
     available: Mapping[str, Callable[..., Any]],
     *,
     unsupported: Mapping[str, str | None] | None = None,
+    like: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """The named implementation of ``kernel``, a function of arrays and keywords, or for None the best that runs here.
+
+    ``like`` says how its results are sharded, see :func:`pjax_kernels.meshes.on_automatic_axes`.
 
     ``unsupported`` says why the "triton" and "tpu" kernels do not take the arguments, or None where they do.  On a GPU
     the best is "triton", and on a TPU "tpu", where it is available, installed and takes them; elsewhere it is "xla".
@@ -37,10 +41,11 @@ def choose(
         if name in available
     }
     if implementation is None:
-        return _where_compiled(available, [name for name, impediment in impediments.items() if impediment is None])
+        runs_here = [name for name, impediment in impediments.items() if impediment is None]
+        return on_automatic_axes(_where_compiled(available, runs_here), like)
     impediment = impediments.get(implementation)
     if implementation in available and impediment is None:
-        return available[implementation]
+        return on_automatic_axes(available[implementation], like)
     choices = ", ".join(repr(name) for name in available if name != implementation)
     if implementation in available:
         raise NotImplementedError(

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, combination
 from pjax_kernels.bilinear_map_factored import reference, xla
-from pjax_kernels.combination import Coefficient, FactoredChanges
+from pjax_kernels.combination import Coefficient, FactoredChanges, changes_like
 from pjax_kernels.implementation import choose
 
 _KERNEL = "project_bilinear_map_factored"
@@ -73,7 +73,7 @@ def project_bilinear_map_factored(
         lambda leaf: leaf.astype(dtype) if isinstance(leaf, Array) else leaf, (given, combinations)
     )
     arguments.require_output(_KERNEL, bilinear, xs[0], ws[0], wide_z)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, like=lambda _, x, w, u, v, z: changes_like(x, w, z))
     found: FactoredChanges = project(bilinear, xs, ws, *combinations, wide_z)
     return found
 

@@ -108,7 +108,13 @@ def project_dense_copies(
     dtype = arguments.compute_dtype(list(arrays.values()))
     longest = _LONGEST_ON_GPU * 4 // jnp.dtype(dtype).itemsize
     unsupported = {"triton": gpu.unsupported(arrays, length=length, longest=longest)}
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
+    project = choose(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        unsupported=unsupported,
+        like=lambda x, w, u, v, z, **_: (u, v, x, w, z),
+    )
     new = project(
         x.astype(dtype),
         w.astype(dtype),

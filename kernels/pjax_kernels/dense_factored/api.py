@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, combination, gpu
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
+from pjax_kernels.combination import Coefficient, Combination, FactoredChanges, changes_like
 from pjax_kernels.dense_factored import reference, xla
 from pjax_kernels.implementation import choose
 
@@ -125,7 +125,11 @@ def project_dense_factored(
 
     coefficients = {f"coefficient {k}": leaf for k, leaf in enumerate(given[len(named) : -1])}
     unsupported = {"triton": _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)}
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
+
+    def like(*arrays: Array, **_: Any) -> FactoredChanges:
+        return changes_like(problem(arrays)[0], problem(arrays)[1], arrays[-1])
+
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported, like=like)
     dtype = arguments.compute_dtype(given)
     found = project(*(array.astype(dtype) for array in given), problem=problem, precision=precision)
     changes: FactoredChanges = jax.tree.map(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -40,7 +42,7 @@ def project_margin(
     """
     logits, labels = _logits_and_labels(_MARGIN, logits, labels)
     dtype = arguments.compute_dtype([logits, labels])
-    project = choose(_MARGIN, implementation, _MARGIN_IMPLEMENTATIONS)
+    project = choose(_MARGIN, implementation, _MARGIN_IMPLEMENTATIONS, like=_logits)
     change = project(logits.astype(dtype), labels.astype(dtype))
     return arguments.apply_increments([logits], [change], increments)[0]
 
@@ -80,7 +82,7 @@ def prox_cross_entropy(
     if not isinstance(strength, (int, float)) or not strength > 0:
         raise ValueError(f"{_CROSS_ENTROPY}: strength is {strength!r}; pass a positive number")
     dtype = arguments.compute_dtype([logits, labels])
-    project = choose(_CROSS_ENTROPY, implementation, _CROSS_ENTROPY_IMPLEMENTATIONS)
+    project = choose(_CROSS_ENTROPY, implementation, _CROSS_ENTROPY_IMPLEMENTATIONS, like=_logits)
     change = project(logits.astype(dtype), labels.astype(dtype), float(strength))
     return arguments.apply_increments([logits], [change], increments)[0]
 
@@ -89,3 +91,8 @@ def _logits_and_labels(kernel: str, logits: ArrayLike, labels: ArrayLike) -> tup
     arrays = arguments.floating_arrays(kernel, logits=logits, labels=labels)
     arguments.require_shape(kernel, "labels", arrays["labels"], arrays["logits"].shape, "logits")
     return arrays["logits"], arrays["labels"]
+
+
+def _logits(logits: Array, labels: Array, *_: Any) -> Array:
+    """What the result is sharded like."""
+    return logits

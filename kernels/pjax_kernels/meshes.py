@@ -1,0 +1,54 @@
+"""Arrays with shardings in their types, as on the default meshes of JAX: kernels compute there as on automatic axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+
+def on_automatic_axes(project: Callable[..., Any], like: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """``project``, with automatic axes where those of a mesh are explicit.
+
+    ``like(*arguments)`` gives arrays, or a prefix of the tree of what ``project`` returns, with the shardings that
+    these get, and None for what is not sharded.  By default they are the arguments of ``project`` that hold arrays.
+    """
+
+    def on_any_mesh(*arguments: Any, **settings: Any) -> Any:
+        mesh = _explicit_mesh((arguments, settings))
+        if mesh is None:
+            return project(*arguments, **settings)
+        shardings = jax.tree.map(_sharding, arguments if like is None else like(*arguments, **settings))
+        if like is None:
+            shardings = tuple(
+                s for s in shardings if any(isinstance(leaf, NamedSharding) for leaf in jax.tree.leaves(s))
+            )
+        whole = PartitionSpec()
+        automatic = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, jax.sharding.AxisType.Auto))
+        with jax.sharding.use_abstract_mesh(automatic):
+            arguments, settings = jax.tree.map(
+                lambda leaf: jax.sharding.reshard(leaf, whole) if isinstance(leaf, Array) else leaf,
+                (arguments, settings),
+            )
+            results = project(*arguments, **settings)
+
+        def placed(leaf: Any, sharding: NamedSharding | None) -> Any:
+            spec = whole if sharding is None else sharding.spec
+            return jax.sharding.reshard(leaf, NamedSharding(mesh, spec)) if isinstance(leaf, Array) else leaf
+
+        return jax.tree.map(placed, results, jax.tree.broadcast(shardings, results, is_leaf=lambda s: s is None))
+
+    return on_any_mesh
+
+
+def _sharding(leaf: Any) -> NamedSharding | None:
+    return jax.typeof(leaf).sharding if isinstance(leaf, Array) else None
+
+
+def _explicit_mesh(tree: Any) -> AbstractMesh | None:
+    """The mesh with explicit axes on which an array of the tree is, if there is one."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array))
+    return next((mesh for mesh in meshes if mesh.explicit_axes), None)

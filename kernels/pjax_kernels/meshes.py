@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.export import is_symbolic_dim
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 
@@ -23,9 +24,7 @@ def on_automatic_axes(project: Callable[..., Any], like: Callable[..., Any] | No
             return project(*arguments, **settings)
         shardings = jax.tree.map(_sharding, arguments if like is None else like(*arguments, **settings))
         if like is None:
-            shardings = tuple(
-                s for s in shardings if any(isinstance(leaf, NamedSharding) for leaf in jax.tree.leaves(s))
-            )
+            shardings = tuple(sharding for sharding in shardings if jax.tree.leaves(sharding))
         whole = PartitionSpec()
         automatic = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, jax.sharding.AxisType.Auto))
         with jax.sharding.use_abstract_mesh(automatic):
@@ -42,6 +41,20 @@ def on_automatic_axes(project: Callable[..., Any], like: Callable[..., Any] | No
         return jax.tree.map(placed, results, jax.tree.broadcast(shardings, results, is_leaf=lambda s: s is None))
 
     return on_any_mesh
+
+
+def shards(batch: int) -> int:
+    """Into how many equal parts devices may have split a batch.
+
+    A loop over the rows of a batch that takes some rows of each part in turn moves nothing between devices.
+    """
+    count = jax.device_count()
+    return count if not is_symbolic_dim(batch) and batch and batch % count == 0 else 1
+
+
+def in_shards(array: Array, count: int) -> Array:
+    """The array with its first axis, of rows, cut into so many parts, one for each index of a new first axis."""
+    return array.reshape(count, array.shape[0] // count, *array.shape[1:])
 
 
 def _sharding(leaf: Any) -> NamedSharding | None:

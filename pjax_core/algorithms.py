@@ -319,7 +319,7 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
         require_problem(problem)
         params, data = arguments.problem_arguments(params, data)
-        arguments.low_part(params, params_low)
+        params_low = arguments.low_part(params, params_low)
         outputs.require_labels(problem, params, data)
         return first(problem, params, data, params_low)
 

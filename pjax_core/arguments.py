@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pjax_core.meshes import varying, varying_axes
 from pjax_core.messages import described
 from pjax_core.operand import is_known
 
@@ -26,6 +27,8 @@ def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[An
     _require_kinds("params", arrays["params"], (jnp.floating,))
     _require_kinds("data", arrays["data"], (jnp.floating, jnp.integer))
     _require_finite(_labelled(given), _labelled(arrays))
+    # Inside shard_map all that is computed of data varies, parameters too.
+    arrays = varying(arrays, varying_axes(arrays))
     return arrays["params"], arrays["data"]
 
 
@@ -62,13 +65,14 @@ def returned_by_solve(tree: Any) -> None:
         _of_solve.add((leaf,))
 
 
-def low_part(params: Any, params_low: Any) -> None:
-    """Raise ``ValueError`` unless ``params_low`` is None or has the structure and the shapes of ``params``."""
+def low_part(params: Any, params_low: Any) -> Any:
+    """``params_low``: ``ValueError`` unless it is None or has the structure and the shapes of ``params``."""
     if params_low is None:
-        return
+        return None
     wanted, found = ((jax.tree.structure(t), jax.tree.map(jnp.shape, t)) for t in (params, params_low))
     if wanted != found:
         raise ValueError(f"params_low holds {found[1]}, but params {wanted[1]}; pass solution.params_low, or None")
+    return varying(jax.tree.map(jnp.asarray, params_low), varying_axes(params))
 
 
 def number_of_steps(steps: Any) -> int:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pjax_core import meshes
 from pjax_core.graph import Operation, is_fixed
 from pjax_core.messages import described
 from pjax_core.primitive import in_places, side_of
@@ -82,7 +83,7 @@ class Dense:
 
     def start(self, node: Operation) -> Deviations:
         """No deviation, in the layout of the operation's copies."""
-        return tuple(jnp.zeros(shape.shape, shape.dtype) for shape in laid_out(node))
+        return tuple(meshes.full(_sharded_as_output(node, shape), 0) for shape in laid_out(node))
 
     def scaled(self, deviations: Deviations, factors: Sequence[float]) -> Deviations:
         """The deviations of each slot times its factor."""
@@ -173,15 +174,15 @@ class Factored:
         assert node.primitive.bilinear is not None
         fixed = _fixed_sides(node)
         slots = _wide_slots(node)
-        zeros = [jnp.zeros(slot.shape, slot.dtype) for slot in slots]
+        zeros = [meshes.full(slot, 0) for slot in slots]
         x, w = (
             () if is_fixed else (side_of(zeros, side),) * self.history
             for is_fixed, side in zip(fixed, node.primitive.bilinear.sides, strict=True)
         )
-        dtype = jnp.result_type(*(slot.dtype for slot in slots))
+        output = meshes.shape_of_type(node.shape, jnp.result_type(*(slot.dtype for slot in slots)))
         counts = [1 if is_fixed else self.history for is_fixed in fixed]
         u, v = (
-            Combination(*(tuple(jnp.zeros(node.shape.shape, dtype) for _ in range(count)) for count in counts))
+            Combination(*(tuple(meshes.full(output, 0) for _ in range(count)) for count in counts))
             for _ in range(2)
         )
         return Terms(x, w, u, v)
@@ -291,6 +292,18 @@ def laid_out(node: Operation) -> tuple[jax.ShapeDtypeStruct, ...]:
     return jax.eval_shape(_spread(node), *_wide_slots(node))[: moving_slots(node)]
 
 
+def _sharded_as_output(node: Operation, copies: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape of copies, sharded as the output along the axes that they have in common with it."""
+    assert node.shape is not None
+    common, extra = node.shape.shape, len(copies.shape) - len(node.shape.shape)
+    if not common or copies.shape[: len(common)] != common:
+        return copies
+    return jax.eval_shape(
+        lambda output: jnp.broadcast_to(output.reshape(*common, *(1,) * extra), copies.shape).astype(copies.dtype),
+        node.shape,
+    )
+
+
 def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
     """What lays out the copies that an operation holds."""
     assert node.primitive.spread is not None
@@ -298,7 +311,7 @@ def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
 
 
 def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(slot.shape.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
+    return [meshes.shape_of_type(slot.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
 
 
 def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
@@ -308,7 +321,7 @@ def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
     if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
         return tuple(changes)
     cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
-    sums = jax.linear_transpose(_spread(node), *slots)(cotangents)
+    sums = meshes.transposed(_spread(node), tuple(slots), cotangents)
     counts = node.primitive.copies(*slots, **node.settings)
     return tuple(
         total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)

@@ -17,9 +17,8 @@ from jax import Array
 
 from pjax_core import primitives
 from pjax_core.messages import described
+from pjax_core.meshes import Shape, shape_of_type, transposed
 from pjax_core.primitive import Batching, Primitive
-
-Shape = jax.ShapeDtypeStruct
 
 
 _ADVICE = (
@@ -64,7 +63,7 @@ class Slot:
             return copies
         # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
         moving = [node for node in self.sources if not is_index(node)]
-        shapes = [_widened_shape(node) for node in moving]
+        shapes = tuple(_widened_shape(node) for node in moving)
         indices = {node: values(node) for node in self.sources if is_index(node)}
 
         def view(*arrays: Array) -> Array:
@@ -73,7 +72,7 @@ class Slot:
             return self.view(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
 
         viewed = jax.eval_shape(view, *shapes)
-        sums = jax.linear_transpose(view, *shapes)(copies.astype(viewed.dtype))
+        sums = transposed(view, shapes, copies.astype(viewed.dtype))
         return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node is source))
 
 
@@ -258,7 +257,7 @@ def as_value(array: Value | Array | np.ndarray | float) -> Value:
     if isinstance(array, Value):
         return array
     constant = jnp.asarray(array)
-    return of_node(Constant("constant", Shape(constant.shape, constant.dtype), constant))
+    return of_node(Constant("constant", shape_of_type(constant), constant))
 
 
 def restructure(function: Callable[..., Array], *values: Value) -> Value:
@@ -424,7 +423,7 @@ def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> tuple[A
     """A tree of values in the structure of ``tree``, and the nodes behind them."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     nodes: list[Node] = [
-        kind(name + jax.tree_util.keystr(path), Shape(leaf.shape, leaf.dtype), index)
+        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index)
         for index, (path, leaf) in enumerate(paths)
     ]
     return jax.tree.unflatten(structure, [of_node(node) for node in nodes]), nodes
@@ -474,7 +473,7 @@ def is_index(node: Node) -> bool:
 def _widened_shape(node: Node) -> Shape:
     """The shape of a node's output, in float32 or wider."""
     assert node.shape is not None
-    return Shape(node.shape.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
+    return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
 
 
 def _consumers(nodes: list[Node]) -> dict[Node, tuple[Operation, ...]]:

@@ -70,8 +70,8 @@ def _project_in_a_loop(point: OpenState, node: Operation, waiting: set[Node], la
         project_here(inner)
         return tuple(getattr(inner, cell.after)[cell.key] for cell in cells)
 
-    first = arrays[0].ravel()[:1]
-    once = jnp.all((first == first) | (first != first))  # true, which compilers do not know
+    total = jnp.sum(min(arrays, key=lambda array: array.size))
+    once = (total == total) | (total != total)  # true, which compilers do not know
     new = replaced_if(once, projected, arrays)
     point.targets.pop(node, None)
     for cell, array in zip(cells, new, strict=True):

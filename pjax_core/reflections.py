@@ -22,6 +22,7 @@ from pjax_core import solution
 from pjax_core.copies import Copies, Deviations, Factored, Move, laid_out, low_dtype, moving_slots, slot_is_fixed
 from pjax_core.graph import Colour, Constant, Data, Graph, Node, Operation, Parameter, is_fixed
 from pjax_core.serialization import exportable_dataclass
+from pjax_core.meshes import varying, varying_axes
 from pjax_core.solution import mean_change, sources, unread_elements
 
 
@@ -78,7 +79,11 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
         projected={i: shared[i] for _, i in parameters if graph.colours[graph.nodes[int(i)]] is Colour.B},
-        truncation={index[node]: jnp.zeros(()) for node, held in copies.items() if isinstance(held, Factored)},
+        truncation={
+            index[node]: varying(jnp.zeros(()), varying_axes(start.high))
+            for node, held in copies.items()
+            if isinstance(held, Factored)
+        },
         data=data,
         parameters=tuple(i for _, i in parameters),
     )

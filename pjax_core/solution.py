@@ -19,6 +19,7 @@ from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
+from pjax_core.meshes import full, shape_of_type
 from pjax_core.operand import is_known
 from pjax_core.serialization import exportable_dataclass
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
@@ -98,7 +99,7 @@ Schedule = Sequence[Sequence[Node]]
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
     """The point where every copy has the value that the network computes."""
     if low is None:
-        low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
+        low = jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
     params, low = normalised(params, low)
     point = OpenState(graph, State(params, low, {}, {}, {}, data))
     for node in graph.nodes:
@@ -142,7 +143,7 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
             (value_read if place[consumer] < place[node] else target_read).add(graph.keys[node])
     values = state.values | state.targets
     pending = {
-        str(node.index): jnp.zeros(node.shape.shape, low_dtype(node.shape.dtype))
+        str(node.index): full(shape_of_type(node.shape, low_dtype(node.shape.dtype)), 0)
         for node in graph.nodes
         if isinstance(node, Parameter) and node.shape is not None and graph.keys[node] in target_read
     }
@@ -319,7 +320,7 @@ def _sum_over_copies(
 ) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
     assert source.shape is not None
-    total = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
+    total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
     multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
         if source in slot.sources:

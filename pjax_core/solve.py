@@ -132,7 +132,7 @@ def solve(
     steps = arguments.number_of_steps(steps)
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = arguments.problem_arguments(params, data)
-    arguments.low_part(params, params_low)
+    params_low = arguments.low_part(params, params_low)
     outputs.require_labels(problem, params, data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     arguments.returned_by_solve(solution.params)

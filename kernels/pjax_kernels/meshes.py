@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ def on_automatic_axes(project: Callable[..., Any], like: Callable[..., Any] | No
     these get, and None for what is not sharded.  By default they are the arguments of ``project`` that hold arrays.
     """
 
+    @functools.wraps(project)
     def on_any_mesh(*arguments: Any, **settings: Any) -> Any:
         mesh = _explicit_mesh((arguments, settings))
         if mesh is None:

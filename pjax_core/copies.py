@@ -182,8 +182,7 @@ class Factored:
         output = meshes.shape_of_type(node.shape, jnp.result_type(*(slot.dtype for slot in slots)))
         counts = [1 if is_fixed else self.history for is_fixed in fixed]
         u, v = (
-            Combination(*(tuple(meshes.full(output, 0) for _ in range(count)) for count in counts))
-            for _ in range(2)
+            Combination(*(tuple(meshes.full(output, 0) for _ in range(count)) for count in counts)) for _ in range(2)
         )
         return Terms(x, w, u, v)
 

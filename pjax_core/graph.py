@@ -16,10 +16,9 @@ import numpy as np
 from jax import Array
 
 from pjax_core import primitives
-from pjax_core.messages import described
 from pjax_core.meshes import Shape, shape_of_type, transposed
+from pjax_core.messages import described
 from pjax_core.primitive import Batching, Primitive
-
 
 _ADVICE = (
     "While a network is traced, a Value stands for an array: it has +, @, [...], .T, .reshape, and the functions of "
@@ -423,8 +422,7 @@ def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> tuple[A
     """A tree of values in the structure of ``tree``, and the nodes behind them."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     nodes: list[Node] = [
-        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index)
-        for index, (path, leaf) in enumerate(paths)
+        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index) for index, (path, leaf) in enumerate(paths)
     ]
     return jax.tree.unflatten(structure, [of_node(node) for node in nodes]), nodes
 

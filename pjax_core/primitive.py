@@ -77,7 +77,7 @@ class Primitive:
         bilinear: for operations made of dot products.
         batching: see :class:`Batching`.
         project_in_place: where there is one, a kernel with the signature of
-            :func:`pjax_kernels.dense.in_place.project_dense_in_place`: it projects onto the operation and then makes
+            :func:`pjax_kernels.compose.project_dense_in_place`: it projects onto the operation and then makes
             the copies of its second input equal.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
     """

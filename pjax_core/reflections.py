@@ -21,8 +21,8 @@ from jax import Array
 from pjax_core import solution
 from pjax_core.copies import Copies, Deviations, Factored, Move, laid_out, low_dtype, moving_slots, slot_is_fixed
 from pjax_core.graph import Colour, Constant, Data, Graph, Node, Operation, Parameter, is_fixed
-from pjax_core.serialization import exportable_dataclass
 from pjax_core.meshes import varying, varying_axes
+from pjax_core.serialization import exportable_dataclass
 from pjax_core.solution import mean_change, sources, unread_elements
 
 

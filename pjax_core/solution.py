@@ -22,7 +22,7 @@ from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, i
 from pjax_core.meshes import full, shape_of_type
 from pjax_core.operand import is_known
 from pjax_core.serialization import exportable_dataclass
-from pjax_kernels.pairs import add_to_pair, difference_of_pairs
+from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
 
 @dataclass(frozen=True)

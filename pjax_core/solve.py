@@ -21,7 +21,7 @@ from pjax_core.messages import described
 from pjax_core.reflections import CopiesState
 from pjax_core.serialization import exportable_dataclass
 from pjax_core.solution import Problem, State, require_problem
-from pjax_kernels.pairs import difference_of_pairs
+from pjax_kernels.compose import difference_of_pairs
 
 
 @exportable_dataclass

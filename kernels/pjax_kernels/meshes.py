@@ -16,7 +16,7 @@ def on_automatic_axes(project: Callable[..., Any], like: Callable[..., Any] | No
     """``project``, with automatic axes where those of a mesh are explicit.
 
     ``like(*arguments)`` gives arrays, or a prefix of the tree of what ``project`` returns, with the shardings that
-    these get, and None for what is not sharded.  By default they are the arguments of ``project`` that hold arrays.
+    these get, and None for what is not sharded.  By default they are the first arguments, one for each result.
     """
 
     @functools.wraps(project)
@@ -25,8 +25,6 @@ def on_automatic_axes(project: Callable[..., Any], like: Callable[..., Any] | No
         if mesh is None:
             return project(*arguments, **settings)
         shardings = jax.tree.map(_sharding, arguments if like is None else like(*arguments, **settings))
-        if like is None:
-            shardings = tuple(sharding for sharding in shardings if jax.tree.leaves(sharding))
         whole = PartitionSpec()
         automatic = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, jax.sharding.AxisType.Auto))
         with jax.sharding.use_abstract_mesh(automatic):
@@ -35,6 +33,9 @@ def on_automatic_axes(project: Callable[..., Any], like: Callable[..., Any] | No
                 (arguments, settings),
             )
             results = project(*arguments, **settings)
+
+        if like is None:
+            shardings = shardings[: len(results)] if isinstance(results, tuple) else shardings[0]
 
         def placed(leaf: Any, sharding: NamedSharding | None) -> Any:
             spec = whole if sharding is None else sharding.spec

@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from pjax_kernels.arguments import padding_pairs, positive_pair
 from pjax_kernels.dense.in_place import project_dense_in_place
+from pjax_kernels.meshes import on_automatic_axes
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 from pjax_kernels.roots import replaced_if
 
@@ -17,6 +18,7 @@ __all__ = [
     "conv2d",
     "difference_of_pairs",
     "max_pool",
+    "on_automatic_axes",
     "padding_pairs",
     "positive_pair",
     "project_dense_in_place",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,10 @@ from jax import Array, lax
 
 import pjax_kernels as pk
 from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear
+from pjax_kernels.average_pool.windows import WindowsOfArray
+from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.in_place import project_dense_in_place
+from pjax_kernels.elementwise.api import elementwise_function
 
 # Dot products.
 
@@ -179,13 +183,96 @@ add = Primitive("sum", forward=_total, project=_project_sum, spread=_broadcast, 
 identity = Primitive("identity", forward=_total, project=_project_sum, spread=_broadcast, batching=Batching.BROADCAST)
 
 
+def _signed_total(*inputs: Array, coefficients: tuple[float, ...]) -> Array:
+    return _total(*(c * x for x, c in zip(inputs, coefficients, strict=True)))
+
+
+def _project_signed_sum(
+    inputs: tuple[Array, ...], output: Array, *, coefficients: tuple[float, ...]
+) -> tuple[tuple[Array, ...], Array]:
+    changes, output_change = pk.project_sum(inputs, output, coefficients=coefficients, increments=True)
+    return changes, output + output_change
+
+
+signed_sum = Primitive("signed_sum", _signed_total, _project_signed_sum, spread=_broadcast, batching=Batching.BROADCAST)
+"""``z = c_1 x_1 + ... + c_n x_n``; setting ``coefficients``, one number for each input: differences, negations."""
+
+
 def _project_sum_over(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
     (x,) = inputs
     change, output_change = pk.project_sum_over(x, output, increments=True, **settings)
     return (change,), output + output_change
 
 
-sum_over = Primitive("sum over axes", forward=lambda x, *, axis: jnp.sum(x, axis), project=_project_sum_over)
+def _sum_over(x: Array, *, axis: tuple[int, ...], factor: float = 1.0) -> Array:
+    total = jnp.sum(x, axis)
+    return total if factor == 1 else factor * total
+
+
+sum_over = Primitive("sum over axes", forward=_sum_over, project=_project_sum_over)
+"""``z = factor sum(x)`` over ``axis``; the mean for a ``factor`` of 1/n."""
+
+
+def _project_affine(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+    x, scale, offset = inputs
+    change, output_change = pk.project_affine(x, output, scale=scale, offset=offset, increments=True)
+    return (change,), output + output_change
+
+
+affine = Primitive("affine", lambda x, scale, offset: scale * x + offset, _project_affine, moving=1)
+"""``z = scale x + offset``; ``scale`` and ``offset`` are data, of shapes that broadcast to that of ``x``."""
+
+
+def _average_pool(x: Array, **settings: Any) -> Array:
+    placed = _windows_of(**settings)
+    zero = jnp.zeros((), x.dtype)
+    sums = lax.reduce_window(x, zero, lax.add, placed.size, placed.strides, placed.padding)
+    return sums * jnp.asarray(placed.factors, x.dtype)
+
+
+def _windows_of(
+    *, size: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...], padding: Any, factor: float | None
+) -> WindowsOfArray:
+    return place_windows(size, window, strides, padding, factor)
+
+
+def _project_average_pool(
+    inputs: tuple[Array, ...], output: Array, *, size: Any, **settings: Any
+) -> tuple[tuple[Array, ...], Array]:
+    del size
+    change, output_change = pk.project_average_pool(inputs[0], output, increments=True, **settings)
+    return (change,), output + output_change
+
+
+def _normal_of_windows(dtype: Any, **settings: Any) -> Array:
+    """What each entry of windows laid out counts, 0 where there is padding."""
+    placed = _windows_of(**settings)
+    return placed.spread(jnp.ones(settings["size"], dtype)) * jnp.asarray(placed.factors, dtype)[..., None]
+
+
+def _project_windows_average(
+    inputs: tuple[Array, ...], output: Array, **settings: Any
+) -> tuple[tuple[Array, ...], Array]:
+    (windows,) = inputs
+    normal = _normal_of_windows(windows.dtype, **settings)
+    share = (output - jnp.sum(normal * windows, -1)) / (1 + jnp.sum(normal**2, -1))
+    return (normal * share[..., None],), output - share
+
+
+average_pool = Primitive(
+    "average_pool",
+    _average_pool,
+    _project_average_pool,
+    spread=lambda x, **settings: (_windows_of(**settings).spread(x),),
+    copywise=Primitive(
+        "windows",
+        lambda x, **settings: jnp.sum(_normal_of_windows(x.dtype, **settings) * x, -1),
+        _project_windows_average,
+    ),
+    uneven=True,
+)
+"""``z = factor (sum of a window)``, the mean for None; settings those of :func:`pjax_kernels.project_average_pool`,
+``padding`` as pairs, and ``size``, the shape of ``x``."""
 
 
 def _project_sum_relu(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
@@ -215,6 +302,13 @@ def _project_maximum(inputs: tuple[Array, ...], output: Array, **settings: Any) 
     return (change,), output + output_change
 
 
+def _project_minimum(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    (x,) = inputs
+    change, output_change = pk.project_min(x, output, increments=True, **settings)
+    return (change,), output + output_change
+
+
+minimum = Primitive("min", forward=lambda x, *, axis: jnp.min(x, axis), project=_project_minimum)
 maximum = Primitive("max", forward=lambda x, *, axis: jnp.max(x, axis), project=_project_maximum)
 
 
@@ -277,7 +371,92 @@ def _project_quantize(inputs: tuple[Array, ...], output: Array, **settings: Any)
 
 quantize = Primitive("quantize", forward=_quantize, project=_project_quantize, batching=Batching.BROADCAST)
 
+# Scalar functions.
+
+
+def elementwise(function: str | Callable[..., Array], name: str | None = None) -> Primitive:
+    """The operation of a scalar function, by a name of :data:`pjax_kernels.ELEMENTWISE` or as it is.
+
+    A named one takes the function's settings by keyword.  A function may have further arguments, which are data, of
+    shapes that broadcast to that of the first one.
+    """
+    if isinstance(function, str):
+        return _NAMED[function]
+    return _elementwise(function, name or str(getattr(function, "__name__", "elementwise")))
+
+
+def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:
+    def forward(x: Array, *constants: Array, **settings: Any) -> Array:
+        if callable(function):
+            return function(x, *constants)
+        return elementwise_function(function, (), settings).value(x)
+
+    def project(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+        x, *constants = inputs
+        change, output_change = pk.project_elementwise(
+            function, x, output, constants=constants, increments=True, **settings
+        )
+        return (change,), output + output_change
+
+    return Primitive(
+        name, forward, project, batching=Batching.BROADCAST if isinstance(function, str) else Batching.EACH, moving=1
+    )
+
+
+_NAMED = {name: _elementwise(name, name) for name in pk.ELEMENTWISE}
+
+
+def _project_clip(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+    x, low, high = inputs
+    change, output_change = pk.project_elementwise("clip", x, output, low=low, high=high, increments=True)
+    return (change,), output + output_change
+
+
+clip = Primitive("clip", lambda x, low, high: jnp.clip(x, low, high), _project_clip, moving=1)
+"""``z = min(max(x, low), high)``; both limits are data, of shapes that broadcast to that of ``x``, infinite for none."""
+
 # Output constraints.
+
+
+def _project_error(prox: Callable[..., Array]) -> Callable[..., tuple[tuple[Array, ...], None]]:
+    def project(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:
+        prediction, target, *weights = inputs
+        if weights:
+            settings["weights"] = weights[0]
+        return (prox(prediction, target, increments=True, **settings),), None
+
+    return project
+
+
+def _mean_error(error: Callable[[Array], Array]) -> Callable[..., Array]:
+    def mean(prediction: Array, target: Array, *weights: Array, strength: float) -> Array:
+        del strength
+        errors = error(prediction - target)
+        return jnp.mean(weights[0] * errors if weights else errors)
+
+    return mean
+
+
+squared_error = Primitive(
+    "squared_error", _mean_error(jnp.square), _project_error(pk.prox_squared_error), constrains_output=True
+)
+absolute_error = Primitive(
+    "absolute_error", _mean_error(jnp.abs), _project_error(pk.prox_absolute_error), constrains_output=True
+)
+"""Of a prediction, a target, and perhaps weights, both data; setting ``strength``."""
+
+
+def _box_violation(value: Array, low: Array, high: Array) -> Array:
+    change = pk.project_box(value, low, high, increments=True)
+    return jnp.mean(change * change)
+
+
+def _project_box(inputs: tuple[Array, ...], output: None) -> tuple[tuple[Array, ...], None]:
+    return (pk.project_box(*inputs, increments=True),), None
+
+
+within_box = Primitive("within", _box_violation, _project_box, constrains_output=True)
+"""``low <= value <= high``; the limits are data, of shapes that broadcast to that of the value."""
 
 
 def _margin_violation(logits: Array, labels: Array) -> Array:

@@ -28,7 +28,7 @@ from pjax_core.ops import (
     sum,
     sum_relu,
 )
-from pjax_core.outputs import cross_entropy, margin_loss
+from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
 from pjax_core.views import (
@@ -52,9 +52,11 @@ from pjax_core.vmap import vmap
 __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
+    "Box",
     "Factored",
     "Info",
     "Solution",
+    "absolute_error",
     "add",
     "alternating_projections",
     "alternating_reflections",
@@ -82,6 +84,7 @@ __all__ = [
     "max_pool",
     "maximum",
     "moveaxis",
+    "output",
     "pad",
     "primitive",
     "quantize",
@@ -91,6 +94,7 @@ __all__ = [
     "reshape",
     "solve",
     "split",
+    "squared_error",
     "squeeze",
     "stack",
     "sum",
@@ -98,4 +102,5 @@ __all__ = [
     "swapaxes",
     "transpose",
     "vmap",
+    "within",
 ]

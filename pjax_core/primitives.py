@@ -413,37 +413,94 @@ def _project_clip(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array
 
 
 clip = Primitive("clip", lambda x, low, high: jnp.clip(x, low, high), _project_clip, moving=1)
-"""``z = min(max(x, low), high)``; both limits are data, of shapes that broadcast to that of ``x``, infinite for none."""
+"""``z = min(max(x, low), high)``; the limits are data, of shapes that broadcast to that of ``x``, infinite for none."""
 
 # Output constraints.
 
 
-def _project_error(prox: Callable[..., Array]) -> Callable[..., tuple[tuple[Array, ...], None]]:
-    def project(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:
-        prediction, target, *weights = inputs
-        if weights:
-            settings["weights"] = weights[0]
-        return (prox(prediction, target, increments=True, **settings),), None
+def _weighted_mean(losses: Array, weights: Array | None) -> Array:
+    """The mean, or the mean by weights, which are 0 where a loss does not count."""
+    if weights is None:
+        return jnp.mean(losses)
+    weights = jnp.broadcast_to(weights, losses.shape).astype(losses.dtype)
+    total = jnp.maximum(jnp.sum(weights), jnp.finfo(losses.dtype).tiny)
+    return jnp.sum(jnp.where(weights == 0, 0, weights * losses)) / total
 
-    return project
+
+def _margin_violation(logits: Array, labels: Array, weights: Array | None = None) -> Array:
+    change = pk.project_margin(logits, labels, increments=True)
+    return _weighted_mean(jnp.sum(change * change, axis=-1), weights)
 
 
-def _mean_error(error: Callable[[Array], Array]) -> Callable[..., Array]:
-    def mean(prediction: Array, target: Array, *weights: Array, strength: float) -> Array:
+def _project_margin(inputs: tuple[Array, ...], output: None) -> tuple[tuple[Array, ...], None]:
+    logits, labels, *weights = inputs
+    change = pk.project_margin(logits, labels, increments=True)
+    return (weights[0][..., None].astype(change.dtype) * change if weights else change,), None
+
+
+margin_loss = Primitive("margin_loss", _margin_violation, _project_margin, constrains_output=True)
+"""Of logits, labels, and perhaps the fraction of the way that each row goes."""
+
+
+def _cross_entropy_rows(
+    logits: Array, labels: Array, weights: Array | None, class_weights: tuple[float, ...] | None
+) -> tuple[Array, Array | None]:
+    """The probabilities of each row, and its weight; None where each has weight 1."""
+    indices = jnp.issubdtype(labels.dtype, jnp.integer)
+    if not indices and weights is None and class_weights is None:
+        return labels, None
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    # A class that is not there, such as -1, has no label, and hence its row no weight.
+    labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=dtype) if indices else labels.astype(dtype)
+    if class_weights is not None:
+        labels = labels * jnp.asarray(class_weights, dtype)
+    own = jnp.sum(labels, axis=-1)
+    labels = labels / jnp.where(own == 0, 1, own)[..., None]
+    return labels, own if weights is None else own * weights.astype(dtype)
+
+
+def _mean_cross_entropy(
+    logits: Array,
+    labels: Array,
+    weights: Array | None = None,
+    *,
+    strength: float,
+    class_weights: tuple[float, ...] | None = None,
+) -> Array:
+    del strength  # it weighs the loss against the movement of the logits, and there is no movement here
+    labels, weights = _cross_entropy_rows(logits, labels, weights, class_weights)
+    return _weighted_mean(-jnp.sum(labels * jax.nn.log_softmax(logits, axis=-1), axis=-1), weights)
+
+
+def _project_cross_entropy(
+    inputs: tuple[Array, ...], output: None, *, strength: float, class_weights: tuple[float, ...] | None = None
+) -> tuple[tuple[Array, ...], None]:
+    logits, labels, *given = inputs
+    labels, weights = _cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)
+    return (pk.prox_cross_entropy(logits, labels, strength=strength, weights=weights, increments=True),), None
+
+
+cross_entropy = Primitive("cross_entropy", _mean_cross_entropy, _project_cross_entropy, constrains_output=True)
+"""Of logits, labels (probabilities, or class numbers), and perhaps a weight for each row."""
+
+
+def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array]) -> Primitive:
+    """The output constraint of an error of each element: of a prediction, a target, and perhaps weights."""
+
+    def mean(prediction: Array, target: Array, weights: Array | None = None, *, strength: float) -> Array:
         del strength
-        errors = error(prediction - target)
-        return jnp.mean(weights[0] * errors if weights else errors)
+        return _weighted_mean(error(prediction - target), weights)
 
-    return mean
+    def project(inputs: tuple[Array, ...], output: None, *, strength: float) -> tuple[tuple[Array, ...], None]:
+        prediction, target, *weights = inputs
+        options = {"weights": weights[0]} if weights else {}
+        return (prox(prediction, target, strength=strength, increments=True, **options),), None
+
+    return Primitive(name, mean, project, constrains_output=True)
 
 
-squared_error = Primitive(
-    "squared_error", _mean_error(jnp.square), _project_error(pk.prox_squared_error), constrains_output=True
-)
-absolute_error = Primitive(
-    "absolute_error", _mean_error(jnp.abs), _project_error(pk.prox_absolute_error), constrains_output=True
-)
-"""Of a prediction, a target, and perhaps weights, both data; setting ``strength``."""
+squared_error = _error("squared_error", jnp.square, pk.prox_squared_error)
+absolute_error = _error("absolute_error", jnp.abs, pk.prox_absolute_error)
 
 
 def _box_violation(value: Array, low: Array, high: Array) -> Array:
@@ -459,27 +516,10 @@ within_box = Primitive("within", _box_violation, _project_box, constrains_output
 """``low <= value <= high``; the limits are data, of shapes that broadcast to that of the value."""
 
 
-def _margin_violation(logits: Array, labels: Array) -> Array:
-    change = pk.project_margin(logits, labels, increments=True)
-    return jnp.mean(jnp.sum(change * change, axis=-1))
+def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array]) -> Primitive:
+    """The output constraint of a loss with its proximal operator, both functions of a prediction and of data."""
 
+    def project(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:
+        return (prox(*inputs, **settings) - inputs[0],), None
 
-def _project_margin(inputs: tuple[Array, ...], output: None) -> tuple[tuple[Array, ...], None]:
-    logits, labels = inputs
-    return (pk.project_margin(logits, labels, increments=True),), None
-
-
-margin_loss = Primitive("margin_loss", _margin_violation, _project_margin, constrains_output=True)
-
-
-def _mean_cross_entropy(logits: Array, labels: Array, *, strength: float) -> Array:
-    del strength  # it weighs the loss against the movement of the logits, and there is no movement here
-    return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits, axis=-1), axis=-1))
-
-
-def _project_cross_entropy(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:
-    logits, labels = inputs
-    return (pk.prox_cross_entropy(logits, labels, increments=True, **settings),), None
-
-
-cross_entropy = Primitive("cross_entropy", _mean_cross_entropy, _project_cross_entropy, constrains_output=True)
+    return Primitive(name, loss, project, constrains_output=True)

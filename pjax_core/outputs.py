@@ -193,6 +193,12 @@ def _constrain(operation: Primitive, logits: Operand, labels: Operand, weights: 
             f"{name}: logits have shape {shape_of(logits)} and labels {shape_of(labels)}; they must agree and have an "
             f"axis{hint}"
         )
+    if jnp.issubdtype(_dtype_of(labels), jnp.integer) and not as_numbers:
+        held = [source.name for source in labels.slot.sources] if isinstance(labels, Value) else ["labels"]
+        raise TypeError(
+            f"{name}: {', '.join(held)} has dtype {_dtype_of(labels)}; pass floating-point labels, such as "
+            "jax.nn.one_hot makes of class numbers"
+        )
     data = {"labels": labels}
     if weights is not None:
         _require_broadcast(name, "weights", weights, rows)

@@ -371,6 +371,20 @@ def _project_quantize(inputs: tuple[Array, ...], output: Array, **settings: Any)
 
 quantize = Primitive("quantize", forward=_quantize, project=_project_quantize, batching=Batching.BROADCAST)
 
+
+def _normalize(x: Array, *, axis: int, epsilon: float, centred: bool) -> Array:
+    entries = x - jnp.mean(x, axis, keepdims=True) if centred else x
+    return entries * lax.rsqrt(jnp.mean(entries * entries, axis, keepdims=True) + epsilon)
+
+
+def _project_normalize(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    change, output_change = pk.project_normalize(inputs[0], output, increments=True, **settings)
+    return (change,), output + output_change
+
+
+normalize = Primitive("normalize", _normalize, _project_normalize)
+"""Layer normalisation along an ``axis``, or RMS normalisation if not ``centred``, without scale and bias."""
+
 # Scalar functions.
 
 

@@ -12,6 +12,7 @@ from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
 from pjax_kernels.elementwise.api import ELEMENTWISE, project_elementwise
 from pjax_kernels.maximum.api import project_max, project_max_pool, project_min
+from pjax_kernels.normalize.api import project_normalize
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
 from pjax_kernels.quantize.api import project_quantize
 from pjax_kernels.recurrence.api import project_recurrence
@@ -40,6 +41,7 @@ __all__ = [
     "project_max",
     "project_max_pool",
     "project_min",
+    "project_normalize",
     "project_quantize",
     "project_recurrence",
     "project_sum",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
@@ -225,7 +226,7 @@ affine = Primitive("affine", lambda x, scale, offset: scale * x + offset, _proje
 
 def _average_pool(x: Array, **settings: Any) -> Array:
     placed = _windows_of(**settings)
-    zero = jnp.zeros((), x.dtype)
+    zero = np.zeros((), x.dtype)  # known, or JAX would not see that this is a sum, which has a transpose
     sums = lax.reduce_window(x, zero, lax.add, placed.size, placed.strides, placed.padding)
     return sums * jnp.asarray(placed.factors, x.dtype)
 

@@ -14,7 +14,7 @@ def average_pool_increments(x: Array, z: Array, windows: WindowsOfArray) -> tupl
     """The mean changes of ``x`` over its copies, and the changes of ``z``; no window is stored."""
 
     def sums(x: Array) -> Array:
-        return lax.reduce_window(x, jnp.zeros((), x.dtype), lax.add, windows.size, windows.strides, windows.padding)
+        return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, windows.size, windows.strides, windows.padding)
 
     factors = windows.factors
     weights = 1 / (1 + windows.entries * factors**2)

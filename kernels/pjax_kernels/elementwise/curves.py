@@ -14,7 +14,7 @@ from jax import Array, lax
 
 Scalar = Callable[[Array], Array]
 
-PARTS = 8
+PARTS = 16
 """Starts on the way to where ``f`` reaches ``z``, along each axis."""
 
 _GAUSS = tuple(zip((0.5 - math.sqrt(0.15), 0.5, 0.5 + math.sqrt(0.15)), (5 / 18, 8 / 18, 5 / 18), strict=True))

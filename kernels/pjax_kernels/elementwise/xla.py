@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_kernels.elementwise.curves import Curve
+from pjax_kernels.elementwise.curves import PARTS, Curve
 from pjax_kernels.roots import replaced_if
 
 NEAR_STEPS = 3
@@ -25,13 +25,15 @@ class _Aim(NamedTuple):
     anchor: Array
     offset: Array
     residual: Array
+    target: Array
+    """The estimate of ``z``: the residual may know better how far it is from the anchor."""
 
 
 def smooth_increments(x: Array, z: Array, residual: Array, curve: Curve) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``; ``residual`` is ``z - f(x)``."""
     anchor = curve.anchors[0](x, z)
     inside = anchor == x
-    aim = _Aim(anchor, jnp.where(inside, 0, anchor - x), jnp.where(inside, residual, z - curve.value(anchor)))
+    aim = _Aim(anchor, jnp.where(inside, 0, anchor - x), jnp.where(inside, residual, z - curve.value(anchor)), z)
     near = inside & (jnp.abs(residual) <= curve.reach(anchor, curve.value(anchor)))
     changes = _polished(curve, aim, _first_step(curve, aim))
 
@@ -66,8 +68,7 @@ def _inside(curve: Curve, anchor: Array, t: Array) -> Array:
 def _newton_step(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
     """Half the derivative of the squared distance, and what to divide it by for a step downhill."""
     (x_slope, z_slope), (x_bend, z_bend) = _slopes(curve, aim.anchor, t)
-    x_change, z_change = curve.changes(aim.anchor, t)
-    x_gap, z_gap = aim.offset + x_change, z_change - aim.residual
+    x_gap, z_gap = _gaps(curve, aim, t)
     flat = x_slope**2 + z_slope**2
     curved = flat + x_gap * x_bend + z_gap * z_bend
     return x_gap * x_slope + z_gap * z_slope, jnp.where(curved > 0.1 * flat, curved, flat)
@@ -82,8 +83,7 @@ def _polished(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
 
     t = lax.fori_loop(0, NEAR_STEPS, newton, t, unroll=True)
     (x_slope, z_slope), _ = _slopes(curve, aim.anchor, t)
-    x_change, z_change = curve.changes(aim.anchor, t)
-    x_gap, z_gap = aim.offset + x_change, z_change - aim.residual
+    x_gap, z_gap = _gaps(curve, aim, t)
     # Where the curve is steep, the difference cancels; at a nearest point the gap is at right angles to the curve.
     upright = -x_gap * x_slope / jnp.where(z_slope == 0, 1, z_slope)
     steep = jnp.abs(z_slope) > jnp.abs(x_slope)
@@ -100,8 +100,11 @@ def _far_changes(curve: Curve, x: Array, z: Array, aim: _Aim, near_changes: tupl
     for branch in curve.anchors:
         anchor = branch(x, z)
         own = jnp.where(anchor == aim.anchor, aim.residual, z - curve.value(anchor))
-        branch_aim = _Aim(anchor, jnp.where(anchor == x, 0, anchor - x), own)
-        found.append(_polished(curve, branch_aim, _descended(curve, branch_aim, _best_start(curve, z, branch_aim))))
+        branch_aim = _Aim(anchor, jnp.where(anchor == x, 0, anchor - x), own, z)
+        starts = curve.starts(anchor, z, own)
+        # Where f reaches z another valley may begin than that of the best start.
+        for start in (_best_start(curve, branch_aim, starts), _inside(curve, anchor, starts[PARTS - 1])):
+            found.append(_polished(curve, branch_aim, _descended(curve, branch_aim, start)))
     for x_change, z_change in found:
         squared = x_change**2 + z_change**2
         nearer = squared < distance
@@ -110,15 +113,23 @@ def _far_changes(curve: Curve, x: Array, z: Array, aim: _Aim, near_changes: tupl
     return best
 
 
-def _squared(curve: Curve, aim: _Aim, t: Array) -> Array:
-    """The squared distance at ``t`` less that of the anchor."""
+def _gaps(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
+    """From ``x`` and ``z`` to the curve, each with the fewest rounding errors that there can be."""
     x_change, z_change = curve.changes(aim.anchor, t)
-    squared = x_change * (x_change + 2 * aim.offset) + z_change * (z_change - 2 * aim.residual)
+    _, height = curve.point(aim.anchor, t)
+    smaller = jnp.abs(height) + jnp.abs(aim.target) < jnp.abs(z_change) + jnp.abs(aim.residual)
+    return aim.offset + x_change, jnp.where(smaller, height - aim.target, z_change - aim.residual)
+
+
+def _squared(curve: Curve, aim: _Aim, t: Array) -> Array:
+    """The squared distance at ``t``."""
+    x_gap, z_gap = _gaps(curve, aim, t)
+    squared = x_gap**2 + z_gap**2
     return jnp.where(jnp.isnan(squared), jnp.inf, squared)
 
 
-def _best_start(curve: Curve, z: Array, aim: _Aim) -> Array:
-    starts = curve.starts(aim.anchor, z, aim.residual)
+def _best_start(curve: Curve, aim: _Aim, starts: Array) -> Array:
+    """The nearest of the starts, though ``x`` may be nearer still: its own valley has been searched."""
 
     def keep_better(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         t = _inside(curve, aim.anchor, starts[i])
@@ -126,8 +137,8 @@ def _best_start(curve: Curve, z: Array, aim: _Aim) -> Array:
         better = squared < carry[1]
         return jnp.where(better, t, carry[0]), jnp.where(better, squared, carry[1])
 
-    zero = jnp.zeros_like(aim.anchor)
-    return lax.fori_loop(0, starts.shape[0], keep_better, (zero, zero))[0]
+    first = jnp.zeros_like(aim.anchor), jnp.full_like(aim.anchor, jnp.inf)
+    return lax.fori_loop(0, starts.shape[0], keep_better, first)[0]
 
 
 def _descended(curve: Curve, aim: _Aim, t: Array) -> Array:

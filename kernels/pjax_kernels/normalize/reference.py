@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 PARTS = 2000
@@ -18,7 +19,7 @@ def normalize_increments(x: Array, z: Array, epsilon: float, centred: bool) -> t
     target = z - jnp.mean(z, axis=-1, keepdims=True) if centred else z
 
     def image(length: Array) -> Array:
-        return np.sqrt(count) * length / jnp.sqrt(length**2 + count * epsilon)
+        return math.sqrt(count) * length / jnp.sqrt(length**2 + count * epsilon)
 
     def squared(length: Array) -> Array:
         """The squared distance, but for what no length changes."""
@@ -26,7 +27,7 @@ def normalize_increments(x: Array, z: Array, epsilon: float, centred: bool) -> t
         return length**2 + image(length) ** 2 - 2 * aim
 
     low = jnp.zeros(x.shape[:-1], x.dtype)
-    high = jnp.linalg.norm(entries, axis=-1) + jnp.linalg.norm(target, axis=-1) + np.sqrt(count)
+    high = jnp.linalg.norm(entries, axis=-1) + jnp.linalg.norm(target, axis=-1) + math.sqrt(count)
     fractions = jnp.linspace(0, 1, PARTS, dtype=x.dtype)
 
     def zoom(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:

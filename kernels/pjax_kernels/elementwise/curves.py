@@ -180,7 +180,7 @@ def _sqrt() -> Curve:
         reach=_constant_reach(0.125),
         starts=starts,
         point=lambda x, t: ((jnp.sqrt(x) + t) ** 2, jnp.sqrt(x) + t),
-        changes=lambda x, t: (t * (2 * jnp.sqrt(x) + t), t),
+        changes=lambda x, t: (jnp.maximum(t * (2 * jnp.sqrt(x) + t), -x), t),  # no rounding out of the domain
         anchors=(lambda x, z: jnp.maximum(x, 0),),
         lowest=lambda x: -jnp.sqrt(x),
     )
@@ -204,7 +204,9 @@ def _power(exponent: float) -> Curve:
         if odd:
             z = jnp.where(z * x > 0, z, 0)
         way = jnp.log(inverse(z) / jnp.abs(x))
-        return jnp.concatenate([_fractions(z) * way, -_fractions(z) * way])
+        near = jnp.asarray([sign * 2.0**k for sign in (1, -1) for k in range(-4, 4)], z.dtype)
+        near = jnp.broadcast_to(near.reshape(-1, *(1,) * z.ndim), (len(near), *z.shape))
+        return jnp.concatenate([_fractions(z) * way, near])
 
     def own(x: Array, z: Array) -> Array:
         inside = (x != 0) if whole else (x > 0)

@@ -107,6 +107,12 @@ def arrays_of_one_shape(rng: np.random.Generator) -> Inputs:
     return tuple(rng.normal(size=(2, LANES, 4, 5)))
 
 
+def normalize_inputs(rng: np.random.Generator) -> Inputs:
+    """With one nearest point: farther away there may be two, and the way down between them is flat."""
+    x, noise = rng.normal(size=(2, LANES, 4, 5))
+    return x, (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) + 0.3 * noise
+
+
 def average_pool_inputs(rng: np.random.Generator) -> Inputs:
     return rng.normal(size=(LANES, 2, 5, 3)), rng.normal(size=(LANES, 2, 4, 3))
 
@@ -137,7 +143,7 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_elementwise, log": (partial(pk.project_elementwise, "log"), arrays_of_one_shape),
     "project_elementwise, clip": (partial(pk.project_elementwise, "clip", low=-0.5), arrays_of_one_shape),
     "project_elementwise, function": (partial(pk.project_elementwise, jnp.sin), arrays_of_one_shape),
-    "project_normalize": (pk.project_normalize, arrays_of_one_shape),
+    "project_normalize": (pk.project_normalize, normalize_inputs),
     "project_margin": (pk.project_margin, output_inputs),
     "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
     "prox_squared_error": (pk.prox_squared_error, arrays_of_one_shape),

@@ -97,6 +97,7 @@ def inspect(launch: gpu.Launch, target: str) -> dict[str, Any]:
         "target": target,
         "warps": launch.num_warps,
         "shared": compiled.metadata.shared,
+        "int32_products": len(re.findall(r"arith\.muli [^\n]*: tensor<[^>]*xi32>", compiled.asm["ttir"])),
         **read(compiled.asm),
     }
     return record | {"occupancy": occupancy(record)}

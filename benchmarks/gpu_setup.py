@@ -6,6 +6,7 @@ Or says in one line what it lacks.  Nothing but the standard library is needed, 
 import argparse
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ NEEDED = {
     "jaxlib": "0.10",
     "numpy": "2.0",
     "triton": "3.6",
-    "jax-triton": "0.3",
+    "jax-triton": "0.3.1",
     "absl-py": "1.4",
     "ml-dtypes": "0.5",
     "opt-einsum": "3.3",
@@ -61,8 +62,8 @@ def release(distribution: str) -> tuple[int, ...]:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The first two, which all versions have."""
-    return tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    """Those of the release, of which three are enough."""
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def installed(requirement: str, site: Path, wheels: Path) -> bool:

@@ -93,6 +93,7 @@ def inspect(launch: gpu.Launch, target: str) -> dict[str, Any]:
     compiled = compile_kernel(launch, target)
     read = read_hsaco if target.startswith("gfx") else read_cubin
     record = {
+        "module": launch.kernel.__module__,
         "kernel": launch.kernel.__name__,
         "target": target,
         "warps": launch.num_warps,

@@ -40,7 +40,11 @@ def test_releases_are_compared_as_numbers(least: str, enough: bool, monkeypatch:
 
 
 def test_versions_with_suffixes() -> None:
-    assert [gpu_setup.numbers(version) for version in ("3.6.0+git1", "0.12.0.1", "2.5")] == [(3, 6), (0, 12), (2, 5)]
+    assert [gpu_setup.numbers(version) for version in ("3.6.0+git1", "0.12.0.1", "2.5")] == [
+        (3, 6, 0),
+        (0, 12, 0),
+        (2, 5),
+    ]
 
 
 def test_nothing_is_in_the_way_where_nothing_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

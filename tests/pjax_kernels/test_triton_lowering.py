@@ -75,6 +75,7 @@ def test_arrays_of_several_dtypes(name: str) -> None:
     assert_lowers(call, shapes, ["bfloat16", "float16", "float32"][-len(shapes) :], increments=False)
 
 
+@pytest.mark.parametrize("gpu_of_this_kind", CAPABILITIES[-1:], ids="sm_{}".format, indirect=True)
 @pytest.mark.parametrize("name", LARGE)
 def test_layers_of_useful_size(name: str) -> None:
     call, shapes = LARGE[name].call, LARGE[name].shapes

@@ -4,9 +4,10 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import jax
 import pytest
@@ -46,20 +47,25 @@ LARGE = {name: case for name, case in kernel_cases.TRITON_CASES.items() if not n
 """In float32, whose blocks are the largest."""
 
 
-@pytest.fixture(autouse=True, params=CAPABILITIES, ids="sm_{}".format)
-def gpu_of_this_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module", params=CAPABILITIES, ids="sm_{}".format)
+def gpu_of_this_kind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Kernels are chosen and compiled as on a GPU of this compute capability."""
-    call = partial(jax_triton.triton_call, compute_capability=request.param)
-    monkeypatch.setattr(jax_triton, "triton_call", call)
-    monkeypatch.setattr(gpu, "obstacle", lambda: None)
-    monkeypatch.setattr(gpu, "platform", lambda: "cuda")
+    jax.clear_caches()  # which may have calls for another one
+    call = mock.Mock(wraps=partial(jax_triton.triton_call, compute_capability=request.param))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax_triton, "triton_call", call)
+        patch.setattr(gpu, "obstacle", lambda: None)
+        patch.setattr(gpu, "platform", lambda: "cuda")
+        yield
 
 
 def assert_lowers(call: Any, shapes: Shapes, dtypes: Sequence[DTypeLike], *, increments: bool) -> None:
     """jax-triton compiles kernels while JAX lowers what calls them."""
     arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
     project = jax.jit(partial(call, implementation="triton", increments=increments))
+    jax_triton.triton_call.reset_mock()
     assert "@triton_kernel_call" in project.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    assert jax_triton.triton_call.called  # and nothing was kept from another test
 
 
 @pytest.mark.parametrize("increments", [False, True], ids=["values", "increments"])

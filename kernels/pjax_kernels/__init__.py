@@ -14,12 +14,15 @@ from pjax_kernels.quantize.api import project_quantize
 from pjax_kernels.recurrence.api import project_recurrence
 from pjax_kernels.sum.api import project_sum, project_sum_over
 from pjax_kernels.sum_relu.api import project_sum_relu
+from pjax_kernels.threshold.api import project_threshold, project_threshold_dense
+from pjax_kernels.threshold.root import ThresholdRoot, threshold_root
 
 __all__ = [
     "Coefficient",
     "Combination",
     "DenseCopies",
     "FactoredChanges",
+    "ThresholdRoot",
     "project_bilinear",
     "project_bilinear_map",
     "project_bilinear_map_factored",
@@ -35,5 +38,8 @@ __all__ = [
     "project_sum",
     "project_sum_over",
     "project_sum_relu",
+    "project_threshold",
+    "project_threshold_dense",
     "prox_cross_entropy",
+    "threshold_root",
 ]

@@ -1,0 +1,108 @@
+"""The root that moves a dot product to its margin, and the nearer sign: one definition for every implementation.
+
+The nearest point to ``(a, b)`` with ``s a . b = margin``, for a sign ``s``, is ``a' = (a + v s b)/(1 - v^2)``,
+``b' = (b + v s a)/(1 - v^2)``, where ``v`` in [0, 1] is the root of the increasing function
+
+    P/(1 - v)^2 - M/(1 + v)^2 - margin,        P = |a + s b|^2/4,   M = |a - s b|^2/4,   s a . b = P - M
+
+(Elser, Lal, arXiv 2602.17493): that of :mod:`pjax_kernels.root` with the output held.  The squared distance is
+``2 v^2 (margin + 2 M/(1 + v)^2)``.  Where ``P = 0`` the projection is set-valued, and ``v = 1``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+FAR = 0.75
+"""Below this bound of ``1 - v`` the root is found as that."""
+
+
+class ThresholdRoot(NamedTuple):
+    """The nearer sign, and the coefficients of the increments that lead to it.
+
+    ``a' - a = gamma a + beta b`` and ``b' - b = gamma b + beta a``.  Where the projection is set-valued
+    (``a = -sign b``), these halve ``a`` and ``b``, and for every unit vector ``e`` a nearest point is reached by adding
+    ``radius e`` to ``a`` and ``sign radius e`` to ``b``.
+    """
+
+    sign: Array
+    beta: Array
+    gamma: Array
+    radius: Array
+
+
+class _ToMargin(NamedTuple):
+    """The coefficients for one sign, and the squared distance that ``a`` and ``b`` move."""
+
+    beta: Array
+    gamma: Array
+    radius: Array
+    squared_distance: Array
+
+
+def threshold_root(plus: Array, minus: Array, z: Array, margin: ArrayLike) -> ThresholdRoot:
+    """The root for ``plus = |a + b|^2/4``, ``minus = |a - b|^2/4`` and the estimate ``z`` of the sign.
+
+    Where both signs are as near, it is 1; where an argument is NaN, so is the sign.
+    """
+    up, down = _to_margin(plus, minus, margin), _to_margin(minus, plus, margin)
+    # The squared distances of z from 1 and from -1 differ by 4 z.
+    excess = up.squared_distance - down.squared_distance - 4 * z
+    sign = jnp.where(excess <= 0, jnp.ones_like(z), jnp.where(excess > 0, -jnp.ones_like(z), excess))
+    beta, gamma, radius = (jnp.where(sign > 0, of_up, of_down) for of_up, of_down in zip(up[:3], down[:3], strict=True))
+    return ThresholdRoot(sign, sign * beta, gamma, radius)
+
+
+def _to_margin(pole: Array, other: Array, margin: ArrayLike) -> _ToMargin:
+    """How to reach the margin, for ``P = pole`` and ``M = other``; nothing moves where it is reached."""
+    v, one_less_v = _root(pole, other, margin)
+    reached = pole - other >= margin
+    v = jnp.where(reached, 0, v)
+    set_valued = (pole <= 0) & ~reached
+    in_units = 1 / jnp.where(reached | set_valued, 1, one_less_v * (1 + v))
+    beta = jnp.where(set_valued, 0.5, v * in_units)
+    gamma = jnp.where(set_valued, 0, v * beta)
+    radius = jnp.where(set_valued, jnp.sqrt(margin + 0.25 * other), 0)
+    slope = 1 / (1 + v)
+    return _ToMargin(beta, gamma, radius, 2 * v * v * (margin + 2 * other * slope * slope))
+
+
+def _root(pole: Array, other: Array, margin: ArrayLike) -> tuple[Array, Array]:
+    """``v`` and ``1 - v`` where the margin is not reached; any numbers where it is."""
+    # 1 - v is a fixed point of sqrt(pole/(margin + other/(1 + v)^2)), and largest for v = 1.
+    bound = jnp.sqrt(pole / (margin + 0.25 * other))
+    one_less_v = bound
+    steps = 2 if jnp.finfo(pole.dtype).bits <= 32 else 3  # over all inputs the error falls as 4e-3, 6e-7, 1e-14
+    for _ in range(steps):
+        one_less_v = _newton_step(one_less_v, pole, other, margin)
+
+    residual, q = margin - (pole - other), 2 * (pole + other)
+    v = jnp.minimum(residual / q, 0.5)
+    for _ in range(steps):
+        v = _halley_step(v, residual, q, margin)
+    is_far = bound < FAR
+    return jnp.where(is_far, 1 - one_less_v, v), jnp.where(is_far, one_less_v, 1 - v)
+
+
+def _newton_step(one_less_v: Array, pole: Array, other: Array, margin: ArrayLike) -> Array:
+    """One step towards the fixed point, whose map falls by ``slope``."""
+    inverse = 1 / (2 - one_less_v)
+    from_other = other * inverse * inverse
+    in_units = 1 / (margin + from_other)
+    mapped = jnp.sqrt(pole * in_units)
+    slope = mapped * from_other * in_units * inverse
+    return (mapped + slope * one_less_v) / (1 + slope)
+
+
+def _halley_step(v: Array, residual: Array, q: Array, margin: ArrayLike) -> Array:
+    """One step on ``(1 + v^2) p + v q - margin (1 - v^2)^2``, arranged so that a small root keeps its precision."""
+    v2 = v * v
+    cubic = 3 * margin - residual
+    f = v * (q + v * (cubic - margin * v2)) - residual
+    f1 = q + v * (2 * cubic - 4 * margin * v2)
+    f2 = cubic - 6 * margin * v2  # half the second derivative
+    return v - f * f1 / (f1 * f1 - f * f2)

@@ -31,6 +31,7 @@ from pjax_core.ops import (
 from pjax_core.outputs import cross_entropy, margin_loss
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 from pjax_core.views import (
     broadcast_to,
     concatenate,
@@ -52,9 +53,12 @@ from pjax_core.vmap import vmap
 __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
+    "CircuitSearch",
+    "Circuits",
     "Factored",
     "Info",
     "Solution",
+    "ThresholdNetwork",
     "add",
     "alternating_projections",
     "alternating_reflections",

@@ -275,7 +275,7 @@ def _drawn(
     """Copies that are uniform in [-1, 1], a lane for each start; the last outputs are those wanted."""
     widths, items = search.network.widths, y.shape[1]
 
-    def one_lane(start: Array) -> tuple[list[tuple[Array, ...]], Array | None]:
+    def one_lane(start: Array) -> tuple[list[tuple[Array, Array, Array]], Array | None]:
         keys = iter(jax.random.split(jax.random.fold_in(key, start), 3 * len(widths)))
 
         def uniform(*shape: int) -> Array:
@@ -380,8 +380,13 @@ def _step(
         pk.threshold_root(layer.plus, layer.minus, layer.outputs, search.network.margin(len(layer.weights)))
         for layer in layers
     ]
-    code_signs = None if codes is None else _nearest_code(search, codes)
-    weights, values = _concurring(state, layers, roots, codes, code_signs)
+    writers = None
+    if codes is not None:
+        codes_on_a = _nearest_code(search, codes)
+        writers = 2 * codes_on_a - codes, jnp.ones_like(codes)
+    weights, values = _concurring(state, layers, roots, writers)
+    if codes is not None:
+        codes = codes + search.beta * (values[0] - codes_on_a)
     wanted = [*values[1:], state.y]
     moved = [_moved(search.beta, *parts) for parts in zip(layers, roots, weights, values, wanted, strict=True)]
     mean_gap = sum(jnp.sum(gap, axis=(0, 1)) for _, gap in moved) / sum(gap.shape[0] * gap.shape[1] for _, gap in moved)
@@ -389,8 +394,7 @@ def _step(
     new_layers = tuple(
         replace(layer, metric=layer.metric + search.gamma * (gap * relative - layer.metric)) for layer, gap in moved
     )
-    new_codes = None if codes is None else codes + search.beta * (values[0] - code_signs)
-    return new_layers, new_codes, weights, jnp.sqrt(mean_gap)
+    return new_layers, codes, weights, jnp.sqrt(mean_gap)
 
 
 def _nearest_code(search: CircuitSearch, codes: Array) -> Array:
@@ -404,13 +408,13 @@ def _concurring(
     state: SearchState,
     layers: Sequence[Layer],
     roots: Sequence[pk.ThresholdRoot],
-    codes: Array | None,
-    code_signs: Array | None,
+    writers: tuple[Array, Array] | None,
 ) -> tuple[list[Array], list[Array]]:
-    """P_B of the reflections in A: the weights of each layer, and the values that each layer reads."""
+    """P_B of the reflections in A: the weights of each layer, and the values that each layer reads.
+
+    ``writers``: the weighted copies of free inputs where they are written, and their weights.
+    """
     weights, values = [], []
-    # What writes the values that a layer reads: the sum of its weighted copies, and of their weights.
-    writers = None if codes is None else (2 * code_signs - codes, jnp.ones_like(codes))
     for layer, root in zip(layers, roots, strict=True):
         of_own, of_other = layer.metric * (1 + 2 * root.gamma), layer.metric * (2 * root.beta)
         total = jnp.sum(of_own * layer.weights + of_other * layer.inputs, axis=2)

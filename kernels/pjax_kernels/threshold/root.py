@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 FAR = 0.75
 """Below this bound of ``1 - v`` the root is found as that."""
@@ -44,7 +43,7 @@ class _ToMargin(NamedTuple):
     squared_distance: Array
 
 
-def threshold_root(plus: Array, minus: Array, z: Array, margin: ArrayLike) -> ThresholdRoot:
+def threshold_root(plus: Array, minus: Array, z: Array, margin: Array | float) -> ThresholdRoot:
     """The root for ``plus = |a + b|^2/4``, ``minus = |a - b|^2/4`` and the estimate ``z`` of the sign.
 
     Where both signs are as near, it is 1; where an argument is NaN, so is the sign.
@@ -57,7 +56,7 @@ def threshold_root(plus: Array, minus: Array, z: Array, margin: ArrayLike) -> Th
     return ThresholdRoot(sign, sign * beta, gamma, radius)
 
 
-def _to_margin(pole: Array, other: Array, margin: ArrayLike) -> _ToMargin:
+def _to_margin(pole: Array, other: Array, margin: Array | float) -> _ToMargin:
     """How to reach the margin, for ``P = pole`` and ``M = other``; nothing moves where it is reached."""
     v, one_less_v = _root(pole, other, margin)
     reached = pole - other >= margin
@@ -71,7 +70,7 @@ def _to_margin(pole: Array, other: Array, margin: ArrayLike) -> _ToMargin:
     return _ToMargin(beta, gamma, radius, 2 * v * v * (margin + 2 * other * slope * slope))
 
 
-def _root(pole: Array, other: Array, margin: ArrayLike) -> tuple[Array, Array]:
+def _root(pole: Array, other: Array, margin: Array | float) -> tuple[Array, Array]:
     """``v`` and ``1 - v`` where the margin is not reached; any numbers where it is."""
     # Cleared of its denominators the equation is a quartic.  Near roots are found from it in v, far ones in 1 - v, so
     # that either keeps its relative precision; both by the same steps, with coefficients of their own.

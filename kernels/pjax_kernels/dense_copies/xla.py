@@ -11,7 +11,7 @@ from jax import Array, lax
 from pjax_kernels import root
 from pjax_kernels.bilinear import xla
 
-Pair = tuple[float, float]
+Pair = tuple[Array, Array]
 
 _BLOCK = 1 << 16
 """Entries of ``u`` that are computed at a time: few enough to stay in the cache of a CPU core."""
@@ -129,11 +129,11 @@ def _copies(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
     return block.x[:, None, :] + scale_u * block.u.astype(dtype), block.w + scale_v * block.v.astype(dtype)
 
 
-def _added(keep: float, old: Array, change: Array) -> Array:
+def _added(keep: Array, old: Array, change: Array) -> Array:
     """``keep * old + change``, rounded once, to the dtype of ``old``."""
-    if not keep:  # the compiler cannot drop 0 * old, which may be NaN
-        return change.astype(old.dtype)
-    return (keep * old.astype(change.dtype) + change).astype(old.dtype)
+    # Nothing of what is not kept, which may be NaN; and a known 0 lets the compiler drop it.
+    kept = jnp.where(keep == 0, 0, keep * old.astype(change.dtype))
+    return (kept + change).astype(old.dtype)
 
 
 def _inner_products(a: Array, b: Array) -> tuple[Array, Array]:

@@ -175,9 +175,9 @@ def straight_through(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, 1.0, -1.0)
 
 
-straight_through.defjvp(
-    lambda primal, tangent: (straight_through(*primal), jnp.where(abs(primal[0]) <= 1, *tangent, 0))
-)
+@straight_through.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return straight_through(*primals), jnp.where(abs(primals[0]) <= 1, tangents[0], 0)
 
 
 def train(task: Task, activation: Callable[[jax.Array], jax.Array], name: str, starts: int, seconds: float) -> Result:

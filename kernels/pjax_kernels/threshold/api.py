@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_index
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 from pjax_kernels.threshold import reference, xla
 
 _KERNEL = "project_threshold"
@@ -17,11 +20,13 @@ _IMPLEMENTATIONS = {
     "reference": arguments.from_increments(reference.threshold_increments),
     "xla": arguments.from_increments(xla.threshold_increments),
 }
+_FORMULA = of_formula(xla.threshold_increments)
 _DENSE = "project_threshold_dense"
 _DENSE_IMPLEMENTATIONS = {
     "reference": arguments.from_increments(reference.dense_increments),
     "xla": arguments.from_increments(xla.dense_increments),
 }
+_DENSE_FORMULA = of_formula(xla.dense_increments)
 
 
 def project_threshold(
@@ -29,7 +34,7 @@ def project_threshold(
     b: ArrayLike,
     z: ArrayLike,
     *,
-    margin: float,
+    margin: ArrayLike,
     axis: int = -1,
     increments: bool = False,
     implementation: str | None = None,
@@ -44,7 +49,7 @@ def project_threshold(
         a: floating-point, with an axis of entries.
         b: the shape of ``a``.
         z: the shape of ``a`` without that axis, the estimates of the signs.
-        margin: positive.
+        margin: a positive number, which may be traced.
         axis: of the entries; the first one lets few entries, of many dot products, fill vector registers.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
@@ -68,8 +73,16 @@ def project_threshold(
     kept = a.shape[:axis] + a.shape[axis + 1 :]
     arguments.require_shape(_KERNEL, "z", z, kept, f"a of shape {a.shape} without axis {axis}")
     _require_entries(_KERNEL, a.shape[axis], f"a has shape {a.shape}")
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    return project(a, b, z, increments=increments, margin=_positive(_KERNEL, margin), axis=axis)
+    found: tuple[Array, Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (a, b, z, _positive(_KERNEL, margin, (a, b, z))),
+        formula=_FORMULA,
+        increments=increments,
+        axis=axis,
+    )
+    return found
 
 
 def project_threshold_dense(
@@ -77,7 +90,7 @@ def project_threshold_dense(
     w: ArrayLike,
     z: ArrayLike,
     *,
-    margin: float,
+    margin: ArrayLike,
     increments: bool = False,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
@@ -91,7 +104,7 @@ def project_threshold_dense(
         x: ``(B, N)``, floating-point.
         w: ``(N, M)``.
         z: ``(B, M)``, the estimates of the signs.
-        margin: of every dot product, positive.
+        margin: of every dot product, a positive number, which may be traced.
         increments: return the changes instead of the new values, in float32 or wider.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
@@ -113,8 +126,16 @@ def project_threshold_dense(
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_DENSE, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
     _require_entries(_DENSE, x.shape[1], f"x has shape {x.shape}")
-    project = choose(_DENSE, implementation, _DENSE_IMPLEMENTATIONS)
-    return project(x, w, z, increments=increments, margin=_positive(_DENSE, margin), precision=precision)
+    found: tuple[Array, Array, Array] = run(
+        _DENSE,
+        implementation,
+        _DENSE_IMPLEMENTATIONS,
+        (x, w, z, _positive(_DENSE, margin, (x, w, z))),
+        formula=_DENSE_FORMULA,
+        increments=increments,
+        precision=precision,
+    )
+    return found
 
 
 def _require_entries(kernel: str, entries: int, found: str) -> None:
@@ -123,7 +144,8 @@ def _require_entries(kernel: str, entries: int, found: str) -> None:
         raise ValueError(f"{kernel}: {found}, so that dot products have no entries and never reach a margin")
 
 
-def _positive(kernel: str, margin: float) -> float:
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 < margin < math.inf:
-        raise ValueError(f"{kernel}: margin is {margin!r}; pass a positive number")
-    return float(margin)
+def _positive(kernel: str, margin: ArrayLike, arrays: Sequence[Array]) -> Array:
+    dtype = arguments.compute_dtype(arrays)
+    return jnp.asarray(
+        arguments.scalar(kernel, "margin", margin, dtype, lambda m: 0 < m < math.inf, "a positive number")
+    )

@@ -8,7 +8,7 @@ from jax import Array, lax
 BISECTIONS = 250
 
 
-def threshold_increments(a: Array, b: Array, z: Array, *, margin: float, axis: int) -> tuple[Array, Array, Array]:
+def threshold_increments(a: Array, b: Array, z: Array, margin: Array, *, axis: int) -> tuple[Array, Array, Array]:
     """The changes of ``a`` and ``b``, whose entries lie along ``axis``, and of ``z``, which lacks it."""
     a, b = jnp.moveaxis(a, axis, -1), jnp.moveaxis(b, axis, -1)
     candidates = []
@@ -26,7 +26,7 @@ def threshold_increments(a: Array, b: Array, z: Array, *, margin: float, axis: i
     return jnp.moveaxis(changes[0], -1, axis), jnp.moveaxis(changes[1], -1, axis), changes[2]
 
 
-def _to_margin(a: Array, b: Array, margin: float) -> tuple[Array, Array]:
+def _to_margin(a: Array, b: Array, margin: Array) -> tuple[Array, Array]:
     """The changes of ``a`` and ``b`` to the nearest point with ``a . b >= margin``."""
     half_sum, half_difference = (a + b) / 2, (a - b) / 2
     plus, minus = jnp.sum(half_sum**2, axis=-1), jnp.sum(half_difference**2, axis=-1)
@@ -57,13 +57,13 @@ def _root(plus: Array, minus: Array, residual: Array) -> Array:
 
 
 def dense_increments(
-    x: Array, w: Array, z: Array, *, margin: float, precision: lax.PrecisionLike
+    x: Array, w: Array, z: Array, margin: Array, *, precision: lax.PrecisionLike
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
     del precision  # there is no matrix product here
     copies = (x.shape[0], w.shape[1], x.shape[1])
     x_copies = jnp.broadcast_to(x[:, None, :], copies)
     w_copies = jnp.broadcast_to(w.T[None, :, :], copies)
-    x_changes, w_changes, z_change = threshold_increments(x_copies, w_copies, z, margin=margin, axis=-1)
+    x_changes, w_changes, z_change = threshold_increments(x_copies, w_copies, z, margin, axis=-1)
     batch, width, _ = copies
     return jnp.sum(x_changes, axis=1) / max(width, 1), jnp.sum(w_changes, axis=0).T / max(batch, 1), z_change

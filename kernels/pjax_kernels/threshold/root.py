@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -56,18 +57,42 @@ def threshold_root(plus: Array, minus: Array, z: Array, margin: Array | float) -
     return ThresholdRoot(sign, sign * beta, gamma, radius)
 
 
+@jax.custom_jvp
 def _to_margin(pole: Array, other: Array, margin: Array | float) -> _ToMargin:
     """How to reach the margin, for ``P = pole`` and ``M = other``; nothing moves where it is reached."""
-    v, one_less_v = _root(pole, other, margin)
-    reached = pole - other >= margin
-    v = jnp.where(reached, 0, v)
-    set_valued = (pole <= 0) & ~reached
-    in_units = 1 / jnp.where(reached | set_valued, 1, one_less_v * (1 + v))
+    v, in_units, slope, set_valued = _root_and_poles(pole, other, margin)
     beta = jnp.where(set_valued, 0.5, v * in_units)
     gamma = jnp.where(set_valued, 0, v * beta)
     radius = jnp.where(set_valued, jnp.sqrt(margin + 0.25 * other), 0)
-    slope = 1 / (1 + v)
     return _ToMargin(beta, gamma, radius, 2 * v * v * (margin + 2 * other * slope * slope))
+
+
+@_to_margin.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[_ToMargin, _ToMargin]:
+    """By the implicit function theorem; the squared distance is only compared."""
+    pole, other, margin = primals
+    d_pole, d_other, d_margin = tangents
+    found = _to_margin(*primals)
+    v, in_units, slope, set_valued = _root_and_poles(*primals)
+    free = set_valued | (v == 0)
+    one_less_v = jnp.where(free, 1, 1 / ((1 + v) * in_units))
+    from_other = other * slope * slope
+    pull = one_less_v * (d_margin + slope * slope * d_other) - d_pole / one_less_v
+    d_v = pull / jnp.where(free, 1, 2 * (margin + from_other) + 2 * from_other * slope * one_less_v)
+    d_v = jnp.where(free, 0, d_v * in_units * in_units)
+    radius = jnp.where(set_valued, found.radius, 1)
+    d_radius = jnp.where(set_valued, (d_margin + 0.25 * d_other) / (2 * radius), 0)
+    return found, _ToMargin((1 + v * v) * d_v, 2 * v * d_v, d_radius, jnp.zeros_like(found.squared_distance))
+
+
+def _root_and_poles(pole: Array, other: Array, margin: Array | float) -> tuple[Array, Array, Array, Array]:
+    """``v``, ``1/(1 - v^2)``, ``1/(1 + v)``, and where the projection is set-valued; 0, 1, 1 where nothing moves."""
+    v, one_less_v = _root(pole, other, margin)
+    reached = pole - other >= margin
+    set_valued = (pole <= 0) & ~reached
+    v = jnp.where(reached, 0, jnp.where(set_valued, 1, v))
+    in_units = 1 / jnp.where(reached | set_valued, 1, one_less_v * (1 + v))
+    return v, in_units, 1 / (1 + v), set_valued
 
 
 def _root(pole: Array, other: Array, margin: Array | float) -> tuple[Array, Array]:

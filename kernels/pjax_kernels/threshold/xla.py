@@ -10,7 +10,7 @@ from pjax_kernels.dense.xla import dot_products
 from pjax_kernels.threshold.root import threshold_root
 
 
-def threshold_increments(a: Array, b: Array, z: Array, *, margin: float, axis: int) -> tuple[Array, Array, Array]:
+def threshold_increments(a: Array, b: Array, z: Array, margin: Array, *, axis: int) -> tuple[Array, Array, Array]:
     """The changes of ``a`` and ``b``, whose entries lie along ``axis``, and of ``z``, which lacks it."""
     # By way of the sum and the difference: exact when one of them nearly vanishes.
     half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
@@ -22,7 +22,7 @@ def threshold_increments(a: Array, b: Array, z: Array, *, margin: float, axis: i
 
 
 def dense_increments(
-    x: Array, w: Array, z: Array, *, margin: float, precision: lax.PrecisionLike
+    x: Array, w: Array, z: Array, margin: Array, *, precision: lax.PrecisionLike
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
     dots = dot_products(x, w, precision=precision)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pjax_core import primitives
+from pjax_core.arguments import Known
 from pjax_core.graph import Constant, Data, Node, Operation, Slot, as_value
+from pjax_core.messages import described
 from pjax_core.operand import Operand, any_traced, apply, is_known, shape_of
 from pjax_core.primitive import Primitive
 from pjax_core.solution import Problem
@@ -52,7 +55,7 @@ def cross_entropy(logits: Operand, labels: Operand, *, strength: float = 5.0) ->
     Source: paper, section 3.3; the projection is :func:`pjax_kernels.prox_cross_entropy`.
     """
     if not strength > 0:
-        raise ValueError(f"cross_entropy: strength is {strength!r}; pass a positive number")
+        raise ValueError(f"cross_entropy: strength is {described(strength)}; pass a positive number")
     return _constrain(primitives.cross_entropy, logits, labels, strength=strength)
 
 
@@ -75,22 +78,36 @@ def _constrain(operation: Primitive, logits: Operand, labels: Operand, **setting
 
 def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
-    leaves, structure = jax.tree.flatten((params, data))
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    graph = problem.graph(params, data)
     arrays = jax.tree.leaves(data)
 
     def value(source: Node) -> Any:
         return arrays[source.index] if isinstance(source, Data) else source.value  # type: ignore[attr-defined]
 
-    for name, slot in _label_slots(problem, structure, shapes):
-        if all(is_known(value(source)) for source in slot.sources):
-            labels = np.asarray(slot.read(value), np.float32)
-            sums = np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING
-            if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
-                raise ValueError(
-                    f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
-                    f"{labels.min():.4g} to {labels.max():.4g}; {_TAKEN[name]}"
-                )
+    for node in graph.nodes:
+        if isinstance(node, Operation) and node.primitive.constrains_output:
+            slot = node.slots[1]
+            held = tuple(map(value, slot.sources))
+            if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
+                _require_labels_of(node, slot, value)
+                _valid[slot].add(held)
+
+
+_valid: weakref.WeakKeyDictionary[Slot, Known] = weakref.WeakKeyDictionary()
+"""The labels that were checked, for each place where a graph has some."""
+
+
+def _require_labels_of(node: Operation, slot: Slot, value: Callable[[Node], Any]) -> None:
+    """Raise ``ValueError`` unless the labels of an output constraint are what it takes."""
+    name = node.primitive.name
+    with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
+        labels = np.asarray(slot.read(value), np.float32)
+    sums = np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING
+    if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
+        raise ValueError(
+            f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
+            f"{labels.min():.4g} to {labels.max():.4g}; {_TAKEN[name]}"
+        )
 
 
 _ROUNDING = 0.02
@@ -100,11 +117,3 @@ _TAKEN = {
     primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them",
     primitives.margin_loss.name: "pass 0, or where the logit must be positive the margin, such as 1",
 }
-
-
-@functools.lru_cache(maxsize=256)
-def _label_slots(problem: Problem, structure: Any, shapes: tuple[Any, ...]) -> tuple[tuple[str, Slot], ...]:
-    """Name and labels of each output constraint, for arguments of these shapes."""
-    graph = problem.graph(*jax.tree.unflatten(structure, shapes))
-    constraints = [node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output]
-    return tuple((node.primitive.name, node.slots[1]) for node in constraints)

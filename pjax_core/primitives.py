@@ -12,7 +12,7 @@ from jax import Array, lax
 
 import pjax_kernels as pk
 from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear
-from pjax_kernels.dense.in_place import project_dense_in_place
+from pjax_kernels import compose
 
 # Dot products.
 
@@ -52,7 +52,7 @@ matmul = Primitive(
     copywise=dot,
     bilinear=Bilinear(((0,), (1,)), pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
-    project_in_place=project_dense_in_place,
+    project_in_place=compose.project_dense_in_place,
 )
 
 
@@ -78,12 +78,6 @@ einsum = bilinear(
     lambda a, b, *, equation: jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST),
     spread=_spread_einsum,
 )
-
-
-def convolution(x: Array, w: Array, *, strides: tuple[int, int], padding: Any) -> Array:
-    """The convolution of images ``(B, H, W, C)`` with filters ``(h, w, C, K)``."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, precision=lax.Precision.HIGHEST)
 
 
 def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], padding: Any) -> Array:
@@ -121,7 +115,7 @@ def _project_convolution(inputs: tuple[Array, ...], output: Array, **settings: A
 
 
 conv2d = bilinear(
-    "conv2d", convolution, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
+    "conv2d", compose.conv2d, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
 )
 
 
@@ -220,9 +214,7 @@ maximum = Primitive("max", forward=lambda x, *, axis: jnp.max(x, axis), project=
 
 def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], padding: Any, size: Any) -> Array:
     del size
-    lowest = jnp.asarray(-jnp.inf, x.dtype)
-    around = ((0, 0), *padding, (0, 0))
-    return lax.reduce_window(x, lowest, lax.max, (1, *window, 1), (1, *strides, 1), around)
+    return compose.max_pool(x, window=window, strides=strides, padding=padding)
 
 
 def _project_max_pool(

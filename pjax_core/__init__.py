@@ -31,6 +31,7 @@ from pjax_core.ops import (
 from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 from pjax_core.views import (
     broadcast_to,
     concatenate,
@@ -53,9 +54,12 @@ __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
     "Box",
+    "CircuitSearch",
+    "Circuits",
     "Factored",
     "Info",
     "Solution",
+    "ThresholdNetwork",
     "absolute_error",
     "add",
     "alternating_projections",

@@ -170,7 +170,7 @@ def changed(operands: Sequence[Any], changes: Any) -> Any:
     """The first of the operands, as many as there are changes, with these added: of the dtypes of the old ones."""
     leaves, structure = jax.tree.flatten(changes)
     old = jax.tree.leaves(operands)[: len(leaves)]
-    return structure.unflatten(apply_increments(old, leaves, increments=False))
+    return jax.tree.unflatten(structure, apply_increments(old, leaves, increments=False))
 
 
 def from_increments(increments_of: Callable[..., Any]) -> Callable[..., Any]:

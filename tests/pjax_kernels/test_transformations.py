@@ -99,6 +99,10 @@ def quantize_inputs(rng: np.random.Generator) -> Inputs:
     return tuple(2 * rng.normal(size=(2, LANES, 4, 5)))
 
 
+project_threshold = partial(pk.project_threshold, margin=1.5)
+project_threshold_dense = partial(pk.project_threshold_dense, margin=1.5)
+
+
 def output_inputs(rng: np.random.Generator) -> Inputs:
     return 5 * rng.normal(size=(LANES, 4, 5)), np.eye(5)[rng.integers(5, size=(LANES, 4))]
 
@@ -144,6 +148,8 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_elementwise, clip": (partial(pk.project_elementwise, "clip", low=-0.5), arrays_of_one_shape),
     "project_elementwise, function": (partial(pk.project_elementwise, jnp.sin), arrays_of_one_shape),
     "project_normalize": (pk.project_normalize, normalize_inputs),
+    "project_threshold": (project_threshold, bilinear_inputs),
+    "project_threshold_dense": (project_threshold_dense, dense_inputs),
     "project_margin": (pk.project_margin, output_inputs),
     "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
     "prox_squared_error": (pk.prox_squared_error, arrays_of_one_shape),

@@ -348,7 +348,12 @@ def _with_rank(array: Array, rank: int) -> Array:
 def operation_node(operation: Primitive, *values: Value, **settings: Any) -> Operation:
     """The node of ``operation`` applied to values."""
     slots = tuple(value.slot for value in values)
-    for slot in slots:
+    moving = operation.moving_inputs(len(slots))
+    for place, slot in enumerate(slots[moving:], moving):
+        if not all(map(is_fixed, slot.sources)):
+            names = ", ".join(source.name for source in slot.sources if not is_fixed(source))
+            raise ValueError(f"{operation.name}: argument {place} comes from {names}; it must be data or a constant")
+    for slot in slots[:moving]:
         if not jnp.issubdtype(slot.shape.dtype, jnp.floating):
             names = ", ".join(source.name for source in slot.sources)
             raise TypeError(

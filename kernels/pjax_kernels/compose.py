@@ -8,18 +8,24 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels.arguments import padding_pairs, positive_pair
+from pjax_kernels.average_pool.windows import WindowsOfArray
+from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.in_place import project_dense_in_place
+from pjax_kernels.elementwise.api import elementwise_function
 from pjax_kernels.meshes import on_automatic_axes
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 from pjax_kernels.roots import replaced_if
 
 __all__ = [
+    "WindowsOfArray",
     "add_to_pair",
     "conv2d",
     "difference_of_pairs",
+    "elementwise_function",
     "max_pool",
     "on_automatic_axes",
     "padding_pairs",
+    "place_windows",
     "positive_pair",
     "project_dense_in_place",
     "replaced_if",

@@ -10,7 +10,8 @@ from pjax_kernels.conv.api import project_conv2d
 from pjax_kernels.dense.api import project_dense
 from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
-from pjax_kernels.elementwise.api import ELEMENTWISE, project_elementwise
+from pjax_kernels.elementwise.api import project_elementwise
+from pjax_kernels.elementwise.functions import ELEMENTWISE
 from pjax_kernels.maximum.api import project_max, project_max_pool, project_min
 from pjax_kernels.normalize.api import project_normalize
 from pjax_kernels.output.api import project_margin, prox_cross_entropy

@@ -11,7 +11,7 @@ from pjax_kernels.arguments import padding_pairs, positive_pair
 from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.in_place import project_dense_in_place
-from pjax_kernels.elementwise.api import elementwise_function
+from pjax_kernels.elementwise.functions import elementwise_function
 from pjax_kernels.meshes import on_automatic_axes
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 from pjax_kernels.roots import replaced_if

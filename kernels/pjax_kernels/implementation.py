@@ -32,7 +32,6 @@ def run(
     formula: Callable[..., Any],
     unsupported: Mapping[str, str | None] | None = None,
     increments: bool | None = None,
-    bilinear: Callable[..., Any] | None = None,
     like: Callable[..., Any] | None = None,
     **settings: Any,
 ) -> Any:
@@ -49,23 +48,24 @@ def run(
         unsupported: as in :func:`choose`.
         increments: whether to return the changes of the first operands or their new values; None where there is no
             choice.  The implementations are told, the formula is not.
-        bilinear: a setting that is the user's own function, by whose identity compiled code is found.
         like: ``like(*operands)`` has the shardings of the results, see :func:`pjax_kernels.meshes.on_automatic_axes`.
-        **settings: what else implementations and formula are given; equal settings share compiled code.
+        **settings: what else implementations and formula are given; equal settings share compiled code.  Of those that
+            are functions the identity counts: they are the user's own.
     """
     project = choose(kernel, implementation, available, unsupported=unsupported)
     fixed = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
-    call = _Call(project, formula, increments, bilinear, fixed)
+    call = _Call(project, formula, increments, fixed)
     return on_automatic_axes(partial(_called, call), like)(*operands)
 
 
 def _called(call: _Call, *operands: Any) -> Any:
     """The results, by compiled code where that can be found again."""
     # A function may have captured tracers, which no cache must keep.
-    if call.bilinear is not None and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands))
+    if traced and any(callable(value) for _, value in call.fixed):
         return _projected(call, *operands)
     try:
-        call = replace(call, bilinear=_held_weakly(call.bilinear))
+        call = replace(call, fixed=tuple((name, _held_weakly(value)) for name, value in call.fixed))
         hash(call)
     except TypeError:  # such a function cannot be found again
         return _projected(call, *operands)
@@ -131,14 +131,12 @@ class _Call:
     project: Callable[..., Any]
     formula: Callable[..., Any]
     increments: bool | None
-    bilinear: Callable[..., Any] | None
     fixed: tuple[tuple[str, Any], ...]
 
     @property
     def settings(self) -> dict[str, Any]:
         """As they were given."""
-        bilinear = self.bilinear() if isinstance(self.bilinear, weakref.ref) else self.bilinear
-        return dict(self.fixed) if bilinear is None else {"bilinear": bilinear, **dict(self.fixed)}
+        return {name: value() if isinstance(value, weakref.ref) else value for name, value in self.fixed}
 
     def results(self, changes: Any, operands: Sequence[Any]) -> Any:
         """What is returned, from what it would be with ``increments``."""
@@ -166,8 +164,8 @@ def _(call: _Call, operands: Sequence[Any], tangents: Sequence[Any]) -> tuple[An
 _compiled = jax.jit(_projected, static_argnums=0, inline=True)
 
 
-def _held_weakly(function: Callable[..., Any] | None) -> Any:
-    """A reference that compiled code may keep: equal for the same function, and keeping nothing alive."""
-    if function is None:
-        return None
-    return weakref.WeakMethod(function) if isinstance(function, types.MethodType) else weakref.ref(function)
+def _held_weakly(setting: Any) -> Any:
+    """Of a function a reference that compiled code may keep: equal for the same one, and keeping nothing alive."""
+    if not callable(setting):
+        return setting
+    return weakref.WeakMethod(setting) if isinstance(setting, types.MethodType) else weakref.ref(setting)

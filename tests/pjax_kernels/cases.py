@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 import pjax_kernels as pk
@@ -52,6 +53,36 @@ def cross_entropy(logits: Any, labels: Any, strength: Any, **options: Any) -> An
     return pk.prox_cross_entropy(logits, labels, strength=strength, **options)
 
 
+def affine(x: Any, z: Any, scale: Any, offset: Any, **options: Any) -> Any:
+    """The coefficients as arguments."""
+    return pk.project_affine(x, z, scale=scale, offset=offset, **options)
+
+
+def clip(x: Any, z: Any, low: Any, **options: Any) -> Any:
+    """The limit as an argument."""
+    return pk.project_elementwise("clip", x, z, low=low, **options)
+
+
+def scaled_sine(x: Any, z: Any, scale: Any, **options: Any) -> Any:
+    """A function with a constant as an argument."""
+    return pk.project_elementwise(lambda x, scale: scale * jnp.sin(x) + x, x, z, constants=(scale,), **options)
+
+
+def squared_error(prediction: Any, target: Any, strength: Any, weights: Any, **options: Any) -> Any:
+    """Strength and weights as arguments."""
+    return pk.prox_squared_error(prediction, target, strength=strength, weights=weights, **options)
+
+
+def absolute_error(prediction: Any, target: Any, strength: Any, weights: Any, **options: Any) -> Any:
+    """Strength and weights as arguments."""
+    return pk.prox_absolute_error(prediction, target, strength=strength, weights=weights, **options)
+
+
+def weighted_cross_entropy(logits: Any, labels: Any, weights: Any, **options: Any) -> Any:
+    """The weights as an argument."""
+    return pk.prox_cross_entropy(logits, labels, weights=weights, **options)
+
+
 def threshold(a: Any, b: Any, z: Any, margin: Any, **options: Any) -> Any:
     """The margin as an argument."""
     return pk.project_threshold(a, b, z, margin=margin, **options)
@@ -72,8 +103,13 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
     probabilities = np.abs(n(3, 5)) + 0.1
     probabilities /= probabilities.sum(-1, keepdims=True)
     pair = lambda *numbers: tuple(map(np.float64, numbers))  # noqa: E731
+    average_pool = partial(
+        pk.project_average_pool, window=(1, 3, 2), strides=(1, 2, 1), padding=((0, 0), (1, 1), (0, 1))
+    )
     pool = partial(pk.project_max_pool, window=(3, 2), strides=(2, 1), padding=((1, 0), (0, 0)))
     return {
+        "project_affine": Case(affine, (n(3, 4), n(3, 4), n(4), n(3, 1))),
+        "project_average_pool": Case(average_pool, (n(2, 5, 3), n(2, 3, 3))),
         "project_bilinear": Case(pk.project_bilinear, (a, b, np.sum(a * b, -1) + FAR * n(3))),
         "project_bilinear_map": Case(
             partial(pk.project_bilinear_map, attention), (q, k, attention(q, k) + FAR[:, None] * n(2, 3, 2))
@@ -93,17 +129,31 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
         "project_dense_factored": Case(
             dense_factored, ((x, n(3, 4)), (w,), (n(3, 2), n(3, 2)), n(3, 2), FAR[:, None] * n(3, 2))
         ),
+        "project_box": Case(pk.project_box, (n(3, 4), n(4) - 1, n(3, 1) + 1)),
+        "project_elementwise, log": Case(partial(pk.project_elementwise, "log"), (n(3, 4), n(3, 4))),
+        "project_elementwise, tanh": Case(partial(pk.project_elementwise, "tanh"), (n(3, 4), 2 * n(3, 4))),
+        "project_elementwise, clip": Case(clip, (n(3, 4), n(3, 4), n(4) - 1)),
+        "project_elementwise, function": Case(scaled_sine, (n(3, 4), n(3, 4), n(4))),
+        "project_normalize": Case(pk.project_normalize, (n(3, 5), n(3, 5))),
+        "project_normalize, root mean square": Case(
+            partial(pk.project_normalize, axis=0, centred=False, epsilon=0.1), (n(3, 4), n(3, 4))
+        ),
         "project_margin": Case(pk.project_margin, (n(3, 5), 2 * np.eye(3, 5))),
         "project_max": Case(partial(pk.project_max, axis=(0, 2)), (n(3, 4, 2), n(4) + [0, 4, 0, 4])),
         "project_max_pool": Case(pool, (n(2, 4, 3, 2), n(2, 2, 2, 2))),
+        "project_min": Case(pk.project_min, (n(3, 4), n(3))),
         "project_quantize": Case(quantize, (2 * n(3, 5), 2 * n(3, 5), np.float64(1.5))),
         "project_recurrence": Case(
             pk.project_recurrence, (n(2, 3, 4), n(2, 3, 2), n(4, 2), n(2, 2), FAR[:, None] * n(2, 3, 2))
         ),
         "project_sum": Case(pk.project_sum, ((n(3, 4), n(4)), n(3, 4))),
+        "project_sum, difference": Case(partial(pk.project_sum, coefficients=(1.5, -1.0)), ((n(3, 4), n(4)), n(3, 4))),
         "project_sum_over": Case(partial(pk.project_sum_over, axis=1), (n(3, 4, 2), n(3, 2))),
         "project_sum_relu": Case(pk.project_sum_relu, ((n(3, 4), n(4)), n(3, 4))),
         "project_threshold": Case(threshold, (a, b, n(3), np.float64(8.0))),
         "project_threshold_dense": Case(threshold_dense, (x, w, n(3, 2), np.float64(2.0))),
+        "prox_absolute_error": Case(absolute_error, (3 * n(3, 4), n(3, 4), np.float64(2.0), np.abs(n(4)) + 0.1)),
         "prox_cross_entropy": Case(cross_entropy, (5 * n(3, 5), probabilities, np.float64(5.0))),
+        "prox_cross_entropy, weights": Case(weighted_cross_entropy, (5 * n(3, 5), probabilities, np.abs(n(3)))),
+        "prox_squared_error": Case(squared_error, (n(3, 4), n(3, 4), np.float64(1.0), np.array([0.0, 0.3, 1.0, 5.0]))),
     }

@@ -10,7 +10,7 @@ import pytest
 
 import pjax_kernels as pk
 
-from .cases import Case, attention, cases, cross_entropy
+from .cases import Case, attention, cases, cross_entropy, weighted_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,7 +50,7 @@ def allowed(case: Case, direction: Any) -> Any:
     """Labels stay labels: those of 0 are on a border, where the other branch begins; probabilities add up to 1."""
     if case.kernel is pk.project_margin:
         return direction[0], jnp.zeros_like(direction[1])
-    if case.kernel is cross_entropy:
+    if case.kernel in (cross_entropy, weighted_cross_entropy):
         return direction[0], direction[1] - jnp.mean(direction[1], axis=-1, keepdims=True), direction[2]
     return direction
 
@@ -100,7 +100,17 @@ def test_increments_and_values_have_the_same_derivative(name: str, rng: np.rando
         np.testing.assert_allclose(got, old + change, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["project_bilinear", "project_dense", "prox_cross_entropy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "project_bilinear",
+        "project_dense",
+        "project_elementwise, function",
+        "project_elementwise, log",
+        "project_normalize",
+        "prox_cross_entropy",
+    ],
+)
 def test_second_derivatives(name: str, rng: np.random.Generator) -> None:
     """The known root moves too."""
     case = CASES[name]

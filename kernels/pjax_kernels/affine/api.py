@@ -7,10 +7,15 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.affine import reference, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_affine"
-_IMPLEMENTATIONS = {"reference": reference.affine_increments, "xla": xla.affine_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.affine_increments),
+    "xla": arguments.from_increments(xla.affine_increments),
+}
+_FORMULA = of_formula(xla.affine_increments)
 
 
 def project_affine(
@@ -50,7 +55,7 @@ def project_affine(
         arguments.broadcast_constant(_KERNEL, name, value, x.shape, dtype)
         for name, value in (("scale", scale), ("offset", offset))
     ]
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(x.astype(dtype), z.astype(dtype), *constants)
-    new_x, new_z = arguments.apply_increments([x, z], changes, increments)
-    return new_x, new_z
+    found: tuple[Array, Array] = run(
+        _KERNEL, implementation, _IMPLEMENTATIONS, (x, z, *constants), formula=_FORMULA, increments=increments
+    )
+    return found

@@ -11,10 +11,15 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.average_pool import reference, windows, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_average_pool"
-_IMPLEMENTATIONS = {"reference": reference.average_pool_increments, "xla": xla.average_pool_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.average_pool_increments),
+    "xla": arguments.from_increments(xla.average_pool_increments),
+}
+_FORMULA = of_formula(xla.average_pool_increments)
 
 
 def project_average_pool(
@@ -50,7 +55,7 @@ def project_average_pool(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit; ``window``, ``strides`` or ``padding`` are none of the above; no window
+        ValueError: the shapes do not fit; ``window``, ``strides``, ``padding`` or ``factor`` are none of the above; no window
             fits into ``x``; or the implementation is unknown.
 
     Source: paper, section 3.2, for a sum; the projection onto a hyperplane.
@@ -59,11 +64,10 @@ def project_average_pool(
     x, z = arrays["x"], arrays["z"]
     placed = _placed(x, window, strides, padding, factor)
     arguments.require_shape(_KERNEL, "z", z, placed.shape, f"x of shape {x.shape} in windows of {placed.size}")
-    dtype = arguments.compute_dtype([x, z])
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(x.astype(dtype), z.astype(dtype), placed)
-    new_x, new_z = arguments.apply_increments([x, z], changes, increments)
-    return new_x, new_z
+    found: tuple[Array, Array] = run(
+        _KERNEL, implementation, _IMPLEMENTATIONS, (x, z), formula=_FORMULA, increments=increments, windows=placed
+    )
+    return found
 
 
 def _placed(x: Array, window: Any, strides: Any, padding: Any, factor: float | None) -> windows.WindowsOfArray:
@@ -78,6 +82,7 @@ def _placed(x: Array, window: Any, strides: Any, padding: Any, factor: float | N
             f"{_KERNEL}: padding is {padding!r} for x of shape {x.shape}; pass 'VALID', 'SAME', or a pair of integers "
             ">= 0 for each axis"
         )
+    factor = None if factor is None else arguments.finite_number(_KERNEL, "factor", factor)
     placed = windows.place(x.shape, sizes, steps, [(int(low), int(high)) for low, high in pads], factor)
     if 0 in placed.shape and 0 not in x.shape:
         raise ValueError(f"{_KERNEL}: window {sizes} is larger than x of shape {x.shape} with padding {padding!r}")

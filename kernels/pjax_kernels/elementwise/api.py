@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,14 +9,34 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.elementwise import curves, pieces, reference, xla
+from pjax_kernels.elementwise import derivative, reference, xla
 from pjax_kernels.elementwise.curves import Curve
-from pjax_kernels.elementwise.pieces import Pieces
-from pjax_kernels.implementation import choose
+from pjax_kernels.elementwise.functions import KERNEL, elementwise_function
+from pjax_kernels.elementwise.pieces import Pieces, piecewise_increments
+from pjax_kernels.implementation import run
 
-_KERNEL = "project_elementwise"
-ELEMENTWISE = tuple(sorted((*curves.NAMED, *pieces.NAMED)))
-"""The functions that have names."""
+
+def _xla_increments(x: Array, z: Array, residual: Array, function: Curve | Pieces) -> tuple[Array, Array]:
+    if isinstance(function, Pieces):
+        return piecewise_increments(x, z, residual, function)
+    return xla.smooth_increments(x, z, residual, function)
+
+
+def _of_operands(increments_of: Callable[..., Any]) -> Callable[..., Any]:
+    """An implementation, from the increments of ``x``, ``z``, the residual and a function."""
+
+    def increments(
+        x: Array, z: Array, residual: Array | None, constants: Any, limits: Any, *, f: Any, fixed: Any
+    ) -> tuple[Array, Array]:
+        function = elementwise_function(f, constants, {**dict(fixed), **limits})
+        gap = z - function.value(x) if residual is None else residual
+        found: tuple[Array, Array] = increments_of(x, z, gap, function)
+        return found
+
+    return arguments.from_increments(increments)
+
+
+_IMPLEMENTATIONS = {"reference": _of_operands(reference.increments), "xla": _of_operands(_xla_increments)}
 
 
 def project_elementwise(
@@ -42,7 +61,7 @@ def project_elementwise(
     "log", "sqrt", "rsqrt" and powers take any ``x``, and move those outside of their domains into it.
 
     Args:
-        f: one of :data:`ELEMENTWISE`, or a smooth function of an array, and of ``constants``, element by element.
+        f: one of :data:`pjax_kernels.ELEMENTWISE`, or a smooth function of an array, and of ``constants``, element by element.
         x: floating-point, any shape.
         z: the shape of ``x``, the estimates of ``f(x)``.
         constants: with a function, its further arguments, of shapes that broadcast to that of ``x``.
@@ -60,45 +79,26 @@ def project_elementwise(
 
     Source: Newton's method on the distance to a curve.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    arrays = arguments.floating_arrays(KERNEL, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
+    arguments.require_shape(KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
     dtype = arguments.compute_dtype([x, z])
-    extra = [
-        arguments.broadcast_constant(_KERNEL, f"constants[{i}]", constant, x.shape, dtype)
-        for i, constant in enumerate(constants)
-    ]
-    function = elementwise_function(f, extra, settings)
-    implementations = {
-        "reference": reference.increments,
-        "xla": pieces.piecewise_increments if isinstance(function, Pieces) else xla.smooth_increments,
-    }
-    project = choose(_KERNEL, implementation, implementations)
-    wide_x, wide_z = x.astype(dtype), z.astype(dtype)
-    if residual is None:
-        gap = wide_z - function.value(wide_x)
-    else:
-        gap = arguments.broadcast_constant(_KERNEL, "residual", residual, x.shape, dtype)
-    new_x, new_z = arguments.apply_increments([x, z], project(wide_x, wide_z, gap, function), increments)
-    return new_x, new_z
 
+    def stretched(name: str, value: ArrayLike) -> Array:
+        return arguments.broadcast_constant(KERNEL, name, value, x.shape, dtype)
 
-def elementwise_function(
-    f: str | Callable[..., Array], constants: Sequence[Array], settings: dict[str, Any]
-) -> Curve | Pieces:
-    """The graph of a function, by its name or as it is."""
-    if callable(f):
-        if settings:
-            raise TypeError(f"{_KERNEL}: {', '.join(settings)} given with a function; settings belong to a name")
-        return curves.of_function(lambda x: f(x, *constants))
-    named: dict[str, Callable[..., Curve | Pieces]] = {**curves.NAMED, **pieces.NAMED}
-    make = named.get(f)
-    if make is None:
-        raise ValueError(f"{_KERNEL}: there is no function {f!r}; pass one of {', '.join(ELEMENTWISE)}, or a function")
-    if constants:
-        raise TypeError(f"{_KERNEL}: {f!r} takes no constants, but settings")
-    try:
-        inspect.signature(make).bind(**settings)
-    except TypeError as error:
-        raise TypeError(f"{_KERNEL}: {f!r} does not take these settings: {error}") from None
-    return make(**settings)
+    arrays_of_f = [stretched(f"constants[{i}]", constant) for i, constant in enumerate(constants)]
+    of_clip = [name for name in ("low", "high") if f == "clip" and settings.get(name) is not None]
+    limits = {name: stretched(name, settings.pop(name)) for name in of_clip}
+    elementwise_function(f, arrays_of_f, {**settings, **limits})  # for its errors
+    found: tuple[Array, Array] = run(
+        KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (x, z, None if residual is None else stretched("residual", residual), arrays_of_f, limits),
+        formula=derivative.elementwise_formula,
+        increments=increments,
+        f=f,
+        fixed=tuple(settings.items()),
+    )
+    return found

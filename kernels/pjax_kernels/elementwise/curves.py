@@ -73,8 +73,8 @@ def graph(
         if not inverses:
             return _around(residual)
         fractions = _fractions(residual)
-        ways = [inverse(z) - x for inverse in inverses]
-        on_the_way = [inverse(z - (1 - fractions) * residual) - x for inverse in inverses]
+        ways = [(inverse(z) - x)[None] for inverse in inverses]
+        on_the_way = [inverse(z[None] - (1 - fractions) * residual[None]) - x[None] for inverse in inverses]
         return jnp.concatenate([*(fractions * way for way in ways), *on_the_way])
 
     return Curve(value, reach, starts, lambda x, t: (x + t, value(x + t)), changes, (anchor,))
@@ -89,7 +89,7 @@ def _around(residual: Array) -> Array:
     """Steps either way, no longer than the residual: the nearest point is no farther along x."""
     lengths = np.unique([*(k / PARTS for k in range(1, PARTS + 1)), *(0.5**k for k in range(12))])
     steps = jnp.asarray([*lengths, *-lengths], residual.dtype)
-    return steps.reshape(-1, *(1,) * residual.ndim) * residual
+    return steps.reshape(-1, *(1,) * residual.ndim) * residual[None]
 
 
 def _difference(value: Scalar, x: Array, t: Array, smooth: float) -> Array:
@@ -161,7 +161,7 @@ def _log() -> Curve:
         value=jnp.log,
         reach=_constant_reach(0.125),
         starts=lambda x, z, residual: jnp.concatenate(
-            [_fractions(z) * residual, jnp.log1p(_fractions(z) * jnp.expm1(jnp.minimum(residual, 80)))]
+            [_fractions(z) * residual[None], jnp.log1p(_fractions(z) * jnp.expm1(jnp.minimum(residual, 80))[None])]
         ),
         point=lambda x, t: (x * jnp.exp(t), jnp.log(x) + t),
         changes=lambda x, t: (x * jnp.expm1(t), t),
@@ -174,7 +174,7 @@ def _sqrt() -> Curve:
 
     def starts(x: Array, z: Array, residual: Array) -> Array:
         root = jnp.sqrt(x)
-        to_z = _fractions(z) * (jnp.maximum(z, 0) - root)
+        to_z = _fractions(z) * (jnp.maximum(z, 0) - root)[None]
         return jnp.concatenate([to_z, -root[None]])
 
     return Curve(
@@ -208,7 +208,7 @@ def _power(exponent: float) -> Curve:
         way = jnp.log(inverse(z) / jnp.abs(x))
         near = jnp.asarray([sign * 2.0**k for sign in (1, -1) for k in range(-4, 4)], z.dtype)
         near = jnp.broadcast_to(near.reshape(-1, *(1,) * z.ndim), (len(near), *z.shape))
-        return jnp.concatenate([_fractions(z) * way, near])
+        return jnp.concatenate([_fractions(z) * way[None], near])
 
     def own(x: Array, z: Array) -> Array:
         inside = (x != 0) if whole else (x > 0)

@@ -13,7 +13,8 @@ from pjax_kernels.elementwise.curves import Curve, slope_of
 from pjax_kernels.elementwise.pieces import Pieces
 
 PARTS = 400
-ZOOMS = 4
+ZOOMS = 1
+"""So few that rounding of the squared distance does not yet matter: from there the slope tells more."""
 BISECTIONS = 80
 
 
@@ -25,7 +26,7 @@ def increments(x: Array, z: Array, residual: Array, function: Curve | Pieces) ->
     for _ in range(ZOOMS):
         low, high = _around_the_best(grid, x, z, value)
         parts = jnp.linspace(0, 1, PARTS, dtype=x.dtype).reshape(-1, *(1,) * x.ndim)
-        grid = low + (high - low) * parts
+        grid = low[None] + (high - low)[None] * parts
     new_x = _bisected(*_around_the_best(grid, x, z, value), x, z, value)
     new_z = value(new_x)
     stays = jnp.isfinite(residual) & (residual**2 <= (new_x - x) ** 2 + (new_z - z) ** 2)
@@ -41,7 +42,7 @@ def _grid(x: Array, z: Array, value: Callable[[Array], Array]) -> Array:
     ones = (1,) * x.ndim
     return jnp.concatenate(
         [
-            x + radius * jnp.asarray(steps, x.dtype).reshape(-1, *ones),
+            x[None] + radius[None] * jnp.asarray(steps, x.dtype).reshape(-1, *ones),
             jnp.broadcast_to(jnp.asarray(around_zero, x.dtype).reshape(-1, *ones), (len(around_zero), *x.shape)),
         ]
     )
@@ -49,7 +50,7 @@ def _grid(x: Array, z: Array, value: Callable[[Array], Array]) -> Array:
 
 def _around_the_best(grid: Array, x: Array, z: Array, value: Callable[[Array], Array]) -> tuple[Array, Array]:
     """The neighbours of the nearest point of a sorted grid."""
-    squared = (grid - x) ** 2 + (value(grid) - z) ** 2
+    squared = (grid - x[None]) ** 2 + (value(grid) - z[None]) ** 2
     best = jnp.argmin(jnp.where(jnp.isnan(squared), jnp.inf, squared), axis=0)[None]
     take = functools.partial(jnp.take_along_axis, grid, axis=0)
     return take(jnp.maximum(best - 1, 0))[0], take(jnp.minimum(best + 1, len(grid) - 1))[0]

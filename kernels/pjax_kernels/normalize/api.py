@@ -8,11 +8,14 @@ from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_index
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import choose
-from pjax_kernels.normalize import reference, xla
+from pjax_kernels.implementation import run
+from pjax_kernels.normalize import derivative, reference, xla
 
 _KERNEL = "project_normalize"
-_IMPLEMENTATIONS = {"reference": reference.normalize_increments, "xla": xla.normalize_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.normalize_increments),
+    "xla": arguments.from_increments(xla.normalize_increments),
+}
 
 
 def project_normalize(
@@ -60,9 +63,14 @@ def project_normalize(
     if not arguments.finite_number(_KERNEL, "epsilon", epsilon) > 0:
         raise ValueError(f"{_KERNEL}: epsilon is {epsilon!r}; pass a positive number")
     axis = normalize_axis_index(axis, x.ndim)
-    dtype = arguments.compute_dtype([x, z])
-    rows = [jnp.moveaxis(array.astype(dtype), axis, -1) for array in (x, z)]
-    changes = choose(_KERNEL, implementation, _IMPLEMENTATIONS)(*rows, float(epsilon), bool(centred))
-    moved = [jnp.moveaxis(change, -1, axis) for change in changes]
-    new_x, new_z = arguments.apply_increments([x, z], moved, increments)
-    return new_x, new_z
+    new_x, new_z = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        tuple(jnp.moveaxis(array, axis, -1) for array in (x, z)),
+        formula=derivative.normalize_formula,
+        increments=increments,
+        epsilon=float(epsilon),
+        centred=bool(centred),
+    )
+    return jnp.moveaxis(new_x, -1, axis), jnp.moveaxis(new_z, -1, axis)

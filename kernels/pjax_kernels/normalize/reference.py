@@ -1,14 +1,16 @@
-"""Textbook projection onto a normalisation: every length of a fine grid, for each the best direction."""
+"""Textbook projection onto a normalisation: every length of a fine grid, for each the best direction; bisection."""
 
 from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 PARTS = 2000
-ZOOMS = 12
+ZOOMS = 2
+BISECTIONS = 60
 
 
 def normalize_increments(x: Array, z: Array, epsilon: float, centred: bool) -> tuple[Array, Array]:
@@ -38,7 +40,13 @@ def normalize_increments(x: Array, z: Array, epsilon: float, centred: bool) -> t
         low, high = (jnp.take_along_axis(lengths, place, axis=0)[0] for place in neighbours)
         return low, high
 
-    low, high = lax.fori_loop(0, ZOOMS, zoom, (low, high))
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        beyond = jax.jvp(squared, (middle,), (jnp.ones_like(middle),))[1] > 0
+        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
+
+    low, high = lax.fori_loop(0, BISECTIONS, halve, lax.fori_loop(0, ZOOMS, zoom, (low, high)))
     length = (low + high) / 2
     aim = length[..., None] * entries + image(length)[..., None] * target
     direction = aim / jnp.linalg.norm(aim, axis=-1, keepdims=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -113,7 +115,7 @@ def _slope(row: _Row, change: Array) -> Array:
 
 
 def _change_of_length(row: _Row) -> Array:
-    """From the best of several lengths, by bisection that becomes the secant method where that is quicker."""
+    """From the best of several lengths, by Newton's method, and bisection where that leads too far."""
     longest = row.length + jnp.abs(row.along) + row.across + row.scale
     starts = [longest * (k / PARTS) - row.length for k in range(PARTS + 1)]
     # Below the root of the floor the image grows fast.
@@ -128,12 +130,12 @@ def _change_of_length(row: _Row) -> Array:
         low = jnp.where(start < best, jnp.maximum(low, start), low)
         high = jnp.where(start > best, jnp.minimum(high, start), high)
 
+    ones = jnp.ones_like(row.length)
+
     def halve_or_step(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         change, low, high = state
-        value = _slope(row, change)
+        value, steepness = jax.jvp(functools.partial(_slope, row), (change,), (ones,))
         low, high = jnp.where(value < 0, change, low), jnp.where(value < 0, high, change)
-        apart = jnp.maximum(jnp.abs(change), 1e-3 * (1 + row.length)) * 1e-2
-        steepness = (_slope(row, change + apart) - value) / apart
         new = change - value / jnp.where(steepness > 0, steepness, 1)
         return jnp.where((low <= new) & (new <= high), new, (low + high) / 2), low, high
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 
 from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 from pjax_kernels.regression import reference, xla
 
-_SQUARED = {"reference": reference.squared_error_increment, "xla": xla.squared_error_increment}
-_ABSOLUTE = {"reference": reference.absolute_error_increment, "xla": xla.absolute_error_increment}
+_SQUARED = {
+    "reference": arguments.from_increments(reference.squared_error_increment),
+    "xla": arguments.from_increments(xla.squared_error_increment),
+}
+_SQUARED_FORMULA = of_formula(xla.squared_error_increment)
+_ABSOLUTE = {
+    "reference": arguments.from_increments(reference.absolute_error_increment),
+    "xla": arguments.from_increments(xla.absolute_error_increment),
+}
+_ABSOLUTE_FORMULA = of_formula(xla.absolute_error_increment)
 _BOX = "project_box"
-_BOX_IMPLEMENTATIONS = {"reference": reference.box_increment, "xla": xla.box_increment}
+_BOX_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.box_increment),
+    "xla": arguments.from_increments(xla.box_increment),
+}
+_BOX_FORMULA = of_formula(xla.box_increment)
 
 
 def prox_squared_error(
@@ -46,7 +58,11 @@ def prox_squared_error(
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.1.1.
     """
-    return _prox("prox_squared_error", _SQUARED, prediction, target, strength, weights, increments, implementation)
+    operands = _operands("prox_squared_error", prediction, target, strength, weights)
+    found: Array = run(
+        "prox_squared_error", implementation, _SQUARED, operands, formula=_SQUARED_FORMULA, increments=increments
+    )
+    return found
 
 
 def prox_absolute_error(
@@ -79,7 +95,11 @@ def prox_absolute_error(
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
-    return _prox("prox_absolute_error", _ABSOLUTE, prediction, target, strength, weights, increments, implementation)
+    operands = _operands("prox_absolute_error", prediction, target, strength, weights)
+    found: Array = run(
+        "prox_absolute_error", implementation, _ABSOLUTE, operands, formula=_ABSOLUTE_FORMULA, increments=increments
+    )
+    return found
 
 
 def project_box(
@@ -114,20 +134,16 @@ def project_box(
         arguments.broadcast_constant(_BOX, name, limit, value.shape, dtype)
         for name, limit in (("low", low), ("high", high))
     ]
-    project = choose(_BOX, implementation, _BOX_IMPLEMENTATIONS)
-    return arguments.apply_increments([value], [project(value.astype(dtype), *limits)], increments)[0]
+    found: Array = run(
+        _BOX, implementation, _BOX_IMPLEMENTATIONS, (value, *limits), formula=_BOX_FORMULA, increments=increments
+    )
+    return found
 
 
-def _prox(
-    kernel: str,
-    available: Mapping[str, Callable[..., Array]],
-    prediction: ArrayLike,
-    target: ArrayLike,
-    strength: ArrayLike,
-    weights: ArrayLike,
-    increments: bool,
-    implementation: str | None,
-) -> Array:
+def _operands(
+    kernel: str, prediction: ArrayLike, target: ArrayLike, strength: ArrayLike, weights: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """The prediction, the target, and how far each element is pulled to it."""
     arrays = arguments.floating_arrays(kernel, prediction=prediction, target=target)
     prediction, target = arrays["prediction"], arrays["target"]
     arguments.require_shape(kernel, "target", target, prediction.shape, f"prediction of shape {prediction.shape}")
@@ -135,5 +151,4 @@ def _prox(
     pull = arguments.broadcast_constant(kernel, "weights", weights, prediction.shape, dtype) * (
         arguments.broadcast_constant(kernel, "strength", strength, prediction.shape, dtype)
     )
-    change = choose(kernel, implementation, available)(prediction.astype(dtype), target.astype(dtype), pull)
-    return arguments.apply_increments([prediction], [change], increments)[0]
+    return prediction, target, pull

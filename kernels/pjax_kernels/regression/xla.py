@@ -8,8 +8,10 @@ from jax import Array
 
 def squared_error_increment(prediction: Array, target: Array, pull: Array) -> Array:
     """The change of the prediction; ``pull`` is the strength times the weight, which may be infinite."""
-    # 1 / (1 + 1 / y) and not y / (1 + y), which overflows in y.
-    return (target - prediction) / (1 + 0.5 / pull)
+    # In the form that is smooth for a pull of 0, or for an infinite one.
+    weak = pull < 1
+    double, half = 2 * jnp.where(weak, pull, 1), 0.5 / jnp.where(weak, 1, pull)
+    return (target - prediction) * jnp.where(weak, double / (1 + double), 1 / (1 + half))
 
 
 def absolute_error_increment(prediction: Array, target: Array, pull: Array) -> Array:

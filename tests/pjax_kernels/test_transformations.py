@@ -121,6 +121,10 @@ def average_pool_inputs(rng: np.random.Generator) -> Inputs:
     return rng.normal(size=(LANES, 2, 5, 3)), rng.normal(size=(LANES, 2, 4, 3))
 
 
+def project_box(value: Any, low: Any, **options: Any) -> Any:
+    return pk.project_box(value, low, **options)
+
+
 def project_difference(x: Any, z: Any, **options: Any) -> Inputs:
     return pk.project_sum(x, z, coefficients=(1.0, -1.0), **options)
 
@@ -154,9 +158,10 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
     "prox_squared_error": (pk.prox_squared_error, arrays_of_one_shape),
     "prox_absolute_error": (pk.prox_absolute_error, arrays_of_one_shape),
+    "project_box": (project_box, arrays_of_one_shape),
 }
 
-WITH_LABELS = ("project_margin", "prox_cross_entropy", "prox_squared_error", "prox_absolute_error")
+WITH_LABELS = ("project_margin", "prox_cross_entropy", "prox_squared_error", "prox_absolute_error", "project_box")
 """Kernels whose second argument is data, which they do not return."""
 
 
@@ -244,6 +249,19 @@ def test_each_argument_keeps_its_own_dtype(kernel: str, implementation: str, rng
         changes = jax.tree.leaves(jax.eval_shape(partial(call, increments=True), *mixed))
         widest = "float64" if "float64" in dtypes else "float32"
         assert {array.dtype for array in changes} == {np.dtype(widest)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in KERNELS if name.startswith(("project_affine", "project_average", "project_box", "project_elem"))]
+    + ["project_min", "project_normalize", "prox_squared_error", "prox_absolute_error"],
+)
+def test_no_implicit_promotion(name: str, rng: np.random.Generator) -> None:
+    """Neither of dtypes nor of ranks, which users may forbid."""
+    inputs = lane(case(name, np.float32, rng), 0)
+    call = partial(KERNELS[name][0], implementation="xla")
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        jax.eval_shape(call, *inputs)
 
 
 def test_works_without_float64(kernel: str, rng: np.random.Generator) -> None:

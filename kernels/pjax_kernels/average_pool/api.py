@@ -55,8 +55,8 @@ def project_average_pool(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit; ``window``, ``strides``, ``padding`` or ``factor`` are none of the above; no window
-            fits into ``x``; or the implementation is unknown.
+        ValueError: the shapes do not fit; ``window``, ``strides``, ``padding`` or ``factor`` are none of the above;
+            no window fits into ``x``; or the implementation is unknown.
 
     Source: paper, section 3.2, for a sum; the projection onto a hyperplane.
     """

@@ -61,7 +61,8 @@ def project_elementwise(
     "log", "sqrt", "rsqrt" and powers take any ``x``, and move those outside of their domains into it.
 
     Args:
-        f: one of :data:`pjax_kernels.ELEMENTWISE`, or a smooth function of an array, and of ``constants``, element by element.
+        f: one of :data:`pjax_kernels.ELEMENTWISE`, or a smooth function of an array, and of ``constants``, element by
+            element.
         x: floating-point, any shape.
         z: the shape of ``x``, the estimates of ``f(x)``.
         constants: with a function, its further arguments, of shapes that broadcast to that of ``x``.

@@ -27,7 +27,9 @@ def increments(x: Array, z: Array, residual: Array, function: Curve | Pieces) ->
         low, high = _around_the_best(grid, x, z, value)
         parts = jnp.linspace(0, 1, PARTS, dtype=x.dtype).reshape(-1, *(1,) * x.ndim)
         grid = low[None] + (high - low)[None] * parts
-    new_x = _bisected(*_around_the_best(grid, x, z, value), x, z, value)
+    low, high = _around_the_best(grid, x, z, value)
+    blur = _blur((low + high) / 2, x, z, value)
+    new_x = _bisected(low - blur, high + blur, x, z, value)
     new_z = value(new_x)
     stays = jnp.isfinite(residual) & (residual**2 <= (new_x - x) ** 2 + (new_z - z) ** 2)
     return jnp.where(stays, 0, new_x - x), jnp.where(stays, -residual, new_z - z)
@@ -54,6 +56,12 @@ def _around_the_best(grid: Array, x: Array, z: Array, value: Callable[[Array], A
     best = jnp.argmin(jnp.where(jnp.isnan(squared), jnp.inf, squared), axis=0)[None]
     take = functools.partial(jnp.take_along_axis, grid, axis=0)
     return take(jnp.maximum(best - 1, 0))[0], take(jnp.minimum(best + 1, len(grid) - 1))[0]
+
+
+def _blur(near: Array, x: Array, z: Array, value: Callable[[Array], Array]) -> Array:
+    """How far from the nearest point another may seem nearer, by the rounding of squared distances."""
+    distance = jnp.hypot(near - x, value(near) - z)
+    return jnp.nan_to_num(1e-5 * distance / jnp.hypot(1.0, slope_of(value, near)))
 
 
 def _bisected(low: Array, high: Array, x: Array, z: Array, value: Callable[[Array], Array]) -> Array:

@@ -33,7 +33,8 @@ def project_normalize(
     That is layer normalisation, and with ``centred=False``, ``{z = x / sqrt(mean(x^2) + epsilon)}``, RMS normalisation,
     both without scale and bias.  All but the length of a row follows from its length, which is sought from many starts:
     the point found is never farther than ``x`` with its own normalisation, and is the nearest wherever the residual
-    is small; of standard normal rows with standard normal ``z``, more than 95 % are nearest to within 1e-8.
+    is small.  Of 1000 standard normal rows with standard normal ``z``, 99 % were nearest to within 1e-8 at lengths of
+    3, 16 and 64, and 94 % at length 2 where centred.
 
     Args:
         x: floating-point, at least one axis, of at least two entries where it is centred.

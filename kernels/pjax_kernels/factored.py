@@ -26,7 +26,7 @@ def factored_increments(
         xw=[[dots.product(a, b) for b in w] for a in x],
     )
     p, q = (_full(value, z) for value in (products.inner(u, v), plus((products.inner(u, u), products.inner(v, v)))))
-    t, beta, gamma, radius = roots.near_or_in_blocks(p, q, z)
+    t, beta, gamma, radius = roots.near_or_any(p, q, z)
     squared_free = jnp.sum((1 + t * t) * (radius * radius))
 
     u_change, v_change = mixed(gamma, u, beta, v), mixed(gamma, v, beta, u)

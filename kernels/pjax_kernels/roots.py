@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels import root
+from pjax_kernels.meshes import shards
 
 BLOCK = 1 << 12
 """Dot products at least worth solving at a time, where large layers with far roots are solved in parts."""
@@ -112,6 +113,9 @@ def far_roots(
 
 
 def rows_at_a_time(shape: tuple[int, ...], entries: int = 4 * BLOCK) -> int:
-    """How many rows of dot products to take at a time, a divisor of their number: at most so many entries."""
-    limit = max(1, entries // max(1, math.prod(shape[1:])))
-    return next((rows for rows in range(min(limit, shape[0]), 0, -1) if shape[0] % rows == 0), 1)
+    """How many rows of dot products to take at a time of each part of the batch: at most so many entries.
+
+    A divisor of the number of rows in the parts, into which devices may have split the batch.
+    """
+    limit, part = max(1, entries // max(1, math.prod(shape[1:]))), shape[0] // shards(shape[0])
+    return next((rows for rows in range(min(limit, part), 0, -1) if part % rows == 0), 1)

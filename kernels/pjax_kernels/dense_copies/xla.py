@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from pjax_kernels import root
 from pjax_kernels.bilinear import xla
@@ -57,7 +58,7 @@ def dense_copies(
     x, u, v, z = (in_shards(array, shards(batch)) for array in (x, u, v, z))
     layer, settings = _Layer(x, w.T, u, v, z), _Settings(scale, keep, gain)
     rows = max(1, _BLOCK // max(w.size, 1))
-    blocks = max(1, -(-z.shape[1] // rows))
+    blocks = 1 if is_symbolic_dim(batch) else max(1, -(-z.shape[1] // rows))
     first = z.shape[1] - (blocks - 1) * rows
 
     def advance(done: _Result, start: int | Array, size: int) -> _Result:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.operand import is_known
 
 
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -60,7 +59,7 @@ def _checked(name: str, tree: Any, kinds: tuple[Any, ...]) -> Any:
                 f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
                 "arrays (class labels as jax.nn.one_hot)"
             )
-        if is_known(array) and not bool(jnp.all(jnp.isfinite(array))):
+        if not isinstance(array, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(array))):
             count = int(jnp.sum(~jnp.isfinite(array)))
             raise ValueError(
                 f"{label} of shape {array.shape} has {count} entries that are NaN or infinite; "

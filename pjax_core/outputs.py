@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from pjax_core import primitives
-from pjax_core.graph import Constant, Data, Node, Operation, Slot, as_value
-from pjax_core.operand import Operand, any_traced, apply, is_known, shape_of
+from pjax_core.call import call
+from pjax_core.graph import Computed, Data, Graph, Node, Operation, Slot
 from pjax_core.primitive import Primitive
 from pjax_core.solution import Problem
 
 
-def margin_loss(logits: Operand, labels: Operand) -> Any:
+def margin_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Output constraint ``logit <= 0`` where the label is 0, ``logit >= label`` where it is positive.
 
     Args:
@@ -24,8 +25,7 @@ def margin_loss(logits: Operand, labels: Operand) -> Any:
         labels: the same shape; data, not a parameter or anything computed from one.
 
     Returns:
-        While a network is traced, the constraint; on arrays the squared distance to it, summed over the last axis and
-        averaged over the others.
+        The squared distance to it, summed over the last axis and averaged over the others.
 
     Raises:
         ValueError: the shapes differ, or labels are not data.
@@ -35,7 +35,7 @@ def margin_loss(logits: Operand, labels: Operand) -> Any:
     return _constrain(primitives.margin_loss, logits, labels)
 
 
-def cross_entropy(logits: Operand, labels: Operand, *, strength: float = 5.0) -> Any:
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, strength: float = 5.0) -> Array:
     """Output constraint that pulls logits towards low softmax cross-entropy, as its proximal operator does.
 
     Args:
@@ -44,7 +44,7 @@ def cross_entropy(logits: Operand, labels: Operand, *, strength: float = 5.0) ->
         strength: how far the loss pulls, in units of logits; positive.
 
     Returns:
-        While a network is traced, the constraint; on arrays the mean cross-entropy.
+        The mean cross-entropy.
 
     Raises:
         ValueError: the shapes differ, labels are not data, or the strength is not positive.
@@ -56,34 +56,28 @@ def cross_entropy(logits: Operand, labels: Operand, *, strength: float = 5.0) ->
     return _constrain(primitives.cross_entropy, logits, labels, strength=strength)
 
 
-def _constrain(operation: Primitive, logits: Operand, labels: Operand, **settings: Any) -> Any:
+def _constrain(operation: Primitive, logits: ArrayLike, labels: ArrayLike, **settings: Any) -> Array:
     name = operation.name
-    if shape_of(logits) != shape_of(labels) or not shape_of(logits):
-        hint = "; pass class numbers as jax.nn.one_hot" if shape_of(labels) == shape_of(logits)[:-1] else ""
+    if jnp.shape(logits) != jnp.shape(labels) or not jnp.shape(logits):
+        hint = "; pass class numbers as jax.nn.one_hot" if jnp.shape(labels) == jnp.shape(logits)[:-1] else ""
         raise ValueError(
-            f"{name}: logits have shape {shape_of(logits)} and labels {shape_of(labels)}; they must agree and have an "
-            f"axis{hint}"
+            f"{name}: logits have shape {jnp.shape(logits)} and labels {jnp.shape(labels)}; they must agree and have "
+            f"an axis{hint}"
         )
-    if not any_traced([logits, labels]):
-        return operation.forward(jnp.asarray(logits), jnp.asarray(labels), **settings)
-    logits, labels = as_value(logits), as_value(labels)
-    if not all(isinstance(source, (Data, Constant)) for source in labels.slot.sources):
-        moving = [source.name for source in labels.slot.sources if not isinstance(source, (Data, Constant))]
-        raise ValueError(f"{name}: labels come from {', '.join(moving)}; they must be data, given after params")
-    return apply(operation, logits, labels, **settings)
+    return call(operation, logits, labels, **settings)
 
 
 def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
-    leaves, structure = jax.tree.flatten((params, data))
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     arrays = jax.tree.leaves(data)
 
     def value(source: Node) -> Any:
+        if isinstance(source, Computed):
+            return source.function(*(slot.read(value) for slot in source.slots))
         return arrays[source.index] if isinstance(source, Data) else source.value  # type: ignore[attr-defined]
 
-    for name, slot in _label_slots(problem, structure, shapes):
-        if all(is_known(value(source)) for source in slot.sources):
+    for name, slot in _label_slots(problem.graph(params, data)):
+        if all(not isinstance(value(source), jax.core.Tracer) for source in slot.sources):
             labels = np.asarray(slot.read(value), np.float32)
             sums = np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING
             if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
@@ -102,9 +96,7 @@ _TAKEN = {
 }
 
 
-@functools.lru_cache(maxsize=256)
-def _label_slots(problem: Problem, structure: Any, shapes: tuple[Any, ...]) -> tuple[tuple[str, Slot], ...]:
-    """Name and labels of each output constraint, for arguments of these shapes."""
-    graph = problem.graph(*jax.tree.unflatten(structure, shapes))
+def _label_slots(graph: Graph) -> list[tuple[str, Slot]]:
+    """Name and labels of each output constraint."""
     constraints = [node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output]
-    return tuple((node.primitive.name, node.slots[1]) for node in constraints)
+    return [(node.primitive.name, node.slots[1]) for node in constraints]

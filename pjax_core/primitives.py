@@ -80,6 +80,41 @@ einsum = bilinear(
 )
 
 
+def _spread_multiply(a: Array, b: Array) -> tuple[Array, ...]:
+    """Each product along a last axis of length 1."""
+    return tuple(array[..., None] for array in jnp.broadcast_arrays(a, b))
+
+
+multiply = bilinear("multiply", jnp.multiply, spread=_spread_multiply, batching=Batching.BROADCAST)
+
+
+def _project_divide(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+    """The same set as that of ``output * divisor = dividend``."""
+    dividend, divisor = (jnp.broadcast_to(x, output.shape) for x in inputs)
+    z_change, divisor_change, dividend_change = pk.project_bilinear(
+        output[..., None], divisor[..., None], dividend, increments=True
+    )
+    changes = (dividend_change, divisor_change[..., 0])
+    return tuple(map(_mean_of_copies, inputs, changes)), output + z_change[..., 0]
+
+
+def _mean_of_copies(x: Array, change: Array) -> Array:
+    """The mean over the copies of each element of what broadcasts."""
+    if x.shape == change.shape:
+        return change
+    (total,) = jax.linear_transpose(lambda a: jnp.broadcast_to(a, change.shape), jnp.zeros(x.shape, change.dtype))(change)
+    return total * (x.size / change.size)
+
+
+divide = Primitive(
+    "divide",
+    forward=jnp.divide,
+    project=_project_divide,
+    spread=lambda *inputs, **_: tuple(jnp.broadcast_arrays(*inputs)),
+    batching=Batching.BROADCAST,
+)
+
+
 def convolution(x: Array, w: Array, *, strides: tuple[int, int], padding: Any) -> Array:
     """The convolution of images ``(B, H, W, C)`` with filters ``(h, w, C, K)``."""
     numbers = ("NHWC", "HWIO", "NHWC")
@@ -125,6 +160,14 @@ conv2d = bilinear(
 )
 
 
+def _convolution_of_any_kind(x: Array, w: Array, *, settings: tuple[tuple[str, Any], ...]) -> Array:
+    x, w = (array.astype(jnp.result_type(x, w)) for array in (x, w))
+    return lax.conv_general_dilated(x, w, precision=lax.Precision.HIGHEST, **dict(settings))
+
+
+convolution_of_any_kind = bilinear("convolution", _convolution_of_any_kind)
+
+
 def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
     """``x w_x + h w_h``."""
     product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -166,12 +209,14 @@ def _broadcast(*inputs: Array, **_: Any) -> tuple[Array, ...]:
     return tuple(jnp.broadcast_arrays(*inputs))
 
 
-def _total(*inputs: Array) -> Array:
+def _total(*inputs: Array, coefficients: tuple[float, ...] | None = None) -> Array:
+    if coefficients is not None:
+        inputs = tuple(x if c == 1 else c * x for x, c in zip(inputs, coefficients, strict=True))
     return jnp.asarray(sum(inputs))
 
 
-def _project_sum(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum(inputs, output, increments=True)
+def _project_sum(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    changes, output_change = pk.project_sum(inputs, output, increments=True, **settings)
     return changes, output + output_change
 
 
@@ -216,6 +261,14 @@ def _project_maximum(inputs: tuple[Array, ...], output: Array, **settings: Any) 
 
 
 maximum = Primitive("max", forward=lambda x, *, axis: jnp.max(x, axis), project=_project_maximum)
+
+
+def _project_minimum(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    (change,), largest = _project_maximum((-inputs[0],), -output, **settings)
+    return (-change,), -largest
+
+
+minimum = Primitive("min", forward=lambda x, *, axis: jnp.min(x, axis), project=_project_minimum)
 
 
 def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], padding: Any, size: Any) -> Array:

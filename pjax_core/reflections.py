@@ -50,7 +50,7 @@ class CopiesState:
     deviations: dict[int, Deviations]
     projected: dict[int, Array]
     truncation: dict[int, Array]
-    data: tuple[Any, ...]
+    data: tuple[Any, ...] | solution.Fixed
     parameters: tuple[int, ...]
 
     def changes(self, old: CopiesState) -> list[Array]:
@@ -82,7 +82,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
         projected={i: shared[i] for _, i in parameters if graph.colours[graph.nodes[i]] is Colour.B},
         truncation={index[node]: jnp.zeros(()) for node, held in copies.items() if isinstance(held, Factored)},
-        data=data,
+        data=start.data,
         parameters=tuple(i for _, i in parameters),
     )
 

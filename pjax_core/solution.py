@@ -9,7 +9,7 @@ compensated pairs ``high + low``, since a step can move them by less than a roun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ import numpy as np
 from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
-from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
+from pjax_core.graph import Computed, Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index
+from pjax_core.trace.jaxpr import trace
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 
 
@@ -30,10 +31,49 @@ class Problem:
     """
 
     function: Callable[..., Any]
+    _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
-        """The graph for arguments of these shapes."""
-        return trace(self.function, params, data)
+    def graph(self, params: Any, data: tuple[Any, ...] | Fixed) -> Graph:
+        """The graph for arguments of these shapes, traced once and kept."""
+        given = data.given if isinstance(data, Fixed) else data
+        leaves, structure = jax.tree.flatten((params, given))
+        settings = (jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion)
+        key = (structure, tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves), settings)
+        if key not in self._graphs:
+            graph = trace(self.function, params, given)
+            if graph.holds_tracers:  # which belong to the function that is traced just now
+                return graph
+            self._graphs[key] = graph
+        return self._graphs[key]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fixed:
+    """The data that were ``given``, and what is ``computed`` from them once."""
+
+    given: tuple[Any, ...]
+    computed: tuple[Array, ...]
+
+
+def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixed:
+    """The data, and beside them what operations read of functions of data."""
+    if not graph.computed:
+        return data
+    leaves = jax.tree.leaves(data)
+    known: dict[Node, Array] = {}
+
+    def value(node: Node) -> Array:
+        if isinstance(node, Constant):
+            return node.value
+        if isinstance(node, Computed):
+            if node not in known:
+                known[node] = node.function(*(slot.read(value) for slot in node.slots))
+            return known[node]
+        assert isinstance(node, Data)
+        return leaves[node.index]
+
+    return Fixed(data, tuple(value(node) for node in graph.computed))
 
 
 def require_problem(problem: Any) -> None:
@@ -63,7 +103,7 @@ class State:
     pending: dict[int, Array]
     values: dict[int, Array]
     targets: dict[int, Array]
-    data: tuple[Any, ...]
+    data: tuple[Any, ...] | Fixed
 
     def changes(self, old: State) -> list[Array]:
         """What a change of the state is measured by: the differences from an old one, parameters in full precision."""
@@ -86,7 +126,7 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     if low is None:
         low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
     params, low = normalised(params, low)
-    point = OpenState(graph, State(params, low, {}, {}, {}, data))
+    point = OpenState(graph, State(params, low, {}, {}, {}, with_computed(graph, data)))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             point.values[node] = node.start(point.value).astype(node.shape.dtype)

@@ -15,7 +15,6 @@ from jax import Array, lax
 
 from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
-from pjax_core.graph import Constraint
 from pjax_core.reflections import CopiesState
 from pjax_core.solution import Problem, State, require_problem
 from pjax_kernels.pairs import difference_of_pairs
@@ -60,7 +59,7 @@ class Solution:
     info: Info
 
 
-def feasibility(function: Callable[..., Constraint]) -> Problem:
+def feasibility(function: Callable[..., Any]) -> Problem:
     """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
 
     Args:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from pjax_core.graph import Operation, Parameter, Shape
 from pjax_core.primitive import Primitive
+from pjax_core.rewrite import rewritten
 from pjax_core.trace.jaxpr import values_of
 from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Loss
@@ -93,6 +94,7 @@ def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Cons
             f"check_projection: the operation returned {values!r}; pass one that makes one constraint with an output, "
             "such as jax.nn.relu"
         )
+    (node,) = rewritten([node])
     if any(isinstance(source, Operation) for slot in node.slots for source in slot.sources):
         raise ValueError("check_projection: the operation makes several constraints; check each by itself")
     if node.primitive.spread is None:

@@ -28,12 +28,14 @@ class Equation:
         params: its settings.
         shapes: of its outputs.
         of: the equation of JAX.
+        caller: the one by which the function comes to it: inside calls, JAX keeps the line of their first caller.
     """
 
     name: str
     params: dict[str, Any]
     shapes: tuple[Shape, ...]
     of: jax.extend.core.JaxprEqn
+    caller: jax.extend.core.JaxprEqn
 
     @property
     def shape(self) -> Shape:
@@ -47,7 +49,7 @@ class Equation:
 
     def where(self) -> str:
         """The line of the user's that it is from."""
-        traceback = self.of.source_info.traceback
+        traceback = self.caller.source_info.traceback
         for frame in () if traceback is None else traceback.frames:
             if frame.file_name.startswith(_NOT_THE_USERS) or "/site-packages/" in frame.file_name:
                 continue
@@ -56,7 +58,7 @@ class Equation:
         return "the function given to feasibility"
 
 
-def of_jaxpr(eqn: jax.extend.core.JaxprEqn) -> Equation:
+def of_jaxpr(eqn: jax.extend.core.JaxprEqn, caller: jax.extend.core.JaxprEqn) -> Equation:
     """The equation with what rules read of it."""
     shapes = tuple(Shape(var.aval.shape, var.aval.dtype) for var in eqn.outvars)
-    return Equation(eqn.primitive.name, eqn.params, shapes, eqn)
+    return Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller)

@@ -75,15 +75,17 @@ def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[No
 
 def _described(value: Value) -> str:
     """What came in the place of an output constraint."""
+    if isinstance(value, Loss) and value.count == 1:
+        return value.nodes[0].name
     if isinstance(value, Loss):
-        return f"a sum of {value.count} values of an output constraint, of which only the mean can be taken"
+        return f"{value.count} values of an output constraint, whose mean it should return"
     shape = ",".join(map(str, value.shape.shape))
     sources = value.base.sources if isinstance(value, Elementwise) else value.sources
     return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"
 
 
-def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
-    """What the outputs of a jaxpr stand for."""
+def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller: Any = None) -> list[Value]:
+    """What the outputs of a jaxpr stand for; ``caller`` is the equation that calls it."""
     values: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
     values |= {var: constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
@@ -92,7 +94,8 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value]) -> list
 
     for eqn in jaxpr.eqns:
         inputs = [read(var) for var in eqn.invars]
-        outputs = _inlined(eqn, inputs) if eqn.primitive.name in names.INLINED else _applied(of_jaxpr(eqn), inputs)
+        equation = of_jaxpr(eqn, caller or eqn)
+        outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
@@ -103,10 +106,17 @@ def constant(value: Any) -> Slot:
     return of_node(Constant("constant", Shape(array.shape, array.dtype), array))  # type: ignore[arg-type]
 
 
-def _inlined(eqn: Any, inputs: Sequence[Value]) -> list[Value]:
+def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of a call of a jaxpr."""
-    inner = next(eqn.params[name] for name in names.JAXPR_PARAMETERS if name in eqn.params)
-    return run(inner.jaxpr, inner.consts, inputs) if isinstance(inner, ClosedJaxpr) else run(inner, (), inputs)
+    inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
+    return _run_inside(equation, inner, inputs)
+
+
+def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list[Value]:
+    """The outputs of a jaxpr in an equation."""
+    if isinstance(inner, ClosedJaxpr):
+        return run(inner.jaxpr, inner.consts, inputs, equation.caller)
+    return run(inner, (), inputs, equation.caller)
 
 
 def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
@@ -180,10 +190,10 @@ def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     number = known(which)
     if number is not None:
         chosen = branches[int(np.clip(number, 0, len(branches) - 1))]
-        return run(chosen.jaxpr, chosen.consts, operands)
+        return _run_inside(equation, chosen, operands)
     if not (isinstance(which, Slot) and which.is_fixed):
         raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
-    outcomes = [run(branch.jaxpr, branch.consts, operands) for branch in branches]
+    outcomes = [_run_inside(equation, branch, operands) for branch in branches]
     return [
         select("select_n", _choose, {}, shape, slot_of(which), *map(slot_of, choices))
         for shape, choices in zip(equation.shapes, zip(*outcomes, strict=True), strict=True)
@@ -203,7 +213,7 @@ def _scan(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     stacked: list[list[Slot]] = [[] for _ in equation.shapes[n_carry:]]
     for step in reversed(steps) if params["reverse"] else steps:
         entries = [_entry(slot_of(sequence), step) for sequence in sequences]
-        outputs = run(body.jaxpr, body.consts, [*consts, *carry, *entries])
+        outputs = _run_inside(equation, body, [*consts, *carry, *entries])
         carry = outputs[:n_carry]
         for column, output in zip(stacked, outputs[n_carry:], strict=True):
             column.append(slot_of(output))

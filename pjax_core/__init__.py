@@ -42,16 +42,18 @@ from pjax_core.deprecated import (
 )
 from pjax_core.extension import bilinear, primitive
 from pjax_core.operations import identity, quantize
-from pjax_core.outputs import cross_entropy, margin_loss
+from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
 
 __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
+    "Box",
     "Factored",
     "Info",
     "Solution",
+    "absolute_error",
     "add",
     "alternating_projections",
     "alternating_reflections",
@@ -79,6 +81,7 @@ __all__ = [
     "max_pool",
     "maximum",
     "moveaxis",
+    "output",
     "pad",
     "primitive",
     "quantize",
@@ -88,6 +91,7 @@ __all__ = [
     "reshape",
     "solve",
     "split",
+    "squared_error",
     "squeeze",
     "stack",
     "sum",
@@ -95,4 +99,5 @@ __all__ = [
     "swapaxes",
     "transpose",
     "vmap",
+    "within",
 ]

@@ -42,7 +42,10 @@ call_p = jax.extend.core.Primitive("pjax")
 
 def call(operation: Called, *inputs: ArrayLike, **settings: Any) -> Array:
     """The output of an operation, under any transformation of JAX."""
-    arrays = _promoted([jnp.asarray(array) for array in inputs])
+    arrays = [jnp.asarray(array) for array in inputs]
+    if isinstance(operation, Primitive):
+        moving = operation.moving_inputs(len(arrays))
+        arrays = [*_promoted(arrays[:moving]), *arrays[moving:]]
     return call_p.bind(*arrays, operation=operation, settings=tuple(sorted(settings.items())))
 
 

@@ -279,7 +279,7 @@ def slot_is_fixed(node: Operation, place: int) -> bool:
 
 def moving_slots(node: Operation) -> int:
     """How many of the slots, from the first on, hold copies that move."""
-    return 1 if node.primitive.constrains_output else len(node.slots)
+    return node.primitive.moving_inputs(len(node.slots))
 
 
 def laid_out(node: Operation) -> tuple[jax.ShapeDtypeStruct, ...]:

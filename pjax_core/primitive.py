@@ -79,6 +79,8 @@ class Primitive:
             :func:`pjax_kernels.dense.in_place.project_dense_in_place`: it projects onto the operation and then makes
             the copies of its second input equal.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
+        moving: how many inputs, from the first on, hold copies that move; those after them are data, of which
+            ``project`` returns no change.  None for all of them, or for the first of an output constraint.
     """
 
     name: str
@@ -91,6 +93,11 @@ class Primitive:
     batching: Batching = Batching.EACH
     project_in_place: Callable[..., Any] | None = None
     constrains_output: bool = False
+    moving: int | None = None
+
+    def moving_inputs(self, count: int) -> int:
+        """How many of so many inputs, from the first on, hold copies that move."""
+        return self.moving or (1 if self.constrains_output else count)
 
     def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[int | np.ndarray, ...]:
         """The number of copies that the operation holds of each element of each input: one number if all agree."""
@@ -113,6 +120,7 @@ class Primitive:
             self.copywise and self.copywise.vmapped(),
             self.uneven,
             constrains_output=self.constrains_output,
+            moving=self.moving,
         )
 
 

@@ -326,6 +326,9 @@ def mean_change(
     direct = direct_slot(consumer, source)
     if direct is not None and (len(consumers) == 1 or all(direct_slot(c, source) is not None for c in consumers)):
         return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
+    transposed = _transposed_slot(consumer, source)
+    if transposed is not None and len(consumers) == 1:
+        return consumer.slots[transposed].sum_over_copies(source, changes[transposed], values)
     copies = [_sum_over_copies(c, source, None, values) for c in consumers]
     holders = sum((count > 0).astype(count.dtype) for count in copies)
     own = copies[consumers.index(consumer)]
@@ -339,6 +342,14 @@ def direct_slot(consumer: Operation, source: Node) -> int | None:
         return None
     count = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)[places[0]]
     return places[0] if np.all(count) else None
+
+
+def _transposed_slot(consumer: Operation, source: Node) -> int | None:
+    """The place of the only slot that holds ``source``, if it does so with its axes permuted, as weights (out, in)."""
+    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
+    view = consumer.slots[places[0]].view
+    only = len(places) == len(consumer.slots[places[0]].sources) == 1
+    return places[0] if only and view is not None and {step.name for step in view.steps} == {"transpose"} else None
 
 
 def _sum_over_copies(

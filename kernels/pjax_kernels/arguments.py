@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +46,24 @@ def require_shape(kernel: str, name: str, array: Array, expected: tuple[int, ...
     """Raise ``ValueError`` with both shapes unless ``array`` has the ``expected`` one."""
     if array.shape != expected:
         raise ValueError(f"{kernel}: {name} has shape {array.shape}, but {because} needs {expected}")
+
+
+def broadcast_constant(kernel: str, name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """A constant, of any real dtype, stretched to the ``shape`` of the argument that it belongs to."""
+    array = jnp.asarray(value).astype(dtype)
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{kernel}: {name} has shape {array.shape}, which does not broadcast to {shape}") from None
+
+
+def finite_number(kernel: str, name: str, value: Any) -> float:
+    """``value`` as a float of Python; a ``ValueError`` says what came instead."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        raise ValueError(f"{kernel}: {name} is {value!r}; pass a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{kernel}: {name} is {value!r}; pass a finite number")
+    return float(value)
 
 
 def require_rank(kernel: str, ranks: Mapping[str, tuple[Array, int]]) -> None:
@@ -126,9 +146,11 @@ def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[.
 def from_summand_increments(increments_of: Callable[..., tuple[Sequence[Array], Array]]) -> Callable[..., Any]:
     """The same for arrays given as a tuple of summands and a sum."""
 
-    def project(inputs: Sequence[Array], z: Array, *, increments: bool) -> tuple[tuple[Array, ...], Array]:
+    def project(
+        inputs: Sequence[Array], z: Array, *, increments: bool, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array]:
         dtype = compute_dtype([*inputs, z])
-        changes, z_change = increments_of(tuple(x.astype(dtype) for x in inputs), z.astype(dtype))
+        changes, z_change = increments_of(tuple(x.astype(dtype) for x in inputs), z.astype(dtype), **settings)
         *new_inputs, new_z = apply_increments([*inputs, z], (*changes, z_change), increments)
         return tuple(new_inputs), new_z
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Elementwise, Value, number_of
 
 _LINEAR = frozenset({"add", "add_any", "sub", "mul", "div", "neg"})
-_NAMED = frozenset({"tanh", "logistic", "abs"})
+_OF_SOME_NUMBERS = frozenset({"log", "sqrt", "rsqrt"})
+"""Functions that not all numbers have: their projections move others among those that do, by themselves alone."""
 
 
 def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
@@ -29,9 +31,13 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
     moving = [value for value, number in zip(inputs, numbers, strict=True) if number is None]
     if any(isinstance(value, Slot) and value.is_fixed for value in moving) or numbers[0] is not None and name == "select_n":
         return None
+    if name == "max" and len(moving) == 1 and -math.inf in numbers:
+        return moving[0]  # no number is smaller
     if name == "max" and len(moving) == 1 and 0.0 in numbers:
         base = slot_of(moving[0])
         return Elementwise(base, lambda x: jnp.maximum(x, 0), equation.shape, "relu")
+    if name in _OF_SOME_NUMBERS and _affine(inputs[0]) is not None:
+        inputs = [slot_of(inputs[0])]
     inputs = [_unfused(value, name, moving) for value in inputs]
     moving = [value for value, number in zip(inputs, numbers, strict=True) if number is None]
     base = _base(moving[0])
@@ -42,8 +48,7 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
             return _linear(equation, base, moving[0], numbers)
         if name in ("add", "add_any", "sub"):
             return None
-    alone = len(inputs) == 1 and isinstance(inputs[0], Slot) and name in _NAMED
-    return Elementwise(base, _composed(equation, inputs, numbers), equation.shape, name if alone else "elementwise")
+    return Elementwise(base, _composed(equation, inputs, numbers), equation.shape, "elementwise")
 
 
 def _converted(equation: Equation, value: Value) -> Value | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from pjax_core import primitives
 from pjax_core.call import Composite, call_p
-from pjax_core.graph import Shape, Slot, is_fixed, select
+from pjax_core.graph import Shape, Slot, select
 from pjax_core.primitive import Primitive
-from pjax_core.trace.elementwise import affine
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
     broadcast_by_operation,
@@ -39,12 +39,6 @@ def _call(equation: Equation, *inputs: Value) -> Value:
         if called.batching is called.batching.BROADCAST:
             slots = [broadcast_by_operation(slot) for slot in slots]
         return operation(called, *slots, shape=equation.shape, **settings)
-    for slot in slots[1:]:
-        moving = [source.name for source in slot.sources if not is_fixed(source)]
-        if moving:
-            raise ValueError(
-                f"{called.name}: labels come from {', '.join(moving)}; they must be data, given after params"
-            )
     node = operation_node(called, *slots, shape=equation.shape, **settings)
     return Loss((node,), equation.shape, math.prod(equation.shape.shape))
 
@@ -92,8 +86,9 @@ def _term(value: Value) -> tuple[Slot, float]:
 def _sum(equation: Equation, terms: Sequence[tuple[Slot, float]]) -> Slot:
     slots = [broadcast_by_operation(slot) for slot, _ in terms]
     coefficients = tuple(coefficient for _, coefficient in terms)
-    settings = {} if set(coefficients) == {1.0} else {"coefficients": coefficients}
-    return operation(primitives.add, *slots, shape=equation.shape, **settings)
+    if set(coefficients) == {1.0}:
+        return operation(primitives.add, *slots, shape=equation.shape)
+    return operation(primitives.signed_sum, *slots, shape=equation.shape, coefficients=coefficients)
 
 
 def _mul(equation: Equation, a: Value, b: Value) -> Slot:
@@ -207,27 +202,22 @@ def _reduce_min(equation: Equation, x: Value) -> Slot:
     return operation(primitives.minimum, slot_of(x), shape=equation.shape, axis=tuple(equation.params["axes"]))
 
 
-def _max(equation: Equation, a: Value, b: Value) -> Value:
-    return _larger(primitives.maximum, -math.inf, equation, a, b)
+def _max(equation: Equation, a: Value, b: Value) -> Slot:
+    return _larger(primitives.maximum, equation, a, b)
 
 
-def _min(equation: Equation, a: Value, b: Value) -> Value:
-    return _larger(primitives.minimum, math.inf, equation, a, b)
+def _min(equation: Equation, a: Value, b: Value) -> Slot:
+    return _larger(primitives.minimum, equation, a, b)
 
 
-def _larger(primitive: Primitive, never: float, equation: Equation, *operands: Value) -> Value:
-    """The largest of two values; what a number is never larger than is no constraint."""
-    for value, other in itertools.permutations(operands):
-        if number_of(value) == never:
-            return other
+def _larger(primitive: Primitive, equation: Equation, *operands: Value) -> Slot:
+    """The largest, or smallest, of two values."""
     whole = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in operands]
     shape = Shape((2, *equation.shape.shape), equation.shape.dtype)
     return operation(primitive, select("stack", _stack, {"axis": 0}, shape, *whole), shape=equation.shape, axis=(0,))
 
 
 def _stack(*arrays: Any) -> Any:
-    import jax.numpy as jnp
-
     return jnp.stack(arrays)
 
 
@@ -254,6 +244,26 @@ def _reduce_window_max(equation: Equation, x: Value) -> Slot:
     return transposed(pooled, tuple(order.index(axis) for axis in range(rank)))
 
 
+def _reduce_window_sum(equation: Equation, x: Value) -> Slot:
+    """Sums of windows, which become means where they are divided."""
+    slot, params = slot_of(x), equation.params
+    if set(params["base_dilation"]) | set(params["window_dilation"]) != {1}:
+        raise NotImplementedError(f"{equation.where()}: pooling has no dilation")
+    settings = {name: tuple(map(int, params[f"window_{key}"])) for name, key in _OF_WINDOWS}
+    pads = tuple((int(low), int(high)) for low, high in params["padding"])
+    return operation(
+        primitives.average_pool,
+        slot,
+        shape=equation.shape,
+        size=slot.shape.shape,
+        padding=pads,
+        factor=1.0,
+        **settings,
+    )
+
+
+_OF_WINDOWS = (("window", "dimensions"), ("strides", "strides"))
+
 # Views that become others, or none.
 
 
@@ -276,5 +286,6 @@ RULES: dict[str, Rule] = {
     "max": _max,
     "min": _min,
     "reduce_window_max": _reduce_window_max,
+    "reduce_window_sum": _reduce_window_sum,
     "transpose": _transpose,
 }

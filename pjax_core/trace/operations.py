@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from pjax_core import primitives
-from pjax_core.graph import Constant, Operation, Shape, Slot, of_node, select
+from pjax_core.graph import Constant, Operation, Shape, Slot, is_fixed, of_node, select
 from pjax_core.primitive import Primitive
+from pjax_core.trace.functions import recognised
 from pjax_core.trace.values import Elementwise, Loss, Value
 
 
@@ -22,7 +23,15 @@ def operation(primitive: Primitive, *slots: Slot, shape: Shape | None = None, **
 def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = None, **settings: Any) -> Operation:
     """A primitive applied to slots."""
     slots = tuple(_without_conversion(slot) for slot in slots)
-    for slot in slots:
+    moving = primitive.moving_inputs(len(slots))
+    for slot in slots[moving:]:
+        sources = [source.name for source in slot.sources if not is_fixed(source)]
+        if sources:
+            what = "labels come" if primitive.constrains_output else "an argument comes"
+            raise ValueError(
+                f"{primitive.name}: {what} from {', '.join(sources)}; they must be data, given after params"
+            )
+    for slot in slots[:moving]:
         if not jnp.issubdtype(slot.shape.dtype, jnp.floating):
             names = ", ".join(source.name for source in slot.sources)
             raise TypeError(
@@ -63,12 +72,15 @@ def _computed(value: Elementwise) -> Slot:
     if value.name == "relu":
         return operation(primitives.sum_relu, value.base, shape=value.shape)
     if value.name != "affine":
-        raise NotImplementedError("elementwise functions have no projection yet")
+        function, settings = recognised(value.function)
+        operation_of = primitives.elementwise(function, value.name)
+        return operation(operation_of, value.base, shape=value.shape, **settings)
     if (value.scale, value.offset) == (1, 0):
         return value.base
     if value.scale == 1:
         return operation(primitives.add, value.base, number(value.offset, value.shape), shape=value.shape)
-    raise NotImplementedError("affine functions have no projection yet")
+    scale, offset = (number(constant, value.shape) for constant in (value.scale, value.offset))
+    return operation(primitives.affine, value.base, scale, offset, shape=value.shape)
 
 
 def number(value: float, like: Shape) -> Slot:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -57,8 +58,9 @@ def known(value: Any) -> Any:
 
 
 def number_of(value: Any) -> float | None:
-    """The only number that a constant holds."""
+    """The number that all elements of a constant are."""
     array = known(value)
-    if array is None or array.size != 1 or np.dtype(array.dtype).kind not in "fiub":
+    if array is None or not array.size or not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         return None
-    return float(np.asarray(array).reshape(()))
+    numbers = np.asarray(array).ravel()
+    return float(numbers[0]) if (numbers == numbers[0]).all() else None

@@ -103,6 +103,18 @@ def output_inputs(rng: np.random.Generator) -> Inputs:
     return 5 * rng.normal(size=(LANES, 4, 5)), np.eye(5)[rng.integers(5, size=(LANES, 4))]
 
 
+def arrays_of_one_shape(rng: np.random.Generator) -> Inputs:
+    return tuple(rng.normal(size=(2, LANES, 4, 5)))
+
+
+def average_pool_inputs(rng: np.random.Generator) -> Inputs:
+    return rng.normal(size=(LANES, 2, 5, 3)), rng.normal(size=(LANES, 2, 4, 3))
+
+
+def project_difference(x: Any, z: Any, **options: Any) -> Inputs:
+    return pk.project_sum(x, z, coefficients=(1.0, -1.0), **options)
+
+
 KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_bilinear": (pk.project_bilinear, bilinear_inputs),
     "project_dense": (pk.project_dense, dense_inputs),
@@ -114,9 +126,26 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_max": (pk.project_max, max_inputs),
     "project_max_pool": (project_max_pool, pool_inputs),
     "project_quantize": (project_quantize, quantize_inputs),
+    "project_affine": (partial(pk.project_affine, scale=2.0, offset=0.5), arrays_of_one_shape),
+    "project_sum, difference": (project_difference, sum_inputs),
+    "project_min": (pk.project_min, max_inputs),
+    "project_average_pool": (
+        partial(pk.project_average_pool, window=(1, 2, 1), strides=(1, 1, 1)),
+        average_pool_inputs,
+    ),
+    "project_elementwise, tanh": (partial(pk.project_elementwise, "tanh"), arrays_of_one_shape),
+    "project_elementwise, log": (partial(pk.project_elementwise, "log"), arrays_of_one_shape),
+    "project_elementwise, clip": (partial(pk.project_elementwise, "clip", low=-0.5), arrays_of_one_shape),
+    "project_elementwise, function": (partial(pk.project_elementwise, jnp.sin), arrays_of_one_shape),
+    "project_normalize": (pk.project_normalize, arrays_of_one_shape),
     "project_margin": (pk.project_margin, output_inputs),
     "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
+    "prox_squared_error": (pk.prox_squared_error, arrays_of_one_shape),
+    "prox_absolute_error": (pk.prox_absolute_error, arrays_of_one_shape),
 }
+
+WITH_LABELS = ("project_margin", "prox_cross_entropy", "prox_squared_error", "prox_absolute_error")
+"""Kernels whose second argument is data, which they do not return."""
 
 
 JITTED = {name: jax.jit(kernel) for name, (kernel, _) in KERNELS.items()}
@@ -148,7 +177,7 @@ def test_vmap_and_scan_are_loops(kernel: str, rng: np.random.Generator) -> None:
     """Shapes and dtypes come out as they went in, so a projection can be iterated."""
     call = JITTED[kernel]
     inputs = case(kernel, np.float64, rng)
-    labels = inputs[1:] if kernel in ("project_margin", "prox_cross_entropy") else ()
+    labels = inputs[1:] if kernel in WITH_LABELS else ()
     start = inputs[:1] if labels else inputs
 
     @jax.jit
@@ -183,7 +212,7 @@ def test_vmap_over_one_argument_only(rng: np.random.Generator) -> None:
 
 def test_a_carry_of_half_precision_can_be_scanned(kernel: str, rng: np.random.Generator) -> None:
     inputs = lane(case(kernel, jnp.bfloat16, rng), 1)
-    labels = inputs[1:] if kernel in ("project_margin", "prox_cross_entropy") else ()
+    labels = inputs[1:] if kernel in WITH_LABELS else ()
 
     def step(carry: Inputs, _: None) -> tuple[Inputs, None]:
         new = KERNELS[kernel][0](*carry, *labels)
@@ -350,6 +379,22 @@ KERNEL_CHECKS = {
     "project_quantize": lambda: check(
         partial(pk.project_quantize, levels=3, scale=1.0), [(noise, noise[::-1])], (batch, batch), None
     ),
+    "project_affine": lambda: check(
+        partial(pk.project_affine, scale=2.0), [(noise, noise[::-1])], (batch, batch), None
+    ),
+    "project_average_pool": lambda: check(
+        partial(pk.project_average_pool, window=(1, 2, 2, 1), strides=(1, 1, 1, 1)),
+        [(images, images[:, 1:, 1:])],
+        (batch, batch),
+        None,
+    ),
+    "project_elementwise": lambda: [
+        check(partial(pk.project_elementwise, name), [(noise, size * noise[::-1])], (batch, batch), None)
+        for name in ("tanh", "gelu", "exp")
+        for size in (0.1, 3)
+    ],
+    "project_normalize": lambda: check(pk.project_normalize, [(noise, noise[::-1])], (batch, batch), None),
+    "prox_squared_error": lambda: check(pk.prox_squared_error, [(noise, noise[::-1])], (batch, batch), None),
     "project_margin": lambda: check(pk.project_margin, [(noise, np.eye(8, 5))], (batch, batch), None),
     "prox_cross_entropy": lambda: check(
         pk.prox_cross_entropy, [(noise, np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2]])], (batch, batch), None

@@ -50,17 +50,21 @@ def prox_cross_entropy(
     labels: ArrayLike,
     *,
     strength: float = 5.0,
+    weights: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> Array:
     """The proximal operator of softmax cross-entropy, ``argmin_x |x - logits|^2 / (2 strength) + CE(x, labels)``.
 
-    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.
+    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.  With
+    ``weights`` the loss of a row is multiplied by its weight, which is the same as its own strength.
 
     Args:
         logits: ``(..., C)``, floating-point.
         labels: ``(..., C)``, one-hot or any other probabilities: not negative, with sum 1 over the last axis.
         strength: how far the loss pulls, in units of logits; positive.
+        weights: of a shape that broadcasts to that of ``logits`` without its last axis, not negative; a row of weight
+            0 stays.
         increments: return the change instead of the new value, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -81,7 +85,10 @@ def prox_cross_entropy(
         raise ValueError(f"{_CROSS_ENTROPY}: strength is {strength!r}; pass a positive number")
     dtype = arguments.compute_dtype([logits, labels])
     project = choose(_CROSS_ENTROPY, implementation, _CROSS_ENTROPY_IMPLEMENTATIONS)
-    change = project(logits.astype(dtype), labels.astype(dtype), float(strength))
+    pull: float | Array = float(strength)
+    if weights is not None:
+        pull = pull * arguments.broadcast_constant(_CROSS_ENTROPY, "weights", weights, logits.shape[:-1], dtype)
+    change = project(logits.astype(dtype), labels.astype(dtype), pull)
     return arguments.apply_increments([logits], [change], increments)[0]
 
 

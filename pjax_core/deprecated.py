@@ -103,6 +103,10 @@ def _index(x: Any, where: Any) -> Array:
     return array.at[where].get(mode="clip")
 
 
+def _repeat(x: ArrayLike, repeats: Any, axis: int | None = None) -> Array:
+    return jnp.repeat(jnp.asarray(x), np.asarray(repeats), axis)
+
+
 def _embedding(table: ArrayLike, indices: ArrayLike) -> Array:
     if not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
         raise TypeError(f"embedding: indices have dtype {jnp.result_type(indices)}; pass integers")
@@ -125,7 +129,7 @@ maximum = _deprecated("maximum", "jnp.maximum", jnp.maximum)
 moveaxis = _deprecated("moveaxis", "jnp.moveaxis", jnp.moveaxis)
 pad = _deprecated("pad", "jnp.pad", jnp.pad)
 relu = _deprecated("relu", "jax.nn.relu", jax.nn.relu)
-repeat = _deprecated("repeat", "jnp.repeat", jnp.repeat)
+repeat = _deprecated("repeat", "jnp.repeat", _repeat)
 reshape = _deprecated("reshape", "jnp.reshape", jnp.reshape)
 split = _deprecated("split", "jnp.split", jnp.split)
 squeeze = _deprecated("squeeze", "jnp.squeeze", jnp.squeeze)

@@ -41,13 +41,13 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
     shapes = jax.tree.map(lambda leaf: Shape(leaf.shape, leaf.dtype), (params, *data))
     closed = jax.make_jaxpr(function)(*shapes)
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
-    losses = [value for value in returned if isinstance(value, Loss) and value.count == 1]
+    losses = [value for value in returned if isinstance(value, Loss)]
     if not losses or len(losses) < len(returned):
         found = ", ".join(_described(value) for value in returned) or "nothing"
         raise ValueError(
             "the function given to feasibility must return an output constraint, such as "
-            "pj.cross_entropy(logits, labels) or pj.margin_loss(logits, labels), a mean or a sum of such, or a tree of "
-            f"them, but it returned {found}"
+            "pj.cross_entropy(logits, labels), pj.margin_loss(logits, labels) or pj.squared_error(prediction, target), "
+            f"a mean or a sum of such, or a tree of them, but it returned {found}"
         )
     nodes = ordered(rewritten(list(dict.fromkeys(node for loss in losses for node in loss.nodes))))
     for parameter in parameters:
@@ -75,10 +75,8 @@ def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[No
 
 def _described(value: Value) -> str:
     """What came in the place of an output constraint."""
-    if isinstance(value, Loss) and value.count == 1:
-        return value.nodes[0].name
     if isinstance(value, Loss):
-        return f"{value.count} values of an output constraint, whose mean it should return"
+        return value.nodes[0].name
     shape = ",".join(map(str, value.shape.shape))
     sources = value.base.sources if isinstance(value, Elementwise) else value.sources
     return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"
@@ -206,9 +204,12 @@ def _choose(which: Any, *cases: Any) -> Any:
 
 def _scan(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """A loop as its steps, one after the other."""
-    params = equation.params
-    body, n_consts, n_carry = params["jaxpr"], params["num_consts"], params["num_carry"]
-    consts, carry, sequences = inputs[:n_consts], list(inputs[n_consts : n_consts + n_carry]), inputs[n_consts + n_carry :]
+    params, body = equation.params, equation.params["jaxpr"]
+    inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+    # What is carried has the same axes inside and outside; sequences have one more outside.
+    n_carry = sum(map(_same_rank, inner.outvars, equation.of.outvars))
+    first = sum(map(_same_rank, inner.invars, equation.of.invars))
+    consts, carry, sequences = inputs[: first - n_carry], list(inputs[first - n_carry : first]), inputs[first:]
     steps = range(params["length"])
     stacked: list[list[Slot]] = [[] for _ in equation.shapes[n_carry:]]
     for step in reversed(steps) if params["reverse"] else steps:
@@ -225,6 +226,10 @@ def _scan(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
             for column, shape in zip(columns, equation.shapes[n_carry:], strict=True)
         ),
     ]
+
+
+def _same_rank(inside: Any, outside: Any) -> bool:
+    return inside.aval.ndim == outside.aval.ndim
 
 
 def _entry(sequence: Slot, step: int) -> Slot:

@@ -4,8 +4,8 @@
     python benchmarks/ten_networks.py --only gru attention --updates 300
 
 Each network is an ordinary function of JAX, or a module of Flax or Equinox. The same function is trained twice: by Adam
-on the changes that a few alternating projections make, and by Adam on `jax.grad`. Printed are the accuracy on digits held
-out, in per cent (for regression and the autoencoder the mean squared error), and the time of an update.
+on the changes that a few alternating projections make, and by Adam on `jax.grad`. Printed are the accuracy on digits
+held out, in per cent (for regression and the autoencoder the mean squared error), and the time of an update.
 """
 
 import argparse
@@ -94,7 +94,8 @@ def layer_norm(x: Array) -> Array:
 def residual(key: Array) -> Network:
     """Two residual blocks, with layer normalisation before each."""
     first, block, other, last = (
-        dense(k, *s)[0] for k, s in zip(jax.random.split(key, 4), [(64, WIDTH), *[(WIDTH, WIDTH)] * 2, (WIDTH, 10)], strict=True)
+        dense(k, *s)[0]
+        for k, s in zip(jax.random.split(key, 4), [(64, WIDTH), *[(WIDTH, WIDTH)] * 2, (WIDTH, 10)], strict=True)
     )
 
     def apply(params: Any, x: Array) -> Array:
@@ -135,7 +136,9 @@ def gru(key: Array) -> Network:
     """A gated recurrent unit over pairs of rows, by `lax.scan`."""
     gates, candidate, last = (
         dense(k, *s)[0]
-        for k, s in zip(jax.random.split(key, 3), [(16 + WIDTH, 2 * WIDTH), (16 + WIDTH, WIDTH), (WIDTH, 10)], strict=True)
+        for k, s in zip(
+            jax.random.split(key, 3), [(16 + WIDTH, 2 * WIDTH), (16 + WIDTH, WIDTH), (WIDTH, 10)], strict=True
+        )
     )
 
     def apply(params: Any, x: Array) -> Array:
@@ -156,7 +159,7 @@ def gru(key: Array) -> Network:
 def attention(key: Array) -> Network:
     """A block of softmax attention between the rows of an image."""
     keys = jax.random.split(key, 5)
-    params = {name: dense(k, 8, WIDTH)[0]["w"] for name, k in zip("qkv", keys, strict=False)}
+    params: dict[str, Any] = {name: dense(k, 8, WIDTH)[0]["w"] for name, k in zip("qkv", keys, strict=False)}
     params |= {"in": dense(keys[3], 8, WIDTH)[0], "out": dense(keys[4], WIDTH, 10)[0]}
     params["place"] = jnp.zeros((8, 8))
 
@@ -278,7 +281,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--steps", type=int, default=5, help="projections for an update")
     options = parser.parse_args()
-    print("| network | projections | gradients | ms an update | ms by gradients |", "| --- | --- | --- | --- | --- |", sep="\n")
+    print(
+        "| network | projections | gradients | ms an update | ms by gradients |",
+        "| --- | --- | --- | --- | --- |",
+        sep="\n",
+    )
     for name in options.only:
         network = NETWORKS[name](jax.random.key(0))
         learn, test = digits(network)

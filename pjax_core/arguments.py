@@ -13,7 +13,6 @@ import numpy as np
 from jax import Array
 
 
-
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """Parameters and data as arrays: floating-point and, where their content is known, finite; data also integers."""
     if not jax.tree.leaves(params):

@@ -85,9 +85,7 @@ def _batched(inputs: Sequence[Any], dims: Sequence[Any], *, operation: Called, s
     if operation.batching is Batching.ROWS and has_axis == [True] + [False] * (len(inputs) - 1):
         output = call(operation, inputs[0].reshape(-1, *inputs[0].shape[2:]), *inputs[1:], **given)
         return output.reshape(length, -1, *output.shape[1:]), 0
-    inputs = [
-        x if has else jnp.broadcast_to(x, (length, *x.shape)) for x, has in zip(inputs, has_axis, strict=True)
-    ]
+    inputs = [x if has else jnp.broadcast_to(x, (length, *x.shape)) for x, has in zip(inputs, has_axis, strict=True)]
     return call(operation.vmapped(), *inputs, **given), 0
 
 

@@ -99,9 +99,9 @@ def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Cons
         raise ValueError("check_projection: the operation makes several constraints; check each by itself")
     if node.primitive.spread is None:
         raise ValueError(f"check_projection: {node.name} has no layout of its copies; give pj.bilinear a spread")
-    slots = [slot.read(lambda source: _read(source, inputs)) for slot in node.slots]
-    copies = node.primitive.spread(*slots, **node.settings)
-    moving = node.primitive.moving_inputs(len(slots))
+    arrays = [slot.read(lambda source: _read(source, inputs)) for slot in node.slots]
+    copies = node.primitive.spread(*arrays, **node.settings)
+    moving = node.primitive.moving_inputs(len(arrays))
     return _flattened(
         node.primitive.copywise or node.primitive, node.name, copies[:moving], copies[moving:], node.settings
     )

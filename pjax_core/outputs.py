@@ -72,7 +72,8 @@ def cross_entropy(
     if class_weights is not None:
         if len(class_weights) != jnp.shape(logits)[-1]:
             raise ValueError(
-                f"cross_entropy: there are {len(class_weights)} class_weights, but logits have shape {jnp.shape(logits)}"
+                f"cross_entropy: there are {len(class_weights)} class_weights, but logits are of shape "
+                f"{jnp.shape(logits)}"
             )
         settings["class_weights"] = tuple(map(float, class_weights))
     return _constrain(primitives.cross_entropy, logits, labels, weights, **settings)
@@ -178,7 +179,9 @@ def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array])
     return constraint
 
 
-def _constrain(operation: Primitive, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, **settings: Any) -> Any:
+def _constrain(
+    operation: Primitive, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, **settings: Any
+) -> Any:
     name = operation.name
     rows = jnp.shape(logits)[:-1]
     as_numbers = (
@@ -189,8 +192,8 @@ def _constrain(operation: Primitive, logits: ArrayLike, labels: ArrayLike, weigh
     if not jnp.shape(logits) or (jnp.shape(logits) != jnp.shape(labels) and not as_numbers):
         hint = "; pass class numbers as jax.nn.one_hot" if jnp.shape(labels) == rows else ""
         raise ValueError(
-            f"{name}: logits have shape {jnp.shape(logits)} and labels {jnp.shape(labels)}; they must agree and have an "
-            f"axis{hint}"
+            f"{name}: logits have shape {jnp.shape(logits)} and labels {jnp.shape(labels)}; they must agree and have "
+            f"an axis{hint}"
         )
     if jnp.issubdtype(jnp.result_type(labels), jnp.integer) and not as_numbers:
         labels = jnp.asarray(labels, jnp.result_type(logits))
@@ -227,9 +230,7 @@ def _require_broadcast(name: str, what: str, operand: ArrayLike, shape: tuple[in
         raise ValueError(f"{name}: {what} has shape {jnp.shape(operand)}, which does not broadcast to {shape}")
 
 
-def _apply_to_data(
-    operation: Primitive, moving: ArrayLike, settings: Mapping[str, Any], **data: ArrayLike
-) -> Array:
+def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[str, Any], **data: ArrayLike) -> Array:
     """The output constraint of a value and named data."""
     return call(operation, moving, *data.values(), **settings)
 

@@ -107,7 +107,9 @@ def _mean_of_copies(x: Array, change: Array) -> Array:
     """The mean over the copies of each element of what broadcasts."""
     if x.shape == change.shape:
         return change
-    (total,) = jax.linear_transpose(lambda a: jnp.broadcast_to(a, change.shape), jnp.zeros(x.shape, change.dtype))(change)
+    (total,) = jax.linear_transpose(lambda a: jnp.broadcast_to(a, change.shape), jnp.zeros(x.shape, change.dtype))(
+        change
+    )
     return total * (x.size / change.size)
 
 

@@ -11,6 +11,7 @@ import jax
 from pjax_core import primitives
 from pjax_core.graph import Constant, Node, Operation, Slot, complete, ordered
 
+
 def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     """The same constraints in fewer operations: sums of sums, and rectified sums, become one each."""
     nodes = ordered(outputs)
@@ -49,7 +50,9 @@ def _sum_inside(node: Operation, slot: Slot, uses: Counter[Node]) -> Operation |
     source = _read_once(slot, uses)
     if source is None or source.shape != node.shape:
         return None
-    if source.primitive is primitives.add or (source.primitive is primitives.signed_sum and node.primitive in _SUMS[:2]):
+    if source.primitive is primitives.add or (
+        source.primitive is primitives.signed_sum and node.primitive in _SUMS[:2]
+    ):
         return source
     return None
 

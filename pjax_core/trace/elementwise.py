@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +30,11 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
         return None
     numbers = [number_of(value) for value in inputs]
     moving = [value for value, number in zip(inputs, numbers, strict=True) if number is None]
-    if any(isinstance(value, Slot) and value.is_fixed for value in moving) or numbers[0] is not None and name == "select_n":
+    if (
+        any(isinstance(value, Slot) and value.is_fixed for value in moving)
+        or numbers[0] is not None
+        and name == "select_n"
+    ):
         return None
     if name == "max" and len(moving) == 1 and -math.inf in numbers:
         return moving[0]  # no number is smaller
@@ -114,15 +119,22 @@ def _reciprocal(equation: Equation, base: Slot, scale: float, offset: float, num
     return Elementwise(base, lambda x: number / (scale * x + offset), equation.shape, "elementwise")
 
 
-def _composed(
-    equation: Equation, inputs: Sequence[Value], numbers: Sequence[float | None]
-) -> Callable[[Array], Array]:
+def _composed(equation: Equation, inputs: Sequence[Value], numbers: Sequence[float | None]) -> Callable[[Array], Array]:
     """The function of the base, in any precision."""
     function = equation.bind()
     parts: list[Callable[[Array], Any]] = []
     for value, number in zip(inputs, numbers, strict=True):
         if number is not None:
-            parts.append(lambda x, number=number: jnp.full(x.shape, number, x.dtype))  # type: ignore[misc]
+            parts.append(functools.partial(_full, number=number))
         else:
-            parts.append(value.function if isinstance(value, Elementwise) else lambda x: x)
+            parts.append(value.function if isinstance(value, Elementwise) else _itself)
     return lambda x: function(*(part(x) for part in parts))
+
+
+def _full(x: Array, number: float) -> Array:
+    """The number as an array like another."""
+    return jnp.full(x.shape, number, x.dtype)
+
+
+def _itself(x: Array) -> Array:
+    return x

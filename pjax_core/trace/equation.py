@@ -49,8 +49,8 @@ class Equation:
 
     def where(self) -> str:
         """The line of the user's that it is from."""
-        traceback = self.caller.source_info.traceback
-        for frame in () if traceback is None else traceback.frames:
+        traceback: Any = self.caller.source_info.traceback
+        for frame in traceback.frames if traceback else ():
             if frame.file_name.startswith(_NOT_THE_USERS) or "/site-packages/" in frame.file_name:
                 continue
             code = linecache.getline(frame.file_name, frame.line_num).strip()
@@ -60,5 +60,6 @@ class Equation:
 
 def of_jaxpr(eqn: jax.extend.core.JaxprEqn, caller: jax.extend.core.JaxprEqn) -> Equation:
     """The equation with what rules read of it."""
-    shapes = tuple(Shape(var.aval.shape, var.aval.dtype) for var in eqn.outvars)
+    avals: list[Any] = [var.aval for var in eqn.outvars]
+    shapes = tuple(Shape(aval.shape, aval.dtype) for aval in avals)
     return Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller)

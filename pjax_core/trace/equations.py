@@ -238,7 +238,10 @@ def _reduce_window_max(equation: Equation, x: Value) -> Slot:
     images = reshaped(images, (_size(slot, before), *size, _size(slot, after)))
     pair = lambda values, fill: (*(values[axis] for axis in axes), *(fill,) * (2 - len(axes)))  # noqa: E731
     pads = tuple((int(low), int(high)) for low, high in pair(padding, (0, 0)))
-    settings = {"window": tuple(map(int, pair(window, 1))), "strides": tuple(map(int, pair(strides, 1)))}
+    settings: dict[str, Any] = {
+        "window": tuple(map(int, pair(window, 1))),
+        "strides": tuple(map(int, pair(strides, 1))),
+    }
     pooled = operation(primitives.max_pool, images, padding=pads, size=size, **settings)
     pooled = reshaped(pooled, tuple(equation.shape.shape[axis] for axis in order))
     return transposed(pooled, tuple(order.index(axis) for axis in range(rank)))
@@ -249,7 +252,7 @@ def _reduce_window_sum(equation: Equation, x: Value) -> Slot:
     slot, params = slot_of(x), equation.params
     if set(params["base_dilation"]) | set(params["window_dilation"]) != {1}:
         raise NotImplementedError(f"{equation.where()}: pooling has no dilation")
-    settings = {name: tuple(map(int, params[f"window_{key}"])) for name, key in _OF_WINDOWS}
+    settings: dict[str, Any] = {name: tuple(map(int, params[f"window_{key}"])) for name, key in _OF_WINDOWS}
     pads = tuple((int(low), int(high)) for low, high in params["padding"])
     return operation(
         primitives.average_pool,

@@ -17,7 +17,6 @@ from pjax_core.graph import (
     Data,
     Graph,
     Node,
-    Operation,
     Parameter,
     Shape,
     Slot,
@@ -88,7 +87,11 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
     values |= {var: constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
     def read(var: Any) -> Value:
-        return constant(np.asarray(var.val, var.aval.dtype)) if isinstance(var, Literal) else values[var]
+        return (
+            constant(np.asarray(var.val, np.dtype(getattr(var.aval, "dtype", None))))
+            if isinstance(var, Literal)
+            else values[var]
+        )
 
     for eqn in jaxpr.eqns:
         inputs = [read(var) for var in eqn.invars]
@@ -168,7 +171,9 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
         return _views(equation, slots)
 
     def output(number: int) -> Callable[..., Any]:
-        return lambda *arrays: function(*arrays)[number] if equation.of.primitive.multiple_results else function(*arrays)
+        return lambda *arrays: (
+            function(*arrays)[number] if equation.of.primitive.multiple_results else function(*arrays)
+        )
 
     label = f"{equation.name} of data"
     return [

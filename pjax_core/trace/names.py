@@ -28,8 +28,8 @@ CONTROL = frozenset({"scan", "cond"})
 
 UNARY = frozenset(
     {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
-     "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log", "log1p", "logistic", "neg",
-     "not", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
+     "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log", "log1p", "logistic",
+     "neg", "not", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
 )  # fmt: skip
 """Functions of one number."""
 

@@ -73,6 +73,8 @@ def _computed(value: Elementwise) -> Slot:
         return operation(primitives.sum_relu, value.base, shape=value.shape)
     if value.name != "affine":
         function, settings = recognised(value.function)
+        if function == "relu":
+            return operation(primitives.sum_relu, value.base, shape=value.shape)
         operation_of = primitives.elementwise(function, value.name)
         return operation(operation_of, value.base, shape=value.shape, **settings)
     if (value.scale, value.offset) == (1, 0):

@@ -37,7 +37,8 @@ class Problem:
         """The graph for arguments of these shapes, traced once and kept."""
         given = data.given if isinstance(data, Fixed) else data
         leaves, structure = jax.tree.flatten((params, given))
-        settings = (jax.config.read("jax_enable_x64"), jax.config.read("jax_numpy_dtype_promotion"))
+        config: Any = jax.config
+        settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
         key = (structure, tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves), settings)
         if key not in self._graphs:
             graph = trace(self.function, params, given)

@@ -62,8 +62,12 @@ def _converted(equation: Equation, value: Value) -> Value | None:
         return None
     function = value.function
     if not jnp.issubdtype(value.shape.dtype, jnp.floating):
-        function = lambda x, inner=function: inner(x).astype(x.dtype)  # noqa: E731
+        function = functools.partial(_as_numbers, function)
     return Elementwise(value.base, function, equation.shape, value.name, value.scale, value.offset)
+
+
+def _as_numbers(function: Callable[[Array], Array], x: Array) -> Array:
+    return function(x).astype(x.dtype)
 
 
 def _unfused(value: Value, name: str, moving: Sequence[Value]) -> Value:

@@ -237,12 +237,12 @@ def _reduce_window_max(equation: Equation, x: Value) -> Slot:
     images = transposed(slot, order)
     images = reshaped(images, (_size(slot, before), *size, _size(slot, after)))
     pair = lambda values, fill: (*(values[axis] for axis in axes), *(fill,) * (2 - len(axes)))  # noqa: E731
-    pads = tuple((int(low), int(high)) for low, high in pair(padding, (0, 0)))
     settings: dict[str, Any] = {
         "window": tuple(map(int, pair(window, 1))),
         "strides": tuple(map(int, pair(strides, 1))),
+        "padding": tuple((int(low), int(high)) for low, high in pair(padding, (0, 0))),
     }
-    pooled = operation(primitives.max_pool, images, padding=pads, size=size, **settings)
+    pooled = operation(primitives.max_pool, images, size=size, **settings)
     pooled = reshaped(pooled, tuple(equation.shape.shape[axis] for axis in order))
     return transposed(pooled, tuple(order.index(axis) for axis in range(rank)))
 

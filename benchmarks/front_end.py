@@ -10,6 +10,7 @@ after five steps in float64. The kernels are those of this tree for both.
 
 import argparse
 import functools
+import importlib
 import os
 import pickle
 import re
@@ -45,11 +46,11 @@ def algorithms() -> dict[str, Any]:
 def measure(only: list[str], wanted: list[str], solved: bool) -> dict[tuple[str, str], Any]:
     """Of the package on the path: the programs of the first state and of a step, or parameters after some steps."""
     import pjax_core as pj
-    from tests.pjax_core.networks import NETWORKS
 
+    networks = importlib.import_module("tests.pjax_core.networks").NETWORKS
     found: dict[tuple[str, str], Any] = {}
-    for name in only or NETWORKS:
-        network = NETWORKS[name]
+    for name in only or networks:
+        network = networks[name]
         params, x, y = network.arrays(np.random.default_rng(1))
         problem = network.problem()
         for key in wanted:

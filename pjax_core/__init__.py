@@ -45,14 +45,18 @@ from pjax_core.operations import identity, quantize
 from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 
 __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
     "Box",
+    "CircuitSearch",
+    "Circuits",
     "Factored",
     "Info",
     "Solution",
+    "ThresholdNetwork",
     "absolute_error",
     "add",
     "alternating_projections",

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pjax_core.graph import Operation, Parameter, Shape
+from pjax_core.graph import Operation, Parameter
+from pjax_core.meshes import Shape
 from pjax_core.primitive import Primitive
 from pjax_core.rewrite import rewritten
 from pjax_core.trace.jaxpr import values_of

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from pjax_core import primitives
 from pjax_core.call import call
-from pjax_kernels.arguments import padding_pairs
+from pjax_kernels.compose import padding_pairs
 
 
 def _deprecated(name: str, instead: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core import primitives
+from pjax_core.meshes import Shape, shape_of_type, transposed
 from pjax_core.primitive import Primitive
-
-Shape = jax.ShapeDtypeStruct
 
 
 class Colour(enum.Enum):
@@ -83,13 +83,20 @@ class Slot:
         arrays = [values(source) for source in self.sources]
         return arrays[0] if self.view is None else self.view(*arrays)
 
-    def sum_over_copies(self, source: Node, copies: Array, values: Callable[[Node], Array]) -> Array:
-        """The sum over the elements of the slot that are copies of each element of ``source``."""
+    def sum_over_copies(
+        self, source: Node, copies: Array, values: Callable[[Node], Array], *, counts: bool = False
+    ) -> Array:
+        """The sum over the elements of the slot that are copies of each element of ``source``.
+
+        What ``counts`` is the same on all devices, and may be known while tracing.
+        """
         if self.view is None:
             return copies
         # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
         moving = [node for node in self.sources if not is_index(node)]
-        shapes = [_widened_shape(node) for node in moving]
+        shapes = tuple(_widened_shape(node) for node in moving)
+        if counts:
+            shapes = tuple(Shape(shape.shape, shape.dtype) for shape in shapes)
         indices = {node: values(node) for node in self.sources if is_index(node)}
 
         def view(*arrays: Array) -> Array:
@@ -98,7 +105,7 @@ class Slot:
             return self.view(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
 
         viewed = jax.eval_shape(view, *shapes)
-        sums = jax.linear_transpose(view, *shapes)(copies.astype(viewed.dtype))
+        sums = transposed(view, shapes, copies.astype(viewed.dtype))
         return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node is source))
 
     @property
@@ -228,6 +235,11 @@ class Graph:
     computed: tuple[Computed, ...] = ()
     holds_tracers: bool = False
 
+    @functools.cached_property
+    def keys(self) -> dict[Node, str]:
+        """The nodes' places among all, as states name them: strings, the keys that exported functions may have."""
+        return {node: str(place) for place, node in enumerate(self.nodes)}
+
     def coloured(self, colour: Colour) -> tuple[Node, ...]:
         """The nodes of one colour."""
         return tuple(node for node in self.nodes if self.colours[node] is colour)
@@ -287,7 +299,7 @@ def is_index(node: Node) -> bool:
 def _widened_shape(node: Node) -> Shape:
     """The shape of a node's output, in float32 or wider."""
     assert node.shape is not None
-    return Shape(node.shape.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
+    return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
 
 
 def _consumers(nodes: Iterable[Node]) -> dict[Node, tuple[Operation, ...]]:

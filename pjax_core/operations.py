@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from pjax_core import primitives
 from pjax_core.call import call
+from pjax_core.messages import described
 
 
 def identity(x: ArrayLike) -> Array:
@@ -43,7 +44,7 @@ def quantize(x: ArrayLike, levels: int, *, scale: float = 1.0) -> Array:
     Source: paper, section 3.2; the projection is :func:`pjax_kernels.project_quantize`.
     """
     if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 2:
-        raise ValueError(f"quantize: levels is {levels!r}; pass an integer of at least 2")
+        raise ValueError(f"quantize: levels is {described(levels)}; pass an integer of at least 2")
     if not 0 < scale < math.inf:
-        raise ValueError(f"quantize: scale is {scale!r}; pass a positive number")
+        raise ValueError(f"quantize: scale is {described(scale)}; pass a positive number")
     return call(primitives.quantize, x, levels=int(levels), scale=float(scale))

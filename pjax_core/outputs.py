@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_core import primitives
+from pjax_core.arguments import Known
 from pjax_core.call import call
-from pjax_core.graph import Computed, Data, Graph, Node, Operation, Slot
+from pjax_core.graph import Computed, Data, Node, Operation, Slot
+from pjax_core.messages import described, is_known
 from pjax_core.primitive import Primitive
 from pjax_core.solution import Problem
 
@@ -67,7 +70,7 @@ def cross_entropy(
     Source: paper, section 3.3; the projection is :func:`pjax_kernels.prox_cross_entropy`.
     """
     if not strength > 0:
-        raise ValueError(f"cross_entropy: strength is {strength!r}; pass a positive number")
+        raise ValueError(f"cross_entropy: strength is {described(strength)}; pass a positive number")
     settings: dict[str, Any] = {"strength": strength}
     if class_weights is not None:
         if len(class_weights) != jnp.shape(logits)[-1]:
@@ -209,7 +212,7 @@ def _constrain_prediction(
 ) -> Any:
     name = operation.name
     if not strength > 0:
-        raise ValueError(f"{name}: strength is {strength!r}; pass a positive number")
+        raise ValueError(f"{name}: strength is {described(strength)}; pass a positive number")
     if jnp.shape(prediction) != jnp.shape(target):
         raise ValueError(
             f"{name}: the prediction has shape {jnp.shape(prediction)}, the target {jnp.shape(target)}; they must agree"
@@ -237,6 +240,7 @@ def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[st
 
 def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
+    graph = problem.graph(params, data)
     arrays = jax.tree.leaves(data)
 
     def value(source: Node) -> Any:
@@ -244,18 +248,44 @@ def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None
             return source.function(*(slot.read(value) for slot in source.slots))
         return arrays[source.index] if isinstance(source, Data) else source.value  # type: ignore[attr-defined]
 
-    for name, slot in _label_slots(problem.graph(params, data)):
-        if all(not isinstance(value(source), jax.core.Tracer) for source in slot.sources):
-            labels = np.asarray(slot.read(value))
-            if np.issubdtype(labels.dtype, np.integer):
-                continue
-            labels = labels.astype(np.float32)
-            sums = np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING
-            if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
-                raise ValueError(
-                    f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
-                    f"{labels.min():.4g} to {labels.max():.4g}; {_TAKEN[name]}"
-                )
+    for node in graph.nodes:
+        if isinstance(node, Operation) and node.primitive.name in _TAKEN:
+            slot = node.slots[1]
+            held = tuple(map(value, _given(slot)))
+            if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
+                _require_labels_of(node, slot, value)
+                _valid[slot].add(held)
+
+
+_valid: weakref.WeakKeyDictionary[Slot, Known] = weakref.WeakKeyDictionary()
+"""The labels that were checked, for each place where a graph has some."""
+
+
+def _given(slot: Slot) -> list[Node]:
+    """The data and constants that a slot is made of."""
+    return [
+        given
+        for source in slot.sources
+        for given in (
+            [node for part in source.slots for node in _given(part)] if isinstance(source, Computed) else [source]
+        )
+    ]
+
+
+def _require_labels_of(node: Operation, slot: Slot, value: Callable[[Node], Any]) -> None:
+    """Raise ``ValueError`` unless the labels of an output constraint are what it takes."""
+    name = node.primitive.name
+    with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
+        labels = np.asarray(slot.read(value))
+    if np.issubdtype(labels.dtype, np.integer):
+        return
+    labels = labels.astype(np.float32)
+    sums = np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING
+    if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
+        raise ValueError(
+            f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
+            f"{labels.min():.4g} to {labels.max():.4g}; {_TAKEN[name]}"
+        )
 
 
 _ROUNDING = 0.02
@@ -265,9 +295,3 @@ _TAKEN = {
     primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them",
     primitives.margin_loss.name: "pass 0, or where the logit must be positive the margin, such as 1",
 }
-
-
-def _label_slots(graph: Graph) -> list[tuple[str, Slot]]:
-    """Name and labels of each output constraint."""
-    constraints = [node for node in graph.nodes if isinstance(node, Operation) and node.primitive.name in _TAKEN]
-    return [(node.primitive.name, node.slots[1]) for node in constraints]

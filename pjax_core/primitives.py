@@ -14,10 +14,7 @@ from jax import Array, lax
 
 import pjax_kernels as pk
 from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear
-from pjax_kernels.average_pool.windows import WindowsOfArray
-from pjax_kernels.average_pool.windows import place as place_windows
-from pjax_kernels.dense.in_place import project_dense_in_place
-from pjax_kernels.elementwise.api import elementwise_function
+from pjax_kernels import compose
 
 # Dot products.
 
@@ -57,7 +54,7 @@ matmul = Primitive(
     copywise=dot,
     bilinear=Bilinear(((0,), (1,)), pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
-    project_in_place=project_dense_in_place,
+    project_in_place=compose.project_dense_in_place,
 )
 
 
@@ -122,12 +119,6 @@ divide = Primitive(
 )
 
 
-def convolution(x: Array, w: Array, *, strides: tuple[int, int], padding: Any) -> Array:
-    """The convolution of images ``(B, H, W, C)`` with filters ``(h, w, C, K)``."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, precision=lax.Precision.HIGHEST)
-
-
 def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], padding: Any) -> Array:
     """The windows of padded images: ``(B, H', W', window size, C)``, zero where there is padding."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -163,7 +154,7 @@ def _project_convolution(inputs: tuple[Array, ...], output: Array, **settings: A
 
 
 conv2d = bilinear(
-    "conv2d", convolution, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
+    "conv2d", compose.conv2d, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
 )
 
 
@@ -278,8 +269,8 @@ def _average_pool(x: Array, **settings: Any) -> Array:
 
 def _windows_of(
     *, size: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...], padding: Any, factor: float | None
-) -> WindowsOfArray:
-    return place_windows(size, window, strides, padding, factor)
+) -> compose.WindowsOfArray:
+    return compose.place_windows(size, window, strides, padding, factor)
 
 
 def _project_average_pool(
@@ -360,9 +351,7 @@ maximum = Primitive("max", forward=lambda x, *, axis: jnp.max(x, axis), project=
 
 def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], padding: Any, size: Any) -> Array:
     del size
-    lowest = jnp.asarray(-jnp.inf, x.dtype)
-    around = ((0, 0), *padding, (0, 0))
-    return lax.reduce_window(x, lowest, lax.max, (1, *window, 1), (1, *strides, 1), around)
+    return compose.max_pool(x, window=window, strides=strides, padding=padding)
 
 
 def _project_max_pool(
@@ -449,7 +438,7 @@ def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:
     def forward(x: Array, *constants: Array, **settings: Any) -> Array:
         if callable(function):
             return function(x, *constants)
-        return elementwise_function(function, (), settings).value(x)
+        return compose.elementwise_function(function, (), settings).value(x)
 
     def project(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
         x, *constants = inputs

@@ -13,8 +13,9 @@ from jax.typing import ArrayLike
 
 from pjax_core import primitives
 from pjax_core.call import Composite, call
-from pjax_core.graph import Constant, Shape, Slot, complete, of_node, select
-from pjax_core.trace.operations import number, operation_node
+from pjax_core.graph import Slot, complete, of_node, select
+from pjax_core.meshes import Shape
+from pjax_core.trace.operations import constant, number, operation_node
 
 
 def recurrence(
@@ -119,10 +120,10 @@ def _tied(x: Slot, w_x: Slot, w_h: Slot, *operands: Slot, has_bias: bool, has_st
     (batch, steps, _), width = x.shape.shape, w_x.shape.shape[1]
     dtype = jnp.result_type(x.shape.dtype, w_x.shape.dtype, w_h.shape.dtype)
     states = Shape((batch, steps, width), dtype)
-    first = constant_zeros((batch, width), dtype) if h0 is None else h0
+    first = constant(np.zeros((batch, width), dtype)) if h0 is None else h0
     bias = number(0, states) if b is None else b
     # A stand-in for the states before, which do not exist yet, has their shape.
-    product = operation_node(primitives.recurrence, x, constant_zeros(states.shape, dtype), w_x, w_h, shape=states)
+    product = operation_node(primitives.recurrence, x, constant(np.zeros(states.shape, dtype)), w_x, w_h, shape=states)
     output = operation_node(primitives.sum_relu, of_node(product), *([] if b is None else [b]), shape=states)
     before = select("concatenate", _states_before, {}, states, first, of_node(output))
     complete(
@@ -140,11 +141,6 @@ def _tied(x: Slot, w_x: Slot, w_h: Slot, *operands: Slot, has_bias: bool, has_st
 def _states_before(first: Array, states: Array) -> Array:
     """The state before each time step."""
     return jnp.concatenate([jnp.expand_dims(first, 1), states[:, :-1]], axis=1)
-
-
-def constant_zeros(shape: tuple[int, ...], dtype: Any) -> Slot:
-    """A constant."""
-    return of_node(Constant("constant", Shape(shape, dtype), jnp.zeros(shape, dtype)))
 
 
 _RECURRENCE = Composite("recurrence", _forward, _tied, _step_by_step)

@@ -19,6 +19,8 @@ from pjax_kernels.recurrence.api import project_recurrence
 from pjax_kernels.regression.api import project_box, prox_absolute_error, prox_squared_error
 from pjax_kernels.sum.api import project_sum, project_sum_over
 from pjax_kernels.sum_relu.api import project_sum_relu
+from pjax_kernels.threshold.api import project_threshold, project_threshold_dense
+from pjax_kernels.threshold.root import ThresholdRoot, threshold_root
 
 __all__ = [
     "ELEMENTWISE",
@@ -26,6 +28,7 @@ __all__ = [
     "Combination",
     "DenseCopies",
     "FactoredChanges",
+    "ThresholdRoot",
     "project_affine",
     "project_average_pool",
     "project_bilinear",
@@ -47,7 +50,10 @@ __all__ = [
     "project_sum",
     "project_sum_over",
     "project_sum_relu",
+    "project_threshold",
+    "project_threshold_dense",
     "prox_absolute_error",
     "prox_cross_entropy",
     "prox_squared_error",
+    "threshold_root",
 ]

@@ -12,8 +12,6 @@ import jax
 import jax.extend.core
 import numpy as np
 
-from pjax_core.graph import Shape
-
 _NOT_THE_USERS = tuple(
     str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
 ) + (str(Path(__file__).parents[1]) + "/",)

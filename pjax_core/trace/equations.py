@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from pjax_core import primitives
 from pjax_core.call import Composite, call_p
-from pjax_core.graph import Shape, Slot, select
+from pjax_core.graph import Slot, select
+from pjax_core.meshes import Shape
 from pjax_core.primitive import Primitive
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (

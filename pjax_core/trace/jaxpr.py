@@ -11,33 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pjax_core.graph import (
-    Computed,
-    Constant,
-    Data,
-    Graph,
-    Node,
-    Parameter,
-    Shape,
-    Slot,
-    of_node,
-    ordered,
-    select,
-    two_colour,
-)
+from pjax_core.graph import Computed, Data, Graph, Node, Parameter, Slot, of_node, ordered, select, two_colour
+from pjax_core.meshes import Shape, shape_of_type
 from pjax_core.rewrite import rewritten
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation, of_jaxpr
 from pjax_core.trace.equations import CALLS, RULES, average
-from pjax_core.trace.operations import slot_of
+from pjax_core.trace.operations import constant, slot_of
 from pjax_core.trace.values import Elementwise, Loss, Value, known
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
     """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
-    shapes = jax.tree.map(lambda leaf: Shape(leaf.shape, leaf.dtype), (params, *data))
+    shapes = jax.tree.map(shape_of_type, (params, *data))
     closed = jax.make_jaxpr(function)(*shapes)
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
     losses = [value for value in returned if isinstance(value, Loss)]
@@ -67,7 +55,7 @@ def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequen
 def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[Node]:
     """A node for each leaf of a tree."""
     return [
-        kind(name + jax.tree_util.keystr(path), Shape(leaf.shape, leaf.dtype), index)
+        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index)
         for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
     ]
 
@@ -99,12 +87,6 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
         outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
-
-
-def constant(value: Any) -> Slot:
-    """The slot of an array that the function brought along."""
-    array = value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
-    return of_node(Constant("constant", Shape(array.shape, array.dtype), array))  # type: ignore[arg-type]
 
 
 def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:

@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from pjax_core import primitives
-from pjax_core.graph import Constant, Operation, Shape, Slot, is_fixed, of_node, select
+from pjax_core.graph import Constant, Operation, Slot, is_fixed, of_node, select
+from pjax_core.meshes import Shape, shape_of_type
 from pjax_core.primitive import Primitive
 from pjax_core.trace.functions import recognised
 from pjax_core.trace.values import Elementwise, Loss, Value
@@ -87,8 +89,12 @@ def _computed(value: Elementwise) -> Slot:
 
 def number(value: float, like: Shape) -> Slot:
     """A constant."""
-    array = jnp.asarray(value, like.dtype)
-    return of_node(Constant("constant", Shape((), like.dtype), array))
+    return constant(np.asarray(value, like.dtype))
+
+
+def constant(array: Any) -> Slot:
+    """The slot of an array that the function brought along."""
+    return of_node(Constant("constant", shape_of_type(array), array))
 
 
 def broadcast_by_operation(slot: Slot) -> Slot:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.graph import Constant, Operation, Shape, Slot
+from pjax_core.graph import Constant, Operation, Slot
+from pjax_core.meshes import Shape
 
 
 @dataclass(eq=False)

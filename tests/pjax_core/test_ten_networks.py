@@ -26,5 +26,5 @@ def test_a_network_learns(name: str) -> None:
     network = NETWORKS[name](jax.random.key(0))
     rows = [array[:64] for array in digits(network)[0]]
     loss = jax.jit(functools.partial(network.loss))
-    params, _ = train(network, directions(network, 5)["projections"], 25, 64, 3e-3, rows)
+    params, _ = train(network, directions(network, 5)["projections"], 25, 64, 1e-2, rows)
     assert float(loss(params, *rows)) < 0.8 * float(loss(network.params, *rows))

@@ -67,11 +67,15 @@ def distance(changes: tuple[Array, Array]) -> Array:
 
 @pytest.mark.parametrize("size", [0.1, 1.0, 5.0])
 def test_nearly_all_points_are_nearest_and_all_are_feasible(name: str, size: float, rng: Generator) -> None:
-    """A dense search in float64 finds none that is nearer but in one of two hundred cases."""
+    """A dense search in float64 finds none that is nearer but in one of a hundred cases."""
     x, z = points(name, size, rng)
     changes, expected = changes_of(name, x, z), changes_of(name, x, z, "reference")
     new_x, new_z = x + changes[0], z + changes[1]
-    np.testing.assert_allclose(FUNCTIONS[name][2](new_x), new_z, rtol=1e-8, atol=1e-8)
+    if name == "sqrt":  # whose slope has no limit at 0
+        assert (new_x >= 0).all()
+        np.testing.assert_allclose(new_z**2, new_x, rtol=1e-8, atol=1e-8)
+    else:
+        np.testing.assert_allclose(FUNCTIONS[name][2](new_x), new_z, rtol=1e-8, atol=1e-8)
     excess = distance(changes) - distance(expected)
     nearest = excess <= 1e-8 * (1 + distance(expected))
     assert nearest.mean() >= (1 if name in EXACT else 0.99)

@@ -36,13 +36,13 @@ def project_elementwise(
     "abs", "clip" (``low``, ``high``: numbers or arrays), "leaky_relu" (``negative_slope``) and "hard_sigmoid" are
     exact.  Smooth functions are exact to rounding where the residual ``z - f(x)`` is small, such as 0.6 for "tanh".
     Elsewhere there may be several valleys, and the nearest point of the best one that is found is taken, never one
-    farther than ``x`` with ``f(x)``: for named functions and normally distributed ``x`` and ``z`` of standard deviations
+    farther than ``x`` with ``f(x)``: for named functions and normal ``x`` and ``z`` of standard deviations
     up to 5 it is the nearest in 99 % of all cases or more.  Of a function that is given as such nothing is known but
     its values and derivatives, and its valleys are told apart where they are wider than a sixteenth of the residual.
     "log", "sqrt", "rsqrt" and powers take any ``x``, and move those outside of their domains into it.
 
     Args:
-        f: one of :data:`ELEMENTWISE`, or a smooth function of an array, and of ``constants``, that treats elements apart.
+        f: one of :data:`ELEMENTWISE`, or a smooth function of an array, and of ``constants``, element by element.
         x: floating-point, any shape.
         z: the shape of ``x``, the estimates of ``f(x)``.
         constants: with a function, its further arguments, of shapes that broadcast to that of ``x``.

@@ -58,15 +58,16 @@ def graph(
     inverses: tuple[Scalar, ...] = (),
     difference: Callable[[Array, Array], Array] | None = None,
     anchor: Callable[[Array, Array], Array] = lambda x, z: x,
+    smooth: float = 0.0,
 ) -> Curve:
     """The curve ``t -> (x + t, f(x + t))``.
 
     ``inverses(z)`` are the points where ``f`` is ``z`` or comes nearest to it, ``difference(x, t)`` is
-    ``f(x + t) - f(x)``.
+    ``f(x + t) - f(x)``; ``smooth`` is a length on which ``f`` is a polynomial of degree 6, but for rounding.
     """
 
     def changes(x: Array, t: Array) -> tuple[Array, Array]:
-        return t, _difference(value, x, t) if difference is None else difference(x, t)
+        return t, _difference(value, x, t, smooth) if difference is None else difference(x, t)
 
     def starts(x: Array, z: Array, residual: Array) -> Array:
         if not inverses:
@@ -91,12 +92,13 @@ def _around(residual: Array) -> Array:
     return steps.reshape(-1, *(1,) * residual.ndim) * residual
 
 
-def _difference(value: Scalar, x: Array, t: Array) -> Array:
-    """``f(x + t) - f(x)``: as the integral of the slope where that agrees with the difference up to rounding."""
+def _difference(value: Scalar, x: Array, t: Array, smooth: float) -> Array:
+    """``f(x + t) - f(x)``: as the integral of the slope where ``f`` is smooth, or that agrees up to rounding."""
     start, end = value(x), value(x + t)
     integral = t * sum(weight * slope_of(value, x + place * t) for place, weight in _GAUSS)
     rounding = 8 * jnp.finfo(x.dtype).eps * (jnp.abs(start) + jnp.abs(end) + jnp.abs(x * slope_of(value, x)))
-    return jnp.where(jnp.abs(integral - (end - start)) <= rounding, integral, end - start)
+    exact = (jnp.abs(t) <= smooth) | (jnp.abs(integral - (end - start)) <= rounding)
+    return jnp.where(exact, integral, end - start)
 
 
 def _constant_reach(limit: float) -> Callable[[Array, Array], Array]:
@@ -137,7 +139,7 @@ def _softplus() -> Curve:
         z = jnp.maximum(z, jnp.finfo(z.dtype).tiny)
         return z + jnp.log(-jnp.expm1(-z))
 
-    return graph(jax.nn.softplus, reach=_constant_reach(1.5), inverses=(inverse,))
+    return graph(jax.nn.softplus, reach=_constant_reach(1.5), inverses=(inverse,), smooth=0.1)
 
 
 def _exp() -> Curve:
@@ -180,7 +182,7 @@ def _sqrt() -> Curve:
         reach=_constant_reach(0.125),
         starts=starts,
         point=lambda x, t: ((jnp.sqrt(x) + t) ** 2, jnp.sqrt(x) + t),
-        changes=lambda x, t: (t * (2 * jnp.sqrt(x) + t), t),
+        changes=lambda x, t: (jnp.maximum(t * (2 * jnp.sqrt(x) + t), -x), t),  # no rounding out of the domain
         anchors=(lambda x, z: jnp.maximum(x, 0),),
         lowest=lambda x: -jnp.sqrt(x),
     )
@@ -204,7 +206,9 @@ def _power(exponent: float) -> Curve:
         if odd:
             z = jnp.where(z * x > 0, z, 0)
         way = jnp.log(inverse(z) / jnp.abs(x))
-        return jnp.concatenate([_fractions(z) * way, -_fractions(z) * way])
+        near = jnp.asarray([sign * 2.0**k for sign in (1, -1) for k in range(-4, 4)], z.dtype)
+        near = jnp.broadcast_to(near.reshape(-1, *(1,) * z.ndim), (len(near), *z.shape))
+        return jnp.concatenate([_fractions(z) * way, near])
 
     def own(x: Array, z: Array) -> Array:
         inside = (x != 0) if whole else (x > 0)
@@ -239,7 +243,7 @@ def _whole_power(n: int) -> Curve:
 
 
 def _gelu(approximate: bool = True) -> Curve:
-    return graph(functools.partial(jax.nn.gelu, approximate=approximate), reach=_constant_reach(0.55))
+    return graph(functools.partial(jax.nn.gelu, approximate=approximate), reach=_constant_reach(0.55), smooth=0.1)
 
 
 NAMED: Mapping[str, Callable[..., Curve]] = {
@@ -247,7 +251,7 @@ NAMED: Mapping[str, Callable[..., Curve]] = {
     "sigmoid": _sigmoid,
     "softplus": _softplus,
     "gelu": _gelu,
-    "silu": lambda: graph(jax.nn.silu, reach=_constant_reach(0.9)),
+    "silu": lambda: graph(jax.nn.silu, reach=_constant_reach(0.9), smooth=0.1),
     "exp": _exp,
     "log": _log,
     "sqrt": _sqrt,
@@ -255,8 +259,8 @@ NAMED: Mapping[str, Callable[..., Curve]] = {
     "reciprocal": lambda: _power(-1),
     "square": lambda: _power(2),
     "power": _power,
-    "sin": lambda: graph(jnp.sin, reach=_constant_reach(0.5)),
-    "cos": lambda: graph(jnp.cos, reach=_constant_reach(0.5)),
+    "sin": lambda: graph(jnp.sin, reach=_constant_reach(0.5), smooth=0.1),
+    "cos": lambda: graph(jnp.cos, reach=_constant_reach(0.5), smooth=0.1),
 }
 """What makes the curve of a smooth function, from its settings."""
 

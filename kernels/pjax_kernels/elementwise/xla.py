@@ -107,7 +107,8 @@ def _far_changes(curve: Curve, x: Array, z: Array, aim: _Aim, near_changes: tupl
             found.append(_polished(curve, branch_aim, _descended(curve, branch_aim, start)))
     for x_change, z_change in found:
         squared = x_change**2 + z_change**2
-        nearer = squared < distance
+        # Of two that are equally near up to rounding, the later one has taken more steps.
+        nearer = squared <= distance * (1 + 8 * jnp.finfo(x.dtype).eps)
         best = jnp.where(nearer, x_change, best[0]), jnp.where(nearer, z_change, best[1])
         distance = jnp.where(nearer, squared, distance)
     return best

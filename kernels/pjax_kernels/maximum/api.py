@@ -11,8 +11,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, gpu, tpu
-from pjax_kernels.implementation import choose
-from pjax_kernels.maximum import reference, xla
+from pjax_kernels.implementation import run
+from pjax_kernels.maximum import derivative, reference, xla
 from pjax_kernels.maximum.windows import Windows, place_windows
 
 _MAX = "project_max"
@@ -105,8 +105,16 @@ def _project_max(
         raise ValueError(f"{kernel}: x has shape {x.shape}, which has no entries over axis {axis} to choose from")
     entries = math.prod(x.shape[i] for i in axes)
     unsupported = {"triton": gpu.unsupported({"x": x, "z": z}, length=entries, longest=_LONGEST_ON_GPU)}
-    project = choose(kernel, implementation, _MAX_IMPLEMENTATIONS, unsupported=unsupported)
-    new_x, new_z = project(x, jnp.expand_dims(z, axes), axes=axes, increments=increments)
+    new_x, new_z = run(
+        kernel,
+        implementation,
+        _MAX_IMPLEMENTATIONS,
+        (x, jnp.expand_dims(z, axes)),
+        formula=derivative.max_formula,
+        unsupported=unsupported,
+        increments=increments,
+        axes=axes,
+    )
     return new_x, jnp.squeeze(new_z, axes)
 
 
@@ -189,9 +197,18 @@ def project_max_pool(
         "triton": gpu.unsupported(arrays),
         "tpu": tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
     }
-    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported=unsupported)
-    new_x, new_z = project(x, z, rows=rows, columns=columns, increments=increments)
-    return new_x, new_z
+    found: tuple[Array, Array] = run(
+        _POOL,
+        implementation,
+        _POOL_IMPLEMENTATIONS,
+        (x, z),
+        formula=derivative.max_pool_formula,
+        unsupported=unsupported,
+        increments=increments,
+        rows=rows,
+        columns=columns,
+    )
+    return found
 
 
 def _too_large_for_tpu(x: Array, rows: Windows, columns: Windows) -> str | None:

@@ -18,7 +18,7 @@ def margin_increment(logits: Array, labels: Array) -> Array:
     return nearest - logits
 
 
-def cross_entropy_increment(logits: Array, labels: Array, strength: float | Array) -> Array:
+def cross_entropy_increment(logits: Array, labels: Array, strength: Array) -> Array:
     """The change of the logits, by nested bisection on the optimality conditions.
 
     With ``log_normaliser = logsumexp(x)``, each ``x`` solves ``x + strength exp(x - log_normaliser) = target``; the

@@ -14,7 +14,7 @@ def squared_error_increment(prediction: Array, target: Array, pull: Array) -> Ar
 def absolute_error_increment(prediction: Array, target: Array, pull: Array) -> Array:
     """The change of the prediction: its distance from the target shrinks by ``pull``, at most to 0."""
     error = prediction - target
-    return target + jnp.sign(error) * jnp.maximum(jnp.abs(error) - pull, 0) - prediction
+    return -jnp.sign(error) * jnp.minimum(jnp.abs(error), pull)
 
 
 def box_increment(value: Array, low: Array, high: Array) -> Array:

@@ -10,16 +10,21 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, tpu
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 from pjax_kernels.sum import reference, xla
 
 _KERNEL = "project_sum"
 _OVER = "project_sum_over"
-_OVER_IMPLEMENTATIONS = {"reference": reference.sum_over_increments, "xla": xla.sum_over_increments}
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_summand_increments(reference.sum_increments),
-    "xla": arguments.from_summand_increments(xla.sum_increments),
+_OVER_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.sum_over_increments),
+    "xla": arguments.from_increments(xla.sum_over_increments),
 }
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.sum_increments),
+    "xla": arguments.from_increments(xla.sum_increments),
+}
+_FORMULA, _OVER_FORMULA = of_formula(xla.sum_increments), of_formula(xla.sum_over_increments)
 
 
 def project_sum(
@@ -54,14 +59,13 @@ def project_sum(
 
     Source: paper, section 3.2.
     """
-    *summands, z = summand_arrays(_KERNEL, inputs, z).values()
-    numbers = (1.0,) * len(summands) if coefficients is None else _numbers(summands, coefficients)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    new_inputs, new_z = project(tuple(summands), z, increments=increments, coefficients=numbers)
-    return new_inputs, new_z
+    numbers = (1.0,) * len(inputs) if coefficients is None else _numbers(inputs, coefficients)
+    return project_summands(
+        _KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, increments, implementation, coefficients=numbers
+    )
 
 
-def _numbers(inputs: Sequence[Array], coefficients: Sequence[float]) -> tuple[float, ...]:
+def _numbers(inputs: Sequence[ArrayLike], coefficients: Sequence[float]) -> tuple[float, ...]:
     """The coefficients as numbers of Python, one for each input."""
     numbers = tuple(arguments.finite_number(_KERNEL, f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
     if len(numbers) != len(inputs):
@@ -101,28 +105,43 @@ def project_sum_over(
     arrays = arguments.floating_arrays(_OVER, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
     axes = arguments.reduced_axes(_OVER, x, z, axis)
-    dtype = arguments.compute_dtype([x, z])
-    project = choose(_OVER, implementation, _OVER_IMPLEMENTATIONS)
-    number = arguments.finite_number(_OVER, "factor", factor)
-    changes = project(x.astype(dtype), z.astype(dtype), axes, number)
-    new_x, new_z = arguments.apply_increments([x, z], changes, increments)
-    return new_x, new_z
+    found: tuple[Array, Array] = run(
+        _OVER,
+        implementation,
+        _OVER_IMPLEMENTATIONS,
+        (x, z),
+        formula=_OVER_FORMULA,
+        increments=increments,
+        axes=axes,
+        factor=arguments.finite_number(_OVER, "factor", factor),
+    )
+    return found
 
 
 def project_summands(
     kernel: str,
     available: Mapping[str, Callable[..., Any]],
+    formula: Callable[..., Any],
     inputs: Sequence[ArrayLike],
     z: ArrayLike,
     increments: bool,
     implementation: str | None,
+    **settings: Any,
 ) -> tuple[tuple[Array, ...], Array]:
     """Check the arguments of a kernel that sums its inputs, and run the implementation of them that is named."""
     arrays = summand_arrays(kernel, inputs, z)
-    project = choose(kernel, implementation, available, unsupported={"tpu": tpu.unsupported(arrays)})
     *summands, z = arrays.values()
-    new_inputs, new_z = project(tuple(summands), z, increments=increments)
-    return new_inputs, new_z
+    found: tuple[tuple[Array, ...], Array] = run(
+        kernel,
+        implementation,
+        available,
+        (tuple(summands), z),
+        formula=formula,
+        unsupported={"tpu": tpu.unsupported(arrays)},
+        increments=increments,
+        **settings,
+    )
+    return found
 
 
 def summand_arrays(kernel: str, inputs: Sequence[ArrayLike], z: ArrayLike) -> dict[str, Array]:

@@ -12,6 +12,8 @@ import jax
 import jax.extend.core
 import numpy as np
 
+from pjax_core.meshes import Shape, shape_of_aval
+
 _NOT_THE_USERS = tuple(
     str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
 ) + (str(Path(__file__).parents[1]) + "/",)
@@ -58,6 +60,5 @@ class Equation:
 
 def of_jaxpr(eqn: jax.extend.core.JaxprEqn, caller: jax.extend.core.JaxprEqn) -> Equation:
     """The equation with what rules read of it."""
-    avals: list[Any] = [var.aval for var in eqn.outvars]
-    shapes = tuple(Shape(aval.shape, aval.dtype) for aval in avals)
+    shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
     return Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller)

@@ -44,7 +44,7 @@ def scalar(
     kernel: str, name: str, value: Any, dtype: DTypeLike, allowed: Callable[[float], bool], advice: str
 ) -> ArrayLike:
     """``value`` as an array without axes; a ``ValueError`` gives advice where it is no such number, if that is known."""
-    if isinstance(value, bool) or jnp.ndim(value) > 0 or not _is_real(value):
+    if isinstance(value, bool) or np.ndim(value) > 0 or not _is_real(value):
         raise ValueError(f"{kernel}: {name} is {shown(value)}; pass {advice}")
     if isinstance(value, jax.core.Tracer):
         return jnp.asarray(value, dtype)
@@ -150,7 +150,7 @@ def changed(operands: Sequence[Any], changes: Any) -> Any:
     """The first of the operands, as many as there are changes, with these added: of the dtypes of the old ones."""
     leaves, structure = jax.tree.flatten(changes)
     old = jax.tree.leaves(operands)[: len(leaves)]
-    return structure.unflatten(apply_increments(old, leaves, increments=False))
+    return jax.tree.unflatten(structure, apply_increments(old, leaves, increments=False))
 
 
 def from_increments(increments_of: Callable[..., Any]) -> Callable[..., Any]:

@@ -111,9 +111,7 @@ class _WhereCompiled:
 
     def __call__(self, *operands: Any, **settings: Any) -> Any:
         on_platform = {
-            platform: partial(project, **settings)
-            for name, project in self.kernels
-            for platform in _PLATFORMS[name]
+            platform: partial(project, **settings) for name, project in self.kernels for platform in _PLATFORMS[name]
         }
         return lax.platform_dependent(*operands, **on_platform, default=partial(self.xla, **settings))
 

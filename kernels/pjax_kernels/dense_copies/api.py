@@ -23,7 +23,7 @@ _LONGEST_ON_GPU = 4096
 Pair = tuple[Array, Array]
 
 
-def _triton(*arrays: Array, **numbers: Pair) -> tuple[Array, ...]:
+def _triton(*arrays: Array, **numbers: Any) -> tuple[Array, ...]:
     from pjax_kernels.dense_copies import triton
 
     return triton.dense_copies(*arrays, **numbers)

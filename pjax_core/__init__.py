@@ -28,9 +28,10 @@ from pjax_core.ops import (
     sum,
     sum_relu,
 )
-from pjax_core.outputs import cross_entropy, margin_loss
+from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 from pjax_core.views import (
     broadcast_to,
     concatenate,
@@ -52,9 +53,14 @@ from pjax_core.vmap import vmap
 __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
+    "Box",
+    "CircuitSearch",
+    "Circuits",
     "Factored",
     "Info",
     "Solution",
+    "ThresholdNetwork",
+    "absolute_error",
     "add",
     "alternating_projections",
     "alternating_reflections",
@@ -82,6 +88,7 @@ __all__ = [
     "max_pool",
     "maximum",
     "moveaxis",
+    "output",
     "pad",
     "primitive",
     "quantize",
@@ -91,6 +98,7 @@ __all__ = [
     "reshape",
     "solve",
     "split",
+    "squared_error",
     "squeeze",
     "stack",
     "sum",
@@ -98,4 +106,5 @@ __all__ = [
     "swapaxes",
     "transpose",
     "vmap",
+    "within",
 ]

@@ -9,7 +9,7 @@ compensated pairs ``high + low``, since a step can move them by less than a roun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,7 +19,10 @@ from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
-from pjax_kernels.pairs import add_to_pair, difference_of_pairs
+from pjax_core.meshes import full, shape_of_type
+from pjax_core.operand import is_known
+from pjax_core.serialization import exportable_dataclass
+from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,20 @@ class Problem:
     """
 
     function: Callable[..., Any]
+    _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
         """The graph for arguments of these shapes."""
-        return trace(self.function, params, data)
+        if not is_known(jnp.zeros(())):  # constants are of the surrounding jit, and must not outlive it
+            return trace(self.function, params, data)
+        leaves, structure = jax.tree.flatten((params, data))
+        key = structure, *map(jax.typeof, leaves)
+        if key not in self._graphs:
+            self._graphs[key] = trace(self.function, params, data)
+        return self._graphs[key]
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any]]]:
+        return Problem, (self.function,)
 
 
 def require_problem(problem: Any) -> None:
@@ -44,10 +57,12 @@ def require_problem(problem: Any) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class State:
     """A point of the consensus form: ``pending`` by the places of parameters, ``values`` and ``targets`` of nodes.
+
+    Places are strings, the keys that exported functions may have.
 
     Attributes:
         high: the parameters.
@@ -60,9 +75,9 @@ class State:
 
     high: Any
     low: Any
-    pending: dict[int, Array]
-    values: dict[int, Array]
-    targets: dict[int, Array]
+    pending: dict[str, Array]
+    values: dict[str, Array]
+    targets: dict[str, Array]
     data: tuple[Any, ...]
 
     def changes(self, old: State) -> list[Array]:
@@ -72,7 +87,7 @@ class State:
         return jax.tree.leaves((parameters, jax.tree.map(jnp.subtract, new_others, old_others)))
 
     @property
-    def truncation(self) -> dict[int, Array]:
+    def truncation(self) -> dict[str, Array]:
         """The consensus form is exact."""
         return {}
 
@@ -84,7 +99,7 @@ Schedule = Sequence[Sequence[Node]]
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
     """The point where every copy has the value that the network computes."""
     if low is None:
-        low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
+        low = jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
     params, low = normalised(params, low)
     point = OpenState(graph, State(params, low, {}, {}, {}, data))
     for node in graph.nodes:
@@ -121,17 +136,16 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
 def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read."""
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    index = {node: i for i, node in enumerate(graph.nodes)}
-    value_read: set[int] = set()
-    target_read: set[int] = set()
+    value_read: set[str] = set()
+    target_read: set[str] = set()
     for node in graph.nodes:
         for consumer in graph.consumers[node]:
-            (value_read if place[consumer] < place[node] else target_read).add(index[node])
+            (value_read if place[consumer] < place[node] else target_read).add(graph.keys[node])
     values = state.values | state.targets
     pending = {
-        node.index: jnp.zeros(node.shape.shape, low_dtype(node.shape.dtype))
+        str(node.index): full(shape_of_type(node.shape, low_dtype(node.shape.dtype)), 0)
         for node in graph.nodes
-        if isinstance(node, Parameter) and node.shape is not None and index[node] in target_read
+        if isinstance(node, Parameter) and node.shape is not None and graph.keys[node] in target_read
     }
     return replace(
         state,
@@ -148,20 +162,20 @@ class OpenState:
         self.graph = graph
         self.high, self.structure = jax.tree.flatten(state.high)
         self.low = jax.tree.leaves(state.low)
-        self.pending = dict(state.pending)
-        self.values = {graph.nodes[i]: array for i, array in state.values.items()}
-        self.targets = {graph.nodes[i]: array for i, array in state.targets.items()}
+        self.pending = {int(i): array for i, array in state.pending.items()}
+        self.values = {graph.nodes[int(i)]: array for i, array in state.values.items()}
+        self.targets = {graph.nodes[int(i)]: array for i, array in state.targets.items()}
         self.data = state.data
 
     def state(self) -> State:
         """The state closed again."""
-        index = {node: i for i, node in enumerate(self.graph.nodes)}
+        keys = self.graph.keys
         return State(
             high=jax.tree.unflatten(self.structure, self.high),
             low=jax.tree.unflatten(self.structure, self.low),
-            pending=self.pending,
-            values={index[node]: array for node, array in self.values.items()},
-            targets={index[node]: array for node, array in self.targets.items()},
+            pending={str(i): array for i, array in self.pending.items()},
+            values={keys[node]: array for node, array in self.values.items()},
+            targets={keys[node]: array for node, array in self.targets.items()},
             data=self.data,
         )
 
@@ -306,11 +320,11 @@ def _sum_over_copies(
 ) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
     assert source.shape is not None
-    total = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
+    total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
     multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
         if source in slot.sources:
             copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
             copies = jnp.asarray(multiplicity, total.dtype) * copies
-            total = total + slot.sum_over_copies(source, copies, values).astype(total.dtype)
+            total = total + slot.sum_over_copies(source, copies, values, counts=changes is None).astype(total.dtype)
     return total

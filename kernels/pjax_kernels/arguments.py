@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,7 +45,7 @@ def compute_dtype(arrays: Sequence[Array]) -> DTypeLike:
 def scalar(
     kernel: str, name: str, value: Any, dtype: DTypeLike, allowed: Callable[[float], bool], advice: str
 ) -> ArrayLike:
-    """``value`` as an array without axes; a ``ValueError`` gives advice where it is no such number, if that is known."""
+    """``value`` as an array without axes; a ``ValueError`` gives advice where it is known to be no such number."""
     if isinstance(value, bool) or np.ndim(value) > 0 or not _is_real(value):
         raise ValueError(f"{kernel}: {name} is {shown(value)}; pass {advice}")
     if isinstance(value, jax.core.Tracer):
@@ -71,6 +73,24 @@ def require_shape(kernel: str, name: str, array: Array, expected: tuple[int, ...
     """Raise ``ValueError`` with both shapes unless ``array`` has the ``expected`` one."""
     if array.shape != expected:
         raise ValueError(f"{kernel}: {name} has shape {array.shape}, but {because} needs {expected}")
+
+
+def broadcast_constant(kernel: str, name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """A constant, of any real dtype, stretched to the ``shape`` of the argument that it belongs to."""
+    array = jnp.asarray(value).astype(dtype)
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{kernel}: {name} has shape {array.shape}, which does not broadcast to {shape}") from None
+
+
+def finite_number(kernel: str, name: str, value: Any) -> float:
+    """``value`` as a float of Python; a ``ValueError`` says what came instead."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        raise ValueError(f"{kernel}: {name} is {value!r}; pass a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{kernel}: {name} is {value!r}; pass a finite number")
+    return float(value)
 
 
 def require_rank(kernel: str, ranks: Mapping[str, tuple[Array, int]]) -> None:

@@ -49,6 +49,11 @@ class FactoredChanges(NamedTuple):
     squared_free: Array
 
 
+def changes_like(x: Any, w: Any, z: Array) -> Any:
+    """What the changes are sharded like, as a prefix of their tree."""
+    return FactoredChanges(z, z, x, w, z, None, None)  # type: ignore[arg-type]
+
+
 def times(*factors: Coefficient) -> Coefficient:
     """The product."""
     if any(_is(factor, 0) for factor in factors):

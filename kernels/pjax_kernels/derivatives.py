@@ -4,8 +4,8 @@ With ``P = |a + b|^2/4`` and ``M = |a - b|^2/4`` the root ``t`` of ``P/(1 - t)^2
 
     dt = (dz - dP/(1 - t)^2 + dM/(1 + t)^2) / (1 + 2 P/(1 - t)^3 + 2 M/(1 + t)^3)
 
-Where the projection is set-valued, ``t`` is 1 or -1, and the part of ``a + b`` or ``a - b`` that is free has a length that
-follows from the others and a direction that does not move.
+Where the projection is set-valued, ``t`` is 1 or -1, and the part of ``a + b`` or ``a - b`` that is free has a length
+that follows from the others and a direction that does not move.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import jax
 from jax import lax
 
 from pjax_kernels import arguments, gpu, tpu
+from pjax_kernels.meshes import on_automatic_axes
 
 NAMES = ("reference", "xla", "triton", "tpu")
 
@@ -32,6 +33,7 @@ def run(
     unsupported: Mapping[str, str | None] | None = None,
     increments: bool | None = None,
     bilinear: Callable[..., Any] | None = None,
+    like: Callable[..., Any] | None = None,
     **settings: Any,
 ) -> Any:
     """What the implementation that :func:`choose` takes makes of the operands, compiled once for each of their shapes.
@@ -48,16 +50,22 @@ def run(
         increments: whether to return the changes of the first operands or their new values; None where there is no
             choice.  The implementations are told, the formula is not.
         bilinear: a setting that is the user's own function, by whose identity compiled code is found.
+        like: ``like(*operands)`` has the shardings of the results, see :func:`pjax_kernels.meshes.on_automatic_axes`.
         **settings: what else implementations and formula are given; equal settings share compiled code.
     """
     project = choose(kernel, implementation, available, unsupported=unsupported)
     fixed = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
     call = _Call(project, formula, increments, bilinear, fixed)
+    return on_automatic_axes(partial(_called, call), like)(*operands)
+
+
+def _called(call: _Call, *operands: Any) -> Any:
+    """The results, by compiled code where that can be found again."""
     # A function may have captured tracers, which no cache must keep.
-    if bilinear is not None and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
+    if call.bilinear is not None and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
         return _projected(call, *operands)
     try:
-        call = replace(call, bilinear=_held_weakly(bilinear))
+        call = replace(call, bilinear=_held_weakly(call.bilinear))
         hash(call)
     except TypeError:  # such a function cannot be found again
         return _projected(call, *operands)

@@ -52,6 +52,16 @@ def cross_entropy(logits: Any, labels: Any, strength: Any, **options: Any) -> An
     return pk.prox_cross_entropy(logits, labels, strength=strength, **options)
 
 
+def threshold(a: Any, b: Any, z: Any, margin: Any, **options: Any) -> Any:
+    """The margin as an argument."""
+    return pk.project_threshold(a, b, z, margin=margin, **options)
+
+
+def threshold_dense(x: Any, w: Any, z: Any, margin: Any, **options: Any) -> Any:
+    """The margin as an argument."""
+    return pk.project_threshold_dense(x, w, z, margin=margin, **options)
+
+
 def cases(rng: np.random.Generator) -> dict[str, Case]:
     """Random arrays in float64, with near and far roots, apart from the borders between branches."""
     n = lambda *shape: rng.normal(size=shape)  # noqa: E731
@@ -93,5 +103,7 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
         "project_sum": Case(pk.project_sum, ((n(3, 4), n(4)), n(3, 4))),
         "project_sum_over": Case(partial(pk.project_sum_over, axis=1), (n(3, 4, 2), n(3, 2))),
         "project_sum_relu": Case(pk.project_sum_relu, ((n(3, 4), n(4)), n(3, 4))),
+        "project_threshold": Case(threshold, (a, b, n(3), np.float64(8.0))),
+        "project_threshold_dense": Case(threshold_dense, (x, w, n(3, 2), np.float64(2.0))),
         "prox_cross_entropy": Case(cross_entropy, (5 * n(3, 5), probabilities, np.float64(5.0))),
     }

@@ -78,7 +78,14 @@ def project_bilinear_map_factored(
     )
     arguments.require_output(_KERNEL, bilinear, first_x, first_w, wide_z)
     changes = run(
-        _KERNEL, implementation, _IMPLEMENTATIONS, operands, formula=_FORMULA, bilinear=bilinear, layout=layout
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        operands,
+        formula=_FORMULA,
+        bilinear=bilinear,
+        like=lambda *_: combination.changes_like(given[0][0], given[1][0], given[2]),
+        layout=layout,
     )
     return combination.with_zeros(changes)
 

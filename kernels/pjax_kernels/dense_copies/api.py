@@ -126,7 +126,13 @@ def project_dense_copies(
     unsupported = {"triton": gpu.unsupported(arrays, length=length, longest=longest)}
     numbers = (_pair(name, value, dtype) for name, value in (("scale", scale), ("keep", keep), ("gain", gain)))
     new = run(
-        _KERNEL, implementation, _IMPLEMENTATIONS, (x, w, u, v, z, *numbers), formula=_formula, unsupported=unsupported
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (x, w, u, v, z, *numbers),
+        formula=_formula,
+        unsupported=unsupported,
+        like=lambda x, w, u, v, z, *_: (u, v, x, w, z),
     )
     return DenseCopies(*new)
 

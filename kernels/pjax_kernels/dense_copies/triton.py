@@ -89,7 +89,7 @@ def _project_copies(
             column = tile + tl.arange(0, TILE)
             is_column = column < WIDTH
             inside = is_column[:, None] & is_entry[None, :]
-            w_offset = column[:, None] * LENGTH + entry[None, :]
+            w_offset = column.to(tl.int64)[:, None] * LENGTH + entry[None, :]
             z_offset = tl.cast(row, tl.int64) * WIDTH + column
             offset = tl.cast(row, tl.int64) * (WIDTH * LENGTH) + w_offset
             u = tl.load(u_ptr + offset, mask=inside, other=0.0).to(compute)

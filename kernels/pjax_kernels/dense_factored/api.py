@@ -111,6 +111,7 @@ def project_dense_factored(
         given,
         formula=_FORMULA,
         unsupported=unsupported,
+        like=lambda *operands: combination.changes_like(operands[0], operands[len(x)], operands[-1]),
         layout=layout,
         precision=precision,
     )

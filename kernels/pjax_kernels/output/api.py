@@ -60,17 +60,21 @@ def prox_cross_entropy(
     labels: ArrayLike,
     *,
     strength: ArrayLike = 5.0,
+    weights: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> Array:
     """The proximal operator of softmax cross-entropy, ``argmin_x |x - logits|^2 / (2 strength) + CE(x, labels)``.
 
-    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.
+    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.  With
+    ``weights`` the loss of a row is multiplied by its weight, which is the same as its own strength.
 
     Args:
         logits: ``(..., C)``, floating-point.
         labels: ``(..., C)``, one-hot or any other probabilities: not negative, with sum 1 over the last axis.
         strength: how far the loss pulls, in units of logits; a positive number, which may be traced.
+        weights: of a shape that broadcasts to that of ``logits`` without its last axis, not negative; a row of weight
+            0 stays.
         increments: return the change instead of the new value, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -88,12 +92,14 @@ def prox_cross_entropy(
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"{_CROSS_ENTROPY}: logits has shape {logits.shape}, but needs a last axis of classes")
     dtype = arguments.compute_dtype([logits, labels])
-    positive = arguments.scalar(_CROSS_ENTROPY, "strength", strength, dtype, lambda s: s > 0, "a positive number")
+    pull = arguments.scalar(_CROSS_ENTROPY, "strength", strength, dtype, lambda s: s > 0, "a positive number")
+    if weights is not None:
+        pull = pull * arguments.broadcast_constant(_CROSS_ENTROPY, "weights", weights, logits.shape[:-1], dtype)
     found: Array = run(
         _CROSS_ENTROPY,
         implementation,
         _CROSS_ENTROPY_IMPLEMENTATIONS,
-        (logits, labels, positive),
+        (logits, labels, pull),
         formula=derivative.cross_entropy_formula,
         increments=increments,
     )

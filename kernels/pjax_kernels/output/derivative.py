@@ -25,8 +25,9 @@ def _(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Arr
     """
     change, logits, labels, strength = primals
     _, d_logits, d_labels, d_strength = tangents
+    strength, d_strength = strength[..., None], d_strength[..., None]  # one number, or one for each row
     p = jax.nn.softmax(logits + change, axis=-1)
-    pull = strength * d_labels + d_strength * (change / strength)
+    pull = strength * d_labels + d_strength * (labels - p)
     diagonal = 1 + strength * p
     d_target = (d_logits + pull) / diagonal
     # 1 - strength sum(p p/diagonal), in the form that does not cancel.

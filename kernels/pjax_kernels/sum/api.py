@@ -28,9 +28,16 @@ _FORMULA, _OVER_FORMULA = of_formula(xla.sum_increments), of_formula(xla.sum_ove
 
 
 def project_sum(
-    inputs: Sequence[ArrayLike], z: ArrayLike, *, increments: bool = False, implementation: str | None = None
+    inputs: Sequence[ArrayLike],
+    z: ArrayLike,
+    *,
+    coefficients: Sequence[float] | None = None,
+    increments: bool = False,
+    implementation: str | None = None,
 ) -> tuple[tuple[Array, ...], Array]:
-    """Project each element onto the set ``{z = x_1 + ... + x_n}``; with one input, the identity ``{z = x}``.
+    """Project each element onto the set ``{z = c_1 x_1 + ... + c_n x_n}``; by default all ``c`` are 1.
+
+    With one input that is the identity ``{z = x}``, with coefficients 1 and -1 a difference.
 
     An input that broadcasts to the shape of ``z`` holds one copy for every element of ``z`` that it enters; the
     mean of its projected copies is returned.
@@ -38,6 +45,7 @@ def project_sum(
     Args:
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the sums.
+        coefficients: one number for each input; 1 by default.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -46,11 +54,23 @@ def project_sum(
 
     Raises:
         TypeError: an argument is not floating-point, or ``inputs`` an array instead of several.
-        ValueError: no input, shapes that do not fit, or an unknown implementation.
+        ValueError: no input, shapes that do not fit, another number of coefficients than of inputs or one that is no
+            finite number, or an unknown implementation.
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, increments, implementation)
+    numbers = (1.0,) * len(inputs) if coefficients is None else _numbers(inputs, coefficients)
+    return project_summands(
+        _KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, increments, implementation, coefficients=numbers
+    )
+
+
+def _numbers(inputs: Sequence[ArrayLike], coefficients: Sequence[float]) -> tuple[float, ...]:
+    """The coefficients as numbers of Python, one for each input."""
+    numbers = tuple(arguments.finite_number(_KERNEL, f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
+    if len(numbers) != len(inputs):
+        raise ValueError(f"{_KERNEL}: there are {len(inputs)} inputs, but {len(numbers)} coefficients")
+    return numbers
 
 
 def project_sum_over(
@@ -58,15 +78,17 @@ def project_sum_over(
     z: ArrayLike,
     *,
     axis: int | Sequence[int] | None = None,
+    factor: float = 1.0,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
-    """Project onto the sums over some axes of an array, ``{z = x.sum(axis)}``.
+    """Project onto the sums over some axes of an array, ``{z = factor x.sum(axis)}``; the mean for 1/n.
 
     Args:
         x: floating-point, any shape.
         z: the estimates of the sums, in the shape of ``x`` without the axes.
         axis: one axis or several; all by default.
+        factor: a finite number.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -75,7 +97,8 @@ def project_sum_over(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: there is no such axis, the shapes do not fit, or the implementation is unknown.
+        ValueError: there is no such axis, the shapes do not fit, the factor is no finite number, or the
+            implementation is unknown.
 
     Source: paper, section 3.2.
     """
@@ -90,6 +113,7 @@ def project_sum_over(
         formula=_OVER_FORMULA,
         increments=increments,
         axes=axes,
+        factor=arguments.finite_number(_OVER, "factor", factor),
     )
     return found
 
@@ -102,6 +126,7 @@ def project_summands(
     z: ArrayLike,
     increments: bool,
     implementation: str | None,
+    **settings: Any,
 ) -> tuple[tuple[Array, ...], Array]:
     """Check the arguments of a kernel that sums its inputs, and run the implementation of them that is named."""
     arrays = summand_arrays(kernel, inputs, z)
@@ -114,6 +139,7 @@ def project_summands(
         formula=formula,
         unsupported={"tpu": tpu.unsupported(arrays)},
         increments=increments,
+        **settings,
     )
     return found
 

@@ -2,8 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 import pjax_kernels as pk
 
+from ..compilations import compilations
 from .cases import attention, cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -33,22 +32,6 @@ NOT_YET = {
     "prox_squared_error",
 }
 """Kernels that have no case here: all but project_min are run by implementation.choose alone, not by run."""
-
-
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """What is lowered or compiled meanwhile."""
-    seen: list[str] = []
-
-    def record(event: str, duration: float, **_: Any) -> None:
-        if "backend_compile" in event or "to_mlir" in event:
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(record)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(record)
 
 
 @pytest.fixture(params=CASES)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pjax_core import arguments, outputs, reflections, solution
 from pjax_core.copies import Consensus, Copies, Dense, Factored, choose, n_bytes
@@ -57,6 +58,9 @@ def _made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments,
             return factory(*args, **settings)  # which says what is wrong with them
         bound = signature.bind(*args, **settings)
         bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if isinstance(value, np.generic):  # a number of NumPy is the same as one of Python
+                bound.arguments[name] = value.item()
         return cached(*bound.args, **bound.kwargs)
 
     return made

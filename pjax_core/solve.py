@@ -16,7 +16,6 @@ from jax import Array, lax
 
 from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
-from pjax_core.graph import Constraint
 from pjax_core.messages import described
 from pjax_core.reflections import CopiesState
 from pjax_core.serialization import exportable_dataclass
@@ -63,7 +62,7 @@ class Solution:
     info: Info
 
 
-def feasibility(function: Callable[..., Constraint]) -> Problem:
+def feasibility(function: Callable[..., Any]) -> Problem:
     """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
 
     Args:

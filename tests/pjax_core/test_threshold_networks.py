@@ -11,6 +11,8 @@ import pytest
 import pjax_core as pj
 import pjax_kernels as pk
 
+from ..compilations import compilations
+
 Array = np.ndarray
 
 X = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
@@ -160,13 +162,10 @@ def test_free_inputs_become_codes() -> None:
 def test_a_second_search_compiles_nothing() -> None:
     search = pj.CircuitSearch(NETWORK, starts=2, steps=100, lanes=2)
     search.run(search.init(jax.random.key(0), X, XOR))
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, duration, **_: compiled.append(name) if "backend_compile" in name else None
-    )
-    again = pj.CircuitSearch(pj.ThresholdNetwork((2, 2, 1)), starts=2, steps=100, lanes=2)
-    again.run(again.init(jax.random.key(1), X, XOR), rounds=1)
-    assert not compiled
+    with compilations() as seen:
+        again = pj.CircuitSearch(pj.ThresholdNetwork((2, 2, 1)), starts=2, steps=100, lanes=2)
+        again.run(again.init(jax.random.key(1), X, XOR), rounds=1)
+    assert seen == []
 
 
 @pytest.mark.parametrize(

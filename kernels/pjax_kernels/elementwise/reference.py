@@ -51,17 +51,17 @@ def _grid(x: Array, z: Array, value: Callable[[Array], Array]) -> Array:
 
 
 def _around_the_best(grid: Array, x: Array, z: Array, value: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """The neighbours of the nearest point of a sorted grid."""
+    """The second neighbours of the nearest point of a sorted grid, in which two may be the same."""
     squared = (grid - x[None]) ** 2 + (value(grid) - z[None]) ** 2
     best = jnp.argmin(jnp.where(jnp.isnan(squared), jnp.inf, squared), axis=0)[None]
     take = functools.partial(jnp.take_along_axis, grid, axis=0)
-    return take(jnp.maximum(best - 1, 0))[0], take(jnp.minimum(best + 1, len(grid) - 1))[0]
+    return take(jnp.maximum(best - 2, 0))[0], take(jnp.minimum(best + 2, len(grid) - 1))[0]
 
 
 def _blur(near: Array, x: Array, z: Array, value: Callable[[Array], Array]) -> Array:
     """How far from the nearest point another may seem nearer, by the rounding of squared distances."""
     distance = jnp.hypot(near - x, value(near) - z)
-    return jnp.nan_to_num(1e-5 * distance / jnp.hypot(1.0, slope_of(value, near)))
+    return jnp.nan_to_num(1e-7 * distance / jnp.hypot(1.0, slope_of(value, near)))
 
 
 def _bisected(low: Array, high: Array, x: Array, z: Array, value: Callable[[Array], Array]) -> Array:

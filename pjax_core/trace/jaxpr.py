@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.graph import Computed, Data, Graph, Node, Parameter, Slot, of_node, ordered, select, two_colour
-from pjax_core.meshes import Shape, shape_of_type
+from pjax_core.meshes import Shape, shape_of_type, without_manual_axes
 from pjax_core.rewrite import rewritten
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
@@ -25,7 +25,7 @@ from pjax_core.trace.values import Elementwise, Loss, Value, known
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
     """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
-    shapes = jax.tree.map(shape_of_type, (params, *data))
+    shapes = jax.tree.map(without_manual_axes, (params, *data))
     closed = jax.make_jaxpr(function)(*shapes)
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
     losses = [value for value in returned if isinstance(value, Loss)]

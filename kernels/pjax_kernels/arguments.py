@@ -45,8 +45,8 @@ def compute_dtype(arrays: Sequence[Array]) -> DTypeLike:
 def scalar(
     kernel: str, name: str, value: Any, dtype: DTypeLike, allowed: Callable[[float], bool], advice: str
 ) -> ArrayLike:
-    """``value`` as an array without axes; ``ValueError`` with advice where it is known to be no such number."""
-    if isinstance(value, bool) or jnp.ndim(value) > 0 or not _is_real(value):
+    """``value`` as an array without axes; a ``ValueError`` gives advice where it is known to be no such number."""
+    if isinstance(value, bool) or np.ndim(value) > 0 or not _is_real(value):
         raise ValueError(f"{kernel}: {name} is {shown(value)}; pass {advice}")
     if isinstance(value, jax.core.Tracer):
         return jnp.asarray(value, dtype)

@@ -84,12 +84,13 @@ def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tupl
         )
 
     def coefficient(label: str, given: Any) -> Coefficient:
-        if isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool):
-            return float(given)
-        array = arguments.floating_arrays(kernel, **{label: given})[label]
-        if array.ndim > 0:
+        if np.ndim(given) > 0:
+            array = arguments.floating_arrays(kernel, **{label: given})[label]
             arguments.require_shape(kernel, label, array, z.shape, f"z of shape {z.shape}")
-        return jnp.broadcast_to(array, z.shape)
+            return array
+        advice = f"a number, or an array of shape {z.shape} as z has"
+        number = arguments.scalar(kernel, label, given, arguments.compute_dtype([z]), lambda _: True, advice)
+        return jnp.broadcast_to(number, z.shape) if isinstance(given, Array) else float(given)
 
     of_x, of_w = (
         tuple(coefficient(f"{name}[{side}][{k}]", given) for k, given in enumerate(several))

@@ -74,9 +74,10 @@ def _explicit(equation: str, a: tuple[int, ...], b: tuple[int, ...]) -> str:
 
 
 def _conv2d(x: Any, w: ArrayLike, *, strides: Any = 1, padding: Any = "VALID") -> Array:
-    images = jnp.reshape(x, (-1, *jnp.shape(x)[-3:]))
+    dtype = jnp.result_type(x, w)  # a convolution takes one alone
+    images = jnp.reshape(jnp.asarray(x, dtype), (-1, *jnp.shape(x)[-3:]))
     output = lax.conv_general_dilated(
-        images, jnp.asarray(w), _both(strides), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images, jnp.asarray(w, dtype), _both(strides), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return output if jnp.ndim(x) == 4 else output.reshape(*jnp.shape(x)[:-3], *output.shape[1:])
 

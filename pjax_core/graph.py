@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core import primitives
-from pjax_core.meshes import Shape, shape_of_type, transposed
+from pjax_core.meshes import Shape, shape_of_type, transposed, varying, varying_axes
 from pjax_core.primitive import Primitive
 
 
@@ -49,7 +49,7 @@ class Step:
         if len(dtypes) > 1:
             widest = jnp.promote_types(*dtypes) if len(dtypes) == 2 else jnp.result_type(*dtypes)
             arrays = tuple(a.astype(widest) if a.dtype in dtypes else a for a in arrays)
-        return self.function(*arrays)
+        return self.function(*varying(arrays, varying_axes(arrays)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,19 @@ def shape_of_aval(aval: Any) -> Shape:
     return Shape(aval.shape, aval.dtype, sharding=sharding, manual_axis_type=aval.manual_axis_type)
 
 
+def without_manual_axes(shape: Shape) -> Shape:
+    """The shape as one of an array that varies over no manual axis."""
+    return Shape(shape.shape, shape.dtype, sharding=shape.sharding)
+
+
+def says_more_than_shape(shape: Shape | None) -> bool:
+    """Whether an array of this type is sharded over explicit axes, or varies over manual ones."""
+    if shape is None or (shape.sharding is None and shape.manual_axis_type is None):
+        return False
+    kind = _type(shape)
+    return bool(kind.sharding.mesh.explicit_axes or kind.manual_axis_type.varying)
+
+
 def full(shape: Shape, value: float) -> Array:
     """An array of one number, sharded and varying as ``shape`` says."""
     return like(jnp.full(shape.shape, value, shape.dtype), shape)

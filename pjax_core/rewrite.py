@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 
 from pjax_core import primitives
-from pjax_core.graph import Constant, Node, Operation, Slot, complete, ordered
+from pjax_core.graph import Constant, Data, Node, Operation, Parameter, Slot, complete, ordered
+from pjax_core.meshes import says_more_than_shape
 
 
 def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
@@ -18,9 +21,12 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     uses = _uses(nodes)
     new: dict[Node, Node] = {}
 
+    typed = any(says_more_than_shape(node.shape) for node in nodes if isinstance(node, (Parameter, Data)))
+
     def moved(slot: Slot) -> Slot:
         sources = tuple(new[source] for source in slot.sources)
-        return slot if sources == slot.sources else replace(slot, sources=sources)
+        shape = jax.eval_shape(slot.view or (lambda a: a), *(s.shape for s in sources)) if typed else slot.shape
+        return replace(slot, sources=sources, shape=shape)
 
     for node in nodes:
         if not isinstance(node, Operation):
@@ -35,11 +41,22 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
             rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses) for slot in node.slots], new)
         elif node.primitive is primitives.affine:
             rebuilt = _scaled_sum(node, uses, new) or rebuilt
+        if typed:
+            rebuilt = _with_type(rebuilt)
         if node in new:
             complete(new[node], rebuilt)
         else:
             new[node] = rebuilt
     return [node for output in outputs if isinstance(node := new[output], Operation)]
+
+
+def _with_type(node: Operation) -> Operation:
+    """The operation with all that the type of its output says."""
+    slots: Sequence[Slot] = node.slots
+    function: Callable[..., Any] = functools.partial(node.primitive.forward, **node.settings)
+    if node.unrolled is not None:
+        slots, function = node.unrolled
+    return replace(node, shape=jax.eval_shape(function, *(slot.shape for slot in slots)))
 
 
 _SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.graph import Computed, Data, Graph, Node, Parameter, Slot, of_node, ordered, select, two_colour
-from pjax_core.meshes import Shape, shape_of_type
+from pjax_core.meshes import Shape, shape_of_type, without_manual_axes
 from pjax_core.rewrite import rewritten
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
@@ -24,9 +24,9 @@ from pjax_core.trace.values import Elementwise, Loss, Value, known
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
     """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
+    params, data = jax.tree.map(shape_of_type, (params, data))
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
-    shapes = jax.tree.map(shape_of_type, (params, *data))
-    closed = jax.make_jaxpr(function)(*shapes)
+    closed = jax.make_jaxpr(function)(*jax.tree.map(without_manual_axes, (params, *data)))
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
     losses = [value for value in returned if isinstance(value, Loss)]
     if not losses or len(losses) < len(returned):
@@ -53,9 +53,9 @@ def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequen
 
 
 def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[Node]:
-    """A node for each leaf of a tree."""
+    """A node for each leaf of a tree of shapes."""
     return [
-        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index)
+        kind(name + jax.tree_util.keystr(path), leaf, index)
         for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
     ]
 

@@ -26,12 +26,12 @@ def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = Non
     """A primitive applied to slots."""
     slots = tuple(_without_conversion(slot) for slot in slots)
     moving = primitive.moving_inputs(len(slots))
-    for slot in slots[moving:]:
+    for place, slot in enumerate(slots[moving:], moving):
         sources = [source.name for source in slot.sources if not is_fixed(source)]
         if sources:
-            what = "labels come" if primitive.constrains_output else "an argument comes"
+            what = _DATA.get(place, f"arguments {place}") if primitive.constrains_output else f"arguments {place}"
             raise ValueError(
-                f"{primitive.name}: {what} from {', '.join(sources)}; they must be data, given after params"
+                f"{primitive.name}: {what} come from {', '.join(sources)}; they must be data, given after params"
             )
     for slot in slots[:moving]:
         if not jnp.issubdtype(slot.shape.dtype, jnp.floating):
@@ -43,6 +43,10 @@ def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = Non
     if shape is None:
         shape = jax.eval_shape(lambda *inputs: primitive.forward(*inputs, **settings), *(slot.shape for slot in slots))
     return Operation(primitive.name, shape, primitive, slots, settings)
+
+
+_DATA = {1: "labels", 2: "weights"}
+"""What the arguments of an output constraint are after the first."""
 
 
 def _without_conversion(slot: Slot) -> Slot:

@@ -11,7 +11,7 @@ import pytest
 
 import pjax_core as pj
 from pjax_core import primitives
-from pjax_core.operand import apply
+from pjax_core.call import call
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -19,7 +19,7 @@ Array = np.ndarray
 
 
 def operation(primitive: Any, *constants: Any, **settings: Any) -> Callable[..., Any]:
-    return lambda *inputs: apply(primitive, *inputs, *constants, **settings)
+    return lambda *inputs: call(primitive, *inputs, *constants, **settings)
 
 
 POOL: dict[str, Any] = {"size": (4,), "window": (2,), "strides": (1,), "padding": ((0, 1),), "factor": None}

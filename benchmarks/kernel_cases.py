@@ -73,6 +73,20 @@ def rows_of_copies(rows: int, length: int) -> Case:
     return Case(pk.project_bilinear, shapes, arrays, size, operations=operations, goals=(AT_COPY_BANDWIDTH,))
 
 
+def thresholds(length: int, items: int, starts: int) -> Case:
+    """``project_threshold`` with few entries, the first axis, of many functions."""
+    kernel = partial(pk.project_threshold, margin=1.25, axis=0)
+    shapes = (length, items, starts), (length, items, starts), (items, starts)
+    return elementwise(kernel, shapes, items * starts * (13 * length + 2 * ROOT))
+
+
+def threshold_layer(batch: int, length: int, width: int) -> Case:
+    """``project_threshold_dense``."""
+    kernel = partial(pk.project_threshold_dense, margin=1.25)
+    shapes = (batch, length), (length, width), (batch, width)
+    return elementwise(kernel, shapes, batch * width * (6 * length + 2 * ROOT))
+
+
 def layer_with_deviations(batch: int, length: int, width: int) -> Case:
     """A step of Douglas-Rachford on a dense layer with all its copies."""
 
@@ -466,6 +480,14 @@ BENCHMARKS = {
     "project_quantize": {
         "32 x 32, 4 levels": rounded(32, 32, 4),
         "2048 x 1024, 4 levels": rounded(2048, 1024, 4),
+    },
+    "project_threshold": {
+        "5 x 64 x 16": thresholds(5, 64, 16),
+        "13 x 4096 x 16": thresholds(13, 4096, 16),
+    },
+    "project_threshold_dense": {
+        "32 x 64 x 32": threshold_layer(32, 64, 32),
+        "256 x 512 x 256": threshold_layer(256, 512, 256),
     },
     "project_affine": {
         f"{batch} x {width}": of_one_shape(partial(pk.project_affine, scale=2.0), batch, width, 6)

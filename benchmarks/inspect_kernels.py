@@ -79,6 +79,7 @@ def launches(case: Case, platform: str) -> list[gpu.Launch]:
         return tuple(jnp.zeros(output.shape, output.dtype) for output in launch.outputs)
 
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in case.shapes]
+    jax.clear_caches()  # what was traced for one platform launches nothing when it serves another
     with (
         mock.patch.object(gpu, "obstacle", return_value=None),
         mock.patch.object(gpu, "platform", return_value=platform),
@@ -93,10 +94,12 @@ def inspect(launch: gpu.Launch, target: str) -> dict[str, Any]:
     compiled = compile_kernel(launch, target)
     read = read_hsaco if target.startswith("gfx") else read_cubin
     record = {
+        "module": launch.kernel.__module__,
         "kernel": launch.kernel.__name__,
         "target": target,
         "warps": launch.num_warps,
         "shared": compiled.metadata.shared,
+        "int32_products": len(re.findall(r"arith\.muli [^\n]*: tensor<[^>]*xi32>", compiled.asm["ttir"])),
         **read(compiled.asm),
     }
     return record | {"occupancy": occupancy(record)}

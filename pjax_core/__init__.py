@@ -12,49 +12,52 @@ from pjax_core.algorithms import (
 )
 from pjax_core.checks import check_projection
 from pjax_core.copies import Factored
-from pjax_core.extension import bilinear, primitive
-from pjax_core.ops import (
+from pjax_core.deprecated import (
     add,
+    broadcast_to,
+    concatenate,
     conv2d,
     dot,
     einsum,
-    identity,
+    embedding,
+    expand_dims,
+    index,
     matmul,
     max,
     max_pool,
     maximum,
-    quantize,
-    relu,
-    sum,
-    sum_relu,
-)
-from pjax_core.outputs import cross_entropy, margin_loss
-from pjax_core.recurrence import recurrence
-from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
-from pjax_core.views import (
-    broadcast_to,
-    concatenate,
-    embedding,
-    expand_dims,
-    index,
     moveaxis,
     pad,
+    relu,
     repeat,
     reshape,
     split,
     squeeze,
     stack,
+    sum,
+    sum_relu,
     swapaxes,
     transpose,
+    vmap,
 )
-from pjax_core.vmap import vmap
+from pjax_core.extension import bilinear, primitive
+from pjax_core.operations import identity, quantize
+from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
+from pjax_core.recurrence import recurrence
+from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 
 __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
+    "Box",
+    "CircuitSearch",
+    "Circuits",
     "Factored",
     "Info",
     "Solution",
+    "ThresholdNetwork",
+    "absolute_error",
     "add",
     "alternating_projections",
     "alternating_reflections",
@@ -82,6 +85,7 @@ __all__ = [
     "max_pool",
     "maximum",
     "moveaxis",
+    "output",
     "pad",
     "primitive",
     "quantize",
@@ -91,6 +95,7 @@ __all__ = [
     "reshape",
     "solve",
     "split",
+    "squared_error",
     "squeeze",
     "stack",
     "sum",
@@ -98,4 +103,5 @@ __all__ = [
     "swapaxes",
     "transpose",
     "vmap",
+    "within",
 ]

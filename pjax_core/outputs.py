@@ -2,95 +2,290 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from pjax_core import primitives
-from pjax_core.graph import Constant, Data, Node, Operation, Slot, as_value
-from pjax_core.operand import Operand, any_traced, apply, is_known, shape_of
+from pjax_core.arguments import Known
+from pjax_core.call import call
+from pjax_core.graph import Computed, Data, Node, Operation, Slot
+from pjax_core.messages import described, is_known
 from pjax_core.primitive import Primitive
 from pjax_core.solution import Problem
 
 
-def margin_loss(logits: Operand, labels: Operand) -> Any:
+def margin_loss(logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     """Output constraint ``logit <= 0`` where the label is 0, ``logit >= label`` where it is positive.
 
     Args:
         logits: any shape with at least one axis.
         labels: the same shape; data, not a parameter or anything computed from one.
+        weights: for each row the fraction of the way to the constraint that it goes, 0 to leave it out and 1, the
+            default, to hold it; data, of a shape that broadcasts to that of ``logits`` without its last axis.
 
     Returns:
-        While a network is traced, the constraint; on arrays the squared distance to it, summed over the last axis and
-        averaged over the others.
+        The squared distance to it, summed over the last axis and
+        averaged over the others by their weights.
 
     Raises:
-        ValueError: the shapes differ, or labels are not data.
+        ValueError: the shapes do not fit, or labels or weights are not data.
 
     Source: paper, section 3.3; the projection is :func:`pjax_kernels.project_margin`.
     """
-    return _constrain(primitives.margin_loss, logits, labels)
+    return _constrain(primitives.margin_loss, logits, labels, weights)
 
 
-def cross_entropy(logits: Operand, labels: Operand, *, strength: float = 5.0) -> Any:
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    strength: float = 5.0,
+    weights: ArrayLike | None = None,
+    class_weights: Sequence[float] | None = None,
+) -> Array:
     """Output constraint that pulls logits towards low softmax cross-entropy, as its proximal operator does.
 
     Args:
         logits: ``(..., C)``.
-        labels: the same shape, probabilities; data, not a parameter or anything computed from one.
+        labels: the same shape, probabilities; or ``(...)``, integers, the numbers of the classes, where a row whose
+            number is no class, such as -1, is left out.  Data, not a parameter or anything computed from one.
         strength: how far the loss pulls, in units of logits; positive.
+        weights: of each row's loss, not negative; data, of a shape that broadcasts to ``(...)``.
+        class_weights: a number for each class, by which the loss of a row of that class is multiplied.
 
     Returns:
-        While a network is traced, the constraint; on arrays the mean cross-entropy.
+        The mean cross-entropy, by the weights.
 
     Raises:
-        ValueError: the shapes differ, labels are not data, or the strength is not positive.
+        ValueError: the shapes do not fit, labels or weights are not data, or the strength is not positive.
 
     Source: paper, section 3.3; the projection is :func:`pjax_kernels.prox_cross_entropy`.
     """
     if not strength > 0:
-        raise ValueError(f"cross_entropy: strength is {strength!r}; pass a positive number")
-    return _constrain(primitives.cross_entropy, logits, labels, strength=strength)
+        raise ValueError(f"cross_entropy: strength is {described(strength)}; pass a positive number")
+    settings: dict[str, Any] = {"strength": strength}
+    if class_weights is not None:
+        if len(class_weights) != jnp.shape(logits)[-1]:
+            raise ValueError(
+                f"cross_entropy: there are {len(class_weights)} class_weights, but logits are of shape "
+                f"{jnp.shape(logits)}"
+            )
+        settings["class_weights"] = tuple(map(float, class_weights))
+    return _constrain(primitives.cross_entropy, logits, labels, weights, **settings)
 
 
-def _constrain(operation: Primitive, logits: Operand, labels: Operand, **settings: Any) -> Any:
+def squared_error(
+    prediction: ArrayLike, target: ArrayLike, *, strength: float = 1.0, weights: ArrayLike | None = None
+) -> Array:
+    """Output constraint that pulls each element of a prediction towards its target, as squared error does.
+
+    Args:
+        prediction: any shape.
+        target: the same shape; data, not a parameter or anything computed from one.
+        strength: how far the loss pulls; positive: a fraction ``2 strength/(1 + 2 strength)`` of the error.
+        weights: of each element's loss, not negative; data, of a shape that broadcasts to that of ``prediction``.
+
+    Returns:
+        The mean of ``(prediction - target)^2``, by the weights.
+
+    Raises:
+        ValueError: the shapes do not fit, the target or weights are not data, or the strength is not positive.
+
+    Source: Parikh and Boyd, Proximal Algorithms (2014); the projection is :func:`pjax_kernels.prox_squared_error`.
+    """
+    return _constrain_prediction(primitives.squared_error, prediction, target, strength, weights)
+
+
+def absolute_error(
+    prediction: ArrayLike, target: ArrayLike, *, strength: float = 1.0, weights: ArrayLike | None = None
+) -> Array:
+    """Output constraint that pulls each element of a prediction towards its target, as absolute error does.
+
+    Args:
+        prediction: any shape.
+        target: the same shape; data, not a parameter or anything computed from one.
+        strength: how far the loss pulls, in units of the prediction; positive.
+        weights: of each element's loss, not negative; data, of a shape that broadcasts to that of ``prediction``.
+
+    Returns:
+        The mean of ``|prediction - target|``, by the weights.
+
+    Raises:
+        ValueError: the shapes do not fit, the target or weights are not data, or the strength is not positive.
+
+    Source: Parikh and Boyd, Proximal Algorithms (2014); the projection is :func:`pjax_kernels.prox_absolute_error`.
+    """
+    return _constrain_prediction(primitives.absolute_error, prediction, target, strength, weights)
+
+
+class Box(NamedTuple):
+    """The set of :func:`within` ``{low <= value <= high}``: numbers, or data that broadcast to the value's shape."""
+
+    low: Any = -math.inf
+    high: Any = math.inf
+
+
+def within(value: ArrayLike, region: Box) -> Array:
+    """Output constraint that a value lies in a set.
+
+    Args:
+        value: any shape.
+        region: a :class:`Box`.
+
+    Returns:
+        The mean squared distance of an element to it.
+
+    Raises:
+        TypeError: the region is no box.
+        ValueError: a limit is not data, or does not broadcast to the shape of the value.
+
+    Source: Parikh and Boyd, Proximal Algorithms (2014); the projection is :func:`pjax_kernels.project_box`.
+    """
+    if not isinstance(region, Box):
+        raise TypeError(f"within: the region is of type {type(region).__name__}; pass pj.Box(low, high)")
+    _require_broadcast("within", "low", region.low, jnp.shape(value))
+    _require_broadcast("within", "high", region.high, jnp.shape(value))
+    return _apply_to_data(primitives.within_box, value, {}, low=region.low, high=region.high)
+
+
+def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array]) -> Callable[..., Any]:
+    """An output constraint from a loss and its proximal operator.
+
+    Args:
+        name: what error messages and profiles call it.
+        loss: ``loss(prediction, *data, **settings)``, in ``jax.numpy``, returns a number.
+        prox: ``prox(prediction, *data, **settings)``, in ``jax.numpy``, returns the prediction that makes the loss
+            of a row and half the squared distance from the one given, over the strength, as small as possible; for a
+            set the nearest point of it.
+
+    Returns:
+        A function of a prediction, of data and of settings by keyword, which returns the loss.
+
+    Source: paper, section 3.3.
+    """
+    operation = primitives.output_constraint(name, loss, prox)
+
+    def constraint(prediction: ArrayLike, *data: ArrayLike, **settings: Any) -> Any:
+        named = {f"argument {place}": array for place, array in enumerate(data, 1)}
+        return _apply_to_data(operation, prediction, settings, **named)
+
+    constraint.__name__ = constraint.__qualname__ = name
+    constraint.__doc__ = f"The output constraint {name!r}."
+    return constraint
+
+
+def _constrain(
+    operation: Primitive, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, **settings: Any
+) -> Any:
     name = operation.name
-    if shape_of(logits) != shape_of(labels) or not shape_of(logits):
-        hint = "; pass class numbers as jax.nn.one_hot" if shape_of(labels) == shape_of(logits)[:-1] else ""
+    rows = jnp.shape(logits)[:-1]
+    as_numbers = (
+        operation is primitives.cross_entropy
+        and jnp.shape(labels) == rows
+        and jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+    )
+    if not jnp.shape(logits) or (jnp.shape(logits) != jnp.shape(labels) and not as_numbers):
+        hint = "; pass class numbers as jax.nn.one_hot" if jnp.shape(labels) == rows else ""
         raise ValueError(
-            f"{name}: logits have shape {shape_of(logits)} and labels {shape_of(labels)}; they must agree and have an "
-            f"axis{hint}"
+            f"{name}: logits have shape {jnp.shape(logits)} and labels {jnp.shape(labels)}; they must agree and have "
+            f"an axis{hint}"
         )
-    if not any_traced([logits, labels]):
-        return operation.forward(jnp.asarray(logits), jnp.asarray(labels), **settings)
-    logits, labels = as_value(logits), as_value(labels)
-    if not all(isinstance(source, (Data, Constant)) for source in labels.slot.sources):
-        moving = [source.name for source in labels.slot.sources if not isinstance(source, (Data, Constant))]
-        raise ValueError(f"{name}: labels come from {', '.join(moving)}; they must be data, given after params")
-    return apply(operation, logits, labels, **settings)
+    if jnp.issubdtype(jnp.result_type(labels), jnp.integer) and not as_numbers:
+        labels = jnp.asarray(labels, jnp.result_type(logits))
+    data = {"labels": labels}
+    if weights is not None:
+        _require_broadcast(name, "weights", weights, rows)
+        data["weights"] = weights
+    return _apply_to_data(operation, logits, settings, **data)
+
+
+def _constrain_prediction(
+    operation: Primitive, prediction: ArrayLike, target: ArrayLike, strength: float, weights: ArrayLike | None
+) -> Any:
+    name = operation.name
+    if not strength > 0:
+        raise ValueError(f"{name}: strength is {described(strength)}; pass a positive number")
+    if jnp.shape(prediction) != jnp.shape(target):
+        raise ValueError(
+            f"{name}: the prediction has shape {jnp.shape(prediction)}, the target {jnp.shape(target)}; they must agree"
+        )
+    data = {"the target": target}
+    if weights is not None:
+        _require_broadcast(name, "weights", weights, jnp.shape(prediction))
+        data["weights"] = weights
+    return _apply_to_data(operation, prediction, {"strength": strength}, **data)
+
+
+def _require_broadcast(name: str, what: str, operand: ArrayLike, shape: tuple[int, ...]) -> None:
+    try:
+        fits = jnp.broadcast_shapes(jnp.shape(operand), shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: {what} has shape {jnp.shape(operand)}, which does not broadcast to {shape}")
+
+
+def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[str, Any], **data: ArrayLike) -> Array:
+    """The output constraint of a value and named data."""
+    return call(operation, moving, *data.values(), **settings)
 
 
 def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
-    leaves, structure = jax.tree.flatten((params, data))
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    graph = problem.graph(params, data)
     arrays = jax.tree.leaves(data)
 
     def value(source: Node) -> Any:
+        if isinstance(source, Computed):
+            return source.function(*(slot.read(value) for slot in source.slots))
         return arrays[source.index] if isinstance(source, Data) else source.value  # type: ignore[attr-defined]
 
-    for name, slot in _label_slots(problem, structure, shapes):
-        if all(is_known(value(source)) for source in slot.sources):
-            labels = np.asarray(slot.read(value), np.float32)
-            sums = (np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING) | ~labels.any(axis=-1)
-            if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
-                raise ValueError(
-                    f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
-                    f"{labels.min():.4g} to {labels.max():.4g}; {_TAKEN[name]}"
-                )
+    for node in graph.nodes:
+        if isinstance(node, Operation) and node.primitive.name in _TAKEN:
+            slot = node.slots[1]
+            held = tuple(map(value, _given(slot)))
+            if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
+                _require_labels_of(node, slot, value)
+                _valid[slot].add(held)
+
+
+_valid: weakref.WeakKeyDictionary[Slot, Known] = weakref.WeakKeyDictionary()
+"""The labels that were checked, for each place where a graph has some."""
+
+
+def _given(slot: Slot) -> list[Node]:
+    """The data and constants that a slot is made of."""
+    return [
+        given
+        for source in slot.sources
+        for given in (
+            [node for part in source.slots for node in _given(part)] if isinstance(source, Computed) else [source]
+        )
+    ]
+
+
+def _require_labels_of(node: Operation, slot: Slot, value: Callable[[Node], Any]) -> None:
+    """Raise ``ValueError`` unless the labels of an output constraint are what it takes."""
+    name = node.primitive.name
+    with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
+        labels = np.asarray(slot.read(value))
+    if np.issubdtype(labels.dtype, np.integer):
+        return
+    labels = labels.astype(np.float32)
+    sums = (np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING) | ~labels.any(axis=-1)
+    if (labels < 0).any() or (name == primitives.cross_entropy.name and not sums.all()):
+        raise ValueError(
+            f"{name}: labels, from {', '.join(source.name for source in slot.sources)}, are from "
+            f"{labels.min():.4g} to {labels.max():.4g}; {_TAKEN[name]}"
+        )
 
 
 _ROUNDING = 0.02
@@ -101,11 +296,3 @@ _TAKEN = {
     "or 0 for rows to leave out",
     primitives.margin_loss.name: "pass 0, or where the logit must be positive the margin, such as 1",
 }
-
-
-@functools.lru_cache(maxsize=256)
-def _label_slots(problem: Problem, structure: Any, shapes: tuple[Any, ...]) -> tuple[tuple[str, Slot], ...]:
-    """Name and labels of each output constraint, for arguments of these shapes."""
-    graph = problem.graph(*jax.tree.unflatten(structure, shapes))
-    constraints = [node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output]
-    return tuple((node.primitive.name, node.slots[1]) for node in constraints)

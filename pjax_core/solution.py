@@ -9,7 +9,7 @@ compensated pairs ``high + low``, since a step can move them by less than a roun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,8 +18,11 @@ import numpy as np
 from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
-from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
-from pjax_kernels.pairs import add_to_pair, difference_of_pairs
+from pjax_core.graph import Computed, Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index
+from pjax_core.meshes import full, shape_of_type
+from pjax_core.serialization import exportable_dataclass
+from pjax_core.trace.jaxpr import trace
+from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,53 @@ class Problem:
     """
 
     function: Callable[..., Any]
+    _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
-        """The graph for arguments of these shapes."""
-        return trace(self.function, params, data)
+    def graph(self, params: Any, data: tuple[Any, ...] | Fixed) -> Graph:
+        """The graph for arguments of these shapes, traced once and kept."""
+        given = data.given if isinstance(data, Fixed) else data
+        leaves, structure = jax.tree.flatten((params, given))
+        config: Any = jax.config
+        settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
+        key = (structure, tuple(map(jax.typeof, leaves)), settings)
+        if key not in self._graphs:
+            graph = trace(self.function, params, given)
+            if graph.holds_tracers:  # which belong to the function that is traced just now
+                return graph
+            self._graphs[key] = graph
+        return self._graphs[key]
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any]]]:
+        return Problem, (self.function,)
+
+
+@exportable_dataclass
+@dataclass(frozen=True)
+class Fixed:
+    """The data that were ``given``, and what is ``computed`` from them once."""
+
+    given: tuple[Any, ...]
+    computed: tuple[Array, ...]
+
+
+def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixed:
+    """The data, and beside them what operations read of functions of data."""
+    if not graph.computed:
+        return data
+    leaves = jax.tree.leaves(data)
+    known: dict[Node, Array] = {}
+
+    def value(node: Node) -> Array:
+        if isinstance(node, Constant):
+            return node.value
+        if isinstance(node, Computed):
+            if node not in known:
+                known[node] = node.function(*(slot.read(value) for slot in node.slots))
+            return known[node]
+        assert isinstance(node, Data)
+        return leaves[node.index]
+
+    return Fixed(data, tuple(value(node) for node in graph.computed))
 
 
 def require_problem(problem: Any) -> None:
@@ -44,10 +90,12 @@ def require_problem(problem: Any) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class State:
     """A point of the consensus form: ``pending`` by the places of parameters, ``values`` and ``targets`` of nodes.
+
+    Places are strings, the keys that exported functions may have.
 
     Attributes:
         high: the parameters.
@@ -60,10 +108,10 @@ class State:
 
     high: Any
     low: Any
-    pending: dict[int, Array]
-    values: dict[int, Array]
-    targets: dict[int, Array]
-    data: tuple[Any, ...]
+    pending: dict[str, Array]
+    values: dict[str, Array]
+    targets: dict[str, Array]
+    data: tuple[Any, ...] | Fixed
 
     def changes(self, old: State) -> list[Array]:
         """What a change of the state is measured by: the differences from an old one, parameters in full precision."""
@@ -72,7 +120,7 @@ class State:
         return jax.tree.leaves((parameters, jax.tree.map(jnp.subtract, new_others, old_others)))
 
     @property
-    def truncation(self) -> dict[int, Array]:
+    def truncation(self) -> dict[str, Array]:
         """The consensus form is exact."""
         return {}
 
@@ -84,9 +132,9 @@ Schedule = Sequence[Sequence[Node]]
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
     """The point where every copy has the value that the network computes."""
     if low is None:
-        low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
+        low = jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
     params, low = normalised(params, low)
-    point = OpenState(graph, State(params, low, {}, {}, {}, data))
+    point = OpenState(graph, State(params, low, {}, {}, {}, with_computed(graph, data)))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             point.values[node] = node.start(point.value).astype(node.shape.dtype)
@@ -121,17 +169,16 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
 def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read."""
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    index = {node: i for i, node in enumerate(graph.nodes)}
-    value_read: set[int] = set()
-    target_read: set[int] = set()
+    value_read: set[str] = set()
+    target_read: set[str] = set()
     for node in graph.nodes:
         for consumer in graph.consumers[node]:
-            (value_read if place[consumer] < place[node] else target_read).add(index[node])
+            (value_read if place[consumer] < place[node] else target_read).add(graph.keys[node])
     values = state.values | state.targets
     pending = {
-        node.index: jnp.zeros(node.shape.shape, low_dtype(node.shape.dtype))
+        str(node.index): full(shape_of_type(node.shape, low_dtype(node.shape.dtype)), 0)
         for node in graph.nodes
-        if isinstance(node, Parameter) and node.shape is not None and index[node] in target_read
+        if isinstance(node, Parameter) and node.shape is not None and graph.keys[node] in target_read
     }
     return replace(
         state,
@@ -148,20 +195,20 @@ class OpenState:
         self.graph = graph
         self.high, self.structure = jax.tree.flatten(state.high)
         self.low = jax.tree.leaves(state.low)
-        self.pending = dict(state.pending)
-        self.values = {graph.nodes[i]: array for i, array in state.values.items()}
-        self.targets = {graph.nodes[i]: array for i, array in state.targets.items()}
+        self.pending = {int(i): array for i, array in state.pending.items()}
+        self.values = {graph.nodes[int(i)]: array for i, array in state.values.items()}
+        self.targets = {graph.nodes[int(i)]: array for i, array in state.targets.items()}
         self.data = state.data
 
     def state(self) -> State:
         """The state closed again."""
-        index = {node: i for i, node in enumerate(self.graph.nodes)}
+        keys = self.graph.keys
         return State(
             high=jax.tree.unflatten(self.structure, self.high),
             low=jax.tree.unflatten(self.structure, self.low),
-            pending=self.pending,
-            values={index[node]: array for node, array in self.values.items()},
-            targets={index[node]: array for node, array in self.targets.items()},
+            pending={str(i): array for i, array in self.pending.items()},
+            values={keys[node]: array for node, array in self.values.items()},
+            targets={keys[node]: array for node, array in self.targets.items()},
             data=self.data,
         )
 
@@ -286,6 +333,9 @@ def mean_change(
     direct = direct_slot(consumer, source)
     if direct is not None and (len(consumers) == 1 or all(direct_slot(c, source) is not None for c in consumers)):
         return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
+    transposed = _transposed_slot(consumer, source)
+    if transposed is not None and len(consumers) == 1:
+        return consumer.slots[transposed].sum_over_copies(source, changes[transposed], values)
     copies = [_sum_over_copies(c, source, None, values) for c in consumers]
     holders = sum((count > 0).astype(count.dtype) for count in copies)
     own = copies[consumers.index(consumer)]
@@ -301,16 +351,24 @@ def direct_slot(consumer: Operation, source: Node) -> int | None:
     return places[0] if np.all(count) else None
 
 
+def _transposed_slot(consumer: Operation, source: Node) -> int | None:
+    """The place of the only slot that holds ``source``, if it does so with its axes permuted, as weights (out, in)."""
+    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
+    view = consumer.slots[places[0]].view
+    only = len(places) == len(consumer.slots[places[0]].sources) == 1
+    return places[0] if only and view is not None and {step.name for step in view.steps} == {"transpose"} else None
+
+
 def _sum_over_copies(
     consumer: Operation, source: Node, changes: Sequence[Array] | None, values: Callable[[Node], Array]
 ) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
     assert source.shape is not None
-    total = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
+    total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
     multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
         if source in slot.sources:
             copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
             copies = jnp.asarray(multiplicity, total.dtype) * copies
-            total = total + slot.sum_over_copies(source, copies, values).astype(total.dtype)
+            total = total + slot.sum_over_copies(source, copies, values, counts=changes is None).astype(total.dtype)
     return total

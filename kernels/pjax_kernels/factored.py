@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import root, roots
 from pjax_kernels.combination import Coefficient, Combination, FactoredChanges, mixed, plus, times
+from pjax_kernels.derivatives import known_root
 from pjax_kernels.dot_products import DotProducts, Tree
 
 
@@ -20,13 +21,39 @@ def factored_increments(
     dots: DotProducts, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
+    return _increments(roots.near_or_any, dots, x, w, u, v, z)
+
+
+def factored_formula(
+    z_change: Array,
+    dots: DotProducts,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+) -> FactoredChanges:
+    """The same from roots that are known, and differentiable."""
+    return _increments(functools.partial(known_root, z_change), dots, x, w, u, v, z)
+
+
+def _increments(
+    root_of: Callable[[Array, Array, Array], root.BilinearRoot],
+    dots: DotProducts,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+) -> FactoredChanges:
+    """The same with the root that ``root_of`` finds for ``p``, ``q`` and ``z``."""
     products = _Products(
         x=[[dots.of_x(_times(a, b)) for b in x] for a in x],
         w=[[dots.of_w(_times(a, b)) for b in w] for a in w],
         xw=[[dots.product(a, b) for b in w] for a in x],
     )
     p, q = (_full(value, z) for value in (products.inner(u, v), plus((products.inner(u, u), products.inner(v, v)))))
-    t, beta, gamma, radius = roots.near_or_in_blocks(p, q, z)
+    t, beta, gamma, radius = root_of(p, q, z)
     # The only point of a set of no entries has z = 0.
     has_entries = jnp.asarray(dots.length, z.dtype) > 0
     t, radius = jnp.where(has_entries, t, z), jnp.where(has_entries, radius, 0)

@@ -9,11 +9,13 @@ from typing import TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from pjax_kernels import root
+from pjax_kernels.meshes import shards
 
 BLOCK = 1 << 12
-"""Roots that are computed at a time where some are not near: the arithmetic has many intermediates."""
+"""Dot products at least worth solving at a time, where large layers with far roots are solved in parts."""
 
 SMALL = 1 << 14
 """Dot products that can afford three steps for all of them."""
@@ -51,7 +53,8 @@ def near_first(
         return jnp.where(jnp.abs(scaled) > limit, marks, -root.near_root(scaled, p, q, steps=steps))
 
     # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
-    small = equations[-1].size <= SMALL
+    size = equations[-1].size
+    small = not is_symbolic_dim(size) and size <= SMALL
     minus_t = minus_roots(equations, *((3, three_steps) if small else (1, one_step)))
     # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
     mark = jnp.max(jnp.abs(minus_t), initial=0)
@@ -72,7 +75,7 @@ def replaced_if(condition: Array, replace: Callable[[Result], Result], result: R
 
 
 @jax.jit  # outside jit, a branch would be compiled anew at every call
-def near_or_in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
+def near_or_any(p: Array, q: Array, z: Array) -> root.BilinearRoot:
     """The roots, for arrays of one shape."""
     scaled = root.scaled_residual(p, q, z)
 
@@ -80,21 +83,43 @@ def near_or_in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
         del z
         return root.near_coefficients(root.near_root(scaled, p, q))
 
-    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, in_blocks, p, q, z)
+    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, any_roots, p, q, z)
 
 
-def in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
-    """The roots whatever they are, for arrays of one shape, a block at a time."""
-    flat = tuple(array.ravel() for array in (p, q, z))
-    found = lax.map(lambda block: _any_root(*block), flat, batch_size=BLOCK)
-    return root.BilinearRoot(*(array.reshape(z.shape) for array in found))
+def any_roots(p: Array, q: Array, z: Array) -> root.BilinearRoot:
+    """The roots whatever they are; ``p`` and ``q`` of shapes that broadcast to that of ``z``."""
+    scaled = root.scaled_residual(p, q, z)
+    near = root.near_coefficients(root.near_root(scaled, p, q, steps=3))
+    far = far_roots(root.squares, (p, q), z)
+    is_near = jnp.abs(scaled) <= root.near_limits(z.dtype)[-1]
+    return root.BilinearRoot(*(jnp.where(is_near, n, f) for n, f in zip(near, far, strict=True)))
 
 
-def rows_at_a_time(shape: tuple[int, ...], entries: int = 16 * BLOCK) -> int:
-    """How many rows of dot products to take at a time, a divisor of their number: at most so many entries."""
-    limit = max(1, entries // max(1, math.prod(shape[1:])))
-    return next((rows for rows in range(min(limit, shape[0]), 0, -1) if shape[0] % rows == 0), 1)
+def far_roots(
+    squares: Callable[..., tuple[root.Square, root.Square]], operands: tuple[Array, ...], z: Array
+) -> root.BilinearRoot:
+    """The roots for the ``squares`` of operands whose shapes broadcast to that of ``z``, all taken to be far.
+
+    A loop whose body is one expression: what takes time to compile is not how long it is, but how many kernels the
+    compiler makes of it.  Far roots are rare, and short programs matter more than their speed.
+    """
+
+    def iterate(_: Array, v: Array) -> Array:
+        # Else the compiler would take out of the loop, and store, all that is the same each time: as many kernels.
+        *inner, z_inner, v = lax.optimization_barrier((*operands, z, v))
+        return root.far_iteration(v, *squares(*inner), z_inner)
+
+    start = jnp.full_like(sum((*operands, z)), -1)
+    v = lax.fori_loop(0, 1 + root.FAR_STEPS, iterate, start)
+    return root.far_coefficients(v, *squares(*operands), z)
 
 
-_any_root = jax.jit(root.bilinear_root)
-"""Traced once for all blocks of a program, which layers have in common."""
+def rows_at_a_time(shape: tuple[int, ...], entries: int = 4 * BLOCK) -> int:
+    """How many rows of dot products to take at a time of each part of the batch: at most so many entries.
+
+    A divisor of the number of rows in the parts, into which devices may have split the batch.
+    """
+    if is_symbolic_dim(shape[0]):
+        return 1
+    limit, part = max(1, entries // max(1, math.prod(shape[1:]))), shape[0] // shards(shape[0])
+    return next((rows for rows in range(min(limit, part), 0, -1) if part % rows == 0), 1)

@@ -195,4 +195,6 @@ def precisions(jaxpr: Any) -> list[Any]:
             branches = [precisions(branch.jaxpr) for branch in equation.params["branches"]]
             assert all(branch == branches[0] for branch in branches)
             found += branches[0]
+        elif equation.primitive.name == "custom_jvp_call":
+            found += precisions(equation.params["call_jaxpr"].jaxpr)
     return found

@@ -7,7 +7,8 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, gpu, tpu
 from pjax_kernels.bilinear import reference, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import bilinear_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_bilinear"
 
@@ -69,5 +70,13 @@ def project_bilinear(
     arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
     arguments.require_shape(_KERNEL, "z", z, a.shape[:-1], f"a of shape {a.shape}")
     unsupported = {"triton": gpu.unsupported(arrays), "tpu": tpu.unsupported(arrays)}
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
-    return project(a, b, z, increments=increments)
+    found: tuple[Array, Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (a, b, z),
+        formula=bilinear_formula,
+        unsupported=unsupported,
+        increments=increments,
+    )
+    return found

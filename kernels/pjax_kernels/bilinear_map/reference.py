@@ -24,7 +24,7 @@ class Selection(NamedTuple):
     w: NDArray[np.intp]  # (count, length)
 
 
-def bilinear_map_increments(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> tuple[Tree, Tree, Array]:
+def bilinear_map_increments(x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
     return selected_increments(selections(bilinear, x, w), x, w, z)
 

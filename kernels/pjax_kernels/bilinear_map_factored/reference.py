@@ -15,7 +15,7 @@ from pjax_kernels.dot_products import BilinearMap, Tree
 
 
 def factored_increments(
-    bilinear: BilinearMap, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
+    x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array, *, bilinear: BilinearMap
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     selected = selections(bilinear, x[0], w[0])

@@ -10,6 +10,9 @@ from jax import Array, lax
 
 BISECTIONS = 200
 
+_TINY = 1e-30
+"""In the place of a strength of 0."""
+
 
 def margin_increment(logits: Array, labels: Array) -> Array:
     """The change of the logits."""
@@ -17,14 +20,13 @@ def margin_increment(logits: Array, labels: Array) -> Array:
     return nearest - logits
 
 
-def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Array:
+def cross_entropy_increment(logits: Array, labels: Array, strength: Array) -> Array:
     """The change of the logits, by nested bisection on the optimality conditions.
 
-    With ``log_normaliser = logsumexp(x)`` and ``pull`` the strength times the sum of the labels, each ``x`` solves
-    ``x + pull exp(x - log_normaliser) = target``; the normaliser is right when these exponentials add up to 1.
+    With ``log_normaliser = logsumexp(x)``, each ``x`` solves ``x + strength exp(x - log_normaliser) = target``; the
+    normaliser is right when these exponentials add up to 1.
     """
-    weight = jnp.sum(labels, axis=-1, keepdims=True)
-    pull = strength * jnp.where(weight == 0, 1, weight)
+    strength = jnp.asarray(strength, logits.dtype)[..., None]  # one number, or one for each row
     masked = jnp.isneginf(logits)
     # Less the largest, and bounded: the sum of two numbers of any size must be finite.
     bound = jnp.finfo(logits.dtype).max / 8
@@ -33,17 +35,17 @@ def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Ar
     top = jnp.max(target, axis=-1, keepdims=True)
 
     def solve_x(log_normaliser: Array) -> Array:
-        low = jnp.minimum(target, log_normaliser) - pull - 1
-        high = jnp.minimum(target, log_normaliser + jnp.log1p((top - low) / pull) + 1)
-        return _bisect(lambda x: x + pull * jnp.exp(x - log_normaliser) > target, low, high)
+        low = jnp.minimum(target, log_normaliser) - strength - 1
+        high = jnp.minimum(target, log_normaliser + jnp.log1p((top - low) / jnp.maximum(strength, _TINY)) + 1)
+        return _bisect(lambda x: x + strength * jnp.exp(x - log_normaliser) > target, low, high)
 
     def normaliser_too_large(log_normaliser: Array) -> Array:
         x = solve_x(log_normaliser)
         return jnp.sum(jnp.exp(x - log_normaliser), axis=-1, keepdims=True) < 1
 
     count = logits.shape[-1]
-    log_normaliser = _bisect(normaliser_too_large, top - pull - 1, top + math.log(count) + 1)
-    change = strength * (labels - weight * jax.nn.softmax(solve_x(log_normaliser), axis=-1))
+    log_normaliser = _bisect(normaliser_too_large, top - strength - 1, top + math.log(count) + 1)
+    change = strength * (labels - jax.nn.softmax(solve_x(log_normaliser), axis=-1))
     # The loss of a label at a masked class is infinite whatever the logits.
     return jnp.where(jnp.any(masked & (labels != 0), axis=-1, keepdims=True), jnp.nan, change)
 

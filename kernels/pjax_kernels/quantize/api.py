@@ -9,11 +9,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 from pjax_kernels.quantize import reference, xla
 
 _KERNEL = "project_quantize"
-_IMPLEMENTATIONS = {"reference": reference.quantize_increments, "xla": xla.quantize_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.quantize_increments),
+    "xla": arguments.from_increments(xla.quantize_increments),
+}
+_FORMULA = of_formula(xla.quantize_increments)
 
 
 def project_quantize(
@@ -21,7 +26,7 @@ def project_quantize(
     z: ArrayLike,
     *,
     levels: int,
-    scale: float,
+    scale: ArrayLike,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -37,7 +42,7 @@ def project_quantize(
         x: floating-point, any shape.
         z: the shape of ``x``, the estimates of the rounded values.
         levels: how many; an integer, at least 2.
-        scale: the highest level, positive.
+        scale: the highest level, a positive number, which may be traced.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -53,11 +58,18 @@ def project_quantize(
     arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
     arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
-    levels, scale = _levels(levels), _scale(scale)
     dtype = arguments.compute_dtype([x, z])
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(x.astype(dtype), z.astype(dtype), levels, scale)
-    return arguments.apply_increments([x, z], changes, increments)
+    positive = arguments.scalar(_KERNEL, "scale", scale, dtype, lambda s: 0 < s < math.inf, "a positive number")
+    found: tuple[Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (x, z, positive),
+        formula=_FORMULA,
+        increments=increments,
+        levels=_levels(levels),
+    )
+    return found
 
 
 def _levels(levels: int) -> int:
@@ -68,9 +80,3 @@ def _levels(levels: int) -> int:
     if count < 2:
         raise ValueError(f"{_KERNEL}: levels is {levels!r}; pass an integer of at least 2")
     return count
-
-
-def _scale(scale: float) -> float:
-    if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
-        raise ValueError(f"{_KERNEL}: scale is {scale!r}; pass a positive number")
-    return float(scale)

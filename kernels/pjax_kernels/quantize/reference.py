@@ -7,15 +7,16 @@ import numpy as np
 from jax import Array
 
 
-def quantize_increments(x: Array, z: Array, levels: int, scale: float) -> tuple[Array, Array]:
+def quantize_increments(x: Array, z: Array, scale: Array, *, levels: int) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``."""
-    values = np.linspace(-scale, scale, levels)
-    midpoints = (values[1:] + values[:-1]) / 2
-    low = jnp.asarray(np.append(-np.inf, midpoints), x.dtype)
-    high = jnp.asarray(np.append(midpoints, np.inf), x.dtype)
+    parts = np.linspace(-1, 1, levels)
+    midpoints = (parts[1:] + parts[:-1]) / 2
+    values = scale * jnp.asarray(parts, x.dtype)
+    low = scale * jnp.asarray(np.append(-np.inf, midpoints), x.dtype)
+    high = scale * jnp.asarray(np.append(midpoints, np.inf), x.dtype)
 
     x_changes = jnp.maximum(low - x[..., None], 0) + jnp.minimum(high - x[..., None], 0)
-    z_changes = jnp.asarray(values, z.dtype) - z[..., None]
+    z_changes = values - z[..., None]
     nearest = jnp.argmin(x_changes**2 + z_changes**2, axis=-1, keepdims=True)
     x_change, z_change = (jnp.take_along_axis(changes, nearest, axis=-1) for changes in (x_changes, z_changes))
     return x_change[..., 0], z_change[..., 0]

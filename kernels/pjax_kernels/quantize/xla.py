@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def quantize_increments(x: Array, z: Array, levels: int, scale: float) -> tuple[Array, Array]:
+def quantize_increments(x: Array, z: Array, scale: Array, *, levels: int) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``.
 
     Three levels can be nearest: that of ``x`` itself and the best ones above and below, where the squared distance

@@ -1,0 +1,23 @@
+"""Counts what JAX compiles."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """What is lowered or compiled meanwhile."""
+    seen: list[str] = []
+
+    def record(event: str, duration: float, **_: Any) -> None:
+        if "backend_compile" in event or "to_mlir" in event:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(record)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(record)

@@ -24,7 +24,6 @@ from pjax_kernels.compose import padding_pairs
 def _deprecated(name: str, instead: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with a warning that says what JAX calls it."""
 
-    @functools.wraps(function)
     def warned(*arguments: Any, **settings: Any) -> Any:
         warnings.warn(
             f"pj.{name} is deprecated; networks are ordinary JAX now: use {instead}", DeprecationWarning, stacklevel=2

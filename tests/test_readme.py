@@ -14,7 +14,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTAL
 
 
 def test_readme_has_snippets() -> None:
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
@@ -26,6 +26,8 @@ def test_snippet_runs(snippet: str) -> None:
     elif "solution" in names:
         violation = pj.margin_loss(pj.evaluate(names["net"], names["solution"].params, names["x"]), names["y"])
         assert violation < 1e-3
+    elif "search" in names:
+        np.testing.assert_array_equal(names["search"].network(names["weights"], names["x"]), names["y"])
     else:
         assert names["losses"][-1] < 0.2 * names["losses"][0]
 

@@ -49,4 +49,4 @@ def test_docstrings_name_every_argument(package: ModuleType, name: str) -> None:
     if "Args:" in documented:
         assert all(f"    {parameter}: " in documented for parameter in parameters)
     else:
-        assert "as in NumPy" in documented or not parameters
+        assert documented.startswith("Deprecated: use ") or "as in NumPy" in documented or not parameters

@@ -45,9 +45,19 @@ class _ToMargin(NamedTuple):
 
 
 def threshold_root(plus: Array, minus: Array, z: Array, margin: Array | float) -> ThresholdRoot:
-    """The root for ``plus = |a + b|^2/4``, ``minus = |a - b|^2/4`` and the estimate ``z`` of the sign.
+    """The coefficients of the projection onto ``{z = sgn(a . b), |a . b| >= margin}``, for who holds the norms.
 
-    Where both signs are as near, it is 1; where an argument is NaN, so is the sign.
+    Args:
+        plus: ``|a + b|^2/4``, any shape.
+        minus: ``|a - b|^2/4``, the same shape.
+        z: the estimate of the sign, the same shape.
+        margin: a positive number.
+
+    Returns:
+        A :class:`ThresholdRoot` of that shape.  Where both signs are as near, it is 1; where an argument is NaN, so is
+        the sign.
+
+    Source: Elser, Lal, arXiv 2602.17493, section III.
     """
     up, down = _to_margin(plus, minus, margin), _to_margin(minus, plus, margin)
     # The squared distances of z from 1 and from -1 differ by 4 z.

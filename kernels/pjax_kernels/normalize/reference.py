@@ -28,8 +28,8 @@ def normalize_increments(x: Array, z: Array, epsilon: float, centred: bool) -> t
         aim = jnp.linalg.norm(length[..., None] * entries + image(length)[..., None] * target, axis=-1)
         return length**2 + image(length) ** 2 - 2 * aim
 
-    low = jnp.zeros(x.shape[:-1], x.dtype)
     high = jnp.linalg.norm(entries, axis=-1) + jnp.linalg.norm(target, axis=-1) + math.sqrt(count)
+    low = 0 * high  # varies over devices as what is computed does
     fractions = jnp.linspace(0, 1, PARTS, dtype=x.dtype)
 
     def zoom(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:

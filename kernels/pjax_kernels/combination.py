@@ -102,14 +102,14 @@ def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tupl
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the arrays and the numbers stand in what is given; called with these arrays, it puts them there."""
+    """Where the arrays and the numbers stand in what is given."""
 
     structure: Any
     numbers: tuple[float | None, ...]
     """In the place of every array, None."""
 
-    def __call__(self, arrays: Sequence[Array]) -> Any:
-        """All that was given."""
+    def together(self, arrays: Sequence[Array]) -> Any:
+        """All that was given, for these arrays."""
         remaining = iter(arrays)
         leaves = (next(remaining) if number is None else number for number in self.numbers)
         return jax.tree.unflatten(self.structure, leaves)
@@ -126,7 +126,7 @@ def of_arrays(increments_of: Callable[..., FactoredChanges]) -> Callable[..., Fa
     """The same as a function of the arrays alone, with None for the number 0: arrays are all that it returns too."""
 
     def project(*arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
-        found = increments_of(*layout(arguments.widened(arrays)), **settings)
+        found = increments_of(*layout.together(arguments.widened(arrays)), **settings)
         return jax.tree.map(lambda change: None if isinstance(change, float) else change, found)
 
     return project
@@ -136,7 +136,7 @@ def formula_of_arrays(formula: Callable[..., FactoredChanges]) -> Callable[..., 
     """The same for what the derivative follows from, which gets the change of ``z`` first; see :func:`of_arrays`."""
 
     def by_formula(changes: FactoredChanges, *arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
-        found = formula(changes.z_change, *layout(arrays), **settings)
+        found = formula(changes.z_change, *layout.together(arrays), **settings)
         return jax.tree.map(lambda change, new: jnp.broadcast_to(new, change.shape), changes, found)
 
     return by_formula

@@ -63,9 +63,14 @@ def clip(x: Any, z: Any, low: Any, **options: Any) -> Any:
     return pk.project_elementwise("clip", x, z, low=low, **options)
 
 
+def wave(x: Any, scale: Any) -> Any:
+    """A smooth function with a constant."""
+    return scale * jnp.sin(x) + x
+
+
 def scaled_sine(x: Any, z: Any, scale: Any, **options: Any) -> Any:
-    """A function with a constant as an argument."""
-    return pk.project_elementwise(lambda x, scale: scale * jnp.sin(x) + x, x, z, constants=(scale,), **options)
+    """The constant as an argument."""
+    return pk.project_elementwise(wave, x, z, constants=(scale,), **options)
 
 
 def squared_error(prediction: Any, target: Any, strength: Any, weights: Any, **options: Any) -> Any:

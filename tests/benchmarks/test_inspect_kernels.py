@@ -41,7 +41,8 @@ BUDGETS = {
     ("recurrence 64 x 64 x (256 + 512) x 512, high", "_multiply_and_solve"): Budget(
         occupancy=0.12, wide=0.8, matrix=True
     ),
-    ("dense copies 256 x 784 x 256", "_project_copies"): Budget(occupancy=0.25, wide=0.8),
+    # Six of its loads are numbers, which may be traced.
+    ("dense copies 256 x 784 x 256", "_project_copies"): Budget(occupancy=0.25, wide=0.65),
 }
 
 

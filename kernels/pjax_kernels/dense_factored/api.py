@@ -26,6 +26,8 @@ def _triton(
     *,
     precision: lax.PrecisionLike,
 ) -> FactoredChanges:
+    if x[0].shape[1] == 0:  # there is nothing to launch for
+        return xla.factored_increments(x, w, u, v, z, precision=precision)
     from pjax_kernels.dense_factored import triton
 
     return triton.factored_increments(x, w, u, v, z, precision=precision)

@@ -113,6 +113,20 @@ def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], incremen
     return tuple((old + change).astype(old.dtype) for old, change in zip(arrays, changes, strict=True))
 
 
+def known_residual(kernel: str, residual: ArrayLike | None, z: Array) -> dict[str, Array]:
+    """The keyword ``residual``, in the dtype that is computed in, if it is given; it must have the shape of ``z``."""
+    if residual is None:
+        return {}
+    array = floating_arrays(kernel, residual=residual)["residual"]
+    require_shape(kernel, "residual", array, z.shape, f"z of shape {z.shape}")
+    return {"residual": array.astype(compute_dtype([z, array]))}
+
+
+def only_for_residuals(known: Mapping[str, Array]) -> str | None:
+    """Why kernels for GPUs and TPUs, which subtract by themselves, do not take the arguments, or None."""
+    return "a residual is given, which it does not take" if known else None
+
+
 def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[..., Any]:
     """A projection of arrays of any dtypes, from the increments of arrays of the one it computes in."""
 
@@ -126,9 +140,11 @@ def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[.
 def from_summand_increments(increments_of: Callable[..., tuple[Sequence[Array], Array]]) -> Callable[..., Any]:
     """The same for arrays given as a tuple of summands and a sum."""
 
-    def project(inputs: Sequence[Array], z: Array, *, increments: bool) -> tuple[tuple[Array, ...], Array]:
+    def project(
+        inputs: Sequence[Array], z: Array, *, increments: bool, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array]:
         dtype = compute_dtype([*inputs, z])
-        changes, z_change = increments_of(tuple(x.astype(dtype) for x in inputs), z.astype(dtype))
+        changes, z_change = increments_of(tuple(x.astype(dtype) for x in inputs), z.astype(dtype), **settings)
         *new_inputs, new_z = apply_increments([*inputs, z], (*changes, z_change), increments)
         return tuple(new_inputs), new_z
 

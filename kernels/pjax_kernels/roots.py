@@ -23,8 +23,8 @@ _BEYOND, _FAR = 1.0, 2.0
 
 Result = TypeVar("Result")
 
-Equations: TypeAlias = tuple[Array, Array, Array]
-"""``p``, ``q`` and ``z`` of all equations for a root, in shapes that broadcast to that of ``z``."""
+Equations: TypeAlias = tuple[Array, Array, Array, Array | None]
+"""``p``, ``q``, ``z`` of all equations for a root, in shapes that broadcast to that of ``z``; ``z - p`` if known."""
 
 
 def near_first(
@@ -42,16 +42,17 @@ def near_first(
             not its result, saves a pass over memory.
         anyway: the same, whatever the roots; it is given the result of ``near``, whose memory it may use.
     """
-    one_step, _, three_steps = root.near_limits(equations[-1].dtype)
+    z = equations[2]
+    one_step, _, three_steps = root.near_limits(z.dtype)
 
     def minus_roots(equations: Equations, steps: int, limit: float) -> Array:
-        p, q, z = equations
-        scaled = root.quick_scaled_residual(p, q, z)
+        p, q, z, residual = equations
+        scaled = root.quick_scaled_residual(p, q, z, residual)
         marks = jnp.where(jnp.abs(scaled) > three_steps, _FAR, _BEYOND).astype(scaled.dtype)
         return jnp.where(jnp.abs(scaled) > limit, marks, -root.near_root(scaled, p, q, steps=steps))
 
     # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
-    small = equations[-1].size <= SMALL
+    small = z.size <= SMALL
     minus_t = minus_roots(equations, *((3, three_steps) if small else (1, one_step)))
     # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
     mark = jnp.max(jnp.abs(minus_t), initial=0)
@@ -83,9 +84,9 @@ def near_or_in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
     return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, in_blocks, p, q, z)
 
 
-def in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
-    """The roots whatever they are, for arrays of one shape, a block at a time."""
-    flat = tuple(array.ravel() for array in (p, q, z))
+def in_blocks(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
+    """The roots whatever they are, for arrays of one shape, a block at a time; ``residual`` is ``z - p`` if known."""
+    flat = tuple(array.ravel() for array in (p, q, z, residual) if array is not None)
     found = lax.map(lambda block: _any_root(*block), flat, batch_size=BLOCK)
     return root.BilinearRoot(*(array.reshape(z.shape) for array in found))
 

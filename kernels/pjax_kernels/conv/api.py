@@ -22,6 +22,7 @@ def project_conv2d(
     *,
     strides: Sequence[int] = (1, 1),
     padding: str | Sequence[tuple[int, int]] = "VALID",
+    residual: ArrayLike | None = None,
     increments: bool = False,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
@@ -46,6 +47,9 @@ def project_conv2d(
         z: ``(B, H', W', K)``, the estimates of the outputs.
         strides: two positive integers, for rows and columns.
         padding: "VALID" (none), "SAME", or the rows and columns before and after, ``((top, bottom), (left, right))``.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         precision: of the convolutions, as in :func:`jax.lax.conv_general_dilated`.
@@ -71,7 +75,8 @@ def project_conv2d(
     expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
     because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
     arguments.require_shape(_KERNEL, "z", z, expected, because)
+    known = arguments.known_residual(_KERNEL, residual, z)
     dtype = arguments.compute_dtype(arrays)
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(*(array.astype(dtype) for array in arrays), windows=axes, precision=precision)
+    changes = project(*(array.astype(dtype) for array in arrays), windows=axes, precision=precision, **known)
     return arguments.apply_increments(arrays, changes, increments)

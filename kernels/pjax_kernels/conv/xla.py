@@ -16,7 +16,13 @@ from pjax_kernels.dot_products import DotProducts
 
 
 def conv2d_increments(
-    x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike
+    x: Array,
+    w: Array,
+    z: Array,
+    *,
+    windows: Windows,
+    precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     strides, padding = [axis.stride for axis in windows], [axis.padding for axis in windows]
@@ -75,8 +81,7 @@ def conv2d_increments(
         x_copies=width * np.multiply.outer(*(axis.covers.sum(0) for axis in windows))[..., None],
         w_copies=batch * np.multiply.outer(*(axis.inside.sum(0) for axis in windows))[..., None, None],
     )
-    x_change, w_change, z_change = consensus_increments(dots, x, w, z, rows=roots.rows_at_a_time(z.shape))
-    return x_change, w_change, z_change
+    return consensus_increments(dots, x, w, z, residual, rows=roots.rows_at_a_time(z.shape))
 
 
 def _at_places(x: Array, windows: Windows) -> Array:

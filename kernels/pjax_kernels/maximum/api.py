@@ -57,6 +57,7 @@ def project_max(
     z: ArrayLike,
     *,
     axis: int | Sequence[int] | None = -1,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -71,6 +72,9 @@ def project_max(
             Entries may be -inf where others are not: they are never the maximum, and stay.
         z: the estimates of the maxima, of the shape of ``x`` without ``axis``.
         axis: the axes to take the maximum over, as in ``jnp.max``; None for all.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
 
@@ -90,9 +94,12 @@ def project_max(
     if 0 in (x.shape[i] for i in axes):
         raise ValueError(f"{_MAX}: x has shape {x.shape}, which has no entries to take the maximum of over axis {axis}")
     entries = math.prod(x.shape[i] for i in axes)
-    unsupported = {"triton": gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)}
+    known = arguments.known_residual(_MAX, residual, z)
+    without = arguments.only_for_residuals(known)
+    unsupported = {"triton": without or gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)}
     project = choose(_MAX, implementation, _MAX_IMPLEMENTATIONS, unsupported=unsupported)
-    new_x, new_z = project(x, jnp.expand_dims(z, axes), axes=axes, increments=increments)
+    expanded = {name: jnp.expand_dims(array, axes) for name, array in known.items()}
+    new_x, new_z = project(x, jnp.expand_dims(z, axes), axes=axes, increments=increments, **expanded)
     return new_x, jnp.squeeze(new_z, axes)
 
 
@@ -103,6 +110,7 @@ def project_max_pool(
     window: tuple[int, int],
     strides: tuple[int, int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -117,6 +125,9 @@ def project_max_pool(
         window: rows and columns of a window.
         strides: rows and columns from a window to the next; by default those of the window, without overlap.
         padding: "VALID", "SAME", or pairs ``((top, bottom), (left, right))``.  Padding is never the maximum.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", "triton" (GPUs), "tpu", or None for the best that runs here.
 
@@ -138,12 +149,14 @@ def project_max_pool(
     batch, _, _, channels = x.shape
     expected = batch, rows.count, columns.count, channels
     arguments.require_shape(_POOL, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
+    known = arguments.known_residual(_POOL, residual, z)
+    without = arguments.only_for_residuals(known)
     unsupported = {
-        "triton": gpu.unsupported(arrays),
-        "tpu": tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
+        "triton": without or gpu.unsupported(arrays),
+        "tpu": without or tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
     }
     project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported=unsupported)
-    new_x, new_z = project(x, z, rows=rows, columns=columns, increments=increments)
+    new_x, new_z = project(x, z, rows=rows, columns=columns, increments=increments, **known)
     return new_x, new_z
 
 

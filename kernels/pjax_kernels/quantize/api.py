@@ -22,6 +22,7 @@ def project_quantize(
     *,
     levels: int,
     scale: float,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -38,6 +39,9 @@ def project_quantize(
         z: the shape of ``x``, the estimates of the rounded values.
         levels: how many; an integer, at least 2.
         scale: the highest level, positive.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -56,7 +60,8 @@ def project_quantize(
     levels, scale = _levels(levels), _scale(scale)
     dtype = arguments.compute_dtype([x, z])
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(x.astype(dtype), z.astype(dtype), levels, scale)
+    known = arguments.known_residual(_KERNEL, residual, z)
+    changes = project(x.astype(dtype), z.astype(dtype), levels, scale, **known)
     return arguments.apply_increments([x, z], changes, increments)
 
 

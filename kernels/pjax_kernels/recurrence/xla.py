@@ -14,14 +14,24 @@ Pair = tuple[Array, Array]
 
 
 def recurrence_increments(
-    x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike
+    x: Array,
+    h: Array,
+    w_x: Array,
+    w_h: Array,
+    z: Array,
+    *,
+    precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The mean changes of ``x``, ``h``, ``w_x`` and ``w_h``, and the change of ``z``."""
     count = z.shape[0] * z.shape[1]
     flat_x, flat_h, flat_z = (array.reshape(count, array.shape[2]) for array in (x, h, z))
     rows, columns = (flat_x, flat_h), (w_x, w_h)
     dots = _dot_products(rows, columns, precision=precision)
-    (x_change, h_change), (w_x_change, w_h_change), z_change = consensus_increments(dots, rows, columns, flat_z)
+    flat_residual = None if residual is None else residual.reshape(flat_z.shape)
+    (x_change, h_change), (w_x_change, w_h_change), z_change = consensus_increments(
+        dots, rows, columns, flat_z, flat_residual
+    )
     return x_change.reshape(x.shape), h_change.reshape(h.shape), w_x_change, w_h_change, z_change.reshape(z.shape)
 
 

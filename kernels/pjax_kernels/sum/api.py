@@ -23,7 +23,12 @@ _IMPLEMENTATIONS = {
 
 
 def project_sum(
-    inputs: Sequence[ArrayLike], z: ArrayLike, *, increments: bool = False, implementation: str | None = None
+    inputs: Sequence[ArrayLike],
+    z: ArrayLike,
+    *,
+    residual: ArrayLike | None = None,
+    increments: bool = False,
+    implementation: str | None = None,
 ) -> tuple[tuple[Array, ...], Array]:
     """Project each element onto the set ``{z = x_1 + ... + x_n}``; with one input, the identity ``{z = x}``.
 
@@ -33,6 +38,9 @@ def project_sum(
     Args:
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the sums.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -45,7 +53,7 @@ def project_sum(
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, _IMPLEMENTATIONS, inputs, z, increments, implementation)
+    return project_summands(_KERNEL, _IMPLEMENTATIONS, inputs, z, residual, increments, implementation)
 
 
 def project_sum_over(
@@ -53,6 +61,7 @@ def project_sum_over(
     z: ArrayLike,
     *,
     axis: int | Sequence[int] | None = None,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -62,6 +71,9 @@ def project_sum_over(
         x: floating-point, any shape.
         z: the estimates of the sums, in the shape of ``x`` without the axes.
         axis: one axis or several; all by default.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -79,7 +91,8 @@ def project_sum_over(
     axes = arguments.reduced_axes(_OVER, x, z, axis)
     dtype = arguments.compute_dtype([x, z])
     project = choose(_OVER, implementation, _OVER_IMPLEMENTATIONS)
-    changes = project(x.astype(dtype), z.astype(dtype), axes)
+    known = arguments.known_residual(_OVER, residual, z)
+    changes = project(x.astype(dtype), z.astype(dtype), axes, **known)
     new_x, new_z = arguments.apply_increments([x, z], changes, increments)
     return new_x, new_z
 
@@ -89,14 +102,17 @@ def project_summands(
     available: Mapping[str, Callable[..., Any]],
     inputs: Sequence[ArrayLike],
     z: ArrayLike,
+    residual: ArrayLike | None,
     increments: bool,
     implementation: str | None,
 ) -> tuple[tuple[Array, ...], Array]:
     """Check the arguments of a kernel that sums its inputs, and run the implementation of them that is named."""
     arrays = summand_arrays(kernel, inputs, z)
-    project = choose(kernel, implementation, available, unsupported={"tpu": tpu.unsupported(arrays)})
     *summands, z = arrays.values()
-    new_inputs, new_z = project(tuple(summands), z, increments=increments)
+    known = arguments.known_residual(kernel, residual, z)
+    unsupported = {"tpu": arguments.only_for_residuals(known) or tpu.unsupported(arrays)}
+    project = choose(kernel, implementation, available, unsupported=unsupported)
+    new_inputs, new_z = project(tuple(summands), z, increments=increments, **known)
     return new_inputs, new_z
 
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def sum_increments(inputs: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
+def sum_increments(
+    inputs: tuple[Array, ...], z: Array, residual: Array | None = None
+) -> tuple[tuple[Array, ...], Array]:
     """The mean changes of the inputs and the change of ``z``."""
     copies = [jnp.broadcast_to(x, z.shape) for x in inputs]
-    share = (z - sum(copies)) / (len(copies) + 1)
+    share = (z - sum(copies) if residual is None else residual) / (len(copies) + 1)
     return tuple(mean_of_copies(x, share) for x in inputs), -share
 
 
@@ -23,11 +25,13 @@ def mean_of_copies(x: Array, changes: Array) -> Array:
     return total / max(changes.size // max(x.size, 1), 1)
 
 
-def sum_over_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+def sum_over_increments(
+    x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None
+) -> tuple[Array, Array]:
     """The change of ``x`` and of ``z``, its sum over ``axes``: the elements of each sum as inputs of their own."""
     order = (*axes, *(axis for axis in range(x.ndim) if axis not in axes))
     widths = [x.shape[axis] for axis in order]
     rows = jnp.transpose(x, order).reshape(math.prod(widths[: len(axes)]), *z.shape)
-    changes, z_change = sum_increments(tuple(rows), z)
+    changes, z_change = sum_increments(tuple(rows), z, residual)
     stacked = jnp.stack(changes) if changes else rows
     return jnp.transpose(stacked.reshape(widths), [order.index(axis) for axis in range(x.ndim)]), z_change

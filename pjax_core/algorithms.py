@@ -63,6 +63,7 @@ class Algorithm(NamedTuple):
         params: ``params(state)`` reads the parameters.
         params_low: ``params_low(state)`` is what rounding took from them: to go on from ``params`` without loss, give
             it to ``init``.
+        change: ``change(state)`` is by how much they have moved since ``init``, which may be less than their rounding.
         describe: ``describe(problem, params, *data)`` prints how the copies of each operation are represented, and
             how many bytes that takes.
     """
@@ -71,6 +72,7 @@ class Algorithm(NamedTuple):
     step: Callable[[Problem, Any], Any]
     params: Callable[[Any], Any]
     params_low: Callable[[Any], Any]
+    change: Callable[[Any], Any]
     describe: Callable[..., None]
 
 
@@ -226,7 +228,7 @@ def _reflecting_algorithm(
         graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, representations(graph))
 
-    return Algorithm(_checked(first), step, _params, _params_low, describe)
+    return Algorithm(_checked(first), step, _params, _params_low, _moved, describe)
 
 
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
@@ -290,7 +292,7 @@ def _consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool
         graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
 
-    return Algorithm(_checked(first), step, _params, _params_low, describe)
+    return Algorithm(_checked(first), step, _params, _params_low, _moved, describe)
 
 
 def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
@@ -304,6 +306,11 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
         return first(problem, params, data, params_low)
 
     return init
+
+
+def _moved(state: State | CopiesState) -> Any:
+    """By how much the parameters have moved since the start."""
+    return state.moved
 
 
 def _params(state: State | CopiesState) -> Any:

@@ -117,9 +117,9 @@ def _flattened(primitive: Primitive, name: str, copies: Sequence[jax.Array], set
 
     @jax.jit
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, new = primitive.project(parts(vector), output, **settings)
-        assert new is not None
-        return vector + jnp.concatenate([change.ravel() for change in changes]), new
+        changes, output_change = primitive.project(parts(vector), output, None, **settings)
+        assert output_change is not None
+        return vector + jnp.concatenate([change.ravel() for change in changes]), output + output_change
 
     return _Constraint(
         name,

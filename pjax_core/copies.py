@@ -15,7 +15,7 @@ with copies is written once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,11 +25,23 @@ import numpy as np
 from jax import Array
 
 from pjax_core.graph import Operation, is_fixed
-from pjax_core.primitive import in_places, side_of
+from pjax_core.primitive import Primitive, in_places, moved, side_of
 from pjax_kernels import Coefficient, Combination
 
 Deviations: TypeAlias = Any
 """A pytree of arrays, of fixed shape for each operation."""
+
+
+class Shared(NamedTuple):
+    """What all copies of a value share: what it was at the start, and its change since; None for no change."""
+
+    start: Array
+    change: Array | None
+
+    @property
+    def value(self) -> Array:
+        """The value now."""
+        return moved(self.start, self.change)
 
 
 class Move(NamedTuple):
@@ -47,8 +59,9 @@ class Projected(NamedTuple):
     """What the projection of one operation gives.
 
     Attributes:
-        changes: the mean changes of the copies in each slot that moves, before ``gain``.
-        output: the new output; None for an output constraint.
+        changes: the mean changes of the copies in each slot that moves, before ``gain``; empty if nothing moves.
+        output: by how much the new output differs from that at the start; None for an output constraint, or if it has
+            not moved.
         deviations: of the copies, by their :class:`Move`.
         truncation: norm of what ``deviations`` leave out, over that of the change; None if nothing is left out.
     """
@@ -63,13 +76,37 @@ class Projected(NamedTuple):
 class Consensus:
     """No deviations: right where the copies agree before each projection, as in alternating and cyclic projections."""
 
-    def project(self, node: Operation, shared: Sequence[Array], output: Array | None) -> Projected:
-        """Project copies that all have the ``shared`` values."""
-        changes, output = node.primitive.project(tuple(shared), output, **node.settings)
-        return Projected(changes, output, None, None)
+    def project(
+        self, node: Operation, inputs: Sequence[Shared], output: Shared | None, unread: Array | None
+    ) -> Projected:
+        """Project copies that agree; the output is free where it is ``unread``."""
+        changes, output_change = project_from_start(node.primitive, node.settings, inputs, output, unread)
+        return Projected(changes, output_change, None, None)
 
     def __str__(self) -> str:
         return "consensus"
+
+
+def project_from_start(
+    primitive: Primitive,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Shared],
+    output: Shared | None,
+    unread: Array | None,
+) -> tuple[tuple[Array, ...], Array | None]:
+    """The mean changes of the inputs, and by how much the projected output then differs from that at the start."""
+    values = tuple(operand.value for operand in inputs)
+    if output is None:
+        return primitive.project(values, None, None, **settings)
+    growth = primitive.growth(*zip(*inputs, strict=True), **settings)
+    if growth is None and output.change is None:
+        return (), None
+    change = jnp.zeros_like(growth) if output.change is None else output.change
+    growth = jnp.zeros_like(change) if growth is None else growth
+    if unread is not None:
+        change = jnp.where(unread, growth, change)
+    changes, output_change = primitive.project(values, output.start + change, change - growth, **settings)
+    return changes, change + output_change
 
 
 @dataclass(frozen=True)
@@ -87,40 +124,44 @@ class Dense:
     def project(
         self,
         node: Operation,
-        shared: Sequence[Array],
+        shared: Sequence[Shared],
         deviations: Deviations,
-        output: Array | None,
+        output: Shared | None,
         moves: Sequence[Move],
         unread: Array | None,
     ) -> Projected:
         """Project the copies; the output is free where it is ``unread``."""
         bilinear = node.primitive.bilinear
         if bilinear is not None and bilinear.project_copies is not None and unread is None:
+            assert output is not None
             scale, keep, gain = zip(*moves, strict=True)
+            values = (operand.value for operand in shared)
             found = bilinear.project_copies(
-                *shared, *deviations, output, scale=scale, keep=keep, gain=gain, **node.settings
+                *values, *deviations, output.value, scale=scale, keep=keep, gain=gain, **node.settings
             )
-            return Projected((found.x_mean, found.w_mean), output + found.z_change, (found.u, found.v), None)
+            change = moved(found.z_change, output.change)
+            return Projected((found.x_mean, found.w_mean), change, (found.u, found.v), None)
         return self._project_laid_out(node, shared, deviations, output, moves, unread)
 
     def _project_laid_out(
         self,
         node: Operation,
-        shared: Sequence[Array],
+        shared: Sequence[Shared],
         deviations: Deviations,
-        output: Array | None,
+        output: Shared | None,
         moves: Sequence[Move],
         unread: Array | None,
     ) -> Projected:
         """The projection with all copies formed."""
-        primitive = node.primitive.copywise or node.primitive
-        copies = list(_spread(node)(*shared))
+        starts = _spread(node)(*(operand.start for operand in shared))
+        found = _spread(node)(*(_change_of(operand) for operand in shared))
+        copies = [Shared(*pair) for pair in zip(starts, found, strict=True)]
         for place, (deviation, move) in enumerate(zip(deviations, moves, strict=True)):
-            copies[place] = copies[place] + move.scale * deviation
-        if output is not None and unread is not None:
-            output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
-        changes, output = primitive.project(tuple(copies), output, **node.settings)
-        return Projected(_means(node, changes), output, tuple(map(_moved, moves, deviations, changes)), None)
+            start, change = copies[place]
+            copies[place] = Shared(start, moved(move.scale * deviation, change))
+        primitive = node.primitive.copywise or node.primitive
+        changes, output_change = project_from_start(primitive, node.settings, copies, output, unread)
+        return Projected(_means(node, changes), output_change, tuple(map(_moved, moves, deviations, changes)), None)
 
     def __str__(self) -> str:
         return "dense"
@@ -193,9 +234,9 @@ class Factored:
     def project(
         self,
         node: Operation,
-        shared: Sequence[Array],
+        shared: Sequence[Shared],
         deviations: Terms,
-        output: Array | None,
+        output: Shared | None,
         moves: Sequence[Move],
         unread: Array | None,
     ) -> Projected:
@@ -206,16 +247,17 @@ class Factored:
         assert unread is None
         move_x, move_w = (_common_move(node, moves, side) for side in bilinear.sides)
         # The vectors that span all copies, latest first: what they share now comes before the terms.
+        values = [operand.value for operand in shared]
         x, w = (
-            (side_of(shared, side), *terms)
+            (side_of(values, side), *terms)
             for side, terms in zip(bilinear.sides, (deviations.x, deviations.w), strict=True)
         )
         fixed = (not deviations.x, not deviations.w)
         u = _with_shared((1.0, 0.0), fixed, deviations.u, move_x.scale)
         v = _with_shared((0.0, 1.0), fixed, deviations.v, move_w.scale)
-        found = bilinear.project_factored(x, w, u, v, output, **node.settings)
-        u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
-        v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
+        found = bilinear.project_factored(x, w, u, v, output.value, **node.settings)
+        u = _moved_terms(move_x, fixed, deviations.u, found.u, output.start)
+        v = _moved_terms(move_w, fixed, deviations.v, found.v, output.start)
 
         gain = max(abs(move_x.gain), abs(move_w.gain))
         norms = functools.partial(bilinear.squared_norms, **node.settings)
@@ -225,7 +267,7 @@ class Factored:
         changed = gain**2 * found.squared_change
         return Projected(
             in_places((found.x_mean, found.w_mean), bilinear.sides),
-            output + found.z_change,
+            moved(found.z_change, output.change),
             Terms(
                 deviations.x and x[: self.history],
                 deviations.w and w[: self.history],
@@ -295,6 +337,13 @@ def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
 
 def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(slot.shape.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
+
+
+def _change_of(operand: Shared) -> Array:
+    """The change, zero for None."""
+    if operand.change is not None:
+        return operand.change
+    return jnp.zeros(operand.start.shape, low_dtype(operand.start.dtype))
 
 
 def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:

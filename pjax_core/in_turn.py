@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.graph import Graph, Node, Operation, Parameter
+from pjax_core.primitive import moved
 from pjax_core.solution import (
     OpenState,
     State,
@@ -90,11 +91,8 @@ def _replaced(point: OpenState, node: Operation, settled: Node | None, waiting: 
     """The arrays that the projection of an operation replaces; those that it only adds get their first values."""
     cells = [] if node.primitive.constrains_output else [_Cell(_mean_at(point, node), "values", node)]
     for source in sources(node):
-        if isinstance(source, Parameter) and source is settled:
-            cells += [_Cell("high", "high", source.index), _Cell("low", "low", source.index)]
-        elif isinstance(source, Parameter):
-            point.pending.setdefault(source.index, jnp.zeros_like(point.low[source.index]))
-            cells.append(_Cell("pending", "pending", source.index))
+        if source is settled:
+            cells.append(_Cell("values", "values", source))
         else:
             if not waiting.isdisjoint(point.graph.consumers[source]):
                 point.targets.setdefault(source, point.values[source])  # others need the value that copies share
@@ -111,20 +109,29 @@ def _may_settle(point: OpenState, node: Operation, source: Node, later: Sequence
     """Whether a parameter can be projected together with the operation, as the only one that uses it."""
     if not isinstance(source, Parameter) or node.primitive.project_in_place is None or source not in later:
         return False
-    high, low = point.high[source.index], point.low[source.index]
-    alone = list(point.graph.consumers[source]) == [node] and source.index not in point.pending
-    one_dtype = {high.dtype, low.dtype} == {slot.shape.dtype for slot in node.slots}
+    alone = list(point.graph.consumers[source]) == [node] and source not in point.targets
+    one_dtype = {point.values[source].dtype} == {slot.shape.dtype for slot in node.slots}
     return alone and one_dtype and direct_slot(node, source) == 1
 
 
 def _project_and_settle(point: OpenState, node: Operation, parameter: Parameter) -> list[tuple[Node, Array]]:
     """Project one operation together with its second input; the changes to the means of the copies of the first."""
     assert node.primitive.project_in_place is not None
-    inputs, estimate = inputs_and_estimate(point, node)
-    x_change, pair, output = node.primitive.project_in_place(
-        inputs[0], inputs[1], point.low[parameter.index], estimate, moves_x=len(sources(node)) > 1, **node.settings
+    (x, w), output, unread = inputs_and_estimate(point, node)
+    assert output is not None
+    assert w.change is not None
+    growth = node.primitive.growth((x.start, w.start), (x.change, w.change), **node.settings)
+    change = moved(growth, None) if output.change is None else output.change
+    change = change if unread is None else jnp.where(unread, growth, change)
+    x_change, point.values[parameter], z_change = node.primitive.project_in_place(
+        x.value,
+        w.start,
+        w.change,
+        output.start + change,
+        change - growth,
+        moves_x=len(sources(node)) > 1,
+        **node.settings,
     )
-    point.high[parameter.index], point.low[parameter.index] = pair
-    point.values[node] = output
+    point.values[node] = change + z_change
     others = [source for source in sources(node) if source is not parameter]
-    return [(source, mean_change(point.graph, node, source, (x_change,), point.value)) for source in others]
+    return [(source, mean_change(point.graph, node, source, (x_change,), point.start_of)) for source in others]

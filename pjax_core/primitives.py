@@ -11,26 +11,32 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 import pjax_kernels as pk
-from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear
+from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
 from pjax_kernels.dense.in_place import project_dense_in_place
 
 # Dot products.
 
 
-def _project_dot(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    a, b = inputs
-    a_change, b_change, z_change = pk.project_bilinear(a, b, output, increments=True)
-    return (a_change, b_change), output + z_change
+_Projected = tuple[tuple[Array, ...], Array]
 
 
-dot = Primitive("dot", forward=lambda a, b: jnp.sum(a * b, axis=-1), project=_project_dot)
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.sum(a * b, axis=-1)
+
+
+def _project_dot(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    *changes, z_change = pk.project_bilinear(*inputs, output, residual=residual, increments=True)
+    return tuple(changes), z_change
+
+
+_ONE_EACH = ((0,), (1,))
+dot = Primitive("dot", forward=_dot, project=_project_dot, increment=bilinear_increment(_dot, _ONE_EACH))
 
 
 @jax.jit  # traced once for all layers of one shape
-def _project_matmul(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    x, w = inputs
-    x_change, w_change, z_change = pk.project_dense(x, w, output, increments=True)
-    return (x_change, w_change), output + z_change
+def _project_matmul(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    *changes, z_change = pk.project_dense(*inputs, output, residual=residual, increments=True)
+    return tuple(changes), z_change
 
 
 def _dot_products(x: Array, w: Array) -> tuple[Array, Array]:
@@ -49,8 +55,9 @@ matmul = Primitive(
     forward=jnp.matmul,
     project=_project_matmul,
     spread=_dot_products,
+    increment=bilinear_increment(functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), _ONE_EACH),
     copywise=dot,
-    bilinear=Bilinear(((0,), (1,)), pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
+    bilinear=Bilinear(_ONE_EACH, pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
     project_in_place=project_dense_in_place,
 )
@@ -114,10 +121,11 @@ def _spread_convolution(x: Array, w: Array, *, strides: tuple[int, int], padding
     return jnp.broadcast_to(rows, shape), jnp.broadcast_to(columns, shape)
 
 
-def _project_convolution(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    x, w = inputs
-    x_change, w_change, z_change = pk.project_conv2d(x, w, output, increments=True, **settings)
-    return (x_change, w_change), output + z_change
+def _project_convolution(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
+    *changes, z_change = pk.project_conv2d(*inputs, output, residual=residual, increments=True, **settings)
+    return tuple(changes), z_change
 
 
 conv2d = bilinear(
@@ -131,10 +139,9 @@ def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
     return product(x, w_x) + product(h, w_h)
 
 
-def _project_recurrence(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    x, h, w_x, w_h = inputs
-    *changes, z_change = pk.project_recurrence(x, h, w_x, w_h, output, increments=True)
-    return tuple(changes), output + z_change
+def _project_recurrence(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    *changes, z_change = pk.project_recurrence(*inputs, output, residual=residual, increments=True)
+    return tuple(changes), z_change
 
 
 def _spread_recurrence(x: Array, h: Array, w_x: Array, w_h: Array) -> tuple[Array, ...]:
@@ -170,32 +177,46 @@ def _total(*inputs: Array) -> Array:
     return jnp.asarray(sum(inputs))
 
 
-def _project_sum(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum(inputs, output, increments=True)
-    return changes, output + output_change
+def _sum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+    shape = jnp.broadcast_shapes(*(start.shape for start in starts))
+    return jnp.broadcast_to(sum(change for change in changes if change is not None), shape)
 
 
-add = Primitive("sum", forward=_total, project=_project_sum, spread=_broadcast, batching=Batching.BROADCAST)
-identity = Primitive("identity", forward=_total, project=_project_sum, spread=_broadcast, batching=Batching.BROADCAST)
+def _project_sum(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    return pk.project_sum(inputs, output, residual=residual, increments=True)
 
 
-def _project_sum_over(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    (x,) = inputs
-    change, output_change = pk.project_sum_over(x, output, increments=True, **settings)
-    return (change,), output + output_change
+add = Primitive(
+    "sum", _total, _project_sum, spread=_broadcast, increment=_sum_increment, batching=Batching.BROADCAST
+)
+identity = Primitive(
+    "identity", _total, _project_sum, spread=_broadcast, increment=_sum_increment, batching=Batching.BROADCAST
+)
 
 
-sum_over = Primitive("sum over axes", forward=lambda x, *, axis: jnp.sum(x, axis), project=_project_sum_over)
+def _project_sum_over(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
+    change, output_change = pk.project_sum_over(*inputs, output, residual=residual, increments=True, **settings)
+    return (change,), output_change
 
 
-def _project_sum_relu(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum_relu(inputs, output, increments=True)
-    for x, change in zip(inputs, changes, strict=True):
-        if x.shape == output.shape:
-            # All inputs move by the same amount, so the new output follows from them, and has no rounding of the old.
-            # From the moved inputs: those in place are then free before the output is written.
-            return changes, jnp.maximum(_total(*(moved + change for moved in inputs)), 0)
-    return changes, output + output_change
+sum_over = Primitive(
+    "sum over axes",
+    forward=lambda x, *, axis: jnp.sum(x, axis),
+    project=_project_sum_over,
+    increment=lambda _, changes, *, axis: jnp.sum(changes[0], axis),
+)
+
+
+def _project_sum_relu(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    return pk.project_sum_relu(inputs, output, residual=residual, increments=True)
+
+
+def _sum_relu_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+    before, growth = _total(*starts), _sum_increment(starts, changes)
+    after = _total(*map(moved, starts, changes))
+    return jnp.where((before > 0) & (after > 0), growth, jnp.maximum(after, 0) - jnp.maximum(before, 0))
 
 
 sum_relu = Primitive(
@@ -203,19 +224,28 @@ sum_relu = Primitive(
     forward=lambda *inputs: jnp.maximum(_total(*inputs), 0),
     project=_project_sum_relu,
     spread=_broadcast,
+    increment=_sum_relu_increment,
     batching=Batching.BROADCAST,
 )
 
 # Selections and steps.
 
 
-def _project_maximum(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    (x,) = inputs
-    change, output_change = pk.project_max(x, output, increments=True, **settings)
-    return (change,), output + output_change
+def _project_maximum(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
+    change, output_change = pk.project_max(*inputs, output, residual=residual, increments=True, **settings)
+    return (change,), output_change
 
 
-maximum = Primitive("max", forward=lambda x, *, axis: jnp.max(x, axis), project=_project_maximum)
+def _maximum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
+    (x,), (change,) = starts, changes
+    return jnp.max((x - jnp.max(x, axis, keepdims=True)) + change, axis)
+
+
+maximum = Primitive(
+    "max", forward=lambda x, *, axis: jnp.max(x, axis), project=_project_maximum, increment=_maximum_increment
+)
 
 
 def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], padding: Any, size: Any) -> Array:
@@ -226,12 +256,16 @@ def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], pa
 
 
 def _project_max_pool(
-    inputs: tuple[Array, ...], output: Array, *, size: Any, **settings: Any
-) -> tuple[tuple[Array, ...], Array]:
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, *, size: Any, **settings: Any
+) -> _Projected:
     del size
-    (x,) = inputs
-    change, output_change = pk.project_max_pool(x, output, increments=True, **settings)
-    return (change,), output + output_change
+    change, output_change = pk.project_max_pool(*inputs, output, residual=residual, increments=True, **settings)
+    return (change,), output_change
+
+
+def _max_pool_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
+    (change,) = _spread_windows(changes[0], **settings)
+    return _windows_increment(_spread_windows(*starts, **settings), (change,), **settings)
 
 
 def _spread_windows(x: Array, *, window: Any, strides: Any, padding: Any, size: Any) -> tuple[Array]:
@@ -246,10 +280,16 @@ def _without_padding(windows: Array, *, size: tuple[int, int], **settings: Any) 
     return jnp.where(inside == 0, -jnp.inf, windows)
 
 
-def _project_windows(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+def _project_windows(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
     windows = _without_padding(inputs[0], **settings)
-    change, output_change = pk.project_max(windows, output, axis=-1, increments=True)
-    return (jnp.where(windows == -jnp.inf, 0, change),), output + output_change
+    change, output_change = pk.project_max(windows, output, axis=-1, residual=residual, increments=True)
+    return (jnp.where(windows == -jnp.inf, 0, change),), output_change
+
+
+def _windows_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
+    return _maximum_increment((_without_padding(*starts, **settings),), changes, axis=-1)
 
 
 max_pool = Primitive(
@@ -257,7 +297,13 @@ max_pool = Primitive(
     forward=_max_pool,
     project=_project_max_pool,
     spread=_spread_windows,
-    copywise=Primitive("windows", lambda x, **settings: jnp.max(_without_padding(x, **settings), -1), _project_windows),
+    increment=_max_pool_increment,
+    copywise=Primitive(
+        "windows",
+        lambda x, **settings: jnp.max(_without_padding(x, **settings), -1),
+        _project_windows,
+        increment=_windows_increment,
+    ),
     uneven=True,
     batching=Batching.ROWS,
 )
@@ -269,10 +315,11 @@ def _quantize(x: Array, *, levels: int, scale: float) -> Array:
     return (scale * (2 * place - (levels - 1)) / (levels - 1)).astype(x.dtype)
 
 
-def _project_quantize(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    (x,) = inputs
-    change, output_change = pk.project_quantize(x, output, increments=True, **settings)
-    return (change,), output + output_change
+def _project_quantize(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
+    change, output_change = pk.project_quantize(*inputs, output, residual=residual, increments=True, **settings)
+    return (change,), output_change
 
 
 quantize = Primitive("quantize", forward=_quantize, project=_project_quantize, batching=Batching.BROADCAST)
@@ -285,7 +332,7 @@ def _margin_violation(logits: Array, labels: Array) -> Array:
     return jnp.mean(jnp.sum(change * change, axis=-1))
 
 
-def _project_margin(inputs: tuple[Array, ...], output: None) -> tuple[tuple[Array, ...], None]:
+def _project_margin(inputs: tuple[Array, ...], output: None, residual: None) -> tuple[tuple[Array, ...], None]:
     logits, labels = inputs
     return (pk.project_margin(logits, labels, increments=True),), None
 
@@ -298,7 +345,9 @@ def _mean_cross_entropy(logits: Array, labels: Array, *, strength: float) -> Arr
     return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits, axis=-1), axis=-1))
 
 
-def _project_cross_entropy(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:
+def _project_cross_entropy(
+    inputs: tuple[Array, ...], output: None, residual: None, **settings: Any
+) -> tuple[tuple[Array, ...], None]:
     logits, labels = inputs
     return (pk.prox_cross_entropy(logits, labels, increments=True, **settings),), None
 

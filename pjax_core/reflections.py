@@ -2,8 +2,9 @@
 
 A copy is what all copies of a value share plus its own deviation.  Both algorithms write the same value into the
 shared part of all copies, so that the state holds one array for the output of each node, the mean of its deviations,
-and the deviations themselves, in the representation of each consumer (:mod:`pjax_core.copies`).  Values of parameters
-are differences from the parameters at the start, since a step can move them by less than a rounding error.
+and the deviations themselves, in the representation of each consumer (:mod:`pjax_core.copies`).  All values are changes
+since the start, as in :mod:`pjax_core.solution`: the algorithms combine values with weights that add up to 1, so that
+what they were at the start drops out.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core import solution
-from pjax_core.copies import Copies, Deviations, Factored, Move, laid_out, low_dtype, moving_slots, slot_is_fixed
-from pjax_core.graph import Colour, Constant, Data, Graph, Node, Operation, Parameter, is_fixed
+from pjax_core.copies import Copies, Deviations, Factored, Move, Shared, laid_out, moving_slots, slot_is_fixed
+from pjax_core.graph import Colour, Graph, Node, Operation, is_fixed
 from pjax_core.solution import mean_change, sources, unread_elements
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["high", "shared", "means", "deviations", "projected", "truncation", "data"],
+    data_fields=["high", "start_low", "start", "shared", "means", "deviations", "projected", "truncation", "data"],
     meta_fields=["parameters"],
 )
 @dataclass(frozen=True)
@@ -34,17 +35,21 @@ class CopiesState:
     """A point with copies; dictionaries are indexed by the places of nodes in the graph.
 
     Attributes:
-        high: the parameters at the start, of which values of parameters are differences.
-        shared: what all copies of a node's output share.
+        high: the parameters at the start.
+        start_low: what rounding had taken from them; None for nothing.
+        start: the outputs that operations had at the start.
+        shared: by how much what all copies of a node's output share has changed since.
         means: the means of their deviations, including what factored ones have left out since.
         deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
-        projected: of each parameter of colour B, the value that its own projection produced last.
+        projected: of each parameter of colour B, the change since the start that its own projection produced last.
         truncation: of each factored operation, what its deviations left out in the last step, relative to the change.
         data: the data arrays.
         parameters: the places of the parameters.
     """
 
     high: Any
+    start_low: Any
+    start: dict[int, Array]
     shared: dict[int, Array]
     means: dict[int, Array]
     deviations: dict[int, Deviations]
@@ -58,32 +63,37 @@ class CopiesState:
         return [(self.shared[i] + self.means[i]) - (old.shared[i] + old.means[i]) for i in self.shared]
 
     @property
-    def low(self) -> Any:
-        """The parameters, as differences from ``high``: means of copies in colour A, results of projection in B."""
+    def moved(self) -> Any:
+        """By how much the parameters have moved: means of copies in colour A, results of projection in B."""
         leaves = [self.projected[i] if i in self.projected else self.shared[i] + self.means[i] for i in self.parameters]
         return jax.tree.unflatten(jax.tree.structure(self.high), leaves)
+
+    @property
+    def low(self) -> Any:
+        """The parameters, as differences from ``high``."""
+        return solution.with_low(self.moved, self.start_low)
 
 
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
-    start = solution.initial_state(graph, params, low, data)
-    lows = jax.tree.leaves(start.low)
+    begun = solution.initial_state(graph, params, low, data)
     index = {node: i for i, node in enumerate(graph.nodes)}
     shared = {
-        i: lows[node.index] if isinstance(node, Parameter) else _widened(start.values[i])
+        i: solution.nothing(node.shape)
         for node, i in index.items()
-        if isinstance(node, Parameter) or i in start.values
+        if node.shape is not None and (i in begun.start or i in begun.parameters)
     }
-    parameters = sorted((node.index, i) for node, i in index.items() if isinstance(node, Parameter))
     return CopiesState(
-        high=start.high,
+        high=begun.high,
+        start_low=begun.start_low,
+        start=begun.start,
         shared=shared,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
-        projected={i: shared[i] for _, i in parameters if graph.colours[graph.nodes[i]] is Colour.B},
+        projected={i: shared[i] for i in begun.parameters if graph.colours[graph.nodes[i]] is Colour.B},
         truncation={index[node]: jnp.zeros(()) for node, held in copies.items() if isinstance(held, Factored)},
         data=data,
-        parameters=tuple(i for _, i in parameters),
+        parameters=begun.parameters,
     )
 
 
@@ -160,6 +170,8 @@ class Point:
         self.graph = graph
         self.copies = copies
         self.state = state
+        self.start = {graph.nodes[i]: array for i, array in state.start.items()}
+        self.start_of = functools.partial(solution.start_of, state, self.start)
         self.shared = {graph.nodes[i]: array for i, array in state.shared.items()}
         self.means = {graph.nodes[i]: array for i, array in state.means.items()}
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
@@ -195,9 +207,9 @@ class Point:
             node,
             self._inputs(node, shared),
             self.deviations(node),
-            estimates.get(node),
+            None if node.primitive.constrains_output else Shared(self.start_of(node), estimates[node]),
             [move(node, place) for place in range(moving_slots(node))],
-            unread_elements(self.graph, node, self._fixed),
+            unread_elements(self.graph, node, self.start_of),
         )
         if projected.output is not None:
             found.outputs[node] = projected.output
@@ -205,27 +217,14 @@ class Point:
             found.truncation[node] = projected.truncation
         found.deviations[node] = projected.deviations
         for source in sources(node):
-            change = mean_change(self.graph, node, source, projected.changes, self._fixed)
+            change = mean_change(self.graph, node, source, projected.changes, self.start_of)
             found.changes[source] = found.changes[source] + change if source in found.changes else change
 
-    def _inputs(self, node: Operation, shared: Mapping[Node, Array]) -> list[Array]:
+    def _inputs(self, node: Operation, shared: Mapping[Node, Array]) -> list[Shared]:
         """What the copies in each slot share."""
-
-        def value(source: Node) -> Array:
-            if is_fixed(source):
-                return self._fixed(source)
-            if isinstance(source, Parameter):
-                return jax.tree.leaves(self.state.high)[source.index] + shared[source]
-            return shared[source]
-
-        return [slot.read(value) for slot in node.slots]
-
-    def _fixed(self, node: Node) -> Array:
-        """The value of a node that never moves."""
-        if isinstance(node, Constant):
-            return _widened(node.value)
-        assert isinstance(node, Data)
-        return _widened(jax.tree.leaves(self.state.data)[node.index])
+        return [
+            Shared(slot.read(self.start_of), solution.change_of(slot, self.start_of, shared.get)) for slot in node.slots
+        ]
 
     def deviations(self, node: Operation) -> Deviations:
         """The deviations that an operation holds, those of sole copies from the means."""
@@ -352,10 +351,6 @@ def _combined(*terms: tuple[float, Array]) -> Array:
     """The linear combination, computed without the terms that vanish."""
     remaining = [array if factor == 1 else factor * array for factor, array in terms if factor != 0]
     return functools.reduce(operator.add, remaining) if remaining else jnp.zeros_like(terms[0][1])
-
-
-def _widened(array: Array) -> Array:
-    return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _without_sole(graph: Graph, node: Operation, deviations: Deviations) -> Deviations:

@@ -1,14 +1,26 @@
 """From a graph to its solution operators: the projections onto each colour, or each layer, of constraints.
 
 After a projection onto a set of nodes, all copies of a node's output agree, and they still do when its consumers are
-projected next.  So the state holds no copies: of each node the value that its copies share (``values``), or their
-mean after its consumers have moved them (``targets``), whichever is still needed.  Parameters are held as
-compensated pairs ``high + low``, since a step can move them by less than a rounding error of their value.
+projected next.  So the state holds no copies: of each node what its copies share (``values``), or their mean after its
+consumers have moved them (``targets``), whichever is still needed.
+
+**Both are changes since the start**, where the network computed every value from others: an array of its own, never
+added to a value of size 1 and taken from it again, as a change may be far below the rounding of its value.  With ``V``
+the values at the start and ``D`` the changes since, the output of an operation ``f`` has beyond what follows from its
+inputs
+
+    (V_z + D_z) - f(V_x + D_x)  =  D_z - (f(V_x + D_x) - f(V_x)),          as V_z = f(V_x) to begin with,
+
+and the bracket, the operation's growth, is made of changes alone: for dot products ``F(D_x, W + D_W) + F(X, D_W)``.
+This residual is exact after any number of steps, and all that a projection needs to be precise; the values themselves
+enter as coefficients.  Where nothing has changed yet there is no array: the first sweep over a network forms no
+product to compare with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.copies import Consensus, low_dtype
-from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index, trace
-from pjax_kernels.pairs import add_to_pair, difference_of_pairs
+from pjax_core.copies import Consensus, Shared, low_dtype
+from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, is_index, trace
+from pjax_core.primitive import moved
+from pjax_kernels.pairs import add_to_pair
 
 
 @dataclass(frozen=True)
@@ -44,37 +57,59 @@ def require_problem(problem: Any) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["high", "start_low", "start", "values", "targets", "data"],
+    meta_fields=["parameters"],
+)
 @dataclass(frozen=True)
 class State:
-    """A point of the consensus form: ``pending`` by the places of parameters, ``values`` and ``targets`` of nodes.
+    """A point of the consensus form; dictionaries are indexed by the places of nodes in the graph.
 
     Attributes:
-        high: the parameters.
-        low: what rounding took from them; ``high + low`` is their value.
-        pending: mean changes of parameters whose own projection comes later.
-        values: the value that all copies of a node's output share.
-        targets: the mean of these copies once some have been moved.
+        high: the parameters at the start.
+        start_low: what rounding had taken from them; None for nothing.
+        start: the outputs that operations had at the start.
+        values: by how much the value that all copies of a node's output share has changed since.
+        targets: by how much the mean of these copies has, once some have been moved.
         data: the data arrays.
+        parameters: the places of the parameters.
     """
 
     high: Any
-    low: Any
-    pending: dict[int, Array]
+    start_low: Any
+    start: dict[int, Array]
     values: dict[int, Array]
     targets: dict[int, Array]
     data: tuple[Any, ...]
+    parameters: tuple[int, ...]
 
     def changes(self, old: State) -> list[Array]:
-        """What a change of the state is measured by: the differences from an old one, parameters in full precision."""
-        parameters = jax.tree.map(difference_of_pairs, self.high, self.low, old.high, old.low)
-        new_others, old_others = ((state.values, state.targets) for state in (self, old))
-        return jax.tree.leaves((parameters, jax.tree.map(jnp.subtract, new_others, old_others)))
+        """What a change of the state is measured by: the differences from an old one."""
+        targets, old_targets = (
+            {i: array for i, array in state.targets.items() if i not in self.parameters} for state in (self, old)
+        )
+        return jax.tree.leaves(jax.tree.map(jnp.subtract, (self.values, targets), (old.values, old_targets)))
+
+    @property
+    def moved(self) -> Any:
+        """By how much the parameters have moved."""
+        return jax.tree.unflatten(jax.tree.structure(self.high), [self.values[i] for i in self.parameters])
+
+    @property
+    def low(self) -> Any:
+        """The parameters, as differences from ``high``."""
+        return with_low(self.moved, self.start_low)
 
     @property
     def truncation(self) -> dict[int, Array]:
         """The consensus form is exact."""
         return {}
+
+
+def with_low(moved: Any, low: Any) -> Any:
+    """Changes of parameters and what rounding had taken from these, None for nothing, added up."""
+    return moved if low is None else jax.tree.map(jnp.add, moved, low)
 
 
 Schedule = Sequence[Sequence[Node]]
@@ -83,13 +118,14 @@ Schedule = Sequence[Sequence[Node]]
 
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
     """The point where every copy has the value that the network computes."""
-    if low is None:
-        low = jax.tree.map(lambda high: jnp.zeros(high.shape, low_dtype(high.dtype)), params)
-    params, low = normalised(params, low)
-    point = OpenState(graph, State(params, low, {}, {}, {}, data))
+    if low is not None:
+        params, low = normalised(params, low)
+    places = {node: i for i, node in enumerate(graph.nodes)}
+    parameters = sorted((node.index, i) for node, i in places.items() if isinstance(node, Parameter))
+    point = OpenState(graph, State(params, low, {}, {}, {}, data, tuple(i for _, i in parameters)))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
-            point.values[node] = node.start(point.value).astype(node.shape.dtype)
+            point.start[node] = node.start(point.start_of).astype(node.shape.dtype)
     return point.state()
 
 
@@ -122,108 +158,127 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read."""
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
     index = {node: i for i, node in enumerate(graph.nodes)}
-    value_read: set[int] = set()
+    value_read: set[int] = set(state.parameters)
     target_read: set[int] = set()
     for node in graph.nodes:
         for consumer in graph.consumers[node]:
             (value_read if place[consumer] < place[node] else target_read).add(index[node])
-    values = state.values | state.targets
-    pending = {
-        node.index: jnp.zeros(node.shape.shape, low_dtype(node.shape.dtype))
-        for node in graph.nodes
-        if isinstance(node, Parameter) and node.shape is not None and index[node] in target_read
-    }
+
+    def change(i: int, *where: dict[int, Array]) -> Array:
+        shape = graph.nodes[i].shape
+        assert shape is not None
+        found = [arrays[i] for arrays in where if i in arrays]
+        return found[0] if found else nothing(shape)
+
     return replace(
         state,
-        pending=pending | state.pending,
-        values={i: value for i, value in state.values.items() if i in value_read},
-        targets={i: values[i] for i in sorted(target_read) if i in values},
+        values={i: change(i, state.values) for i in sorted(value_read)},
+        targets={i: change(i, state.targets, state.values) for i in sorted(target_read)},
     )
 
 
+def nothing(shape: jax.ShapeDtypeStruct) -> Array:
+    """No change of an array of this shape."""
+    return jnp.zeros(shape.shape, low_dtype(shape.dtype))
+
+
 class OpenState:
-    """A state opened for one projection: its arrays by node."""
+    """A state opened for one projection: its arrays by node.  Where a change is missing, there has been none."""
 
     def __init__(self, graph: Graph, state: State) -> None:
         self.graph = graph
-        self.high, self.structure = jax.tree.flatten(state.high)
-        self.low = jax.tree.leaves(state.low)
-        self.pending = dict(state.pending)
-        self.values = {graph.nodes[i]: array for i, array in state.values.items()}
-        self.targets = {graph.nodes[i]: array for i, array in state.targets.items()}
-        self.data = state.data
+        self.closed = state
+        self.start, self.values, self.targets = (
+            {graph.nodes[i]: array for i, array in arrays.items()}
+            for arrays in (state.start, state.values, state.targets)
+        )
 
     def state(self) -> State:
         """The state closed again."""
         index = {node: i for i, node in enumerate(self.graph.nodes)}
-        return State(
-            high=jax.tree.unflatten(self.structure, self.high),
-            low=jax.tree.unflatten(self.structure, self.low),
-            pending=self.pending,
-            values={index[node]: array for node, array in self.values.items()},
-            targets={index[node]: array for node, array in self.targets.items()},
-            data=self.data,
+        start, values, targets = (
+            {index[node]: array for node, array in arrays.items()}
+            for arrays in (self.start, self.values, self.targets)
         )
+        return replace(self.closed, start=start, values=values, targets=targets)
 
     def copy(self) -> OpenState:
         """The same arrays, to be replaced apart from these."""
         return OpenState(self.graph, self.state())
 
-    def value(self, node: Node) -> Array:
-        """The value that the copies of a node's output share."""
-        if isinstance(node, Constant):
-            return node.value
-        if isinstance(node, Data):
-            return jax.tree.leaves(self.data)[node.index]
-        if isinstance(node, Parameter):
-            high, low = self.high[node.index], self.low[node.index]
-            return high if high.dtype == low.dtype else high + low
-        return self.values[node]
+    def start_of(self, node: Node) -> Array:
+        """The value at the start."""
+        return start_of(self.closed, self.start, node)
 
     def estimate(self, node: Operation) -> Array | None:
-        """The mean of the copies of a node's output, forgotten afterwards; None for an output constraint."""
-        if node.primitive.constrains_output:
-            return None
+        """The change of the mean of the copies of a node's output, forgotten afterwards; None for no change."""
         value = self.values.pop(node, None)
         return self.targets.pop(node, value)
 
     def settle(self, parameter: Parameter) -> None:
         """Make the mean of a parameter's copies its value."""
-        change = self.pending.pop(parameter.index, None)
-        if change is not None:
-            pair = add_to_pair(self.high[parameter.index], self.low[parameter.index], change)
-            self.high[parameter.index], self.low[parameter.index] = pair
+        if parameter in self.targets:
+            self.values[parameter] = self.targets.pop(parameter)
 
     def move_copies(self, node: Node, change: Array) -> None:
         """Add a change to the mean of the copies of a node's output."""
-        if isinstance(node, Parameter):
-            pending = self.pending.get(node.index)
-            change = change.astype(self.low[node.index].dtype)
-            self.pending[node.index] = change if pending is None else pending + change
-        else:
-            mean = self.targets[node] if node in self.targets else self.values[node]
-            self.targets[node] = (mean + change).astype(mean.dtype)
+        assert node.shape is not None
+        change = change.astype(low_dtype(node.shape.dtype))
+        self.targets[node] = moved(change, self.targets.get(node, self.values.get(node)))
+
+
+def start_of(state: Any, outputs: Mapping[Node, Array], node: Node) -> Array:
+    """The value of a node at the start of a state, of whose operations these are the ``outputs``."""
+    if isinstance(node, Constant):
+        return node.value
+    if isinstance(node, Data):
+        return jax.tree.leaves(state.data)[node.index]
+    if isinstance(node, Parameter):
+        high, low = (jax.tree.leaves(tree) for tree in (state.high, state.start_low))
+        narrow = low and low[node.index].dtype != high[node.index].dtype
+        return high[node.index] + low[node.index] if narrow else high[node.index]
+    return outputs[node]
 
 
 def project_operation(point: OpenState, node: Operation) -> list[tuple[Node, Array]]:
     """Project one operation; the changes it makes to the means of its sources' copies."""
-    inputs, estimate = inputs_and_estimate(point, node)
-    projected = Consensus().project(node, inputs, estimate)
-    if projected.output is not None and node.shape is not None:
-        point.values[node] = projected.output.astype(node.shape.dtype)
+    projected = Consensus().project(node, *inputs_and_estimate(point, node))
+    if projected.output is not None:
+        point.values[node] = projected.output
+    if not projected.changes:
+        return []
     return [
-        (source, mean_change(point.graph, node, source, projected.changes, point.value)) for source in sources(node)
+        (source, mean_change(point.graph, node, source, projected.changes, point.start_of))
+        for source in sources(node)
     ]
 
 
-def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[tuple[Array, ...], Array | None]:
-    """The values that the copies of an operation's inputs share, and the estimate of its output."""
-    inputs = tuple(slot.read(point.value) for slot in node.slots)
-    estimate = point.estimate(node)
-    unread = unread_elements(point.graph, node, point.value)
-    if estimate is not None and unread is not None:
-        estimate = jnp.where(unread, node.primitive.forward(*inputs, **node.settings), estimate)
-    return inputs, estimate
+def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[list[Shared], Shared | None, Array | None]:
+    """What the copies of an operation's inputs share, the estimate of its output, and where that is unread."""
+    inputs = [
+        Shared(slot.read(point.start_of), change_of(slot, point.start_of, point.values.get)) for slot in node.slots
+    ]
+    if node.primitive.constrains_output:
+        return inputs, None, None
+    unread = unread_elements(point.graph, node, point.start_of)
+    return inputs, Shared(point.start[node], point.estimate(node)), unread
+
+
+def change_of(
+    slot: Slot, start_of: Callable[[Node], Array], changes: Callable[[Node], Array | None]
+) -> Array | None:
+    """The change of a slot's value from those of its sources; None if none of them has changed."""
+    if all(changes(source) is None for source in slot.sources):
+        return None
+
+    def change(source: Node) -> Array:
+        found = changes(source)
+        if found is not None:
+            return found
+        assert source.shape is not None
+        return start_of(source) if is_index(source) else nothing(source.shape)
+
+    return slot.read(change)
 
 
 def sources(node: Operation) -> list[Node]:

@@ -18,7 +18,6 @@ from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.reflections import CopiesState
 from pjax_core.solution import Problem, State, require_problem
-from pjax_kernels.pairs import difference_of_pairs
 
 
 @jax.tree_util.register_dataclass
@@ -164,14 +163,15 @@ def _solve(
     truncation = {graph.label(graph.nodes[place]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     info = Info(residual, truncation, inaccurate)
-    new, new_low = algorithm.params(state), algorithm.params_low(state)
-    old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
-    return Solution(new, new_low, jax.tree.map(difference_of_pairs, new, new_low, params, old_low), state, info)
+    return Solution(algorithm.params(state), algorithm.params_low(state), algorithm.change(state), state, info)
 
 
 def _rms(changes: list[Array]) -> Array:
-    """The root mean square."""
-    return jnp.sqrt(sum(jnp.sum(change**2) for change in changes) / sum(change.size for change in changes))
+    """The root mean square, of numbers that may be too small to be squared."""
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(change), initial=0) for change in changes))
+    scale = jnp.where(largest > 0, largest, 1)
+    total = sum(jnp.sum((change / scale) ** 2) for change in changes)
+    return scale * jnp.sqrt(total / sum(change.size for change in changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

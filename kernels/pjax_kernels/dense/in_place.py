@@ -1,7 +1,7 @@
-"""Projection of a dense layer in consensus form that puts its weights where they were, in jax.numpy, for CPUs.
+"""Projection of a dense layer in consensus form that moves its weights where they are, in jax.numpy, for CPUs.
 
-The change of the weights is the largest array of an iteration.  Here it is never whole: the weights, a compensated
-pair, are the mean of their copies at once, a few rows at a time.
+What an iteration adds to the change of the weights is its largest array.  Here it is never whole: the weights are the
+mean of their copies at once, a few rows at a time.
 """
 
 from __future__ import annotations
@@ -14,49 +14,48 @@ from jax import Array, lax
 from pjax_kernels import roots
 from pjax_kernels.consensus import coefficients, mean_change
 from pjax_kernels.dense.xla import dot_products
-from pjax_kernels.pairs import add_to_pair, new_high
 
 FEWEST_ROWS = 128
 """Smaller products take longer for each of their rows."""
 
 
 def project_dense_in_place(
-    x: Array, w: Array, w_low: Array, z: Array, *, moves_x: bool = True, precision: lax.PrecisionLike = "highest"
-) -> tuple[Array | None, tuple[Array, Array], Array]:
-    """Project copies of ``x`` (B, N), ``w`` (N, M) and ``z`` (B, M), and make the mean of those of ``w`` its value.
+    x: Array,
+    w: Array,
+    w_change: Array,
+    z: Array,
+    residual: Array | None = None,
+    *,
+    moves_x: bool = True,
+    precision: lax.PrecisionLike = "highest",
+) -> tuple[Array | None, Array, Array]:
+    """Project copies of ``x`` (B, N), of ``w + w_change`` (N, M) and ``z`` (B, M), and average those of the weights.
 
-    All have one dtype, float32 or wider; ``w + w_low`` is the value of the weights, ``w`` what the copies start from.
-    Returns the mean change of ``x``, None unless ``moves_x``, the new pair, and the new ``z``.
+    All have one dtype, float32 or wider; ``residual`` is ``z`` less the products, where it is known.  Returns the mean
+    change of ``x``, None unless ``moves_x``, the new ``w_change``, and the change of ``z``.
     """
-    dots = dot_products(x, w, precision=precision)
+    dots, weights = dot_products(x, w, precision=precision), w + w_change
     # What is held where roots are far is less than what is held anyway.
     rows = roots.rows_at_a_time(z.shape, max(roots.BLOCK, z.size // 16))
-    found = coefficients(dots, x, w, z, rows=rows, moves_x=moves_x)
+    found = coefficients(dots, x, weights, z, residual, rows=rows, moves_x=moves_x)
     # The change of z is in its place before the products are formed: they are large.
-    z, minus_beta = after_all(z + found.minus_t, found.minus_beta)
+    minus_t, minus_beta = after_all(found.minus_t, found.minus_beta)
     x_change = None
     if moves_x:
-        # All of w is read before any of it is overwritten.
-        from_w, minus_beta = after_all(dots.to_x(minus_beta, w), minus_beta)
+        # All of w_change is read before any of it is overwritten.
+        from_w, minus_beta = after_all(dots.to_x(minus_beta, weights), minus_beta)
         x_change = mean_change(x, found.gamma_x, found.free_x, from_w, dots.x_copies)
     block = _rows_in_a_block(x.shape[0], w.shape[0])
 
-    def move(start: Array | int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        high, low = pair
+    def move(start: Array | int, w_change: Array) -> Array:
         at = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=block)
-        put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-        from_x, old = dots.to_w(minus_beta, at(x, axis=1)), at(high)
-        low_and_change = at(low) + mean_change(old, found.gamma_w, found.free_w, from_x, dots.w_copies)
-        _, new_low = add_to_pair(old, low_and_change)
-        low = put(low, new_low)
-        # From the low part in its place: so it is there before the high part, which it follows from, is overwritten.
-        return put(high, new_high(old, low_and_change, at(low))), low
+        from_x, old = dots.to_w(minus_beta, at(x, axis=1)), at(w_change)
+        new = old + mean_change(at(w) + old, found.gamma_w, found.free_w, from_x, dots.w_copies)
+        return lax.dynamic_update_slice_in_dim(w_change, new, start, axis=0)
 
     if block == w.shape[0]:
-        pair = move(0, (w, w_low))
-    else:
-        pair = lax.fori_loop(0, w.shape[0] // block, lambda k, pair: move(k * block, pair), (w, w_low))
-    return x_change, pair, z
+        return x_change, move(0, w_change), minus_t
+    return x_change, lax.fori_loop(0, w.shape[0] // block, lambda k, w: move(k * block, w), w_change), minus_t
 
 
 def after_all(*arrays: Array) -> tuple[Array, ...]:

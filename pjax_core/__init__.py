@@ -12,6 +12,7 @@ from pjax_core.algorithms import (
 )
 from pjax_core.checks import check_projection
 from pjax_core.copies import Factored
+from pjax_core.direction import direction, value_and_direction
 from pjax_core.extension import bilinear, primitive
 from pjax_core.ops import (
     add,
@@ -67,6 +68,7 @@ __all__ = [
     "cyclic_douglas_rachford",
     "cyclic_projections",
     "difference_map",
+    "direction",
     "dot",
     "douglas_rachford",
     "einsum",
@@ -97,5 +99,6 @@ __all__ = [
     "sum_relu",
     "swapaxes",
     "transpose",
+    "value_and_direction",
     "vmap",
 ]

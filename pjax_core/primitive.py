@@ -83,6 +83,8 @@ class Primitive:
         project_in_place: where there is one, a kernel with the signature of
             :func:`pjax_kernels.dense.in_place.project_dense_in_place`: it projects onto the operation and then makes
             the copies of its second input equal.
+        shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
+            the output grows by with it; None for a half, and for dot products for ``1/(1 + |a|^2 + |b|^2)``.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
     """
 
@@ -96,6 +98,7 @@ class Primitive:
     bilinear: Bilinear | None = None
     batching: Batching = Batching.EACH
     project_in_place: Callable[..., Any] | None = None
+    shares: Callable[..., Sequence[float | Array]] | None = None
     constrains_output: bool = False
 
     def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[int | np.ndarray, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -186,12 +187,21 @@ def _project_sum(inputs: tuple[Array, ...], output: Array, residual: Array | Non
     return pk.project_sum(inputs, output, residual=residual, increments=True)
 
 
+def _equal_shares(*inputs: Array, **_: Any) -> tuple[float, ...]:
+    """A residual is shared by all inputs and the output."""
+    return (1 / (len(inputs) + 1),) * len(inputs)
+
+
 add = Primitive(
-    "sum", _total, _project_sum, spread=_broadcast, increment=_sum_increment, batching=Batching.BROADCAST
+    "sum",
+    _total,
+    _project_sum,
+    spread=_broadcast,
+    increment=_sum_increment,
+    batching=Batching.BROADCAST,
+    shares=_equal_shares,
 )
-identity = Primitive(
-    "identity", _total, _project_sum, spread=_broadcast, increment=_sum_increment, batching=Batching.BROADCAST
-)
+identity = replace(add, name="identity")
 
 
 def _project_sum_over(
@@ -206,6 +216,7 @@ sum_over = Primitive(
     forward=lambda x, *, axis: jnp.sum(x, axis),
     project=_project_sum_over,
     increment=lambda _, changes, *, axis: jnp.sum(changes[0], axis),
+    shares=lambda x, *, axis: (1 / (x.size // max(jnp.sum(x, axis).size, 1) + 1),),
 )
 
 
@@ -225,6 +236,7 @@ sum_relu = Primitive(
     project=_project_sum_relu,
     spread=_broadcast,
     increment=_sum_relu_increment,
+    shares=_equal_shares,
     batching=Batching.BROADCAST,
 )
 

@@ -59,7 +59,7 @@ def require_problem(problem: Any) -> None:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["high", "start_low", "start", "values", "targets", "data"],
+    data_fields=["high", "start_low", "start", "values", "targets", "data", "units"],
     meta_fields=["parameters"],
 )
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class State:
         targets: by how much the mean of these copies has, once some have been moved.
         data: the data arrays.
         parameters: the places of the parameters.
+        units: for each node the whole number n for which its changes are held in units of ``2^n``; None for 0.  Without,
+            changes fall below the smallest float32 ten or twenty layers below the output.
     """
 
     high: Any
@@ -83,6 +85,7 @@ class State:
     targets: dict[int, Array]
     data: tuple[Any, ...]
     parameters: tuple[int, ...]
+    units: dict[int, Array] | None = None
 
     def changes(self, old: State) -> list[Array]:
         """What a change of the state is measured by: the differences from an old one."""
@@ -111,6 +114,9 @@ def with_low(moved: Any, low: Any) -> Any:
     """Changes of parameters and what rounding had taken from these, None for nothing, added up."""
     return moved if low is None else jax.tree.map(jnp.add, moved, low)
 
+
+LINEAR = -30
+"""Changes that are below 2 to this power of what they change leave every projection linear in them."""
 
 Schedule = Sequence[Sequence[Node]]
 """Sets of nodes, projected one after the other; every node of the graph is in one of them."""
@@ -192,6 +198,7 @@ class OpenState:
             {graph.nodes[i]: array for i, array in arrays.items()}
             for arrays in (state.start, state.values, state.targets)
         )
+        self.units = None if state.units is None else {graph.nodes[i]: n for i, n in state.units.items()}
 
     def state(self) -> State:
         """The state closed again."""
@@ -213,7 +220,21 @@ class OpenState:
     def estimate(self, node: Operation) -> Array | None:
         """The change of the mean of the copies of a node's output, forgotten afterwards; None for no change."""
         value = self.values.pop(node, None)
-        return self.targets.pop(node, value)
+        return scaled(self.targets.pop(node, value), self.scale(node, node))
+
+    def scale(self, node: Node, operation: Operation) -> Array | None:
+        """What turns changes of a node in its units into those that an operation is projected with.
+
+        These are the true ones, or where the true ones of its output are tiny, larger: the operation is linear in them
+        then.
+        """
+        if self.units is None:
+            return None
+        exponent = self.units[node]
+        if not operation.primitive.constrains_output:
+            own = self.units[operation]
+            exponent = exponent - own + jnp.maximum(own, LINEAR)
+        return jnp.ldexp(jnp.ones((), jnp.result_type(float)), exponent)
 
     def settle(self, parameter: Parameter) -> None:
         """Make the mean of a parameter's copies its value."""
@@ -244,20 +265,33 @@ def project_operation(point: OpenState, node: Operation) -> list[tuple[Node, Arr
     """Project one operation; the changes it makes to the means of its sources' copies."""
     projected = Consensus().project(node, *inputs_and_estimate(point, node))
     if projected.output is not None:
-        point.values[node] = projected.output
+        point.values[node] = unscaled(projected.output, point.scale(node, node))
     if not projected.changes:
         return []
-    return [
-        (source, mean_change(point.graph, node, source, projected.changes, point.start_of))
-        for source in sources(node)
-    ]
+    means = (
+        (source, mean_change(point.graph, node, source, projected.changes, point.start_of)) for source in sources(node)
+    )
+    return [(source, unscaled(mean, point.scale(source, node))) for source, mean in means]
+
+
+def scaled(change: Array | None, scale: Array | None) -> Array | None:
+    """A change in other units; None for no change, or for the same units."""
+    return change if change is None or scale is None else change * scale.astype(change.dtype)
+
+
+def unscaled(change: Array, scale: Array | None) -> Array:
+    """The change back in its own units."""
+    return change if scale is None else change * (1 / scale).astype(change.dtype)
 
 
 def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[list[Shared], Shared | None, Array | None]:
     """What the copies of an operation's inputs share, the estimate of its output, and where that is unread."""
-    inputs = [
-        Shared(slot.read(point.start_of), change_of(slot, point.start_of, point.values.get)) for slot in node.slots
-    ]
+
+    def change(source: Node) -> Array | None:
+        found = point.values.get(source)
+        return found if found is None else scaled(found, point.scale(source, node))
+
+    inputs = [Shared(slot.read(point.start_of), change_of(slot, point.start_of, change)) for slot in node.slots]
     if node.primitive.constrains_output:
         return inputs, None, None
     unread = unread_elements(point.graph, node, point.start_of)

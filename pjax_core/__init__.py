@@ -14,6 +14,7 @@ from pjax_core.checks import check_projection
 from pjax_core.copies import Factored
 from pjax_core.direction import direction, value_and_direction
 from pjax_core.extension import bilinear, primitive
+from pjax_core.layers import Layer
 from pjax_core.ops import (
     add,
     conv2d,
@@ -55,6 +56,7 @@ __all__ = [
     "Algorithm",
     "Factored",
     "Info",
+    "Layer",
     "Solution",
     "add",
     "alternating_projections",

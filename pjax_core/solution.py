@@ -31,6 +31,7 @@ from jax import Array
 
 from pjax_core.copies import Consensus, Shared, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, is_index, trace
+from pjax_core.layers import Layer, with_layers
 from pjax_core.primitive import moved
 from pjax_kernels.pairs import add_to_pair
 
@@ -40,13 +41,16 @@ class Problem:
     """A feasibility problem: find parameters such that ``function(params, *data)`` can hold.
 
     Two problems are the same if their functions are, as for :func:`jax.jit`: a lambda made in a loop is a new one.
+    ``layer`` says how layers are constraints of their own; None for one constraint for each dot product.
     """
 
     function: Callable[..., Any]
+    layer: Layer | None = None
 
     def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
         """The graph for arguments of these shapes."""
-        return trace(self.function, params, data)
+        graph = trace(self.function, params, data)
+        return graph if self.layer is None else with_layers(graph, self.layer)
 
 
 def require_problem(problem: Any) -> None:
@@ -115,7 +119,7 @@ def with_low(moved: Any, low: Any) -> Any:
     return moved if low is None else jax.tree.map(jnp.add, moved, low)
 
 
-LINEAR = -30
+LINEAR = -60
 """Changes that are below 2 to this power of what they change leave every projection linear in them."""
 
 Schedule = Sequence[Sequence[Node]]

@@ -16,6 +16,7 @@ from jax import Array, lax
 from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
+from pjax_core.layers import Layer
 from pjax_core.reflections import CopiesState
 from pjax_core.solution import Problem, State, require_problem
 
@@ -59,7 +60,7 @@ class Solution:
     info: Info
 
 
-def feasibility(function: Callable[..., Constraint]) -> Problem:
+def feasibility(function: Callable[..., Constraint], *, dot_products: str | Layer = "each") -> Problem:
     """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
 
     Args:
@@ -67,6 +68,10 @@ def feasibility(function: Callable[..., Constraint]) -> Problem:
             constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
             is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
             floating-point numbers, or of integers that :func:`embedding` and indexing take.
+
+        dot_products: "each" for one constraint for each dot product, which holds copies of its own of all its entries
+            (the paper's), or "layer" for one for each whole layer (:class:`Layer`, which says how): a dense layer, a
+            convolution, a recurrence, an einsum like these.  Products of other kinds have one each all the same.
 
     Returns:
         The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
@@ -77,7 +82,11 @@ def feasibility(function: Callable[..., Constraint]) -> Problem:
         hash(function)
     except TypeError:  # an object that compares by content: this one alone then
         function = functools.partial(function)
-    return Problem(function)
+    if isinstance(dot_products, Layer):
+        return Problem(function, dot_products)
+    if dot_products not in ("each", "layer"):
+        raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
+    return Problem(function, Layer() if dot_products == "layer" else None)
 
 
 def solve(

@@ -8,6 +8,7 @@ from pjax_kernels.conv.api import project_conv2d
 from pjax_kernels.dense.api import project_dense
 from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
+from pjax_kernels.layer.api import project_layer
 from pjax_kernels.maximum.api import project_max, project_max_pool
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
 from pjax_kernels.quantize.api import project_quantize
@@ -27,6 +28,7 @@ __all__ = [
     "project_dense",
     "project_dense_copies",
     "project_dense_factored",
+    "project_layer",
     "project_margin",
     "project_max",
     "project_max_pool",

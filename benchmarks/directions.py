@@ -15,12 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import optax
 from jax import Array
 
 import datasets
-import models
 import pjax_core as pj
 
 Params = dict[str, Array]
@@ -82,7 +82,9 @@ def make_update(direction: Callable[..., Any], optimizer: Any) -> Callable[..., 
 
 
 def optimizer_of(name: str, rate: float) -> Any:
-    return {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=0.9), "muon": optax.contrib.muon}[name](rate)
+    return {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=0.9), "muon": optax.contrib.muon}[name](
+        rate
+    )
 
 
 def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, seed: int, hits: Any) -> list[float]:

@@ -17,9 +17,7 @@ from pjax_core.graph import Graph, Node, Operation, Parameter
 from pjax_core.solution import OpenState, Problem, State, require_problem
 
 
-def direction(
-    problem: Problem, params: Any, *data: Any, algorithm: Algorithm | None = None, steps: int = 1
-) -> Any:
+def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | None = None, steps: int = 1) -> Any:
     """The direction in which projections move the parameters, in the place of a gradient.
 
     The network is evaluated, an algorithm makes ``steps`` steps from there, and the changes of the parameters are

@@ -204,9 +204,7 @@ add = Primitive(
 identity = replace(add, name="identity")
 
 
-def _project_sum_over(
-    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-) -> _Projected:
+def _project_sum_over(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
     change, output_change = pk.project_sum_over(*inputs, output, residual=residual, increments=True, **settings)
     return (change,), output_change
 
@@ -243,9 +241,7 @@ sum_relu = Primitive(
 # Selections and steps.
 
 
-def _project_maximum(
-    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-) -> _Projected:
+def _project_maximum(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
     change, output_change = pk.project_max(*inputs, output, residual=residual, increments=True, **settings)
     return (change,), output_change
 
@@ -292,9 +288,7 @@ def _without_padding(windows: Array, *, size: tuple[int, int], **settings: Any) 
     return jnp.where(inside == 0, -jnp.inf, windows)
 
 
-def _project_windows(
-    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-) -> _Projected:
+def _project_windows(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
     windows = _without_padding(inputs[0], **settings)
     change, output_change = pk.project_max(windows, output, axis=-1, residual=residual, increments=True)
     return (jnp.where(windows == -jnp.inf, 0, change),), output_change
@@ -327,9 +321,7 @@ def _quantize(x: Array, *, levels: int, scale: float) -> Array:
     return (scale * (2 * place - (levels - 1)) / (levels - 1)).astype(x.dtype)
 
 
-def _project_quantize(
-    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-) -> _Projected:
+def _project_quantize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
     change, output_change = pk.project_quantize(*inputs, output, residual=residual, increments=True, **settings)
     return (change,), output_change
 

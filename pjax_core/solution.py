@@ -208,8 +208,7 @@ class OpenState:
         """The state closed again."""
         index = {node: i for i, node in enumerate(self.graph.nodes)}
         start, values, targets = (
-            {index[node]: array for node, array in arrays.items()}
-            for arrays in (self.start, self.values, self.targets)
+            {index[node]: array for node, array in arrays.items()} for arrays in (self.start, self.values, self.targets)
         )
         return replace(self.closed, start=start, values=values, targets=targets)
 
@@ -302,9 +301,7 @@ def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[list[Shared]
     return inputs, Shared(point.start[node], point.estimate(node)), unread
 
 
-def change_of(
-    slot: Slot, start_of: Callable[[Node], Array], changes: Callable[[Node], Array | None]
-) -> Array | None:
+def change_of(slot: Slot, start_of: Callable[[Node], Array], changes: Callable[[Node], Array | None]) -> Array | None:
     """The change of a slot's value from those of its sources; None if none of them has changed."""
     if all(changes(source) is None for source in slot.sources):
         return None

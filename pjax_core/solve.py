@@ -32,11 +32,15 @@ class Info:
             step, over that of the change that its projection made.  The sum over the steps estimates the relative
             error of the run from above: errors could be amplified, but were below it wherever it was measured.
         inaccurate: for each of these whether that sum exceeds the tolerance.
+        movement: structured like the parameters, the norm of each one's change over that of its value at the start:
+            whether layers learn.  Below its rounding, 1e-7 in float32, ``solution.params`` hardly shows the change;
+            ``solution.change`` and ``params_low`` hold it.
     """
 
     residual: Array
     truncation: dict[str, Array]
     inaccurate: dict[str, Array]
+    movement: Any
 
 
 @jax.tree_util.register_dataclass
@@ -133,7 +137,27 @@ def solve(
     outputs.require_labels(problem, params, data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     _warn_of_truncation(solution.info, tolerance)
+    if steps and params_low is None and tolerance != math.inf:
+        _warn_of_standstill(solution.info, params)
     return solution
+
+
+def _warn_of_standstill(info: Info, params: Any) -> None:
+    """Say which parameters moved by less than their rounding, where that is known and nothing keeps what is less."""
+    moved = jax.tree_util.tree_leaves_with_path(info.movement)
+    still = [
+        jax.tree_util.keystr(path)
+        for (path, movement), param in zip(moved, jax.tree.leaves(params), strict=True)
+        if not isinstance(movement, jax.core.Tracer) and movement < jnp.finfo(param.dtype).eps
+    ]
+    if still:
+        warnings.warn(
+            f"params{', params'.join(still)} moved by less than rounding (info.movement says how far): those layers do "
+            "not learn from solution.params alone; hand solution.params_low to the next solve, take more steps, or "
+            "give pj.direction(...) to an optimiser, in which the size of a change does not matter",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_truncation(info: Info, tolerance: float) -> None:
@@ -171,8 +195,10 @@ def _solve(
     graph = problem.graph(params, data)
     truncation = {graph.label(graph.nodes[place]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
-    info = Info(residual, truncation, inaccurate)
-    return Solution(algorithm.params(state), algorithm.params_low(state), algorithm.change(state), state, info)
+    change = algorithm.change(state)
+    movement = jax.tree.map(lambda moved, param: _rms([moved]) / _rms([param.astype(moved.dtype)]), change, params)
+    info = Info(residual, truncation, inaccurate, movement)
+    return Solution(algorithm.params(state), algorithm.params_low(state), change, state, info)
 
 
 def _rms(changes: list[Array]) -> Array:

@@ -10,9 +10,7 @@ from jax import Array
 from pjax_kernels.maximum.windows import Windows, copies_of_each_entry
 
 
-def max_increments(
-    x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None
-) -> tuple[Array, Array]:
+def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
     last = tuple(range(-len(axes), 0))
     moved = jnp.moveaxis(x, axes, last)

@@ -19,9 +19,7 @@ MAX_UNROLLED = 25
 """Entries of a window for which a loop over them is unrolled, so that XLA fuses its iterations into one."""
 
 
-def max_increments(
-    x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None
-) -> tuple[Array, Array]:
+def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
 
     def total_loss(x: Array, top: Array, fall: Array) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from pjax_kernels.layer.xla import metric
 
 @dataclass(frozen=True)
 class Layer:
-    """How the operations of a problem that are layers are projected: the settings of :func:`pjax_kernels.project_layer`.
+    """How the layers of a problem are projected: the settings of :func:`pjax_kernels.project_layer`.
 
     Attributes:
         rule: "rank one", "apart" or "coupled".

@@ -78,8 +78,8 @@ class State:
         targets: by how much the mean of these copies has, once some have been moved.
         data: the data arrays.
         parameters: the places of the parameters.
-        units: for each node the whole number n for which its changes are held in units of ``2^n``; None for 0.  Without,
-            changes fall below the smallest float32 ten or twenty layers below the output.
+        units: for each node the whole number n for which its changes are held in units of ``2^n``; None for 0.
+            Without, changes fall below the smallest float32 ten or twenty layers below the output.
     """
 
     high: Any

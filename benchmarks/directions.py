@@ -24,7 +24,7 @@ import datasets
 import pjax_core as pj
 
 Params = dict[str, Array]
-RULES = {
+RULES: dict[str, str | pj.Layer] = {
     "each": "each",
     "layer": "layer",
     "layer, apart": pj.Layer("apart", steps=2),

@@ -101,12 +101,23 @@ def project_from_start(
     growth = primitive.growth(*zip(*inputs, strict=True), **settings)
     if growth is None and output.change is None:
         return (), None
-    change = jnp.zeros_like(growth) if output.change is None else output.change
+    change, residual = beyond(growth, output.change, unread)
+    changes, output_change = primitive.project(values, output.start + change, residual, **settings)
+    return changes, moved(change, output_change)
+
+
+def beyond(growth: Array | None, change: Array | None, unread: Array | None) -> tuple[Array, Array]:
+    """The change of an output's estimate, and what that is beyond its growth, of which one may be None for zero.
+
+    Where it is ``unread``, the estimate follows from the inputs.
+    """
+    if change is None:
+        assert growth is not None
+        change = jnp.zeros_like(growth)
     growth = jnp.zeros_like(change) if growth is None else growth
     if unread is not None:
         change = jnp.where(unread, growth, change)
-    changes, output_change = primitive.project(values, output.start + change, change - growth, **settings)
-    return changes, change + output_change
+    return change, change - growth
 
 
 @dataclass(frozen=True)

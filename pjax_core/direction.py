@@ -13,6 +13,7 @@ from jax import Array
 
 from pjax_core import arguments, outputs, solution
 from pjax_core.algorithms import Algorithm, cyclic_projections
+from pjax_core.copies import low_dtype
 from pjax_core.graph import Graph, Node, Operation, Parameter
 from pjax_core.solution import OpenState, Problem, State, require_problem
 
@@ -120,7 +121,7 @@ def log_shares(graph: Graph, point: OpenState) -> dict[Node, Array]:
             continue
         if node.primitive.constrains_output:
             own = jnp.zeros(())
-            of_slots = [float(np.log2(node.settings.get("strength", 1.0)))] * len(node.slots)
+            of_slots = [jnp.log2(node.settings.get("strength", 1.0))] * len(node.slots)
         else:
             own = functools.reduce(jnp.maximum, ways[node])
             of_slots = _log_shares_of_slots(node, point)
@@ -143,7 +144,7 @@ def _copies(node: Operation) -> list[float]:
 
 def _log_shares_of_slots(node: Operation, point: OpenState) -> list[Array]:
     """What part of a residual of the operation reaches each of its slots, besides the copies."""
-    inputs = [slot.read(point.start_of).astype(solution.low_dtype(slot.shape.dtype)) for slot in node.slots]
+    inputs = [slot.read(point.start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots]
     primitive = node.primitive
     if primitive.shares is not None:
         found = primitive.shares(*inputs, **node.settings)

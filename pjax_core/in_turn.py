@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pjax_core.copies import beyond
 from pjax_core.graph import Graph, Node, Operation, Parameter
-from pjax_core.primitive import moved
 from pjax_core.solution import (
     OpenState,
     State,
@@ -121,14 +121,13 @@ def _project_and_settle(point: OpenState, node: Operation, parameter: Parameter)
     assert output is not None
     assert w.change is not None
     growth = node.primitive.growth((x.start, w.start), (x.change, w.change), **node.settings)
-    change = moved(growth, None) if output.change is None else output.change
-    change = change if unread is None else jnp.where(unread, growth, change)
+    change, residual = beyond(growth, output.change, unread)
     x_change, point.values[parameter], z_change = node.primitive.project_in_place(
         x.value,
         w.start,
         w.change,
         output.start + change,
-        change - growth,
+        residual,
         moves_x=len(sources(node)) > 1,
         **node.settings,
     )

@@ -26,8 +26,9 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _project_dot(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    *changes, z_change = pk.project_bilinear(*inputs, output, residual=residual, increments=True)
-    return tuple(changes), z_change
+    a, b = inputs
+    a_change, b_change, z_change = pk.project_bilinear(a, b, output, residual=residual, increments=True)
+    return (a_change, b_change), z_change
 
 
 _ONE_EACH = ((0,), (1,))
@@ -36,8 +37,9 @@ dot = Primitive("dot", forward=_dot, project=_project_dot, increment=bilinear_in
 
 @jax.jit  # traced once for all layers of one shape
 def _project_matmul(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    *changes, z_change = pk.project_dense(*inputs, output, residual=residual, increments=True)
-    return tuple(changes), z_change
+    x, w = inputs
+    x_change, w_change, z_change = pk.project_dense(x, w, output, residual=residual, increments=True)
+    return (x_change, w_change), z_change
 
 
 def _dot_products(x: Array, w: Array) -> tuple[Array, Array]:
@@ -125,8 +127,9 @@ def _spread_convolution(x: Array, w: Array, *, strides: tuple[int, int], padding
 def _project_convolution(
     inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
 ) -> _Projected:
-    *changes, z_change = pk.project_conv2d(*inputs, output, residual=residual, increments=True, **settings)
-    return tuple(changes), z_change
+    x, w = inputs
+    x_change, w_change, z_change = pk.project_conv2d(x, w, output, residual=residual, increments=True, **settings)
+    return (x_change, w_change), z_change
 
 
 conv2d = bilinear(
@@ -141,7 +144,8 @@ def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
 
 
 def _project_recurrence(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    *changes, z_change = pk.project_recurrence(*inputs, output, residual=residual, increments=True)
+    x, h, w_x, w_h = inputs
+    *changes, z_change = pk.project_recurrence(x, h, w_x, w_h, output, residual=residual, increments=True)
     return tuple(changes), z_change
 
 
@@ -205,7 +209,7 @@ identity = replace(add, name="identity")
 
 
 def _project_sum_over(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    change, output_change = pk.project_sum_over(*inputs, output, residual=residual, increments=True, **settings)
+    change, output_change = pk.project_sum_over(inputs[0], output, residual=residual, increments=True, **settings)
     return (change,), output_change
 
 
@@ -213,7 +217,7 @@ sum_over = Primitive(
     "sum over axes",
     forward=lambda x, *, axis: jnp.sum(x, axis),
     project=_project_sum_over,
-    increment=lambda _, changes, *, axis: jnp.sum(changes[0], axis),
+    increment=lambda _, changes, *, axis: jnp.sum(jnp.asarray(changes[0]), axis),
     shares=lambda x, *, axis: (1 / (x.size // max(jnp.sum(x, axis).size, 1) + 1),),
 )
 
@@ -242,12 +246,13 @@ sum_relu = Primitive(
 
 
 def _project_maximum(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    change, output_change = pk.project_max(*inputs, output, residual=residual, increments=True, **settings)
+    change, output_change = pk.project_max(inputs[0], output, residual=residual, increments=True, **settings)
     return (change,), output_change
 
 
 def _maximum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
     (x,), (change,) = starts, changes
+    assert change is not None
     return jnp.max((x - jnp.max(x, axis, keepdims=True)) + change, axis)
 
 
@@ -267,11 +272,12 @@ def _project_max_pool(
     inputs: tuple[Array, ...], output: Array, residual: Array | None, *, size: Any, **settings: Any
 ) -> _Projected:
     del size
-    change, output_change = pk.project_max_pool(*inputs, output, residual=residual, increments=True, **settings)
+    change, output_change = pk.project_max_pool(inputs[0], output, residual=residual, increments=True, **settings)
     return (change,), output_change
 
 
 def _max_pool_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
+    assert changes[0] is not None
     (change,) = _spread_windows(changes[0], **settings)
     return _windows_increment(_spread_windows(*starts, **settings), (change,), **settings)
 
@@ -322,7 +328,7 @@ def _quantize(x: Array, *, levels: int, scale: float) -> Array:
 
 
 def _project_quantize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    change, output_change = pk.project_quantize(*inputs, output, residual=residual, increments=True, **settings)
+    change, output_change = pk.project_quantize(inputs[0], output, residual=residual, increments=True, **settings)
     return (change,), output_change
 
 

@@ -37,7 +37,7 @@ class CopiesState:
     Attributes:
         high: the parameters at the start.
         start_low: what rounding had taken from them; None for nothing.
-        start: the outputs that operations had at the start.
+        start: the outputs that operations had at the start, as in :class:`pjax_core.solution.State`.
         shared: by how much what all copies of a node's output share has changed since.
         means: the means of their deviations, including what factored ones have left out since.
         deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
@@ -81,7 +81,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
     shared = {
         i: solution.nothing(node.shape)
         for node, i in index.items()
-        if node.shape is not None and (i in begun.start or i in begun.parameters)
+        if node.shape is not None and not (isinstance(node, Operation) and node.primitive.constrains_output)
     }
     return CopiesState(
         high=begun.high,

@@ -32,7 +32,7 @@ from jax import Array
 from pjax_core.copies import Consensus, Shared, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, is_index, trace
 from pjax_core.layers import Layer, with_layers
-from pjax_core.primitive import moved
+from pjax_core.primitive import Batching, moved
 from pjax_kernels.pairs import add_to_pair
 
 
@@ -73,7 +73,7 @@ class State:
     Attributes:
         high: the parameters at the start.
         start_low: what rounding had taken from them; None for nothing.
-        start: the outputs that operations had at the start.
+        start: the outputs that operations had at the start, without those that follow from others element by element.
         values: by how much the value that all copies of a node's output share has changed since.
         targets: by how much the mean of these copies has, once some have been moved.
         data: the data arrays.
@@ -134,9 +134,20 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     parameters = sorted((node.index, i) for node, i in places.items() if isinstance(node, Parameter))
     point = OpenState(graph, State(params, low, {}, {}, {}, data, tuple(i for _, i in parameters)))
     for node in graph.nodes:
-        if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
-            point.start[node] = node.start(point.start_of).astype(node.shape.dtype)
+        if isinstance(node, Operation) and not node.primitive.constrains_output and not _follows(node):
+            point.start[node] = _start(node, point.start_of)
     return point.state()
+
+
+def _follows(node: Operation) -> bool:
+    """Whether the output at the start is computed anew where it is needed, element by element: that takes no memory."""
+    return node.primitive.batching is Batching.BROADCAST and node.unrolled is None
+
+
+def _start(node: Operation, start_of: Callable[[Node], Array]) -> Array:
+    """What the network computes, in its dtype."""
+    assert node.shape is not None
+    return node.start(start_of).astype(node.shape.dtype)
 
 
 def normalised(high: Any, low: Any) -> tuple[Any, Any]:
@@ -261,6 +272,9 @@ def start_of(state: Any, outputs: Mapping[Node, Array], node: Node) -> Array:
         high, low = (jax.tree.leaves(tree) for tree in (state.high, state.start_low))
         narrow = low and low[node.index].dtype != high[node.index].dtype
         return high[node.index] + low[node.index] if narrow else high[node.index]
+    assert isinstance(node, Operation)
+    if node not in outputs and _follows(node):
+        return _start(node, functools.partial(start_of, state, outputs))
     return outputs[node]
 
 
@@ -298,7 +312,7 @@ def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[list[Shared]
     if node.primitive.constrains_output:
         return inputs, None, None
     unread = unread_elements(point.graph, node, point.start_of)
-    return inputs, Shared(point.start[node], point.estimate(node)), unread
+    return inputs, Shared(point.start_of(node), point.estimate(node)), unread
 
 
 def change_of(slot: Slot, start_of: Callable[[Node], Array], changes: Callable[[Node], Array | None]) -> Array | None:

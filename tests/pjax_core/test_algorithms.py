@@ -167,11 +167,17 @@ def test_dtypes(dtype: str, algorithm: pj.Algorithm, params: Params, data: Any, 
 
 
 def test_residual_is_the_rms_change(algorithm: pj.Algorithm, params: Params, data: Any, float64: None) -> None:
-    """Over all that the state holds but the data, a parameter being the sum of its high and low parts."""
+    """Over all that the state holds of values, those of parameters counted once."""
 
     def contents(state: Any) -> list[np.ndarray]:
         parameters = jax.tree.map(lambda high, low: np.asarray(high) + np.asarray(low), state.high, state.low)
-        return [np.asarray(leaf) for leaf in jax.tree.leaves((parameters, state.values, state.targets))]
+        others = [
+            array
+            for arrays in (state.values, state.targets)
+            for place, array in arrays.items()
+            if place not in state.parameters
+        ]
+        return [np.asarray(leaf) for leaf in (*jax.tree.leaves(parameters), *others)]
 
     params, data = jax.tree.map(np.float64, (params, data))
     solution = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS)

@@ -147,8 +147,16 @@ class Dense:
             assert output is not None
             scale, keep, gain = zip(*moves, strict=True)
             values = (operand.value for operand in shared)
+            residual = _residual_of_shared(node, shared, output)
             found = bilinear.project_copies(
-                *values, *deviations, output.value, scale=scale, keep=keep, gain=gain, **node.settings
+                *values,
+                *deviations,
+                output.value,
+                scale=scale,
+                keep=keep,
+                gain=gain,
+                residual=residual,
+                **node.settings,
             )
             change = moved(found.z_change, output.change)
             return Projected((found.x_mean, found.w_mean), change, (found.u, found.v), None)
@@ -266,7 +274,8 @@ class Factored:
         fixed = (not deviations.x, not deviations.w)
         u = _with_shared((1.0, 0.0), fixed, deviations.u, move_x.scale)
         v = _with_shared((0.0, 1.0), fixed, deviations.v, move_w.scale)
-        found = bilinear.project_factored(x, w, u, v, output.value, **node.settings)
+        residual = _residual_of_shared(node, shared, output)
+        found = bilinear.project_factored(x, w, u, v, output.value, residual=residual, **node.settings)
         u = _moved_terms(move_x, fixed, deviations.u, found.u, output.start)
         v = _moved_terms(move_w, fixed, deviations.v, found.v, output.start)
 
@@ -348,6 +357,13 @@ def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
 
 def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(slot.shape.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
+
+
+def _residual_of_shared(node: Operation, shared: Sequence[Shared], output: Shared) -> Array:
+    """What the estimate of an output has beyond what follows from the shared parts of the copies."""
+    growth = node.primitive.growth(*zip(*shared, strict=True), **node.settings)
+    assert output.change is not None
+    return output.change if growth is None else output.change - growth
 
 
 def _change_of(operand: Shared) -> Array:

@@ -17,16 +17,30 @@ from pjax_kernels.dot_products import DotProducts, Tree
 
 
 def factored_increments(
-    dots: DotProducts, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
+    dots: DotProducts,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    residual: Array | None = None,
 ) -> FactoredChanges:
-    """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
+    """The changes of the coefficients, the mean changes of the copies, and the change of ``z``.
+
+    ``residual`` is ``z`` less the products of ``x[0]`` and ``w[0]``, where it is known.
+    """
     products = _Products(
         x=[[dots.of_x(_times(a, b)) for b in x] for a in x],
         w=[[dots.of_w(_times(a, b)) for b in w] for a in w],
         xw=[[dots.product(a, b) for b in w] for a in x],
     )
-    p, q = (_full(value, z) for value in (products.inner(u, v), plus((products.inner(u, u), products.inner(v, v)))))
-    t, beta, gamma, radius = roots.near_or_in_blocks(p, q, z)
+    q = _full(plus((products.inner(u, u), products.inner(v, v))), z)
+    if residual is None:
+        p = _full(products.inner(u, v), z)
+    else:
+        residual = residual - _full(products.beyond_first(u, v), z)
+        p = z - residual
+    t, beta, gamma, radius = roots.near_or_in_blocks(p, q, z, residual)
     squared_free = jnp.sum((1 + t * t) * (radius * radius))
 
     u_change, v_change = mixed(gamma, u, beta, v), mixed(gamma, v, beta, u)
@@ -83,6 +97,13 @@ class _Products(NamedTuple):
         terms += [times(a, b, self.xw[i][j]) for i, a in enumerate(f.x) for j, b in enumerate(g.w)]
         terms += [times(a, b, self.xw[j][i]) for i, a in enumerate(f.w) for j, b in enumerate(g.x)]
         return plus(terms)
+
+    def beyond_first(self, u: Combination, v: Combination) -> Coefficient:
+        """The inner products without those of the first ``x`` and the first ``w``."""
+        first = Combination((1.0, *(0.0 for _ in u.x[1:])), tuple(0.0 for _ in u.w))
+        less_u = Combination((plus((u.x[0], -1.0)), *u.x[1:]), u.w)
+        less_v = Combination(v.x, (plus((v.w[0], -1.0)), *v.w[1:]))
+        return plus((self.inner(less_u, v), self.inner(first, less_v)))
 
 
 def _full(coefficient: Coefficient, like: Array) -> Array:

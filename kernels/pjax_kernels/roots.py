@@ -73,15 +73,14 @@ def replaced_if(condition: Array, replace: Callable[[Result], Result], result: R
 
 
 @jax.jit  # outside jit, a branch would be compiled anew at every call
-def near_or_in_blocks(p: Array, q: Array, z: Array) -> root.BilinearRoot:
-    """The roots, for arrays of one shape."""
-    scaled = root.scaled_residual(p, q, z)
+def near_or_in_blocks(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
+    """The roots, for arrays of one shape; ``residual`` is ``z - p`` if known."""
+    scaled = root.scaled_residual(p, q, z, residual)
 
-    def near(p: Array, q: Array, z: Array) -> root.BilinearRoot:
-        del z
+    def near(p: Array, q: Array, *_: Array | None) -> root.BilinearRoot:
         return root.near_coefficients(root.near_root(scaled, p, q))
 
-    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, in_blocks, p, q, z)
+    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, in_blocks, p, q, z, residual)
 
 
 def in_blocks(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:

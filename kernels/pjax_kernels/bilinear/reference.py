@@ -26,9 +26,9 @@ def bilinear_increments(a: Array, b: Array, z: Array, residual: Array | None = N
     )
 
 
-def bilinear_root(a: Array, b: Array, z: Array) -> BilinearRoot:
+def bilinear_root(a: Array, b: Array, z: Array, residual: Array | None = None) -> BilinearRoot:
     """The root of every row and the coefficients of the increments."""
-    found = _halves((a + b) / 2, (a - b) / 2, z - jnp.sum(a * b, axis=-1))
+    found = _halves((a + b) / 2, (a - b) / 2, z - jnp.sum(a * b, axis=-1) if residual is None else residual)
     gamma, beta = (found.sum_change + s * found.difference_change for s in (1, -1))
     return BilinearRoot(found.t, beta / 2, gamma / 2, found.radius)
 

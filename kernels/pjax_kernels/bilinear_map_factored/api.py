@@ -27,6 +27,7 @@ def project_bilinear_map_factored(
     v: tuple[Sequence[Coefficient], Sequence[Coefficient]],
     z: ArrayLike,
     *,
+    residual: ArrayLike | None = None,
     implementation: str | None = None,
 ) -> FactoredChanges:
     """Project the copies of a bilinear map onto ``z = u . v``, where they are combinations of a few operands.
@@ -47,6 +48,8 @@ def project_bilinear_map_factored(
             or numbers for all dot products.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond ``bilinear(x[0], w[0])``, where that is known better
+            than by subtraction: changes far below the rounding of ``z`` are lost in that.
         implementation: "reference" (stores all copies; for small shapes), "xla", or None for the best that runs here.
 
     Returns:
@@ -74,7 +77,8 @@ def project_bilinear_map_factored(
     )
     arguments.require_output(_KERNEL, bilinear, xs[0], ws[0], wide_z)
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    found: FactoredChanges = project(bilinear, xs, ws, *combinations, wide_z)
+    known = arguments.known_residual(_KERNEL, residual, wide_z)
+    found: FactoredChanges = project(bilinear, xs, ws, *combinations, wide_z, **known)
     return found
 
 

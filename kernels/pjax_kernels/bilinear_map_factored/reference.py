@@ -15,7 +15,13 @@ from pjax_kernels.dot_products import BilinearMap, Tree
 
 
 def factored_increments(
-    bilinear: BilinearMap, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
+    bilinear: BilinearMap,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     selected = selections(bilinear, x[0], w[0])
@@ -31,7 +37,11 @@ def factored_increments(
 
     t, beta, gamma, radius = (jnp.zeros_like(flat_z) for _ in range(4))
     for chosen in selected:
-        found = reference.bilinear_root(copies(u, chosen), copies(v, chosen), flat_z[chosen.outputs])
+        of_u, of_v, known = copies(u, chosen), copies(v, chosen), None
+        if residual is not None:
+            of_x, of_w = flat_x[0][chosen.x], flat_w[0][chosen.w]
+            known = residual.ravel()[chosen.outputs] - jnp.sum((of_u - of_x) * of_v + of_x * (of_v - of_w), axis=-1)
+        found = reference.bilinear_root(of_u, of_v, flat_z[chosen.outputs], known)
         t, beta, gamma, radius = (
             everywhere.at[chosen.outputs].set(here)
             for everywhere, here in zip((t, beta, gamma, radius), found, strict=True)

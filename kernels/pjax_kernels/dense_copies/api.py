@@ -60,6 +60,7 @@ def project_dense_copies(
     scale: tuple[float, float] = (1.0, 1.0),
     keep: tuple[float, float] = (0.0, 0.0),
     gain: tuple[float, float] = (1.0, 1.0),
+    residual: ArrayLike | None = None,
     implementation: str | None = None,
 ) -> DenseCopies:
     """Project every dot product of a dense layer with its own copies, and update their stored deviations.
@@ -82,6 +83,8 @@ def project_dense_copies(
         scale: two numbers, known when traced: what ``u`` and ``v`` are multiplied by.
         keep: two numbers, known when traced: the parts of ``u`` and ``v`` that remain.
         gain: two numbers, known when traced: the parts of the changes that are added to these.
+        residual: in the shape of ``z``, what it has beyond ``x w``, where that is known better than by subtraction:
+            changes far below the rounding of ``z`` are lost in that.  "triton" does not take it.
         implementation: "reference", "xla", "triton" (GPUs; ``N`` up to 4096), or None for the best that runs here.
 
     Returns:
@@ -107,7 +110,10 @@ def project_dense_copies(
     arguments.require_shape(_KERNEL, "z", z, (batch, width), product)
     dtype = arguments.compute_dtype(list(arrays.values()))
     longest = _LONGEST_ON_GPU * 4 // jnp.dtype(dtype).itemsize
-    unsupported = {"triton": gpu.unsupported(arrays, length=length, longest=longest)}
+    known = arguments.known_residual(_KERNEL, residual, z)
+    unsupported = {
+        "triton": arguments.only_for_residuals(known) or gpu.unsupported(arrays, length=length, longest=longest)
+    }
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
     new = project(
         x.astype(dtype),
@@ -118,6 +124,7 @@ def project_dense_copies(
         scale=_pair("scale", scale),
         keep=_pair("keep", keep),
         gain=_pair("gain", gain),
+        **known,
     )
     return DenseCopies(*new)
 

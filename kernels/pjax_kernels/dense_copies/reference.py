@@ -11,12 +11,24 @@ Pair = tuple[float, float]
 
 
 def dense_copies(
-    x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
+    x: Array,
+    w: Array,
+    u: Array,
+    v: Array,
+    z: Array,
+    residual: Array | None = None,
+    *,
+    scale: Pair,
+    keep: Pair,
+    gain: Pair,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
     wide_u, wide_v = u.astype(x.dtype), v.astype(x.dtype)
     x_copies, w_copies = x[:, None, :] + scale[0] * wide_u, w.T[None, :, :] + scale[1] * wide_v
-    u_change, v_change, z_change = reference.bilinear_increments(x_copies, w_copies, z)
+    if residual is not None:
+        beyond = scale[0] * wide_u * w_copies + x[:, None, :] * (scale[1] * wide_v)
+        residual = residual - jnp.sum(beyond, axis=-1)
+    u_change, v_change, z_change = reference.bilinear_increments(x_copies, w_copies, z, residual)
     batch, width = z.shape
     return (
         (keep[0] * wide_u + gain[0] * u_change).astype(u.dtype),

@@ -28,6 +28,7 @@ class _Layer(NamedTuple):
     u: Array  # (B, M, N)
     v: Array  # (B, M, N)
     z: Array  # (B, M)
+    residual: Array | None  # (B, M), z less x w where it is known
 
 
 class _Result(NamedTuple):
@@ -49,10 +50,19 @@ class _Settings(NamedTuple):
 
 
 def dense_copies(
-    x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
+    x: Array,
+    w: Array,
+    u: Array,
+    v: Array,
+    z: Array,
+    residual: Array | None = None,
+    *,
+    scale: Pair,
+    keep: Pair,
+    gain: Pair,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u`` and ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), the change of ``z`` (B, M)."""
-    layer, settings = _Layer(x, w.T, u, v, z), _Settings(scale, keep, gain)
+    layer, settings = _Layer(x, w.T, u, v, z, residual), _Settings(scale, keep, gain)
     batch, width = z.shape
     rows = max(1, _BLOCK // max(w.size, 1))
     blocks = max(1, -(-batch // rows))
@@ -80,8 +90,9 @@ def _project_rows(layer: _Layer, start: int | Array, size: int, settings: _Setti
     """The result for ``size`` rows: by near roots, which is nearly always right, and again if one was not near."""
 
     def block() -> _Layer:
-        x, u, v, z = (lax.dynamic_slice_in_dim(y, start, size) for y in (layer.x, layer.u, layer.v, layer.z))
-        return _Layer(x, layer.w, u, v, z)
+        arrays = (layer.x, layer.u, layer.v, layer.z, layer.residual)
+        x, u, v, z, residual = (y if y is None else lax.dynamic_slice_in_dim(y, start, size) for y in arrays)
+        return _Layer(x, layer.w, u, v, z, residual)
 
     def again(found: tuple[Array, _Result]) -> tuple[Array, _Result]:
         # Sliced anew, so that what enters the loop is no copy of the block.
@@ -95,7 +106,9 @@ def _near(block: _Layer, settings: _Settings) -> tuple[Array, _Result]:
     """Whether some root is not near, and the result where all are."""
     a, b = _copies(block, settings)
     p, q = _inner_products(a, b)
-    scaled = root.scaled_residual(p, q, block.z)
+    residual = _residual(block, b, settings)
+    p = p if residual is None else block.z - residual
+    scaled = root.scaled_residual(p, q, block.z, residual)
     is_far = jnp.max(jnp.abs(scaled), initial=0) > root.near_limits(scaled.dtype)[-1]
     t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, q, steps=3))
     beta, gamma = beta[..., None], gamma[..., None]
@@ -112,7 +125,8 @@ def _near(block: _Layer, settings: _Settings) -> tuple[Array, _Result]:
 
 def _any(block: _Layer, settings: _Settings) -> _Result:
     """The result whatever the roots."""
-    u_change, v_change, z_change = xla.bilinear_increments(*_copies(block, settings), block.z)
+    a, b = _copies(block, settings)
+    u_change, v_change, z_change = xla.bilinear_increments(a, b, block.z, _residual(block, b, settings))
     return _Result(
         u=_added(settings.keep[0], block.u, settings.gain[0] * u_change),
         v=_added(settings.keep[1], block.v, settings.gain[1] * v_change),
@@ -127,6 +141,15 @@ def _copies(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
     scale_u, scale_v = settings.scale
     dtype = block.x.dtype
     return block.x[:, None, :] + scale_u * block.u.astype(dtype), block.w + scale_v * block.v.astype(dtype)
+
+
+def _residual(block: _Layer, b: Array, settings: _Settings) -> Array | None:
+    """``z - a . b`` from ``z - x . w``, where that is known: what the deviations add to the product is as small."""
+    if block.residual is None:
+        return None
+    (scale_u, scale_v), dtype = settings.scale, b.dtype
+    of_u, of_v = scale_u * block.u.astype(dtype), scale_v * block.v.astype(dtype)
+    return block.residual - jnp.sum(of_u * b + block.x[:, None, :] * of_v, axis=-1)
 
 
 def _added(keep: float, old: Array, change: Array) -> Array:

@@ -63,6 +63,7 @@ def project_dense_factored(
     v: tuple[Sequence[Coefficient], Sequence[Coefficient]],
     z: ArrayLike,
     *,
+    residual: ArrayLike | None = None,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
 ) -> FactoredChanges:
@@ -84,6 +85,8 @@ def project_dense_factored(
             for all ``i, j``.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: ``(B, M)``, the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond the products of ``x[0]`` and ``w[0]``, where that is known better
+            than by subtraction: changes far below the rounding of ``z`` are lost in that.  "triton" does not take it.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and
             ``w``), or None for the best that runs here.
@@ -124,10 +127,12 @@ def project_dense_factored(
         return jax.tree.unflatten(structure, (next(remaining) if number is None else number for number in numbers))
 
     coefficients = {f"coefficient {k}": leaf for k, leaf in enumerate(given[len(named) : -1])}
-    unsupported = {"triton": _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)}
+    known = arguments.known_residual(_KERNEL, residual, z)
+    without = arguments.only_for_residuals(known)
+    unsupported = {"triton": without or _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)}
     project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
     dtype = arguments.compute_dtype(given)
-    found = project(*(array.astype(dtype) for array in given), problem=problem, precision=precision)
+    found = project(*(array.astype(dtype) for array in given), problem=problem, precision=precision, **known)
     changes: FactoredChanges = jax.tree.map(
         lambda change: 0.0 if change is None else change, found, is_leaf=lambda change: change is None
     )

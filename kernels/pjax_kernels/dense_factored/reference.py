@@ -19,10 +19,15 @@ def factored_increments(
     z: Array,
     *,
     precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # there is no matrix product here
-    found = reference.bilinear_root(_copies(x, w, u, z), _copies(x, w, v, z), z)
+    u_copies, v_copies = _copies(x, w, u, z), _copies(x, w, v, z)
+    if residual is not None:
+        of_x, of_w = x[0][:, None, :], w[0].T[None, :, :]
+        residual = residual - jnp.sum((u_copies - of_x) * v_copies + of_x * (v_copies - of_w), axis=-1)
+    found = reference.bilinear_root(u_copies, v_copies, z, residual)
 
     def changed(own: Combination, other: Combination) -> Combination:
         def change(a: Array | float, b: Array | float) -> Array:

@@ -125,6 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validation", action="store_true", help="test on the last 5,000 training images instead")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--raw", action="store_true", help="images from 0 to 1, not standardised")
     parser.add_argument("--time", action="store_true", help="time updates instead of training")
     return parser.parse_args()
 
@@ -133,7 +134,7 @@ def standardised(arguments: argparse.Namespace) -> Any:
     """Images as rows with mean 0 and standard deviation 1 over all of them, for training and for testing."""
     data = datasets.load_mnist(arguments.data_dir)
     x, x_test = (np.asarray(a, np.float32).reshape(len(a), -1) for a in (data.x_train, data.x_test))
-    mean, deviation = x.mean(), x.std()
+    mean, deviation = (0, 1) if arguments.raw else (x.mean(), x.std())
     held, samples = (5000 if arguments.validation else 0), arguments.samples
     kept = slice(0, min(samples, len(x) - held))
     test = (x[-held:], data.y_train[-held:]) if held else (x_test, data.y_test)

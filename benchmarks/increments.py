@@ -97,7 +97,8 @@ def report(title: str, start: Any, float32: list[Matrix], float64: list[Matrix])
         print(f"    {f'layer {layer} {w.shape}':22}{size:12.1e}{error:24.1e}")
 
 
-Run = Callable[[pj.Problem, Any, Any, Any], Any]
+Run = Callable[..., Any]
+"""Of a problem, parameters, samples and labels: the changes of the parameters."""
 
 
 def of_algorithm(algorithm: pj.Algorithm, steps: int) -> Run:

@@ -86,7 +86,8 @@ def project_dense_factored(
         v: the coefficients of ``v``, likewise.
         z: ``(B, M)``, the estimates of the outputs.
         residual: in the shape of ``z``, what it has beyond the products of ``x[0]`` and ``w[0]``, where that is
-            known better than by subtraction: changes far below the rounding of ``z`` are lost in that.  "triton" does not take it.
+            known better than by subtraction: changes far below the rounding of ``z`` are lost in that.  "triton" does
+            not take it.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and
             ``w``), or None for the best that runs here.

@@ -69,22 +69,29 @@ def main() -> int:
 
 
 def report(out: Path, run: Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]) -> int:
-    """Run the parts one after the other, write the files; 1 if something failed."""
-    records = {}
+    """Run the parts one after the other, write the files after each; 1 if something failed."""
+    whole: dict[str, Any] = {"machine": {}, "cases": {}, "goals": []}
     for name, record in run(("machine", *ODD_CASES, *CASES)):
         if name == "machine" and "error" in record:
             print(record["error"], file=sys.stderr)
             return 1
-        records[name] = record
+        if name == "machine":
+            whole["machine"] = record
+        else:
+            whole["cases"][name] = record
+        whole["goals"] = goals(whole)
+        write(whole, out)
         print(f"{name}: {record.get('error', 'done')}", file=sys.stderr)
-    whole: dict[str, Any] = {"machine": records.pop("machine"), "cases": records}
-    whole["goals"] = goals(whole)
+    print(table(whole))
+    return 1 if any("error" in record for record in whole["cases"].values()) else 0
+
+
+def write(whole: dict[str, Any], out: Path) -> None:
+    """The report so far, named after the chip."""
     out.mkdir(parents=True, exist_ok=True)
     stem = "gpu_" + re.sub(r"\W+", "_", whole["machine"]["chip"]).strip("_").lower()
     (out / f"{stem}.json").write_text(json.dumps(whole, indent=1) + "\n")
     (out / f"{stem}.md").write_text(table(whole))
-    print(table(whole))
-    return 1 if any("error" in record for record in records.values()) else 0
 
 
 def run_parts(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -287,12 +294,11 @@ def row(name: str, record: dict[str, Any], machine: dict[str, Any]) -> str:
 
 
 def goals(whole: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each goal of each case, and whether it is met: not where the case failed."""
+    """Each goal of each case so far, and whether it is met: not where the case failed."""
     labels = {"floor": "floor", "triton": "Triton", "xla": "XLA", "reference": "XLA's sort"}
     judged = []
-    for name, case in CASES.items():
-        record = whole["cases"][name]
-        for goal in case.goals:
+    for name, record in whole["cases"].items():
+        for goal in CASES[name].goals if name in CASES else ():
             measured = None
             if "error" not in record:
                 record = record | {"floor": floor(record, whole["machine"])}

@@ -93,10 +93,12 @@ def inspect(launch: gpu.Launch, target: str) -> dict[str, Any]:
     compiled = compile_kernel(launch, target)
     read = read_hsaco if target.startswith("gfx") else read_cubin
     record = {
+        "module": launch.kernel.__module__,
         "kernel": launch.kernel.__name__,
         "target": target,
         "warps": launch.num_warps,
         "shared": compiled.metadata.shared,
+        "int32_products": len(re.findall(r"arith\.muli [^\n]*: tensor<[^>]*xi32>", compiled.asm["ttir"])),
         **read(compiled.asm),
     }
     return record | {"occupancy": occupancy(record)}

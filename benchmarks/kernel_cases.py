@@ -206,14 +206,14 @@ def equal_layers(layers: int, batch: int, length: int, width: int, precision: st
     return Case(call, shapes, arrays, layers * one.size, layers * one.flops, precision, operations=operations)
 
 
-def rows_of_entries(rows: int, length: int) -> Case:
-    """``project_max`` over the last axis."""
+def rows_of_entries(rows: int, length: int, kernel: Callable[..., Any] = pk.project_max) -> Case:
+    """``project_max`` or ``project_min`` over the last axis."""
 
     def arrays(rng: Generator) -> tuple[Array, ...]:
         return rng.standard_normal((rows, length), np.float32), rng.standard_normal(rows, np.float32)
 
     size, operations = 2 * 4 * rows * (length + 1), 48 * rows * length
-    return Case(pk.project_max, ((rows, length), (rows,)), arrays, size, operations=operations)
+    return Case(kernel, ((rows, length), (rows,)), arrays, size, operations=operations)
 
 
 def windows_of_images(batch: int, size: int, channels: int, window: int) -> Case:
@@ -313,6 +313,36 @@ def rounded(batch: int, width: int, levels: int) -> Case:
     """``project_quantize`` of a layer."""
     kernel = partial(pk.project_quantize, levels=levels, scale=1.0)
     return elementwise(kernel, ((batch, width), (batch, width)), 50 * batch * width)
+
+
+def of_one_shape(kernel: Callable[..., Any], batch: int, width: int, an_element: int) -> Case:
+    """A projection of ``x`` and ``z`` of one shape."""
+    return elementwise(kernel, ((batch, width), (batch, width)), an_element * batch * width)
+
+
+def averages(batch: int, size: int, channels: int) -> Case:
+    """``project_average_pool`` of images in windows of 2 x 2."""
+    kernel = partial(pk.project_average_pool, window=(1, 2, 2, 1))
+    shapes = (batch, size, size, channels), (batch, size // 2, size // 2, channels)
+    return elementwise(kernel, shapes, 4 * math.prod(shapes[0]))
+
+
+def predictions(kernel: Callable[..., Any], batch: int, width: int, an_element: int) -> Case:
+    """A proximal operator of an error: the target stays."""
+
+    def call(prediction: Any, target: Any, **keywords: Any) -> Any:
+        return (kernel(prediction, target, **keywords),)
+
+    return of_one_shape(call, batch, width, an_element)._replace(size=3 * 4 * batch * width)
+
+
+def in_box(batch: int, width: int) -> Case:
+    """``project_box`` between two numbers."""
+
+    def call(value: Any, **keywords: Any) -> Any:
+        return (pk.project_box(value, -0.5, 0.5, **keywords),)
+
+    return elementwise(call, ((batch, width),), 5 * batch * width)
 
 
 def logits_and_labels(kernel: Callable[..., Any], batch: int, classes: int) -> Case:
@@ -437,6 +467,35 @@ BENCHMARKS = {
         "32 x 32, 4 levels": rounded(32, 32, 4),
         "2048 x 1024, 4 levels": rounded(2048, 1024, 4),
     },
+    "project_affine": {
+        f"{batch} x {width}": of_one_shape(partial(pk.project_affine, scale=2.0), batch, width, 6)
+        for batch, width in ((32, 32), (4096, 1024))
+    },
+    "project_average_pool": {
+        "2 x 8 x 8 x 4, 2 x 2": averages(2, 8, 4),
+        "64 x 28 x 28 x 32, 2 x 2": averages(64, 28, 32),
+    },
+    "project_elementwise": {
+        f"tanh, {batch} x {width}": of_one_shape(partial(pk.project_elementwise, "tanh"), batch, width, 100)
+        for batch, width in ((32, 32), (256, 1024))
+    },
+    "project_min": {
+        "32 x 32": rows_of_entries(32, 32, pk.project_min),
+        "2048 x 784": rows_of_entries(2048, 784, pk.project_min),
+    },
+    "project_normalize": {
+        f"{batch} x {width}": of_one_shape(pk.project_normalize, batch, width, 40)
+        for batch, width in ((32, 32), (2048, 784))
+    },
+    "prox_squared_error": {
+        f"{batch} x {width}": predictions(pk.prox_squared_error, batch, width, 4)
+        for batch, width in ((256, 10), (4096, 1024))
+    },
+    "prox_absolute_error": {
+        f"{batch} x {width}": predictions(pk.prox_absolute_error, batch, width, 3)
+        for batch, width in ((256, 10), (4096, 1024))
+    },
+    "project_box": {"256 x 10": in_box(256, 10), "4096 x 1024": in_box(4096, 1024)},
     "project_margin": {
         "256 x 10": logits_and_labels(pk.project_margin, 256, 10),
         "8192 x 1000": logits_and_labels(pk.project_margin, 8192, 1000),

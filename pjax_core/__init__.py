@@ -30,9 +30,10 @@ from pjax_core.ops import (
     sum,
     sum_relu,
 )
-from pjax_core.outputs import cross_entropy, margin_loss
+from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 from pjax_core.views import (
     broadcast_to,
     concatenate,
@@ -54,10 +55,15 @@ from pjax_core.vmap import vmap
 __all__ = [
     "DENSE_BUDGET",
     "Algorithm",
+    "Box",
+    "CircuitSearch",
+    "Circuits",
     "Factored",
     "Info",
     "Layer",
     "Solution",
+    "ThresholdNetwork",
+    "absolute_error",
     "add",
     "alternating_projections",
     "alternating_reflections",
@@ -86,6 +92,7 @@ __all__ = [
     "max_pool",
     "maximum",
     "moveaxis",
+    "output",
     "pad",
     "primitive",
     "quantize",
@@ -95,6 +102,7 @@ __all__ = [
     "reshape",
     "solve",
     "split",
+    "squared_error",
     "squeeze",
     "stack",
     "sum",
@@ -103,4 +111,5 @@ __all__ = [
     "transpose",
     "value_and_direction",
     "vmap",
+    "within",
 ]

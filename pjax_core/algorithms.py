@@ -7,6 +7,7 @@ parameters as compensated pairs.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from pjax_core import arguments, outputs, reflections, solution
 from pjax_core.copies import Consensus, Copies, Dense, Factored, choose, n_bytes
 from pjax_core.graph import Colour, Graph, Operation
 from pjax_core.in_turn import project_in_turn
+from pjax_core.messages import described
 from pjax_core.reflections import CopiesState, Point, of_colour, of_layers
 from pjax_core.solution import (
     Problem,
@@ -41,7 +43,11 @@ _Arguments = ParamSpec("_Arguments")
 
 def _made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, Algorithm]:
     """The same algorithm for the same arguments: compiled code is kept for each, also where loops make it anew."""
-    cached: Callable[..., Algorithm] = functools.lru_cache(maxsize=None, typed=True)(factory)
+    signature = inspect.signature(factory)
+
+    @functools.lru_cache(maxsize=None, typed=True)
+    def cached(*args: Any, **settings: Any) -> Algorithm:
+        return factory(*args, **settings)._replace(call=functools.partial(made, *args, **settings))
 
     @functools.wraps(factory)
     def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
@@ -49,7 +55,9 @@ def _made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments,
             hash((args, *settings.values()))
         except TypeError:
             return factory(*args, **settings)  # which says what is wrong with them
-        return cached(*args, **settings)
+        bound = signature.bind(*args, **settings)
+        bound.apply_defaults()
+        return cached(*bound.args, **bound.kwargs)
 
     return made
 
@@ -66,6 +74,7 @@ class Algorithm(NamedTuple):
         change: ``change(state)`` is by how much they have moved since ``init``, which may be less than their rounding.
         describe: ``describe(problem, params, *data)`` prints how the copies of each operation are represented, and
             how many bytes that takes.
+        call: the call that makes it, by which it is shown and pickled; None if there is none.
     """
 
     init: Callable[..., Any]
@@ -74,6 +83,17 @@ class Algorithm(NamedTuple):
     params_low: Callable[[Any], Any]
     change: Callable[[Any], Any]
     describe: Callable[..., None]
+    call: functools.partial[Algorithm] | None = None
+
+    def __repr__(self) -> str:
+        if self.call is None:
+            return f"Algorithm(step={self.step!r})"
+        parameters = inspect.signature(self.call.func).parameters
+        settings = [f"{k}={v!r}" for k, v in self.call.keywords.items() if v != parameters[k].default]
+        return f"{self.call.func.__name__}({', '.join([*map(repr, self.call.args), *settings])})"
+
+    def __reduce__(self) -> Any:
+        return (Algorithm, tuple(self)) if self.call is None else (self.call, ())
 
 
 @_made_once
@@ -92,7 +112,7 @@ def alternating_projections(*, in_turn: bool = False) -> Algorithm:
         TypeError: ``in_turn`` is not True or False.
     """
     if not isinstance(in_turn, bool):
-        raise TypeError(f"in_turn is {in_turn!r}; pass True for less memory, or False for less time")
+        raise TypeError(f"in_turn is {described(in_turn)}; pass True for less memory, or False for less time")
     return _consensus_algorithm(_alternating_schedule, started=True, in_turn=in_turn)
 
 
@@ -234,14 +254,14 @@ def _reflecting_algorithm(
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
     """The representation asked for, and the bytes up to which copies are dense all the same."""
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
-        raise ValueError(f"budget is {budget!r}; pass a number of bytes, an integer of at least 0")
+        raise ValueError(f"budget is {described(budget)}; pass a number of bytes, an integer of at least 0")
     if isinstance(copies, (Dense, Factored)):
         return copies, budget or 0
-    if copies == "dense":
+    if isinstance(copies, str) and copies == "dense":
         return Dense(), 0
-    if copies == "auto":
+    if isinstance(copies, str) and copies == "auto":
         return Factored(), DENSE_BUDGET if budget is None else budget
-    raise ValueError(f'copies is {copies!r}; pass "auto", "dense", or Factored(history=...)')
+    raise ValueError(f'copies is {described(copies)}; pass "auto", "dense", or Factored(history=...)')
 
 
 def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -> None:
@@ -301,7 +321,7 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
         require_problem(problem)
         params, data = arguments.problem_arguments(params, data)
-        arguments.low_part(params, params_low)
+        params_low = arguments.low_part(params, params_low)
         outputs.require_labels(problem, params, data)
         return first(problem, params, data, params_low)
 

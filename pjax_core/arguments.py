@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pjax_core.meshes import varying, varying_axes
+from pjax_core.messages import described
 from pjax_core.operand import is_known
 
 
@@ -19,16 +22,57 @@ def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[An
     """Parameters and data as arrays: floating-point and, where their content is known, finite; data also integers."""
     if not jax.tree.leaves(params):
         raise ValueError("params holds no array; there is nothing to train")
-    return _checked("params", params, (jnp.floating,)), _checked("data", data, (jnp.floating, jnp.integer))
+    given = {"params": params, "data": data}
+    arrays = {name: _arrays(name, tree) for name, tree in given.items()}
+    _require_kinds("params", arrays["params"], (jnp.floating,))
+    _require_kinds("data", arrays["data"], (jnp.floating, jnp.integer))
+    _require_finite(_labelled(given), _labelled(arrays))
+    # Inside shard_map all that is computed of data varies, parameters too.
+    arrays = varying(arrays, varying_axes(arrays))
+    return arrays["params"], arrays["data"]
 
 
-def low_part(params: Any, params_low: Any) -> None:
-    """Raise ``ValueError`` unless ``params_low`` is None or has the structure and the shapes of ``params``."""
+class Known:
+    """Tuples of arrays of JAX, by identity, of which something is known for good: such arrays never change.
+
+    It does not keep them.
+    """
+
+    def __init__(self) -> None:
+        self._references: dict[tuple[int, ...], list[weakref.ref]] = {}
+
+    def __contains__(self, arrays: tuple[Any, ...]) -> bool:
+        references = self._references.get(tuple(map(id, arrays)))
+        return references is not None and all(r() is a for r, a in zip(references, arrays, strict=True))
+
+    def add(self, arrays: tuple[Any, ...]) -> None:
+        """Remember these arrays, unless one of them can change."""
+        if all(isinstance(array, Array) and is_known(array) for array in arrays):
+            key = tuple(map(id, arrays))
+            self._references[key] = [weakref.ref(array, lambda _: self._references.pop(key, None)) for array in arrays]
+
+
+_finite = Known()
+"""Arrays that were checked."""
+
+_of_solve = Known()
+"""Arrays that :func:`pjax_core.solve` returned: it may be computing them still, and nobody waits for that to end."""
+
+
+def returned_by_solve(tree: Any) -> None:
+    """Let the next call not wait for these arrays: they are checked once they are there."""
+    for leaf in jax.tree.leaves(tree):
+        _of_solve.add((leaf,))
+
+
+def low_part(params: Any, params_low: Any) -> Any:
+    """``params_low``: ``ValueError`` unless it is None or has the structure and the shapes of ``params``."""
     if params_low is None:
-        return
+        return None
     wanted, found = ((jax.tree.structure(t), jax.tree.map(jnp.shape, t)) for t in (params, params_low))
     if wanted != found:
         raise ValueError(f"params_low holds {found[1]}, but params {wanted[1]}; pass solution.params_low, or None")
+    return varying(jax.tree.map(jnp.asarray, params_low), varying_axes(params))
 
 
 def number_of_steps(steps: Any) -> int:
@@ -36,7 +80,7 @@ def number_of_steps(steps: Any) -> int:
     try:
         count = operator.index(steps)
     except TypeError:
-        raise TypeError(f"steps is {steps!r}; pass an integer") from None
+        raise TypeError(f"steps is {described(steps)}; pass an integer") from None
     if count < 0:
         raise ValueError(f"steps is {count}; pass a number that is not negative")
     return count
@@ -45,35 +89,75 @@ def number_of_steps(steps: Any) -> int:
 def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -> float:
     """``value`` as a float of Python, which takes part in arithmetic of any precision."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
-        raise TypeError(f"{name} is {value!r}; pass {wanted}")
+        raise TypeError(f"{name} is {described(value)}; pass {wanted}")
     if not valid(float(value)):
         raise ValueError(f"{name} is {value!r}; pass {wanted}")
     return float(value)
 
 
-def _checked(name: str, tree: Any, kinds: tuple[Any, ...]) -> Any:
-    arrays = jax.tree_util.tree_map_with_path(lambda path, leaf: _array(name + jax.tree_util.keystr(path), leaf), tree)
-    for path, array in jax.tree_util.tree_leaves_with_path(arrays):
-        label = name + jax.tree_util.keystr(path)
-        if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-            raise TypeError(
-                f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
-                "arrays (class labels as jax.nn.one_hot)"
-            )
-        if is_known(array) and not bool(jnp.all(jnp.isfinite(array))):
-            count = int(jnp.sum(~jnp.isfinite(array)))
-            raise ValueError(
-                f"{label} of shape {array.shape} has {count} entries that are NaN or infinite; "
-                "a projection would spread them over the whole network, so remove them first"
-            )
-    return arrays
+def _labelled(tree: dict[str, Any]) -> dict[str, Any]:
+    """The leaves by their paths, as messages name them."""
+    return {
+        path[0].key + jax.tree_util.keystr(path[1:]): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _arrays(name: str, tree: Any) -> Any:
+    """The tree with its leaves as arrays of JAX."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _array(name + jax.tree_util.keystr(path), leaf), tree)
 
 
 def _array(label: str, leaf: Any) -> Array:
     try:
         return jnp.asarray(leaf)
-    except TypeError:
+    except (TypeError, ValueError):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None:
+            raise TypeError(
+                f"{label} is {described(leaf)}, of type {type(leaf).__name__}; params and data are trees of arrays: "
+                "give other settings to the network by its closure, and register a class of your own that holds "
+                "arrays with jax.tree_util.register_dataclass"
+            ) from None
         raise TypeError(
-            f"{label} is {leaf!r}, of type {type(leaf).__name__}; params and data are trees of arrays, so give other "
-            "settings to the network by its closure"
+            f"{label} has dtype {dtype!s}, which JAX does not have; pass {label}.astype(np.float32)"
         ) from None
+
+
+def _require_kinds(name: str, arrays: Any, kinds: tuple[Any, ...]) -> None:
+    """Raise ``TypeError`` unless each array has a dtype of one of the kinds."""
+    for label, array in _labelled({name: arrays}).items():
+        if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+            raise TypeError(
+                f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
+                "arrays (class labels as jax.nn.one_hot)"
+            )
+
+
+def _require_finite(given: dict[str, Any], arrays: dict[str, Array]) -> None:
+    """Raise ``ValueError`` unless all numbers of known content are finite; the device is waited for once at most."""
+    flags: dict[str, Any] = {}
+    with jax.ensure_compile_time_eval():  # inside jit, what is computed of known arrays is known
+        for label, leaf in given.items():
+            awaited = (leaf,) in _of_solve and not leaf.is_ready()
+            if is_known(leaf) and not awaited and (leaf,) not in _finite:
+                flags[label] = _all_finite(leaf) if isinstance(leaf, Array) else _finite_entries(leaf, arrays[label])
+        for label, flag in jax.device_get(flags).items():
+            array = arrays[label]
+            if not np.all(flag):
+                count = int(np.sum(~_finite_entries(given[label], array)))
+                raise ValueError(
+                    f"{label} of shape {array.shape} has {count} entries that are NaN or infinite; "
+                    "a projection would spread them over the whole network, so remove them first"
+                )
+            _finite.add((given[label],))
+
+
+@jax.jit
+def _all_finite(array: Array) -> Array:
+    return jnp.all(jnp.isfinite(array))
+
+
+def _finite_entries(leaf: Any, like: Array) -> np.ndarray:
+    """Which entries are finite in the dtype that JAX gives them."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(np.asarray(leaf).astype(like.dtype, copy=False))

@@ -96,15 +96,24 @@ def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Cons
         raise ValueError(f"check_projection: {node.name} has no layout of its copies; give pj.bilinear a spread")
     slots = [slot.read(lambda source: _read(source, inputs)) for slot in node.slots]
     copies = node.primitive.spread(*slots, **node.settings)
-    return _flattened(node.primitive.copywise or node.primitive, node.name, copies, node.settings)
+    moving = node.primitive.moving_inputs(len(slots))
+    return _flattened(
+        node.primitive.copywise or node.primitive, node.name, copies[:moving], copies[moving:], node.settings
+    )
 
 
 def _read(source: Any, inputs: list[jax.Array]) -> jax.Array:
     return inputs[source.index] if isinstance(source, Parameter) else source.value
 
 
-def _flattened(primitive: Primitive, name: str, copies: Sequence[jax.Array], settings: dict[str, Any]) -> _Constraint:
-    """The constraint between vectors."""
+def _flattened(
+    primitive: Primitive,
+    name: str,
+    copies: Sequence[jax.Array],
+    fixed: Sequence[jax.Array],
+    settings: dict[str, Any],
+) -> _Constraint:
+    """The constraint between vectors; ``fixed`` are the inputs after those that move."""
     shapes = [copy.shape for copy in copies]
     ends = np.cumsum([copy.size for copy in copies])[:-1]
 
@@ -113,11 +122,11 @@ def _flattened(primitive: Primitive, name: str, copies: Sequence[jax.Array], set
 
     @jax.jit
     def forward(vector: jax.Array) -> jax.Array:
-        return primitive.forward(*parts(vector), **settings)
+        return primitive.forward(*parts(vector), *fixed, **settings)
 
     @jax.jit
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, output_change = primitive.project(parts(vector), output, None, **settings)
+        changes, output_change = primitive.project((*parts(vector), *fixed), output, None, **settings)
         assert output_change is not None
         return vector + jnp.concatenate([change.ravel() for change in changes]), output + output_change
 

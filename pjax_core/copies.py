@@ -24,9 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pjax_core import meshes
 from pjax_core.graph import Operation, is_fixed
+from pjax_core.messages import described
 from pjax_core.primitive import Primitive, in_places, moved, side_of
+from pjax_core.serialization import exportable_dataclass, exportable_namedtuple
 from pjax_kernels import Coefficient, Combination
+
+exportable_namedtuple(Combination)
 
 Deviations: TypeAlias = Any
 """A pytree of arrays, of fixed shape for each operation."""
@@ -126,7 +131,7 @@ class Dense:
 
     def start(self, node: Operation) -> Deviations:
         """No deviation, in the layout of the operation's copies."""
-        return tuple(jnp.zeros(shape.shape, shape.dtype) for shape in laid_out(node))
+        return tuple(meshes.full(_sharded_as_output(node, shape), 0) for shape in laid_out(node))
 
     def scaled(self, deviations: Deviations, factors: Sequence[float]) -> Deviations:
         """The deviations of each slot times its factor."""
@@ -186,7 +191,7 @@ class Dense:
         return "dense"
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class Terms:
     """Deviations ``u`` and ``v`` of the copies of ``x`` and ``w`` as combinations of earlier ones, latest first.
@@ -221,7 +226,7 @@ class Factored:
 
     def __post_init__(self) -> None:
         if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
-            raise ValueError(f"Factored: history is {self.history!r}; pass an integer of at least 1")
+            raise ValueError(f"Factored: history is {described(self.history)}; pass an integer of at least 1")
 
     def start(self, node: Operation) -> Terms:
         """No deviation: coefficients of zero."""
@@ -229,16 +234,15 @@ class Factored:
         assert node.primitive.bilinear is not None
         fixed = _fixed_sides(node)
         slots = _wide_slots(node)
-        zeros = [jnp.zeros(slot.shape, slot.dtype) for slot in slots]
+        zeros = [meshes.full(slot, 0) for slot in slots]
         x, w = (
             () if is_fixed else (side_of(zeros, side),) * self.history
             for is_fixed, side in zip(fixed, node.primitive.bilinear.sides, strict=True)
         )
-        dtype = jnp.result_type(*(slot.dtype for slot in slots))
+        output = meshes.shape_of_type(node.shape, jnp.result_type(*(slot.dtype for slot in slots)))
         counts = [1 if is_fixed else self.history for is_fixed in fixed]
         u, v = (
-            Combination(*(tuple(jnp.zeros(node.shape.shape, dtype) for _ in range(count)) for count in counts))
-            for _ in range(2)
+            Combination(*(tuple(meshes.full(output, 0) for _ in range(count)) for count in counts)) for _ in range(2)
         )
         return Terms(x, w, u, v)
 
@@ -341,12 +345,24 @@ def slot_is_fixed(node: Operation, place: int) -> bool:
 
 def moving_slots(node: Operation) -> int:
     """How many of the slots, from the first on, hold copies that move."""
-    return 1 if node.primitive.constrains_output else len(node.slots)
+    return node.primitive.moving_inputs(len(node.slots))
 
 
 def laid_out(node: Operation) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The shape of the copies in each slot that moves."""
     return jax.eval_shape(_spread(node), *_wide_slots(node))[: moving_slots(node)]
+
+
+def _sharded_as_output(node: Operation, copies: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape of copies, sharded as the output along the axes that they have in common with it."""
+    assert node.shape is not None
+    common, extra = node.shape.shape, len(copies.shape) - len(node.shape.shape)
+    if not common or copies.shape[: len(common)] != common:
+        return copies
+    return jax.eval_shape(
+        lambda output: jnp.broadcast_to(output.reshape(*common, *(1,) * extra), copies.shape).astype(copies.dtype),
+        node.shape,
+    )
 
 
 def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
@@ -356,7 +372,7 @@ def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
 
 
 def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(slot.shape.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
+    return [meshes.shape_of_type(slot.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
 
 
 def _residual_of_shared(node: Operation, shared: Sequence[Shared], output: Shared) -> Array:
@@ -380,7 +396,7 @@ def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
     if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
         return tuple(changes)
     cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
-    sums = jax.linear_transpose(_spread(node), *slots)(cotangents)
+    sums = meshes.transposed(_spread(node), tuple(slots), cotangents)
     counts = node.primitive.copies(*slots, **node.settings)
     return tuple(
         total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)

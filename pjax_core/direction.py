@@ -77,7 +77,7 @@ def _value_and_direction(
     shares = log_shares(graph, point)
     held = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}
     if algorithm is None and steps == 1:
-        state = replace(start, units={i: held[node] for i, node in enumerate(graph.nodes) if node in held})
+        state = replace(start, units={key: held[node] for node, key in graph.keys.items() if node in held})
         for layer in graph.layers():
             state = solution.project(graph, layer, state)
         moved = _moved(graph, state)
@@ -97,7 +97,7 @@ def _moved(graph: Graph, state: State) -> Any:
     """The changes of the parameters, zero where there are none."""
     changes = []
     for place in state.parameters:
-        shape = graph.nodes[place].shape
+        shape = graph.nodes[int(place)].shape
         assert shape is not None
         changes.append(state.values.get(place, solution.nothing(shape)))
     return jax.tree.unflatten(jax.tree.structure(state.high), changes)

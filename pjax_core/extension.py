@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pjax_core.messages import described
 from pjax_core.operand import Operand, Result, any_traced, apply, shape_of
 from pjax_core.primitive import Primitive
 from pjax_core.primitive import bilinear as bilinear_primitive
@@ -71,17 +72,18 @@ def bilinear(
     Source: paper, section 3.2, for the projection of a dot product.
     """
     operation = _operation(bilinear_primitive(name, function, spread=spread))
+    # Kept with the operation, so that both are freed together.
+    require_dot_products = functools.lru_cache(maxsize=256)(functools.partial(_require_dot_products, name, function))
 
     @functools.wraps(operation)
     def checked(x: Operand, w: Operand, **settings: Any) -> Result:
         if any_traced([x, w]):
-            _require_dot_products(name, function, (shape_of(x), shape_of(w)), tuple(sorted(settings.items())))
+            require_dot_products((shape_of(x), shape_of(w)), tuple(sorted(settings.items())))
         return operation(x, w, **settings)
 
     return checked
 
 
-@functools.lru_cache(maxsize=256)
 def _require_dot_products(
     name: str,
     function: Callable[..., Array],
@@ -123,7 +125,7 @@ def _require_shapes(name: str, given: tuple[tuple[Array, ...], Array], returned:
     """Raise ``ValueError`` unless a projection returns what it was given: inputs and an output of the same shapes."""
     expected = [jnp.shape(array) for array in (*given[0], given[1])]
     is_pair = isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[0], (tuple, list))
-    found = [jnp.shape(array) for array in (*returned[0], returned[1])] if is_pair else f"{returned!r}"
+    found = [jnp.shape(array) for array in (*returned[0], returned[1])] if is_pair else described(returned)
     if expected != found:
         raise ValueError(
             f"{name}: project was given inputs and an output of shapes {expected} and returned {found}; "

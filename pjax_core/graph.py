@@ -16,10 +16,9 @@ import numpy as np
 from jax import Array
 
 from pjax_core import primitives
+from pjax_core.meshes import Shape, shape_of_type, transposed
+from pjax_core.messages import described
 from pjax_core.primitive import Batching, Primitive
-
-Shape = jax.ShapeDtypeStruct
-
 
 _ADVICE = (
     "While a network is traced, a Value stands for an array: it has +, @, [...], .T, .reshape, and the functions of "
@@ -63,7 +62,7 @@ class Slot:
             return copies
         # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
         moving = [node for node in self.sources if not is_index(node)]
-        shapes = [_widened_shape(node) for node in moving]
+        shapes = tuple(_widened_shape(node) for node in moving)
         indices = {node: values(node) for node in self.sources if is_index(node)}
 
         def view(*arrays: Array) -> Array:
@@ -72,7 +71,7 @@ class Slot:
             return self.view(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
 
         viewed = jax.eval_shape(view, *shapes)
-        sums = jax.linear_transpose(view, *shapes)(copies.astype(viewed.dtype))
+        sums = transposed(view, shapes, copies.astype(viewed.dtype))
         return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node is source))
 
 
@@ -257,7 +256,7 @@ def as_value(array: Value | Array | np.ndarray | float) -> Value:
     if isinstance(array, Value):
         return array
     constant = jnp.asarray(array)
-    return of_node(Constant("constant", Shape(constant.shape, constant.dtype), constant))
+    return of_node(Constant("constant", shape_of_type(constant), constant))
 
 
 def restructure(function: Callable[..., Array], *values: Value) -> Value:
@@ -342,7 +341,12 @@ def _with_rank(array: Array, rank: int) -> Array:
 def operation_node(operation: Primitive, *values: Value, **settings: Any) -> Operation:
     """The node of ``operation`` applied to values."""
     slots = tuple(value.slot for value in values)
-    for slot in slots:
+    moving = operation.moving_inputs(len(slots))
+    for place, slot in enumerate(slots[moving:], moving):
+        if not all(map(is_fixed, slot.sources)):
+            names = ", ".join(source.name for source in slot.sources if not is_fixed(source))
+            raise ValueError(f"{operation.name}: argument {place} comes from {names}; it must be data or a constant")
+    for slot in slots[:moving]:
         if not jnp.issubdtype(slot.shape.dtype, jnp.floating):
             names = ", ".join(source.name for source in slot.sources)
             raise TypeError(
@@ -365,6 +369,11 @@ class Graph:
     colours: dict[Node, Colour]
     depth: dict[Node, int]
     consumers: dict[Node, tuple[Operation, ...]] = field(repr=False)
+
+    @functools.cached_property
+    def keys(self) -> dict[Node, str]:
+        """The nodes' places among all, as states name them: strings, the keys that exported functions may have."""
+        return {node: str(place) for place, node in enumerate(self.nodes)}
 
     def coloured(self, colour: Colour) -> tuple[Node, ...]:
         """The nodes of one colour."""
@@ -389,7 +398,7 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
         returned = function(parameter_values, *data_values)
     constraints = jax.tree.leaves(returned, is_leaf=lambda leaf: isinstance(leaf, (Constraint, Value)))
     if not constraints or not all(isinstance(constraint, Constraint) for constraint in constraints):
-        found = ", ".join(repr(constraint) for constraint in constraints) or "nothing"
+        found = ", ".join(map(described, constraints)) or "nothing"
         raise ValueError(
             "the function given to feasibility must return an output constraint, such as "
             f"pj.cross_entropy(logits, labels) or pj.margin_loss(logits, labels), but it returned {found}"
@@ -418,8 +427,7 @@ def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> tuple[A
     """A tree of values in the structure of ``tree``, and the nodes behind them."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     nodes: list[Node] = [
-        kind(name + jax.tree_util.keystr(path), Shape(leaf.shape, leaf.dtype), index)
-        for index, (path, leaf) in enumerate(paths)
+        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index) for index, (path, leaf) in enumerate(paths)
     ]
     return jax.tree.unflatten(structure, [of_node(node) for node in nodes]), nodes
 
@@ -468,7 +476,7 @@ def is_index(node: Node) -> bool:
 def _widened_shape(node: Node) -> Shape:
     """The shape of a node's output, in float32 or wider."""
     assert node.shape is not None
-    return Shape(node.shape.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
+    return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
 
 
 def _consumers(nodes: list[Node]) -> dict[Node, tuple[Operation, ...]]:

@@ -25,7 +25,7 @@ from pjax_core.solution import (
     project_operation,
     sources,
 )
-from pjax_kernels.roots import replaced_if
+from pjax_kernels.compose import replaced_if
 
 
 def project_in_turn(graph: Graph, nodes: Sequence[Node], later: Sequence[Node], state: State) -> State:
@@ -71,8 +71,8 @@ def _project_in_a_loop(point: OpenState, node: Operation, waiting: set[Node], la
         project_here(inner)
         return tuple(getattr(inner, cell.after)[cell.key] for cell in cells)
 
-    first = arrays[0].ravel()[:1]
-    once = jnp.all((first == first) | (first != first))  # true, which compilers do not know
+    total = jnp.sum(min(arrays, key=lambda array: array.size))
+    once = (total == total) | (total != total)  # true, which compilers do not know
     new = replaced_if(once, projected, arrays)
     point.targets.pop(node, None)
     for cell, array in zip(cells, new, strict=True):
@@ -110,7 +110,7 @@ def _may_settle(point: OpenState, node: Operation, source: Node, later: Sequence
     if not isinstance(source, Parameter) or node.primitive.project_in_place is None or source not in later:
         return False
     alone = list(point.graph.consumers[source]) == [node] and source not in point.targets
-    one_dtype = {point.values[source].dtype} == {slot.shape.dtype for slot in node.slots}
+    one_dtype = len({point.values[source].dtype, *(slot.shape.dtype for slot in node.slots)}) == 1
     return alone and one_dtype and direct_slot(node, source) == 1
 
 

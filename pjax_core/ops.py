@@ -8,12 +8,14 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from pjax_core import primitives
+from pjax_core.messages import described
 from pjax_core.operand import Operand, Result, apply, axes_of, shape_of
 from pjax_core.views import broadcast_to, expand_dims, reshape, squeeze, stack
-from pjax_kernels.arguments import padding_pairs, positive_pair
+from pjax_kernels.compose import padding_pairs, positive_pair
 
 
 def matmul(x: Operand, w: Operand) -> Result:
@@ -52,7 +54,7 @@ def _stacked_matmul(x: Operand, w: Operand) -> Result:
     if len(shape_of(x)) == 1:
         return squeeze(_stacked_matmul(expand_dims(x, 0), w), -2)
     try:
-        stacks = np.broadcast_shapes(shape_of(x)[:-2], shape_of(w)[:-2])
+        stacks = jnp.broadcast_shapes(shape_of(x)[:-2], shape_of(w)[:-2])
     except ValueError:
         raise ValueError(
             f"matmul: the leading axes of x of shape {shape_of(x)} and w of shape {shape_of(w)} do not broadcast"
@@ -332,7 +334,7 @@ def maximum(a: Operand, b: Operand) -> Result:
         ValueError: the shapes do not broadcast.
     """
     _require_broadcast("maximum", (a, b))
-    shape = np.broadcast_shapes(shape_of(a), shape_of(b))
+    shape = jnp.broadcast_shapes(shape_of(a), shape_of(b))
     return max(stack([broadcast_to(a, shape), broadcast_to(b, shape)]), axis=0)
 
 
@@ -357,9 +359,9 @@ def quantize(x: Operand, levels: int, *, scale: float = 1.0) -> Result:
     Source: paper, section 3.2; the projection is :func:`pjax_kernels.project_quantize`.
     """
     if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 2:
-        raise ValueError(f"quantize: levels is {levels!r}; pass an integer of at least 2")
+        raise ValueError(f"quantize: levels is {described(levels)}; pass an integer of at least 2")
     if not 0 < scale < math.inf:
-        raise ValueError(f"quantize: scale is {scale!r}; pass a positive number")
+        raise ValueError(f"quantize: scale is {described(scale)}; pass a positive number")
     return apply(primitives.quantize, x, levels=int(levels), scale=float(scale))
 
 
@@ -368,7 +370,7 @@ def _require_broadcast(name: str, operands: Sequence[Operand]) -> None:
     if not shapes:
         raise ValueError(f"{name}: no operand; pass at least one")
     try:
-        np.broadcast_shapes(*shapes)
+        jnp.broadcast_shapes(*shapes)
     except ValueError:
         listed = " and ".join(str(shape) for shape in shapes)
         raise ValueError(f"{name}: operands of shapes {listed} do not broadcast to one shape") from None

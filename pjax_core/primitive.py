@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,11 +82,13 @@ class Primitive:
         bilinear: for operations made of dot products.
         batching: see :class:`Batching`.
         project_in_place: where there is one, a kernel with the signature of
-            :func:`pjax_kernels.dense.in_place.project_dense_in_place`: it projects onto the operation and then makes
+            :func:`pjax_kernels.compose.project_dense_in_place`: it projects onto the operation and then makes
             the copies of its second input equal.
         shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
             the output grows by with it; None for a half, and for dot products for ``1/(1 + |a|^2 + |b|^2)``.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
+        moving: how many inputs, from the first on, hold copies that move; those after them are data, of which
+            ``project`` returns no change.  None for all of them, or for the first of an output constraint.
     """
 
     name: str
@@ -100,11 +103,20 @@ class Primitive:
     project_in_place: Callable[..., Any] | None = None
     shares: Callable[..., Sequence[float | Array]] | None = None
     constrains_output: bool = False
+    moving: int | None = None
+
+    def moving_inputs(self, count: int) -> int:
+        """How many of so many inputs, from the first on, hold copies that move."""
+        return self.moving or (1 if self.constrains_output else count)
 
     def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[int | np.ndarray, ...]:
         """The number of copies that the operation holds of each element of each input: one number if all agree."""
         if self.uneven:
-            return _count_copies(self, shapes, tuple(sorted(settings.items())))
+            counts = _counts.setdefault(self, {})
+            key = shapes, tuple(sorted(settings.items()))
+            if key not in counts:
+                counts[key] = _count_copies(self, *key)
+            return counts[key]
         assert self.spread is not None
         laid_out = jax.eval_shape(functools.partial(self.spread, **settings), *shapes)
         return tuple(copies.size // max(shape.size, 1) for copies, shape in zip(laid_out, shapes, strict=True))
@@ -132,6 +144,7 @@ class Primitive:
             self.copywise and self.copywise.vmapped(),
             self.uneven,
             constrains_output=self.constrains_output,
+            moving=self.moving,
         )
 
 
@@ -145,7 +158,10 @@ def _over_first_axis(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arrays, **settings: jax.vmap(functools.partial(function, **settings))(*arrays)
 
 
-@functools.lru_cache(maxsize=256)
+_counts: weakref.WeakKeyDictionary[Primitive, dict[Any, tuple[int | np.ndarray, ...]]] = weakref.WeakKeyDictionary()
+"""What :func:`_count_copies` found, for the primitives that are in use."""
+
+
 def _count_copies(
     primitive: Primitive, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: tuple[tuple[str, Any], ...]
 ) -> tuple[int | np.ndarray, ...]:

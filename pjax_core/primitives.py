@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
 from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
-from pjax_kernels.dense.in_place import project_dense_in_place
+from pjax_kernels import compose
 
 # Dot products.
 
@@ -62,7 +64,7 @@ matmul = Primitive(
     copywise=dot,
     bilinear=Bilinear(_ONE_EACH, pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
-    project_in_place=project_dense_in_place,
+    project_in_place=compose.project_dense_in_place,
 )
 
 
@@ -88,12 +90,6 @@ einsum = bilinear(
     lambda a, b, *, equation: jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST),
     spread=_spread_einsum,
 )
-
-
-def convolution(x: Array, w: Array, *, strides: tuple[int, int], padding: Any) -> Array:
-    """The convolution of images ``(B, H, W, C)`` with filters ``(h, w, C, K)``."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, precision=lax.Precision.HIGHEST)
 
 
 def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], padding: Any) -> Array:
@@ -133,7 +129,7 @@ def _project_convolution(
 
 
 conv2d = bilinear(
-    "conv2d", convolution, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
+    "conv2d", compose.conv2d, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
 )
 
 
@@ -208,18 +204,153 @@ add = Primitive(
 identity = replace(add, name="identity")
 
 
+def _signed_total(*inputs: Array, coefficients: tuple[float, ...]) -> Array:
+    return _total(*(c * x for x, c in zip(inputs, coefficients, strict=True)))
+
+
+def _project_signed_sum(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, *, coefficients: tuple[float, ...]
+) -> _Projected:
+    return pk.project_sum(inputs, output, coefficients=coefficients, residual=residual, increments=True)
+
+
+def _signed_sum_increment(
+    starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, coefficients: tuple[float, ...]
+) -> Array:
+    scaled = (None if d is None else c * d for d, c in zip(changes, coefficients, strict=True))
+    return _sum_increment(starts, tuple(scaled))
+
+
+signed_sum = Primitive(
+    "signed_sum",
+    _signed_total,
+    _project_signed_sum,
+    spread=_broadcast,
+    increment=_signed_sum_increment,
+    batching=Batching.BROADCAST,
+)
+"""``z = c_1 x_1 + ... + c_n x_n``; setting ``coefficients``, one number for each input: differences, negations."""
+
+
 def _project_sum_over(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
     change, output_change = pk.project_sum_over(inputs[0], output, residual=residual, increments=True, **settings)
     return (change,), output_change
 
 
+def _sum_over(x: Array, *, axis: tuple[int, ...], factor: float = 1.0) -> Array:
+    total = jnp.sum(x, axis)
+    return total if factor == 1 else factor * total
+
+
 sum_over = Primitive(
     "sum over axes",
-    forward=lambda x, *, axis: jnp.sum(x, axis),
+    forward=_sum_over,
     project=_project_sum_over,
-    increment=lambda _, changes, *, axis: jnp.sum(jnp.asarray(changes[0]), axis),
-    shares=lambda x, *, axis: (1 / (x.size // max(jnp.sum(x, axis).size, 1) + 1),),
+    increment=lambda _, changes, **settings: _sum_over(jnp.asarray(changes[0]), **settings),
+    shares=lambda x, *, axis, factor=1.0: (1 / (factor**2 * x.size / max(jnp.sum(x, axis).size, 1) + 1),),
 )
+"""``z = factor sum(x)`` over ``axis``; the mean for a ``factor`` of 1/n."""
+
+_SMALL = 3e-4
+"""Changes below this part of what they change are to first order those of a smooth function."""
+
+
+def _smooth_increment(function: Callable[[Array], Array], x: Array, change: Array) -> Array:
+    """``function(x + change) - function(x)``, element by element."""
+    _, first_order = jax.jvp(function, (x.astype(change.dtype),), (change,))
+    small = jnp.abs(change) <= _SMALL * (1 + jnp.abs(x))
+    return jnp.where(small, first_order, function(x + change) - function(x))
+
+
+def _with_small_residuals(
+    function: Callable[[Array], Array], x: Array, output: Array, residual: Array | None, found: tuple[Array, Array]
+) -> _Projected:
+    """The changes that a kernel has ``found`` from values, to first order where the residual is small beside these."""
+    change, output_change = found
+    if residual is None:
+        return (change,), output_change
+    x = x.astype(residual.dtype)
+    _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+    step = slope * residual / (1 + slope * slope)
+    small = jnp.abs(residual) <= _SMALL * (1 + jnp.abs(output))
+    return (jnp.where(small, step, change),), jnp.where(small, slope * step - residual, output_change)
+
+
+def _project_affine(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    x, scale, offset = inputs
+    found = pk.project_affine(x, output, scale=scale, offset=offset, increments=True)
+    return _with_small_residuals(lambda x: scale * x + offset, x, output, residual, found)
+
+
+affine = Primitive(
+    "affine",
+    lambda x, scale, offset: scale * x + offset,
+    _project_affine,
+    increment=lambda starts, changes: jnp.broadcast_to(starts[1] * changes[0], starts[0].shape),
+    moving=1,
+)
+"""``z = scale x + offset``; ``scale`` and ``offset`` are data, of shapes that broadcast to that of ``x``."""
+
+
+def _average_pool(x: Array, **settings: Any) -> Array:
+    placed = _windows_of(**settings)
+    zero = np.zeros((), x.dtype)  # known, or JAX would not see that this is a sum, which has a transpose
+    sums = lax.reduce_window(x, zero, lax.add, placed.size, placed.strides, placed.padding)
+    return sums * jnp.asarray(placed.factors, x.dtype)
+
+
+def _windows_of(
+    *, size: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...], padding: Any, factor: float | None
+) -> compose.WindowsOfArray:
+    return compose.place_windows(size, window, strides, padding, factor)
+
+
+def _project_average_pool(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, *, size: Any, **settings: Any
+) -> _Projected:
+    del size
+    if residual is not None:  # the projection is linear in it: that of windows of zeros
+        inputs, output = (jnp.zeros_like(inputs[0], residual.dtype),), residual
+    change, output_change = pk.project_average_pool(inputs[0], output, increments=True, **settings)
+    return (change,), output_change
+
+
+def _normal_of_windows(dtype: Any, **settings: Any) -> Array:
+    """What each entry of windows laid out counts, 0 where there is padding."""
+    placed = _windows_of(**settings)
+    return placed.spread(jnp.ones(settings["size"], dtype)) * jnp.asarray(placed.factors, dtype)[..., None]
+
+
+def _project_windows_average(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
+    (windows,) = inputs
+    normal = _normal_of_windows(windows.dtype, **settings)
+    residual = output - jnp.sum(normal * windows, -1) if residual is None else residual
+    share = residual / (1 + jnp.sum(normal**2, -1))
+    return (normal * share[..., None],), -share
+
+
+def _windows_average(windows: Array, **settings: Any) -> Array:
+    return jnp.sum(_normal_of_windows(windows.dtype, **settings) * windows, -1)
+
+
+average_pool = Primitive(
+    "average_pool",
+    _average_pool,
+    _project_average_pool,
+    spread=lambda x, **settings: (_windows_of(**settings).spread(x),),
+    copywise=Primitive(
+        "windows",
+        _windows_average,
+        _project_windows_average,
+        increment=lambda _, changes, **settings: _windows_average(jnp.asarray(changes[0]), **settings),
+    ),
+    increment=lambda _, changes, **settings: _average_pool(jnp.asarray(changes[0]), **settings),
+    uneven=True,
+)
+"""``z = factor (sum of a window)``, the mean for None; settings those of :func:`pjax_kernels.project_average_pool`,
+``padding`` as pairs, and ``size``, the shape of ``x``."""
 
 
 def _project_sum_relu(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
@@ -261,11 +392,23 @@ maximum = Primitive(
 )
 
 
+def _project_minimum(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+    change, output_change = pk.project_min(inputs[0], output, residual=residual, increments=True, **settings)
+    return (change,), output_change
+
+
+def _minimum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
+    return -_maximum_increment((-starts[0],), (-jnp.asarray(changes[0]),), axis=axis)
+
+
+minimum = Primitive(
+    "min", forward=lambda x, *, axis: jnp.min(x, axis), project=_project_minimum, increment=_minimum_increment
+)
+
+
 def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], padding: Any, size: Any) -> Array:
     del size
-    lowest = jnp.asarray(-jnp.inf, x.dtype)
-    around = ((0, 0), *padding, (0, 0))
-    return lax.reduce_window(x, lowest, lax.max, (1, *window, 1), (1, *strides, 1), around)
+    return compose.max_pool(x, window=window, strides=strides, padding=padding)
 
 
 def _project_max_pool(
@@ -334,32 +477,188 @@ def _project_quantize(inputs: tuple[Array, ...], output: Array, residual: Array 
 
 quantize = Primitive("quantize", forward=_quantize, project=_project_quantize, batching=Batching.BROADCAST)
 
+
+def _normalize(x: Array, *, axis: int, epsilon: float, centred: bool) -> Array:
+    entries = x - jnp.mean(x, axis, keepdims=True) if centred else x
+    return entries * lax.rsqrt(jnp.mean(entries * entries, axis, keepdims=True) + epsilon)
+
+
+def _project_normalize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+    del residual  # its kernel takes values alone: changes below their rounding are lost in it
+    change, output_change = pk.project_normalize(inputs[0], output, increments=True, **settings)
+    return (change,), output_change
+
+
+normalize = Primitive("normalize", _normalize, _project_normalize)
+"""Layer normalisation along an ``axis``, or RMS normalisation if not ``centred``, without scale and bias."""
+
+# Scalar functions.
+
+
+def elementwise(function: str | Callable[..., Array], name: str | None = None) -> Primitive:
+    """The operation of a scalar function, by a name of :data:`pjax_kernels.ELEMENTWISE` or as it is.
+
+    A named one takes the function's settings by keyword.  A function may have further arguments, which are data, of
+    shapes that broadcast to that of the first one.
+    """
+    if isinstance(function, str):
+        return _NAMED[function]
+    return _elementwise(function, name or str(getattr(function, "__name__", "elementwise")))
+
+
+def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:
+    def forward(x: Array, *constants: Array, **settings: Any) -> Array:
+        if callable(function):
+            return function(x, *constants)
+        return compose.elementwise_function(function, (), settings).value(x)
+
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+        x, *constants = inputs
+        found = pk.project_elementwise(function, x, output, constants=constants, increments=True, **settings)
+        return _with_small_residuals(lambda x: forward(x, *constants, **settings), x, output, residual, found)
+
+    def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
+        x, *constants = starts
+        return _smooth_increment(lambda x: forward(x, *constants, **settings), x, jnp.asarray(changes[0]))
+
+    batching = Batching.BROADCAST if isinstance(function, str) else Batching.EACH
+    return Primitive(name, forward, project, increment=increment, batching=batching, moving=1)
+
+
+_NAMED = {name: _elementwise(name, name) for name in pk.ELEMENTWISE}
+
+
+def _project_clip(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    x, low, high = inputs
+    found = pk.project_elementwise("clip", x, output, low=low, high=high, increments=True)
+    return _with_small_residuals(lambda x: jnp.clip(x, low, high), x, output, residual, found)
+
+
+clip = Primitive(
+    "clip",
+    lambda x, low, high: jnp.clip(x, low, high),
+    _project_clip,
+    increment=lambda starts, changes: _smooth_increment(
+        lambda x: jnp.clip(x, *starts[1:]), starts[0], jnp.asarray(changes[0])
+    ),
+    moving=1,
+)
+"""``z = min(max(x, low), high)``; the limits are data, of shapes that broadcast to that of ``x``, infinite for none."""
+
 # Output constraints.
 
 
-def _margin_violation(logits: Array, labels: Array) -> Array:
+def _weighted_mean(losses: Array, weights: Array | None) -> Array:
+    """The mean, or the mean by weights, which are 0 where a loss does not count."""
+    if weights is None:
+        return jnp.mean(losses)
+    weights = jnp.broadcast_to(weights, losses.shape).astype(losses.dtype)
+    total = jnp.maximum(jnp.sum(weights), jnp.finfo(losses.dtype).tiny)
+    return jnp.sum(jnp.where(weights == 0, 0, weights * losses)) / total
+
+
+def _margin_violation(logits: Array, labels: Array, weights: Array | None = None) -> Array:
     change = pk.project_margin(logits, labels, increments=True)
-    return jnp.mean(jnp.sum(change * change, axis=-1))
+    return _weighted_mean(jnp.sum(change * change, axis=-1), weights)
 
 
 def _project_margin(inputs: tuple[Array, ...], output: None, residual: None) -> tuple[tuple[Array, ...], None]:
-    logits, labels = inputs
-    return (pk.project_margin(logits, labels, increments=True),), None
+    logits, labels, *weights = inputs
+    change = pk.project_margin(logits, labels, increments=True)
+    return (weights[0][..., None].astype(change.dtype) * change if weights else change,), None
 
 
 margin_loss = Primitive("margin_loss", _margin_violation, _project_margin, constrains_output=True)
+"""Of logits, labels, and perhaps the fraction of the way that each row goes."""
 
 
-def _mean_cross_entropy(logits: Array, labels: Array, *, strength: float) -> Array:
+def _cross_entropy_rows(
+    logits: Array, labels: Array, weights: Array | None, class_weights: tuple[float, ...] | None
+) -> tuple[Array, Array | None]:
+    """The probabilities of each row, and its weight; None where each has weight 1."""
+    indices = jnp.issubdtype(labels.dtype, jnp.integer)
+    if not indices and weights is None and class_weights is None:
+        return labels, None
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    # A class that is not there, such as -1, has no label, and hence its row no weight.
+    labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=dtype) if indices else labels.astype(dtype)
+    if class_weights is not None:
+        labels = labels * jnp.asarray(class_weights, dtype)
+    own = jnp.sum(labels, axis=-1)
+    labels = labels / jnp.where(own == 0, 1, own)[..., None]
+    return labels, own if weights is None else own * weights.astype(dtype)
+
+
+def _mean_cross_entropy(
+    logits: Array,
+    labels: Array,
+    weights: Array | None = None,
+    *,
+    strength: float,
+    class_weights: tuple[float, ...] | None = None,
+) -> Array:
     del strength  # it weighs the loss against the movement of the logits, and there is no movement here
-    return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits, axis=-1), axis=-1))
+    labels, weights = _cross_entropy_rows(logits, labels, weights, class_weights)
+    return _weighted_mean(-jnp.sum(labels * jax.nn.log_softmax(logits, axis=-1), axis=-1), weights)
 
 
 def _project_cross_entropy(
-    inputs: tuple[Array, ...], output: None, residual: None, **settings: Any
+    inputs: tuple[Array, ...],
+    output: None,
+    residual: None,
+    *,
+    strength: float,
+    class_weights: tuple[float, ...] | None = None,
 ) -> tuple[tuple[Array, ...], None]:
-    logits, labels = inputs
-    return (pk.prox_cross_entropy(logits, labels, increments=True, **settings),), None
+    logits, labels, *given = inputs
+    labels, weights = _cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)
+    return (pk.prox_cross_entropy(logits, labels, strength=strength, weights=weights, increments=True),), None
 
 
 cross_entropy = Primitive("cross_entropy", _mean_cross_entropy, _project_cross_entropy, constrains_output=True)
+"""Of logits, labels (probabilities, or class numbers), and perhaps a weight for each row."""
+
+
+def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array]) -> Primitive:
+    """The output constraint of an error of each element: of a prediction, a target, and perhaps weights."""
+
+    def mean(prediction: Array, target: Array, weights: Array | None = None, *, strength: float) -> Array:
+        del strength
+        return _weighted_mean(error(prediction - target), weights)
+
+    def project(
+        inputs: tuple[Array, ...], output: None, residual: None, *, strength: float
+    ) -> tuple[tuple[Array, ...], None]:
+        prediction, target, *weights = inputs
+        options = {"weights": weights[0]} if weights else {}
+        return (prox(prediction, target, strength=strength, increments=True, **options),), None
+
+    return Primitive(name, mean, project, constrains_output=True)
+
+
+squared_error = _error("squared_error", jnp.square, pk.prox_squared_error)
+absolute_error = _error("absolute_error", jnp.abs, pk.prox_absolute_error)
+
+
+def _box_violation(value: Array, low: Array, high: Array) -> Array:
+    change = pk.project_box(value, low, high, increments=True)
+    return jnp.mean(change * change)
+
+
+def _project_box(inputs: tuple[Array, ...], output: None, residual: None) -> tuple[tuple[Array, ...], None]:
+    return (pk.project_box(*inputs, increments=True),), None
+
+
+within_box = Primitive("within", _box_violation, _project_box, constrains_output=True)
+"""``low <= value <= high``; the limits are data, of shapes that broadcast to that of the value."""
+
+
+def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array]) -> Primitive:
+    """The output constraint of a loss with its proximal operator, both functions of a prediction and of data."""
+
+    def project(
+        inputs: tuple[Array, ...], output: None, residual: None, **settings: Any
+    ) -> tuple[tuple[Array, ...], None]:
+        return (prox(*inputs, **settings) - inputs[0],), None
+
+    return Primitive(name, loss, project, constrains_output=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from pjax_core import primitives
@@ -63,7 +62,7 @@ def _require_recurrence(x: Operand, w_x: Operand, w_h: Operand, b: Operand | Non
     if fits and b is not None:
         shapes["b"] = shape_of(b)
         try:
-            fits = np.broadcast_shapes(shapes["b"], (*shapes["x"][:2], width)) == (*shapes["x"][:2], width)
+            fits = jnp.broadcast_shapes(shapes["b"], (*shapes["x"][:2], width)) == (*shapes["x"][:2], width)
         except ValueError:
             fits = False
     if not fits:

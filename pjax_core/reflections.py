@@ -22,17 +22,15 @@ from jax import Array
 from pjax_core import solution
 from pjax_core.copies import Copies, Deviations, Factored, Move, Shared, laid_out, moving_slots, slot_is_fixed
 from pjax_core.graph import Colour, Graph, Node, Operation, is_fixed
+from pjax_core.meshes import varying, varying_axes
+from pjax_core.serialization import exportable_dataclass
 from pjax_core.solution import mean_change, sources, unread_elements
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["high", "start_low", "start", "shared", "means", "deviations", "projected", "truncation", "data"],
-    meta_fields=["parameters"],
-)
+@functools.partial(exportable_dataclass, static=["parameters"])
 @dataclass(frozen=True)
 class CopiesState:
-    """A point with copies; dictionaries are indexed by the places of nodes in the graph.
+    """A point with copies; dictionaries are indexed by the places of nodes in the graph, as strings.
 
     Attributes:
         high: the parameters at the start.
@@ -49,14 +47,14 @@ class CopiesState:
 
     high: Any
     start_low: Any
-    start: dict[int, Array]
-    shared: dict[int, Array]
-    means: dict[int, Array]
-    deviations: dict[int, Deviations]
-    projected: dict[int, Array]
-    truncation: dict[int, Array]
+    start: dict[str, Array]
+    shared: dict[str, Array]
+    means: dict[str, Array]
+    deviations: dict[str, Deviations]
+    projected: dict[str, Array]
+    truncation: dict[str, Array]
     data: tuple[Any, ...]
-    parameters: tuple[int, ...]
+    parameters: tuple[str, ...]
 
     def changes(self, old: CopiesState) -> list[Array]:
         """What a change of the state is measured by: the differences from an old one of the means of all copies."""
@@ -77,7 +75,7 @@ class CopiesState:
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
     begun = solution.initial_state(graph, params, low, data)
-    index = {node: i for i, node in enumerate(graph.nodes)}
+    index = graph.keys
     shared = {
         i: solution.nothing(node.shape)
         for node, i in index.items()
@@ -90,8 +88,12 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         shared=shared,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
-        projected={i: shared[i] for i in begun.parameters if graph.colours[graph.nodes[i]] is Colour.B},
-        truncation={index[node]: jnp.zeros(()) for node, held in copies.items() if isinstance(held, Factored)},
+        projected={i: shared[i] for i in begun.parameters if graph.colours[graph.nodes[int(i)]] is Colour.B},
+        truncation={
+            index[node]: varying(jnp.zeros(()), varying_axes(begun.high))
+            for node, held in copies.items()
+            if isinstance(held, Factored)
+        },
         data=data,
         parameters=begun.parameters,
     )
@@ -170,10 +172,10 @@ class Point:
         self.graph = graph
         self.copies = copies
         self.state = state
-        self.start = {graph.nodes[i]: array for i, array in state.start.items()}
+        self.start = {graph.nodes[int(i)]: array for i, array in state.start.items()}
         self.start_of = functools.partial(solution.start_of, state, self.start)
-        self.shared = {graph.nodes[i]: array for i, array in state.shared.items()}
-        self.means = {graph.nodes[i]: array for i, array in state.means.items()}
+        self.shared = {graph.nodes[int(i)]: array for i, array in state.shared.items()}
+        self.means = {graph.nodes[int(i)]: array for i, array in state.means.items()}
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
 
     def project(
@@ -228,7 +230,7 @@ class Point:
 
     def deviations(self, node: Operation) -> Deviations:
         """The deviations that an operation holds, those of sole copies from the means."""
-        held = self.state.deviations[self.graph.nodes.index(node)]
+        held = self.state.deviations[self.graph.keys[node]]
         if not isinstance(held, tuple):
             return held
         return tuple(
@@ -244,7 +246,7 @@ class Point:
         projections: Sequence[Projection],
     ) -> CopiesState:
         """The state with these arrays in place of the old ones, after ``projections``."""
-        index = {node: i for i, node in enumerate(self.graph.nodes)}
+        index = self.graph.keys
         outputs = {index[node]: array for found in projections for node, array in found.outputs.items()}
         truncation = dict(self.state.truncation)
         for found in projections:

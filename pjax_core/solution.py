@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -32,8 +32,11 @@ from jax import Array
 from pjax_core.copies import Consensus, Shared, low_dtype
 from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, is_index, trace
 from pjax_core.layers import Layer, with_layers
+from pjax_core.meshes import full, shape_of_type
+from pjax_core.operand import is_known
 from pjax_core.primitive import Batching, moved
-from pjax_kernels.pairs import add_to_pair
+from pjax_core.serialization import exportable_dataclass
+from pjax_kernels.compose import add_to_pair
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,24 @@ class Problem:
 
     function: Callable[..., Any]
     layer: Layer | None = None
+    _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
         """The graph for arguments of these shapes."""
+        if not is_known(jnp.zeros(())):  # constants are of the surrounding jit, and must not outlive it
+            return self._traced(params, data)
+        leaves, structure = jax.tree.flatten((params, data))
+        key = structure, *map(jax.typeof, leaves)
+        if key not in self._graphs:
+            self._graphs[key] = self._traced(params, data)
+        return self._graphs[key]
+
+    def _traced(self, params: Any, data: tuple[Any, ...]) -> Graph:
         graph = trace(self.function, params, data)
         return graph if self.layer is None else with_layers(graph, self.layer)
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None]]:
+        return Problem, (self.function, self.layer)
 
 
 def require_problem(problem: Any) -> None:
@@ -61,14 +77,12 @@ def require_problem(problem: Any) -> None:
         )
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["high", "start_low", "start", "values", "targets", "data", "units"],
-    meta_fields=["parameters"],
-)
+@functools.partial(exportable_dataclass, static=["parameters"])
 @dataclass(frozen=True)
 class State:
     """A point of the consensus form; dictionaries are indexed by the places of nodes in the graph.
+
+    Places are strings, the keys that exported functions may have.
 
     Attributes:
         high: the parameters at the start.
@@ -84,12 +98,12 @@ class State:
 
     high: Any
     start_low: Any
-    start: dict[int, Array]
-    values: dict[int, Array]
-    targets: dict[int, Array]
+    start: dict[str, Array]
+    values: dict[str, Array]
+    targets: dict[str, Array]
     data: tuple[Any, ...]
-    parameters: tuple[int, ...]
-    units: dict[int, Array] | None = None
+    parameters: tuple[str, ...]
+    units: dict[str, Array] | None = None
 
     def changes(self, old: State) -> list[Array]:
         """What a change of the state is measured by: the differences from an old one."""
@@ -109,7 +123,7 @@ class State:
         return with_low(self.moved, self.start_low)
 
     @property
-    def truncation(self) -> dict[int, Array]:
+    def truncation(self) -> dict[str, Array]:
         """The consensus form is exact."""
         return {}
 
@@ -130,8 +144,7 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     """The point where every copy has the value that the network computes."""
     if low is not None:
         params, low = normalised(params, low)
-    places = {node: i for i, node in enumerate(graph.nodes)}
-    parameters = sorted((node.index, i) for node, i in places.items() if isinstance(node, Parameter))
+    parameters = sorted((node.index, key) for node, key in graph.keys.items() if isinstance(node, Parameter))
     point = OpenState(graph, State(params, low, {}, {}, {}, data, tuple(i for _, i in parameters)))
     for node in graph.nodes:
         if isinstance(node, Operation) and not node.primitive.constrains_output and not _follows(node):
@@ -178,15 +191,14 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
 def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read."""
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    index = {node: i for i, node in enumerate(graph.nodes)}
-    value_read: set[int] = set(state.parameters)
-    target_read: set[int] = set()
+    value_read: set[str] = set(state.parameters)
+    target_read: set[str] = set()
     for node in graph.nodes:
         for consumer in graph.consumers[node]:
-            (value_read if place[consumer] < place[node] else target_read).add(index[node])
+            (value_read if place[consumer] < place[node] else target_read).add(graph.keys[node])
 
-    def change(i: int, *where: dict[int, Array]) -> Array:
-        shape = graph.nodes[i].shape
+    def change(i: str, *where: dict[str, Array]) -> Array:
+        shape = graph.nodes[int(i)].shape
         assert shape is not None
         found = [arrays[i] for arrays in where if i in arrays]
         return found[0] if found else nothing(shape)
@@ -200,7 +212,7 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
 
 def nothing(shape: jax.ShapeDtypeStruct) -> Array:
     """No change of an array of this shape."""
-    return jnp.zeros(shape.shape, low_dtype(shape.dtype))
+    return full(shape_of_type(shape, low_dtype(shape.dtype)), 0)
 
 
 class OpenState:
@@ -210,16 +222,16 @@ class OpenState:
         self.graph = graph
         self.closed = state
         self.start, self.values, self.targets = (
-            {graph.nodes[i]: array for i, array in arrays.items()}
+            {graph.nodes[int(i)]: array for i, array in arrays.items()}
             for arrays in (state.start, state.values, state.targets)
         )
-        self.units = None if state.units is None else {graph.nodes[i]: n for i, n in state.units.items()}
+        self.units = None if state.units is None else {graph.nodes[int(i)]: n for i, n in state.units.items()}
 
     def state(self) -> State:
         """The state closed again."""
-        index = {node: i for i, node in enumerate(self.graph.nodes)}
+        keys = self.graph.keys
         start, values, targets = (
-            {index[node]: array for node, array in arrays.items()} for arrays in (self.start, self.values, self.targets)
+            {keys[node]: array for node, array in arrays.items()} for arrays in (self.start, self.values, self.targets)
         )
         return replace(self.closed, start=start, values=values, targets=targets)
 
@@ -410,7 +422,7 @@ def _sum_over_copies(
 ) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
     assert source.shape is not None
-    total = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
+    total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
     multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
         if source in slot.sources:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,13 @@ from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
 from pjax_core.graph import Constraint
 from pjax_core.layers import Layer
+from pjax_core.messages import described
 from pjax_core.reflections import CopiesState
+from pjax_core.serialization import exportable_dataclass
 from pjax_core.solution import Problem, State, require_problem
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class Info:
     """What happened.
@@ -43,7 +46,7 @@ class Info:
     movement: Any
 
 
-@jax.tree_util.register_dataclass
+@exportable_dataclass
 @dataclass(frozen=True)
 class Solution:
     """The outcome of :func:`solve`.
@@ -86,11 +89,18 @@ def feasibility(function: Callable[..., Constraint], *, dot_products: str | Laye
         hash(function)
     except TypeError:  # an object that compares by content: this one alone then
         function = functools.partial(function)
-    if isinstance(dot_products, Layer):
-        return Problem(function, dot_products)
-    if dot_products not in ("each", "layer"):
+    if not isinstance(dot_products, Layer) and dot_products not in ("each", "layer"):
         raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
-    return Problem(function, Layer() if dot_products == "layer" else None)
+    named = {"each": None, "layer": Layer()}
+    layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
+    problem = _problems.get((function, layer))
+    if problem is None:
+        problem = _problems[function, layer] = Problem(function, layer)
+    return problem
+
+
+_problems: weakref.WeakValueDictionary[tuple[Callable[..., Any], Layer | None], Problem] = weakref.WeakValueDictionary()
+"""Those in use, so that a loop that makes them anew traces nothing anew."""
 
 
 def solve(
@@ -113,7 +123,8 @@ def solve(
         params_low: ``solution.params_low`` of the run that gave ``params``, or None.
         tolerance: largest sum of ``info.truncation`` for which factored copies count as accurate.  Beyond it
             ``info.inaccurate`` says so, and, outside ``jax.jit``, a ``RuntimeWarning`` what to do, for which the
-            call waits for the result unless the tolerance is infinite.
+            call waits for the result unless the tolerance is infinite.  With that, and ``params`` from a call
+            before, nothing is waited for.
 
     Returns:
         A :class:`Solution`.
@@ -129,13 +140,14 @@ def solve(
     """
     require_problem(problem)
     if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm is {algorithm!r}; pass one, such as pj.alternating_projections()")
+        raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections()")
     steps = arguments.number_of_steps(steps)
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = arguments.problem_arguments(params, data)
-    arguments.low_part(params, params_low)
+    params_low = arguments.low_part(params, params_low)
     outputs.require_labels(problem, params, data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
+    arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)
     if steps and params_low is None and tolerance != math.inf:
         _warn_of_standstill(solution.info, params)
@@ -186,14 +198,14 @@ def _solve(
     low: Any,
     tolerance: Array,
 ) -> Solution:
-    def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[int, Array]]]:
+    def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[str, Array]]]:
         new = algorithm.step(problem, state)
         return new, (_rms(new.changes(state)), new.truncation)
 
     state = algorithm.init(problem, params, *data, params_low=low)
     state, (residual, by_place) = lax.scan(step, state, length=steps)
     graph = problem.graph(params, data)
-    truncation = {graph.label(graph.nodes[place]): norms for place, norms in by_place.items()}
+    truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     change = algorithm.change(state)
     movement = jax.tree.map(lambda moved, param: _rms([moved]) / _rms([param.astype(moved.dtype)]), change, params)

@@ -12,8 +12,9 @@ import pytest
 if jax.__version_info__[:2] == (0, 10):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
-# Triton reads it when it is imported, and must be before a test changes it: its kernels are interpreted.
-os.environ["TRITON_INTERPRET"] = "1"
+# Triton reads it when it is imported, and must be before a test changes it. Its kernels are interpreted, unless
+# tools/lower_gpu asks otherwise.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 if importlib.util.find_spec("triton") is not None:
     import triton.language  # noqa: F401
 

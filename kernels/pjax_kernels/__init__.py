@@ -1,5 +1,7 @@
 """Fused projections onto the constraints of a neural network's elementary operations."""
 
+from pjax_kernels.affine.api import project_affine
+from pjax_kernels.average_pool.api import project_average_pool
 from pjax_kernels.bilinear.api import project_bilinear
 from pjax_kernels.bilinear_map.api import project_bilinear_map
 from pjax_kernels.bilinear_map_factored.api import project_bilinear_map_factored
@@ -8,34 +10,52 @@ from pjax_kernels.conv.api import project_conv2d
 from pjax_kernels.dense.api import project_dense
 from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
+from pjax_kernels.elementwise.api import ELEMENTWISE, project_elementwise
 from pjax_kernels.layer.api import project_layer
-from pjax_kernels.maximum.api import project_max, project_max_pool
+from pjax_kernels.maximum.api import project_max, project_max_pool, project_min
+from pjax_kernels.normalize.api import project_normalize
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
 from pjax_kernels.quantize.api import project_quantize
 from pjax_kernels.recurrence.api import project_recurrence
+from pjax_kernels.regression.api import project_box, prox_absolute_error, prox_squared_error
 from pjax_kernels.sum.api import project_sum, project_sum_over
 from pjax_kernels.sum_relu.api import project_sum_relu
+from pjax_kernels.threshold.api import project_threshold, project_threshold_dense
+from pjax_kernels.threshold.root import ThresholdRoot, threshold_root
 
 __all__ = [
+    "ELEMENTWISE",
     "Coefficient",
     "Combination",
     "DenseCopies",
     "FactoredChanges",
+    "ThresholdRoot",
+    "project_affine",
+    "project_average_pool",
     "project_bilinear",
     "project_bilinear_map",
     "project_bilinear_map_factored",
+    "project_box",
     "project_conv2d",
     "project_dense",
     "project_dense_copies",
     "project_dense_factored",
+    "project_elementwise",
     "project_layer",
     "project_margin",
     "project_max",
     "project_max_pool",
+    "project_min",
+    "project_normalize",
     "project_quantize",
     "project_recurrence",
     "project_sum",
     "project_sum_over",
     "project_sum_relu",
+    "project_threshold",
+    "project_threshold_dense",
+    "prox_absolute_error",
     "prox_cross_entropy",
+    "prox_squared_error",
+    "threshold_root",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,10 +42,55 @@ def compute_dtype(arrays: Sequence[Array]) -> DTypeLike:
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
+def scalar(
+    kernel: str, name: str, value: Any, dtype: DTypeLike, allowed: Callable[[float], bool], advice: str
+) -> ArrayLike:
+    """``value`` as an array without axes; ``ValueError`` with advice where it is known to be no such number."""
+    if isinstance(value, bool) or jnp.ndim(value) > 0 or not _is_real(value):
+        raise ValueError(f"{kernel}: {name} is {shown(value)}; pass {advice}")
+    if isinstance(value, jax.core.Tracer):
+        return jnp.asarray(value, dtype)
+    if not allowed(float(value)):
+        raise ValueError(f"{kernel}: {name} is {shown(value)}; pass {advice}")
+    return np.asarray(value, dtype)
+
+
+def _is_real(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return isinstance(value, (int, float))
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
+def shown(value: Any) -> str:
+    """Numbers and texts as they are, of arrays no content."""
+    if getattr(value, "shape", ()):
+        return f"an array of shape {value.shape}"
+    return str(value) if hasattr(value, "dtype") else repr(value)
+
+
 def require_shape(kernel: str, name: str, array: Array, expected: tuple[int, ...], because: str) -> None:
     """Raise ``ValueError`` with both shapes unless ``array`` has the ``expected`` one."""
     if array.shape != expected:
         raise ValueError(f"{kernel}: {name} has shape {array.shape}, but {because} needs {expected}")
+
+
+def broadcast_constant(kernel: str, name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """A constant, of any real dtype, stretched to the ``shape`` of the argument that it belongs to."""
+    array = jnp.asarray(value).astype(dtype)
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{kernel}: {name} has shape {array.shape}, which does not broadcast to {shape}") from None
+
+
+def finite_number(kernel: str, name: str, value: Any) -> float:
+    """``value`` as a float of Python; a ``ValueError`` says what came instead."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        raise ValueError(f"{kernel}: {name} is {value!r}; pass a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{kernel}: {name} is {value!r}; pass a finite number")
+    return float(value)
 
 
 def require_rank(kernel: str, ranks: Mapping[str, tuple[Array, int]]) -> None:
@@ -127,25 +174,24 @@ def only_for_residuals(known: Mapping[str, Array]) -> str | None:
     return "a residual is given, which it does not take" if known else None
 
 
-def from_increments(increments_of: Callable[..., Sequence[Array]]) -> Callable[..., Any]:
-    """A projection of arrays of any dtypes, from the increments of arrays of the one it computes in."""
-
-    def project(*arrays: Array, increments: bool, **settings: Any) -> tuple[Array, ...]:
-        dtype = compute_dtype(arrays)
-        return apply_increments(arrays, increments_of(*(x.astype(dtype) for x in arrays), **settings), increments)
-
-    return project
+def widened(operands: Any) -> Any:
+    """The tree of arrays in their compute dtype."""
+    dtype = compute_dtype(jax.tree.leaves(operands))
+    return jax.tree.map(lambda array: array.astype(dtype), operands)
 
 
-def from_summand_increments(increments_of: Callable[..., tuple[Sequence[Array], Array]]) -> Callable[..., Any]:
-    """The same for arrays given as a tuple of summands and a sum."""
+def changed(operands: Sequence[Any], changes: Any) -> Any:
+    """The first of the operands, as many as there are changes, with these added: of the dtypes of the old ones."""
+    leaves, structure = jax.tree.flatten(changes)
+    old = jax.tree.leaves(operands)[: len(leaves)]
+    return jax.tree.unflatten(structure, apply_increments(old, leaves, increments=False))
 
-    def project(
-        inputs: Sequence[Array], z: Array, *, increments: bool, **settings: Any
-    ) -> tuple[tuple[Array, ...], Array]:
-        dtype = compute_dtype([*inputs, z])
-        changes, z_change = increments_of(tuple(x.astype(dtype) for x in inputs), z.astype(dtype), **settings)
-        *new_inputs, new_z = apply_increments([*inputs, z], (*changes, z_change), increments)
-        return tuple(new_inputs), new_z
+
+def from_increments(increments_of: Callable[..., Any]) -> Callable[..., Any]:
+    """A projection of operands of any dtypes, from the increments of operands of the one it computes in."""
+
+    def project(*operands: Any, increments: bool, **settings: Any) -> Any:
+        changes = increments_of(*widened(operands), **settings)
+        return changes if increments else changed(operands, changes)
 
     return project

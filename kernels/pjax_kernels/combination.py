@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pjax_kernels import arguments
@@ -45,6 +49,11 @@ class FactoredChanges(NamedTuple):
     squared_free: Array
 
 
+def changes_like(x: Any, w: Any, z: Array) -> Any:
+    """What the changes are sharded like, as a prefix of their tree."""
+    return FactoredChanges(z, z, x, w, z, None, None)  # type: ignore[arg-type]
+
+
 def times(*factors: Coefficient) -> Coefficient:
     """The product."""
     if any(_is(factor, 0) for factor in factors):
@@ -75,17 +84,68 @@ def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tupl
         )
 
     def coefficient(label: str, given: Any) -> Coefficient:
-        if isinstance(given, (int, float)):
+        if isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool):
             return float(given)
         array = arguments.floating_arrays(kernel, **{label: given})[label]
-        arguments.require_shape(kernel, label, array, z.shape, f"z of shape {z.shape}")
-        return array
+        if array.ndim > 0:
+            arguments.require_shape(kernel, label, array, z.shape, f"z of shape {z.shape}")
+        return jnp.broadcast_to(array, z.shape)
 
     of_x, of_w = (
         tuple(coefficient(f"{name}[{side}][{k}]", given) for k, given in enumerate(several))
         for side, several in enumerate(value)
     )
     return Combination(of_x, of_w)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the arrays and the numbers stand in what is given; called with these arrays, it puts them there."""
+
+    structure: Any
+    numbers: tuple[float | None, ...]
+    """In the place of every array, None."""
+
+    def __call__(self, arrays: Sequence[Array]) -> Any:
+        """All that was given."""
+        remaining = iter(arrays)
+        leaves = (next(remaining) if number is None else number for number in self.numbers)
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+def arrays_apart(tree: Any) -> tuple[list[Array], Layout]:
+    """The arrays of a tree that has numbers as well, and how they were among these."""
+    leaves, structure = jax.tree.flatten(tree)
+    numbers = tuple(leaf if isinstance(leaf, float) else None for leaf in leaves)
+    return [leaf for leaf in leaves if not isinstance(leaf, float)], Layout(structure, numbers)
+
+
+def of_arrays(increments_of: Callable[..., FactoredChanges]) -> Callable[..., FactoredChanges]:
+    """The same as a function of the arrays alone, with None for the number 0: arrays are all that it returns too."""
+
+    def project(*arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
+        found = increments_of(*layout(arguments.widened(arrays)), **settings)
+        return jax.tree.map(lambda change: None if isinstance(change, float) else change, found)
+
+    return project
+
+
+def formula_of_arrays(formula: Callable[..., FactoredChanges]) -> Callable[..., FactoredChanges]:
+    """The same for what the derivative follows from, which gets the change of ``z`` first; see :func:`of_arrays`."""
+
+    def by_formula(changes: FactoredChanges, *arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
+        found = formula(changes.z_change, *layout(arrays), **settings)
+        return jax.tree.map(lambda change, new: jnp.broadcast_to(new, change.shape), changes, found)
+
+    return by_formula
+
+
+def with_zeros(changes: FactoredChanges) -> FactoredChanges:
+    """What is None as the number 0."""
+    full: FactoredChanges = jax.tree.map(
+        lambda change: 0.0 if change is None else change, changes, is_leaf=lambda change: change is None
+    )
+    return full
 
 
 def _is(coefficient: Coefficient, number: int) -> bool:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import root, roots
 from pjax_kernels.dot_products import DotProducts, Tree
+from pjax_kernels.meshes import in_shards, shards
 
 
 class Coefficients(NamedTuple):
@@ -112,16 +113,22 @@ def _rows_in_turn(
 
     The program's memory is the most that any part of it takes, run or not, and asking for much of it costs time.
     """
+    parts = shards(z.shape[0])
 
     def solve_rows(k: Array, found: Coefficients) -> Coefficients:
         def of_rows(tree: Tree) -> Tree:
-            return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, k * rows, rows), tree)
+            return jax.tree.map(take, tree)
+
+        def take(array: Array) -> Array:
+            part = lax.dynamic_slice_in_dim(in_shards(array, parts), k * rows, rows, 1)
+            return part.reshape(parts * rows, *array.shape[1:])
 
         p, q = _products(dots, of_rows(x), w, of_rows(z), of_rows(residual)), of_rows(x_squared) + w_squared
         new = _any_coefficients(dots, p, q, of_rows(z), of_rows(residual), found.gamma_x is not None)
 
         def put(array: Array, part: Array) -> Array:
-            return lax.dynamic_update_slice_in_dim(array, part, k * rows, 0)
+            part = in_shards(part, parts)
+            return lax.dynamic_update_slice_in_dim(in_shards(array, parts), part, k * rows, 1).reshape(array.shape)
 
         return Coefficients(
             put(found.minus_t, new.minus_t),
@@ -133,7 +140,7 @@ def _rows_in_turn(
         )
 
     start = into._replace(gamma_w=jnp.zeros_like(into.gamma_w), free_w=jnp.zeros_like(into.free_w))
-    return lax.fori_loop(0, z.shape[0] // rows, solve_rows, start)
+    return lax.fori_loop(0, z.shape[0] // (parts * rows), solve_rows, start)
 
 
 def squares(tree: Tree) -> Tree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import root, roots
 from pjax_kernels.combination import Coefficient, Combination, FactoredChanges, mixed, plus, times
+from pjax_kernels.derivatives import known_root
 from pjax_kernels.dot_products import DotProducts, Tree
 
 
@@ -29,6 +30,33 @@ def factored_increments(
 
     ``residual`` is ``z`` less the products of ``x[0]`` and ``w[0]``, where it is known.
     """
+    return _increments(roots.near_or_in_blocks, dots, x, w, u, v, z, residual)
+
+
+def factored_formula(
+    z_change: Array,
+    dots: DotProducts,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+) -> FactoredChanges:
+    """The same from roots that are known, and differentiable."""
+    return _increments(functools.partial(known_root, z_change), dots, x, w, u, v, z)
+
+
+def _increments(
+    root_of: Callable[..., root.BilinearRoot],
+    dots: DotProducts,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    residual: Array | None = None,
+) -> FactoredChanges:
+    """The same with the root that ``root_of`` finds for ``p``, ``q``, ``z``, and ``z - p`` if the residual is known."""
     products = _Products(
         x=[[dots.of_x(_times(a, b)) for b in x] for a in x],
         w=[[dots.of_w(_times(a, b)) for b in w] for a in w],
@@ -37,10 +65,11 @@ def factored_increments(
     q = _full(plus((products.inner(u, u), products.inner(v, v))), z)
     if residual is None:
         p = _full(products.inner(u, v), z)
+        t, beta, gamma, radius = root_of(p, q, z)
     else:
         residual = residual - _full(products.beyond_first(u, v), z)
         p = z - residual
-    t, beta, gamma, radius = roots.near_or_in_blocks(p, q, z, residual)
+        t, beta, gamma, radius = root_of(p, q, z, residual)
     squared_free = jnp.sum((1 + t * t) * (radius * radius))
 
     u_change, v_change = mixed(gamma, u, beta, v), mixed(gamma, v, beta, u)

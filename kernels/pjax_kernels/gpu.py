@@ -46,7 +46,8 @@ def obstacle() -> str | None:
     """Why no Triton kernel can run here, or None."""
     for package in ("triton", "jax_triton"):
         if importlib.util.find_spec(package) is None:
-            return f"{package.replace('_', '-')} is not installed; install the extra gpu: pip install 'pjax[gpu]'"
+            name = package.replace("_", "-")
+            return f"{name} is not installed; in a checkout of pjax: pip install '.[gpu]'"
     if jax.default_backend() != "gpu":
         return f"the default backend of JAX is {jax.default_backend()!r}, not a GPU"
     if os.environ.get("TRITON_INTERPRET") == "1":

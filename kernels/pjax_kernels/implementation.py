@@ -1,14 +1,19 @@
-"""Which implementation of a kernel runs, and why another one cannot."""
+"""Which implementation of a kernel runs, and why another one cannot; how it is compiled, and its derivative."""
 
 from __future__ import annotations
 
+import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import jax
 from jax import lax
 
-from pjax_kernels import gpu, tpu
+from pjax_kernels import arguments, gpu, tpu
+from pjax_kernels.meshes import on_automatic_axes
 
 NAMES = ("reference", "xla", "triton", "tpu")
 
@@ -16,6 +21,63 @@ _DEVICES = {"triton": gpu, "tpu": tpu}
 """What knows whether the implementations run here that run on some devices only."""
 
 _PLATFORMS = {"triton": ("cuda", "rocm"), "tpu": ("tpu",)}
+
+
+def run(
+    kernel: str,
+    implementation: str | None,
+    available: Mapping[str, Callable[..., Any]],
+    operands: Sequence[Any],
+    *,
+    formula: Callable[..., Any],
+    unsupported: Mapping[str, str | None] | None = None,
+    increments: bool | None = None,
+    bilinear: Callable[..., Any] | None = None,
+    like: Callable[..., Any] | None = None,
+    known: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """What the implementation that :func:`choose` takes makes of the operands, compiled once for each of their shapes.
+
+    Args:
+        kernel: as in :func:`choose`.
+        implementation: likewise.
+        available: likewise; functions of the operands and the settings.
+        operands: arrays, or trees of them.
+        formula: ``formula(changes, *operands, **settings)`` is what the derivative of every implementation follows
+            from: the changes once more, in the roots and branches that the known ``changes`` tell a differentiable
+            function of the operands, which come in the dtype of the computation.
+        unsupported: as in :func:`choose`.
+        increments: whether to return the changes of the first operands or their new values; None where there is no
+            choice.  The implementations are told, the formula is not.
+        bilinear: a setting that is the user's own function, by whose identity compiled code is found.
+        like: ``like(*operands)`` has the shardings of the results, see :func:`pjax_kernels.meshes.on_automatic_axes`.
+        known: a residual, see :func:`pjax_kernels.arguments.known_residual`; with it there is no derivative.
+        **settings: what else implementations and formula are given; equal settings share compiled code.
+    """
+    project = choose(kernel, implementation, available, unsupported=unsupported)
+    if known:
+        told = {} if increments is None else {"increments": increments}
+        function = {} if bilinear is None else {"bilinear": bilinear}
+        return on_automatic_axes(lambda *operands: project(*operands, **told, **function, **settings, **known), like)(
+            *operands
+        )
+    fixed = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
+    call = _Call(project, formula, increments, bilinear, fixed)
+    return on_automatic_axes(partial(_called, call), like)(*operands)
+
+
+def _called(call: _Call, *operands: Any) -> Any:
+    """The results, by compiled code where that can be found again."""
+    # A function may have captured tracers, which no cache must keep.
+    if call.bilinear is not None and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
+        return _projected(call, *operands)
+    try:
+        call = replace(call, bilinear=_held_weakly(call.bilinear))
+        hash(call)
+    except TypeError:  # such a function cannot be found again
+        return _projected(call, *operands)
+    return _compiled(call, *operands)
 
 
 def choose(
@@ -37,7 +99,8 @@ def choose(
         if name in available
     }
     if implementation is None:
-        return _where_compiled(available, [name for name, impediment in impediments.items() if impediment is None])
+        compiled = [(name, available[name]) for name, impediment in impediments.items() if impediment is None]
+        return _WhereCompiled(tuple(compiled), available["xla"]) if compiled else available["xla"]
     impediment = impediments.get(implementation)
     if implementation in available and impediment is None:
         return available[implementation]
@@ -55,14 +118,64 @@ def choose(
     )
 
 
-def _where_compiled(available: Mapping[str, Callable[..., Any]], names: Sequence[str]) -> Callable[..., Any]:
-    """The named kernels where the call is compiled for their platforms, XLA where it is for another device beside."""
-    if not names:
-        return available["xla"]
+@dataclass(frozen=True)
+class _WhereCompiled:
+    """The kernels where the call is compiled for their platforms, XLA where it is for another device beside."""
 
-    def project(*arrays: Any, **settings: Any) -> Any:
-        bound = {name: partial(available[name], **settings) for name in (*names, "xla")}
-        on_platform = {platform: bound[name] for name in names for platform in _PLATFORMS[name]}
-        return lax.platform_dependent(*arrays, **on_platform, default=bound["xla"])
+    kernels: tuple[tuple[str, Callable[..., Any]], ...]
+    xla: Callable[..., Any]
 
-    return project
+    def __call__(self, *operands: Any, **settings: Any) -> Any:
+        on_platform = {
+            platform: partial(project, **settings) for name, project in self.kernels for platform in _PLATFORMS[name]
+        }
+        return lax.platform_dependent(*operands, **on_platform, default=partial(self.xla, **settings))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """All that is known of a call when it is traced."""
+
+    project: Callable[..., Any]
+    formula: Callable[..., Any]
+    increments: bool | None
+    bilinear: Callable[..., Any] | None
+    fixed: tuple[tuple[str, Any], ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As they were given."""
+        bilinear = self.bilinear() if isinstance(self.bilinear, weakref.ref) else self.bilinear
+        return dict(self.fixed) if bilinear is None else {"bilinear": bilinear, **dict(self.fixed)}
+
+    def results(self, changes: Any, operands: Sequence[Any]) -> Any:
+        """What is returned, from what it would be with ``increments``."""
+        return arguments.changed(operands, changes) if self.increments is False else changes
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _projected(call: _Call, *operands: Any) -> Any:
+    told = {} if call.increments is None else {"increments": call.increments}
+    return call.project(*operands, **told, **call.settings)
+
+
+@_projected.defjvp
+def _(call: _Call, operands: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """For every implementation: what it has found, a root or a branch, stays; how the rest moves, the formula says."""
+    changes = _projected(call if call.increments is None else replace(call, increments=True), *operands)
+
+    def results_by_formula(*operands: Any) -> Any:
+        return call.results(call.formula(changes, *arguments.widened(operands), **call.settings), operands)
+
+    return call.results(changes, operands), jax.jvp(results_by_formula, operands, tangents)[1]
+
+
+# Inlined into programs that call kernels: to these it makes no difference.
+_compiled = jax.jit(_projected, static_argnums=0, inline=True)
+
+
+def _held_weakly(function: Callable[..., Any] | None) -> Any:
+    """A reference that compiled code may keep: equal for the same function, and keeping nothing alive."""
+    if function is None:
+        return None
+    return weakref.WeakMethod(function) if isinstance(function, types.MethodType) else weakref.ref(function)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels import root
+from pjax_kernels.meshes import shards
 
 BLOCK = 1 << 12
 """Roots that are computed at a time where some are not near: the arithmetic has many intermediates."""
@@ -85,15 +86,20 @@ def near_or_in_blocks(p: Array, q: Array, z: Array, residual: Array | None = Non
 
 def in_blocks(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
     """The roots whatever they are, for arrays of one shape, a block at a time; ``residual`` is ``z - p`` if known."""
-    flat = tuple(array.ravel() for array in (p, q, z, residual) if array is not None)
-    found = lax.map(lambda block: _any_root(*block), flat, batch_size=BLOCK)
-    return root.BilinearRoot(*(array.reshape(z.shape) for array in found))
+    parts = shards(z.shape[0]) if z.ndim else 1
+    # A block has some of each part of the batch that devices may hold.
+    flat = tuple(array.reshape(parts, -1).T for array in (p, q, z, residual) if array is not None)
+    found = lax.map(lambda block: _any_root(*block), flat, batch_size=max(1, BLOCK // parts))
+    return root.BilinearRoot(*(array.T.reshape(z.shape) for array in found))
 
 
 def rows_at_a_time(shape: tuple[int, ...], entries: int = 16 * BLOCK) -> int:
-    """How many rows of dot products to take at a time, a divisor of their number: at most so many entries."""
-    limit = max(1, entries // max(1, math.prod(shape[1:])))
-    return next((rows for rows in range(min(limit, shape[0]), 0, -1) if shape[0] % rows == 0), 1)
+    """How many rows of dot products to take at a time of each part of the batch: at most so many entries.
+
+    A divisor of the number of rows in the parts, into which devices may have split the batch.
+    """
+    limit, part = max(1, entries // max(1, math.prod(shape[1:]))), shape[0] // shards(shape[0])
+    return next((rows for rows in range(min(limit, part), 0, -1) if part % rows == 0), 1)
 
 
 _any_root = jax.jit(root.bilinear_root)

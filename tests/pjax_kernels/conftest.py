@@ -13,6 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
 from pjax_kernels import gpu, tpu
+from pjax_kernels.implementation import _compiled
 
 from . import triton_interpreter
 
@@ -25,6 +26,13 @@ def float64_enabled() -> Iterator[None]:
     """Every array in these tests names its dtype, so float32 stays float32."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew_where_replaced(request: pytest.FixtureRequest) -> None:
+    """Calls of kernels keep what they were compiled to, whatever a test puts in the place of their parts."""
+    if "monkeypatch" in request.fixturenames:
+        _compiled.clear_cache()
 
 
 @pytest.fixture(params=["reference", "xla"])

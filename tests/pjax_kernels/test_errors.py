@@ -69,6 +69,19 @@ CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
     "project_max": (pk.project_max, (ones(3, 4), ones(3))),
     "project_max_pool": (pool, (ones(2, 4, 6, 3), ones(2, 2, 3, 3))),
     "project_quantize": (quantize, (ones(3, 4), ones(3, 4))),
+    "project_affine": (pk.project_affine, (ones(3, 4), ones(3, 4))),
+    "project_min": (pk.project_min, (ones(3, 4), ones(3))),
+    "project_average_pool": (
+        lambda x, z, **options: pk.project_average_pool(x, z, window=(1, 2), **options),
+        (ones(3, 4), ones(3, 2)),
+    ),
+    "project_elementwise": (
+        lambda x, z, **options: pk.project_elementwise("tanh", x, z, **options),
+        (ones(3, 4), ones(3, 4)),
+    ),
+    "project_normalize": (pk.project_normalize, (ones(3, 4), ones(3, 4))),
+    "prox_squared_error": (pk.prox_squared_error, (ones(3, 4), ones(3, 4))),
+    "prox_absolute_error": (pk.prox_absolute_error, (ones(3, 4), ones(3, 4))),
     "project_margin": (pk.project_margin, (ones(3, 4), ones(3, 4))),
     "prox_cross_entropy": (pk.prox_cross_entropy, (ones(3, 4), ones(3, 4) / 4)),
 }
@@ -250,6 +263,11 @@ EMPTY: list[tuple[str, tuple[Array, ...]]] = [
     ("project_max_pool", (ones(0, 4, 6, 3), ones(0, 2, 3, 3))),
     ("project_max_pool", (ones(2, 4, 6, 0), ones(2, 2, 3, 0))),
     ("project_quantize", (ones(0, 4), ones(0, 4))),
+    ("project_affine", (ones(0, 4), ones(0, 4))),
+    ("project_average_pool", (ones(0, 4), ones(0, 2))),
+    ("project_elementwise", (ones(0, 4), ones(0, 4))),
+    ("project_normalize", (ones(0, 4), ones(0, 4))),
+    ("prox_squared_error", (ones(0, 4), ones(0, 4))),
     ("project_margin", (ones(0, 4), ones(0, 4))),
     ("prox_cross_entropy", (ones(0, 4), ones(0, 4))),
 ]

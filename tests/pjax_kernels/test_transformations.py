@@ -99,8 +99,30 @@ def quantize_inputs(rng: np.random.Generator) -> Inputs:
     return tuple(2 * rng.normal(size=(2, LANES, 4, 5)))
 
 
+project_threshold = partial(pk.project_threshold, margin=1.5)
+project_threshold_dense = partial(pk.project_threshold_dense, margin=1.5)
+
+
 def output_inputs(rng: np.random.Generator) -> Inputs:
     return 5 * rng.normal(size=(LANES, 4, 5)), np.eye(5)[rng.integers(5, size=(LANES, 4))]
+
+
+def arrays_of_one_shape(rng: np.random.Generator) -> Inputs:
+    return tuple(rng.normal(size=(2, LANES, 4, 5)))
+
+
+def normalize_inputs(rng: np.random.Generator) -> Inputs:
+    """With one nearest point: farther away there may be two, and the way down between them is flat."""
+    x, noise = rng.normal(size=(2, LANES, 4, 5))
+    return x, (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) + 0.3 * noise
+
+
+def average_pool_inputs(rng: np.random.Generator) -> Inputs:
+    return rng.normal(size=(LANES, 2, 5, 3)), rng.normal(size=(LANES, 2, 4, 3))
+
+
+def project_difference(x: Any, z: Any, **options: Any) -> Inputs:
+    return pk.project_sum(x, z, coefficients=(1.0, -1.0), **options)
 
 
 KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
@@ -114,9 +136,28 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "project_max": (pk.project_max, max_inputs),
     "project_max_pool": (project_max_pool, pool_inputs),
     "project_quantize": (project_quantize, quantize_inputs),
+    "project_affine": (partial(pk.project_affine, scale=2.0, offset=0.5), arrays_of_one_shape),
+    "project_sum, difference": (project_difference, sum_inputs),
+    "project_min": (pk.project_min, max_inputs),
+    "project_average_pool": (
+        partial(pk.project_average_pool, window=(1, 2, 1), strides=(1, 1, 1)),
+        average_pool_inputs,
+    ),
+    "project_elementwise, tanh": (partial(pk.project_elementwise, "tanh"), arrays_of_one_shape),
+    "project_elementwise, log": (partial(pk.project_elementwise, "log"), arrays_of_one_shape),
+    "project_elementwise, clip": (partial(pk.project_elementwise, "clip", low=-0.5), arrays_of_one_shape),
+    "project_elementwise, function": (partial(pk.project_elementwise, jnp.sin), arrays_of_one_shape),
+    "project_normalize": (pk.project_normalize, normalize_inputs),
+    "project_threshold": (project_threshold, bilinear_inputs),
+    "project_threshold_dense": (project_threshold_dense, dense_inputs),
     "project_margin": (pk.project_margin, output_inputs),
     "prox_cross_entropy": (pk.prox_cross_entropy, output_inputs),
+    "prox_squared_error": (pk.prox_squared_error, arrays_of_one_shape),
+    "prox_absolute_error": (pk.prox_absolute_error, arrays_of_one_shape),
 }
+
+WITH_LABELS = ("project_margin", "prox_cross_entropy", "prox_squared_error", "prox_absolute_error")
+"""Kernels whose second argument is data, which they do not return."""
 
 
 JITTED = {name: jax.jit(kernel) for name, (kernel, _) in KERNELS.items()}
@@ -148,7 +189,7 @@ def test_vmap_and_scan_are_loops(kernel: str, rng: np.random.Generator) -> None:
     """Shapes and dtypes come out as they went in, so a projection can be iterated."""
     call = JITTED[kernel]
     inputs = case(kernel, np.float64, rng)
-    labels = inputs[1:] if kernel in ("project_margin", "prox_cross_entropy") else ()
+    labels = inputs[1:] if kernel in WITH_LABELS else ()
     start = inputs[:1] if labels else inputs
 
     @jax.jit
@@ -183,7 +224,7 @@ def test_vmap_over_one_argument_only(rng: np.random.Generator) -> None:
 
 def test_a_carry_of_half_precision_can_be_scanned(kernel: str, rng: np.random.Generator) -> None:
     inputs = lane(case(kernel, jnp.bfloat16, rng), 1)
-    labels = inputs[1:] if kernel in ("project_margin", "prox_cross_entropy") else ()
+    labels = inputs[1:] if kernel in WITH_LABELS else ()
 
     def step(carry: Inputs, _: None) -> tuple[Inputs, None]:
         new = KERNELS[kernel][0](*carry, *labels)
@@ -217,13 +258,15 @@ def test_works_without_float64(kernel: str, rng: np.random.Generator) -> None:
 
 SHARDED = """
 from functools import partial
+import re
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 import pjax_kernels as pk
 
 assert jax.device_count() == 2
 batch, everywhere = PartitionSpec("batch"), PartitionSpec()
-mesh = jax.make_mesh((2,), ("batch",))
+of_axes = jax.sharding.AxisType.Explicit if AXES == "explicit" else jax.sharding.AxisType.Auto
+mesh = jax.make_mesh((2,), ("batch",), axis_types=(of_axes,))
 rng = np.random.default_rng(5)
 
 
@@ -237,28 +280,47 @@ def check(kernel, several_inputs, specs, average):
         return call(*inputs) if average is None else average(call(*inputs))
 
     whole = jax.jit(call)
-    in_shards = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=out_specs))
+    in_shards = whole
+    if AXES == "manual":
+        in_shards = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=out_specs))
     for inputs in several_inputs:
         shards = jax.tree.map(lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec)), inputs, specs)
         for left, right in zip(jax.tree.leaves(in_shards(*shards)), jax.tree.leaves(whole(*inputs)), strict=True):
-            error = np.linalg.norm(left - right) / np.linalg.norm(right)
+            error = np.linalg.norm(np.asarray(left) - right) / np.linalg.norm(right)
             assert error < 1e-5, (kernel, error)
+    if IMPLEMENTATION == "xla":
+        program = in_shards.lower(*shards).compile().as_text()
+        moved = set(re.findall(r" (all-gather|all-to-all|collective-permute)", program))
+        assert not moved, (kernel, moved)
+    if AXES == "explicit":
+        values = jax.tree.leaves(jax.jit(partial(kernel, implementation=IMPLEMENTATION))(*shards))
+        for value, array in zip(values, jax.tree.leaves(shards)):
+            if value.shape == array.shape:
+                assert jax.typeof(value).sharding == jax.typeof(array).sharding, kernel
 
 
-def project_dense_copies(x, w, u, v, z, *, increments, implementation):
+def project_dense_copies(x, w, u, v, z, *, increments=True, implementation):
     settings = dict(scale=(-1.0, -1.0), keep=(0.5, 0.5), gain=(0.5, 0.5), implementation=implementation)
     new = pk.project_dense_copies(x, w, u, v, z, **settings)
     return new.x_mean, new.w_mean, new.u, new.v, new.z_change
 
 
-def project_dense_factored(x, w, of_w, z, *, increments, implementation):
+def project_dense_factored(x, w, of_w, z, *, increments=True, implementation):
     combinations = ((1.0,), (of_w,)), ((0.5,), (1.0,))
     found = pk.project_dense_factored((x,), (w,), *combinations, z, implementation=implementation)
     return found.x_mean, found.w_mean, found.u.w[0], found.z_change
 
 
 def mean_over_shards(array):
-    return jax.lax.pmean(array, "batch")
+    return jax.lax.pmean(array, "batch")  # on manual axes alone
+
+
+def project_bilinear_map_factored(x, w, z, *, increments=True, implementation):
+    combinations = ((1.0,), (0.25,)), ((0.5,), (1.0,))
+    found = pk.project_bilinear_map_factored(
+        lambda x, w: x @ w, (x,), (w,), *combinations, z, implementation=implementation
+    )
+    return found.x_mean, found.w_mean, found.z_change
 
 
 x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
@@ -321,6 +383,12 @@ KERNEL_CHECKS = {
         ((batch, batch), {"first": everywhere, "second": everywhere}, batch),
         lambda result: (result[0], jax.tree.map(mean_over_shards, result[1]), result[2]),
     ),
+    "project_bilinear_map_factored": lambda: check(
+        project_bilinear_map_factored,
+        [(x, w, x @ w + size * noise) for size in (0.5, 60)],
+        (batch, everywhere, batch),
+        lambda result: (result[0], mean_over_shards(result[1]), result[2]),
+    ),
     "project_conv2d": lambda: check(
         partial(pk.project_conv2d, padding="SAME"),
         [(images, rng.normal(size=(3, 2, 2, 4)), 60 * rng.normal(size=(8, 5, 6, 4)))],
@@ -332,6 +400,9 @@ KERNEL_CHECKS = {
         [(x[:, None], y[:, None], w, w[:2], 4 * noise[:, None])],
         (batch, batch, everywhere, everywhere, batch),
         lambda result: (*result[:2], *map(mean_over_shards, result[2:4]), result[4]),
+    ),
+    "project_sum_over": lambda: check(
+        partial(pk.project_sum_over, axis=1), [(noise, noise[:, 0])], (batch, batch), None
     ),
     "project_sum": lambda: check(
         pk.project_sum,
@@ -350,6 +421,22 @@ KERNEL_CHECKS = {
     "project_quantize": lambda: check(
         partial(pk.project_quantize, levels=3, scale=1.0), [(noise, noise[::-1])], (batch, batch), None
     ),
+    "project_affine": lambda: check(
+        partial(pk.project_affine, scale=2.0), [(noise, noise[::-1])], (batch, batch), None
+    ),
+    "project_average_pool": lambda: check(
+        partial(pk.project_average_pool, window=(1, 2, 2, 1), strides=(1, 1, 1, 1)),
+        [(images, images[:, 1:, 1:])],
+        (batch, batch),
+        None,
+    ),
+    "project_elementwise": lambda: [
+        check(partial(pk.project_elementwise, name), [(noise, size * noise[::-1])], (batch, batch), None)
+        for name in ("tanh", "gelu", "exp")
+        for size in (0.1, 3)
+    ],
+    "project_normalize": lambda: check(pk.project_normalize, [(noise, noise[::-1])], (batch, batch), None),
+    "prox_squared_error": lambda: check(pk.prox_squared_error, [(noise, noise[::-1])], (batch, batch), None),
     "project_margin": lambda: check(pk.project_margin, [(noise, np.eye(8, 5))], (batch, batch), None),
     "prox_cross_entropy": lambda: check(
         pk.prox_cross_entropy, [(noise, np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2]])], (batch, batch), None
@@ -367,14 +454,19 @@ assert not failures, failures
 """
 
 
-def test_shard_map_over_the_batch(implementation: str) -> None:
-    """Each shard projects its part; the means over shards of weights and biases are the means over the batch."""
+@pytest.mark.parametrize("axes", ["auto", "explicit", "manual"])
+def test_batches_over_devices(implementation: str, axes: str) -> None:
+    """As on one device, without gathering.
+
+    On manual axes each shard projects its part, and the means over shards of weights and biases are those over the
+    batch.  Explicit axes are the default of ``jax.make_mesh``.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
-    program = f"IMPLEMENTATION = {implementation!r}\n{SHARDED}"
+    program = f"IMPLEMENTATION, AXES = {implementation!r}, {axes!r}\n{SHARDED}"
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -7,7 +7,8 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, gpu, tpu
 from pjax_kernels.bilinear import reference, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import bilinear_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_bilinear"
 
@@ -78,5 +79,14 @@ def project_bilinear(
     known = arguments.known_residual(_KERNEL, residual, z)
     without = arguments.only_for_residuals(known)
     unsupported = {"triton": without or gpu.unsupported(arrays), "tpu": without or tpu.unsupported(arrays)}
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
-    return project(a, b, z, increments=increments, **known)
+    found: tuple[Array, Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (a, b, z),
+        formula=bilinear_formula,
+        unsupported=unsupported,
+        known=known,
+        increments=increments,
+    )
+    return found

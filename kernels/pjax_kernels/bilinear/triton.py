@@ -65,11 +65,11 @@ def _project_rows(
     INCREMENTS: tl.constexpr,
 ):
     compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     is_row = row < COUNT
     inside = is_row[:, None] & (column < LENGTH)[None, :]
-    offset = row.to(tl.int64)[:, None] * LENGTH + column[None, :]
+    offset = row[:, None] * LENGTH + column[None, :]
     a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
     b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
     z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)

@@ -12,10 +12,14 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.bilinear_map import reference, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import consensus_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_bilinear_map"
-_IMPLEMENTATIONS = {"reference": reference.bilinear_map_increments, "xla": xla.bilinear_map_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.bilinear_map_increments),
+    "xla": arguments.from_increments(xla.bilinear_map_increments),
+}
 
 
 def project_bilinear_map(
@@ -67,10 +71,22 @@ def project_bilinear_map(
     """
     old, structure = arguments.floating_trees(_KERNEL, x=x, w=w, z=jnp.asarray(z))
     dtype = arguments.compute_dtype(old)
-    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, [array.astype(dtype) for array in old])
+    wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
+    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
     arguments.require_output(_KERNEL, bilinear, wide_x, wide_w, wide_z)
     known = arguments.known_residual(_KERNEL, residual, wide_z)
-    changes = choose(_KERNEL, implementation, _IMPLEMENTATIONS)(bilinear, wide_x, wide_w, wide_z, **known)
-    new = arguments.apply_increments(old, jax.tree.leaves(changes), increments)
-    new_x, new_w, new_z = jax.tree.unflatten(structure, new)
-    return new_x, new_w, new_z
+    found: tuple[Any, Any, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        jax.tree.unflatten(structure, old),
+        formula=_formula,
+        increments=increments,
+        bilinear=bilinear,
+        known=known,
+    )
+    return found
+
+
+def _formula(changes: tuple[Any, Any, Array], x: Any, w: Any, z: Array, *, bilinear: Any) -> tuple[Any, Any, Array]:
+    return consensus_formula(xla.dot_products(bilinear, x, w, z), changes[-1], x, w, z)

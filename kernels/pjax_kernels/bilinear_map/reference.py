@@ -25,7 +25,7 @@ class Selection(NamedTuple):
 
 
 def bilinear_map_increments(
-    bilinear: BilinearMap, x: Tree, w: Tree, z: Array, residual: Array | None = None
+    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, residual: Array | None = None
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
     return selected_increments(selections(bilinear, x, w), x, w, z, residual)

@@ -15,7 +15,7 @@ from pjax_kernels.dot_products import BilinearMap, DotProducts, Tree
 
 
 def bilinear_map_increments(
-    bilinear: BilinearMap, x: Tree, w: Tree, z: Array, residual: Array | None = None
+    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, residual: Array | None = None
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
     return consensus_increments(dot_products(bilinear, x, w, z), x, w, z, residual)

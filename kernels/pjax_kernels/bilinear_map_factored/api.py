@@ -13,10 +13,14 @@ from jax.typing import ArrayLike
 from pjax_kernels import arguments, combination
 from pjax_kernels.bilinear_map_factored import reference, xla
 from pjax_kernels.combination import Coefficient, FactoredChanges
-from pjax_kernels.implementation import choose
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_bilinear_map_factored"
-_IMPLEMENTATIONS = {"reference": reference.factored_increments, "xla": xla.factored_increments}
+_IMPLEMENTATIONS = {
+    "reference": combination.of_arrays(reference.factored_increments),
+    "xla": combination.of_arrays(xla.factored_increments),
+}
+_FORMULA = combination.formula_of_arrays(xla.factored_formula)
 
 
 def project_bilinear_map_factored(
@@ -70,16 +74,24 @@ def project_bilinear_map_factored(
         _require_alike(name, operands)
     counts = (len(x), len(w))
     combinations = [combination.checked(_KERNEL, name, value, counts, given[2]) for name, value in (("u", u), ("v", v))]
-    coefficients = [leaf for leaf in jax.tree.leaves(combinations) if isinstance(leaf, Array)]
-    dtype = arguments.compute_dtype([*arrays, *coefficients])
-    (xs, ws, wide_z), combinations = jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if isinstance(leaf, Array) else leaf, (given, combinations)
+    operands, layout = combination.arrays_apart((given[0], given[1], *combinations, given[2]))
+    dtype = arguments.compute_dtype(operands)
+    first_x, first_w, wide_z = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), (given[0][0], given[1][0], given[2])
     )
-    arguments.require_output(_KERNEL, bilinear, xs[0], ws[0], wide_z)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    known = arguments.known_residual(_KERNEL, residual, wide_z)
-    found: FactoredChanges = project(bilinear, xs, ws, *combinations, wide_z, **known)
-    return found
+    arguments.require_output(_KERNEL, bilinear, first_x, first_w, wide_z)
+    changes = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        operands,
+        formula=_FORMULA,
+        bilinear=bilinear,
+        like=lambda *_: combination.changes_like(given[0][0], given[1][0], given[2]),
+        layout=layout,
+        known=arguments.known_residual(_KERNEL, residual, wide_z),
+    )
+    return combination.with_zeros(changes)
 
 
 def _require_alike(name: str, operands: Sequence[Any]) -> None:

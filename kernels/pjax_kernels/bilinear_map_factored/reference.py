@@ -15,12 +15,13 @@ from pjax_kernels.dot_products import BilinearMap, Tree
 
 
 def factored_increments(
-    bilinear: BilinearMap,
     x: Sequence[Tree],
     w: Sequence[Tree],
     u: Combination,
     v: Combination,
     z: Array,
+    *,
+    bilinear: BilinearMap,
     residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""

@@ -13,13 +13,28 @@ from pjax_kernels.dot_products import BilinearMap, Tree
 
 
 def factored_increments(
-    bilinear: BilinearMap,
     x: Sequence[Tree],
     w: Sequence[Tree],
     u: Combination,
     v: Combination,
     z: Array,
+    *,
+    bilinear: BilinearMap,
     residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     return factored.factored_increments(dot_products(bilinear, x[0], w[0], z), x, w, u, v, z, residual)
+
+
+def factored_formula(
+    z_change: Array,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    *,
+    bilinear: BilinearMap,
+) -> FactoredChanges:
+    """The same from roots that are known, and differentiable."""
+    return factored.factored_formula(z_change, dot_products(bilinear, x[0], w[0], z), x, w, u, v, z)

@@ -9,10 +9,14 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.conv import reference, windows, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import consensus_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_conv2d"
-_IMPLEMENTATIONS = {"reference": reference.conv2d_increments, "xla": xla.conv2d_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.conv2d_increments),
+    "xla": arguments.from_increments(xla.conv2d_increments),
+}
 
 
 def project_conv2d(
@@ -75,8 +79,28 @@ def project_conv2d(
     expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
     because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
     arguments.require_shape(_KERNEL, "z", z, expected, because)
-    known = arguments.known_residual(_KERNEL, residual, z)
-    dtype = arguments.compute_dtype(arrays)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(*(array.astype(dtype) for array in arrays), windows=axes, precision=precision, **known)
-    return arguments.apply_increments(arrays, changes, increments)
+    found: tuple[Array, Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        arrays,
+        formula=_formula,
+        increments=increments,
+        known=arguments.known_residual(_KERNEL, residual, z),
+        windows=axes,
+        precision=precision,
+    )
+    return found
+
+
+def _formula(
+    changes: tuple[Array, ...],
+    x: Array,
+    w: Array,
+    z: Array,
+    *,
+    windows: windows.Windows,
+    precision: lax.PrecisionLike,
+) -> tuple[Array, Array, Array]:
+    dots = xla.dot_products(x, w, z, windows=windows, precision=precision)
+    return consensus_formula(dots, changes[-1], x, w, z)

@@ -25,6 +25,12 @@ def conv2d_increments(
     residual: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
+    dots = dot_products(x, w, z, windows=windows, precision=precision)
+    return consensus_increments(dots, x, w, z, residual, rows=roots.rows_at_a_time(z.shape))
+
+
+def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike) -> DotProducts:
+    """Those of a convolution."""
     strides, padding = [axis.stride for axis in windows], [axis.padding for axis in windows]
 
     def product(x: Array, w: Array) -> Array:
@@ -69,7 +75,7 @@ def conv2d_increments(
         return sum_windows("pi,pqk,qj->ijk", inside_rows, of_batch, inside_columns)[:, :, None, :]
 
     (batch, _, _, channels), width = x.shape, w.shape[3]
-    dots = DotProducts(
+    return DotProducts(
         product,
         of_x,
         of_w,
@@ -81,7 +87,6 @@ def conv2d_increments(
         x_copies=width * np.multiply.outer(*(axis.covers.sum(0) for axis in windows))[..., None],
         w_copies=batch * np.multiply.outer(*(axis.inside.sum(0) for axis in windows))[..., None, None],
     )
-    return consensus_increments(dots, x, w, z, residual, rows=roots.rows_at_a_time(z.shape))
 
 
 def _at_places(x: Array, windows: Windows) -> Array:

@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, gpu, tpu
 from pjax_kernels.dense import reference, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import consensus_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_dense"
 
@@ -88,5 +89,21 @@ def project_dense(
         "triton": without or gpu.unsupported(arrays),
         "tpu": without or tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
     }
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
-    return project(x, w, z, increments=increments, precision=precision, **known)
+    found: tuple[Array, Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (x, w, z),
+        formula=_formula,
+        unsupported=unsupported,
+        known=known,
+        increments=increments,
+        precision=precision,
+    )
+    return found
+
+
+def _formula(
+    changes: tuple[Array, ...], x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike
+) -> tuple[Array, Array, Array]:
+    return consensus_formula(xla.dot_products(x, w, precision=precision), changes[-1], x, w, z)

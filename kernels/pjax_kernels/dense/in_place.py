@@ -7,6 +7,7 @@ mean of their copies at once, a few rows at a time.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -14,11 +15,18 @@ from jax import Array, lax
 from pjax_kernels import roots
 from pjax_kernels.consensus import coefficients, mean_change
 from pjax_kernels.dense.xla import dot_products
+from pjax_kernels.meshes import on_automatic_axes
 
 FEWEST_ROWS = 128
 """Smaller products take longer for each of their rows."""
 
 
+def _results_like(x: Array, w: Array, w_change: Array, z: Array, *_: Any, moves_x: bool = True, **__: Any) -> Any:
+    """What the results are sharded like."""
+    return x if moves_x else None, w_change, z
+
+
+@functools.partial(on_automatic_axes, like=_results_like)
 def project_dense_in_place(
     x: Array,
     w: Array,

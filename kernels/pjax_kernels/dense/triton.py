@@ -173,9 +173,8 @@ def _add_product(
     for first in range(0, LENGTH, INNER):
         entry = first + tl.arange(0, INNER)
         x = tl.load(x_row_ptr + entry[None, :], mask=(row < BATCH)[:, None] & (entry < LENGTH)[None, :], other=0.0)
-        w = tl.load(
-            w_column_ptr + entry[:, None] * WIDTH, mask=(entry < LENGTH)[:, None] & (column < WIDTH)[None, :], other=0.0
-        )
+        w_entry_ptr = w_column_ptr + entry.to(tl.int64)[:, None] * WIDTH
+        w = tl.load(w_entry_ptr, mask=(entry < LENGTH)[:, None] & (column < WIDTH)[None, :], other=0.0)
         p = tl.dot(x, w, p, input_precision=PRECISION)
     return p
 

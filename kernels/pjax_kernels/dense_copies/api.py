@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from pjax_kernels import arguments, gpu
 from pjax_kernels.dense_copies import reference, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import bilinear_formula
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_dense_copies"
 _LONGEST_ON_GPU = 4096
 """Entries of a dot product that still fit the registers; half as many in float64."""
 
 
-def _triton(*arrays: Array, **settings: Any) -> tuple[Array, ...]:
+Pair = tuple[Array, Array]
+
+
+def _triton(*arrays: Array, **numbers: Any) -> tuple[Array, ...]:
     from pjax_kernels.dense_copies import triton
 
-    return triton.dense_copies(*arrays, **settings)
+    return triton.dense_copies(*arrays, **numbers)
+
+
+def _of_operands(dense_copies: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    """The same as a function of operands of any dtypes."""
+
+    def project(
+        x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, keep: Pair, gain: Pair, **known: Array
+    ) -> tuple[Array, ...]:
+        x, w, z = (array.astype(scale[0].dtype) for array in (x, w, z))
+        return dense_copies(x, w, u, v, z, scale=scale, keep=keep, gain=gain, **known)
+
+    return project
 
 
 _IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, ...]]] = {
-    "reference": reference.dense_copies,
-    "xla": xla.dense_copies,
-    "triton": _triton,
+    "reference": _of_operands(reference.dense_copies),
+    "xla": _of_operands(xla.dense_copies),
+    "triton": _of_operands(_triton),
 }
 
 
@@ -57,9 +73,9 @@ def project_dense_copies(
     v: ArrayLike,
     z: ArrayLike,
     *,
-    scale: tuple[float, float] = (1.0, 1.0),
-    keep: tuple[float, float] = (0.0, 0.0),
-    gain: tuple[float, float] = (1.0, 1.0),
+    scale: Sequence[ArrayLike] = (1.0, 1.0),
+    keep: Sequence[ArrayLike] = (0.0, 0.0),
+    gain: Sequence[ArrayLike] = (1.0, 1.0),
     residual: ArrayLike | None = None,
     implementation: str | None = None,
 ) -> DenseCopies:
@@ -80,9 +96,9 @@ def project_dense_copies(
         u: ``(B, M, N)``, the deviations of the copies of ``x``; may be of a narrower dtype than is computed in.
         v: ``(B, M, N)``, the deviations of the copies of ``w``, likewise.
         z: ``(B, M)``, the estimates of the outputs.
-        scale: two numbers, known when traced: what ``u`` and ``v`` are multiplied by.
-        keep: two numbers, known when traced: the parts of ``u`` and ``v`` that remain.
-        gain: two numbers, known when traced: the parts of the changes that are added to these.
+        scale: two numbers, which may be traced: what ``u`` and ``v`` are multiplied by.
+        keep: two numbers, likewise: the parts of ``u`` and ``v`` that remain.
+        gain: two numbers, likewise: the parts of the changes that are added to these.
         residual: in the shape of ``z``, what it has beyond ``x w``, where that is known better than by subtraction:
             changes far below the rounding of ``z`` are lost in that.  "triton" does not take it.
         implementation: "reference", "xla", "triton" (GPUs; ``N`` up to 4096), or None for the best that runs here.
@@ -111,30 +127,52 @@ def project_dense_copies(
     dtype = arguments.compute_dtype(list(arrays.values()))
     longest = _LONGEST_ON_GPU * 4 // jnp.dtype(dtype).itemsize
     known = arguments.known_residual(_KERNEL, residual, z)
-    unsupported = {
-        "triton": arguments.only_for_residuals(known) or gpu.unsupported(arrays, length=length, longest=longest)
-    }
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
-    new = project(
-        x.astype(dtype),
-        w.astype(dtype),
-        u,
-        v,
-        z.astype(dtype),
-        scale=_pair("scale", scale),
-        keep=_pair("keep", keep),
-        gain=_pair("gain", gain),
-        **known,
+    without = arguments.only_for_residuals(known)
+    unsupported = {"triton": without or gpu.unsupported(arrays, length=length, longest=longest)}
+    numbers = (_pair(name, value, dtype) for name, value in (("scale", scale), ("keep", keep), ("gain", gain)))
+    new = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (x, w, u, v, z, *numbers),
+        formula=_formula,
+        unsupported=unsupported,
+        known=known,
+        like=lambda x, w, u, v, z, *_: (u, v, x, w, z),
     )
     return DenseCopies(*new)
 
 
-def _pair(name: str, value: Any) -> tuple[float, float]:
+def _formula(
+    new: tuple[Array, ...],
+    x: Array,
+    w: Array,
+    u: Array,
+    v: Array,
+    z: Array,
+    scale: Pair,
+    keep: Pair,
+    gain: Pair,
+) -> tuple[Array, ...]:
+    x_copies, w_copies = x[:, None, :] + scale[0] * u, w.T + scale[1] * v
+    u_change, v_change, z_change = bilinear_formula(new[-1:], x_copies, w_copies, z)
+    batch, width = z.shape
+    return (
+        (keep[0] * u + gain[0] * u_change).astype(new[0].dtype),
+        (keep[1] * v + gain[1] * v_change).astype(new[1].dtype),
+        jnp.sum(u_change, axis=1) / max(width, 1),
+        jnp.sum(v_change, axis=0).T / max(batch, 1),
+        z_change,
+    )
+
+
+def _pair(name: str, value: Any, dtype: DTypeLike) -> tuple[ArrayLike, ArrayLike]:
     """The two numbers; a ``ValueError`` says what came instead."""
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_finite_number, value)):
-        return float(value[0]), float(value[1])
-    raise ValueError(f"{_KERNEL}: {name} is {value!r}; pass two finite numbers, such as (1.0, 1.0)")
-
-
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    advice = "two finite numbers, such as (1.0, 1.0)"
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{_KERNEL}: {name} is {arguments.shown(value)}; pass {advice}")
+    first, second = (
+        arguments.scalar(_KERNEL, f"{name}[{k}]", number, dtype, math.isfinite, f"{advice} for {name}")
+        for k, number in enumerate(value)
+    )
+    return first, second

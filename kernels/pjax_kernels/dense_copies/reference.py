@@ -7,7 +7,7 @@ from jax import Array
 
 from pjax_kernels.bilinear import reference
 
-Pair = tuple[float, float]
+Pair = tuple[Array, Array]
 
 
 def dense_copies(

@@ -13,7 +13,7 @@ from jax import Array
 
 from pjax_kernels import blocks, gpu, root_triton
 
-Pair = tuple[float, float]
+Pair = tuple[Array, Array]
 
 
 def dense_copies(
@@ -21,12 +21,13 @@ def dense_copies(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
 
-    def project(x: Array, w: Array, u: Array, v: Array, z: Array) -> tuple[Array, ...]:
+    def project(numbers: Array, x: Array, w: Array, u: Array, v: Array, z: Array) -> tuple[Array, ...]:
         batch, width, length = u.shape
         sizes = blocks.find("dense copies", (batch, length, width), x.dtype.name)
         row_blocks, column_blocks = triton.cdiv(batch, sizes["ROWS"]), triton.cdiv(width, sizes["COLUMNS"])
         new_u, new_v, x_sums, w_sums, z_change = gpu.launch(
             _project_copies,
+            numbers,
             x,
             w.T,
             z,
@@ -43,22 +44,18 @@ def dense_copies(
             WIDTH=width,
             LENGTH=length,
             BLOCK=triton.next_power_of_2(max(length, 1)),
-            SCALE_U=scale[0],
-            SCALE_V=scale[1],
-            KEEP_U=keep[0],
-            KEEP_V=keep[1],
-            GAIN_U=gain[0],
-            GAIN_V=gain[1],
             **sizes,
         )
         x_mean, w_mean = jnp.sum(x_sums, axis=0) / max(width, 1), jnp.sum(w_sums, axis=0).T / max(batch, 1)
         return new_u, new_v, x_mean, w_mean, z_change
 
-    return gpu.one_at_a_time(project)(x, w, u, v, z)  # type: ignore[return-value]
+    numbers = jnp.stack([*scale, *keep, *gain])
+    return gpu.one_at_a_time(project)(numbers, x, w, u, v, z)  # type: ignore[return-value]
 
 
 @triton.jit
 def _project_copies(
+    numbers_ptr,  # scale, keep and gain, each for u and for v
     x_ptr,
     w_ptr,
     z_ptr,
@@ -76,14 +73,11 @@ def _project_copies(
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
-    SCALE_U: tl.constexpr,
-    SCALE_V: tl.constexpr,
-    KEEP_U: tl.constexpr,
-    KEEP_V: tl.constexpr,
-    GAIN_U: tl.constexpr,
-    GAIN_V: tl.constexpr,
 ):
     compute: tl.constexpr = x_ptr.dtype.element_ty
+    scale_u, scale_v = tl.load(numbers_ptr), tl.load(numbers_ptr + 1)
+    keep_u, keep_v = tl.load(numbers_ptr + 2), tl.load(numbers_ptr + 3)
+    gain_u, gain_v = tl.load(numbers_ptr + 4), tl.load(numbers_ptr + 5)
     entry = tl.arange(0, BLOCK)
     is_entry = entry < LENGTH
     first_row, first_column = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS
@@ -95,7 +89,7 @@ def _project_copies(
             column = tile + tl.arange(0, TILE)
             is_column = column < WIDTH
             inside = is_column[:, None] & is_entry[None, :]
-            w_offset = column[:, None] * LENGTH + entry[None, :]
+            w_offset = column.to(tl.int64)[:, None] * LENGTH + entry[None, :]
             z_offset = tl.cast(row, tl.int64) * WIDTH + column
             offset = tl.cast(row, tl.int64) * (WIDTH * LENGTH) + w_offset
             u = tl.load(u_ptr + offset, mask=inside, other=0.0).to(compute)
@@ -103,13 +97,13 @@ def _project_copies(
             w = tl.load(w_ptr + w_offset, mask=inside, other=0.0)
             z = tl.load(z_ptr + z_offset, mask=is_column, other=0.0)
 
-            a, b = x[None, :] + SCALE_U * u, w + SCALE_V * v
+            a, b = x[None, :] + scale_u * u, w + scale_v * v
             p, plus, minus = root_triton.inner_products(a, b)
             t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, 0.25, 3)
             u_change, v_change = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
 
-            tl.store(u_ptr + offset, _kept(KEEP_U, u) + GAIN_U * u_change, mask=inside)
-            tl.store(v_ptr + offset, _kept(KEEP_V, v) + GAIN_V * v_change, mask=inside)
+            tl.store(u_ptr + offset, _kept(keep_u, u) + gain_u * u_change, mask=inside)
+            tl.store(v_ptr + offset, _kept(keep_v, v) + gain_v * v_change, mask=inside)
             tl.store(z_change_ptr + z_offset, -t, mask=is_column)
             x_sum += u_change
             w_sum_ptr = w_sums_ptr + tl.program_id(0).to(tl.int64) * (WIDTH * LENGTH) + w_offset
@@ -123,6 +117,6 @@ def _project_copies(
 
 
 @triton.jit
-def _kept(KEEP: tl.constexpr, old):
-    """``KEEP * old``; nothing of what is not kept, which may be NaN."""
-    return KEEP * old if KEEP != 0 else tl.zeros_like(old)
+def _kept(keep, old):
+    """``keep * old``; nothing of what is not kept, which may be NaN."""
+    return tl.where(keep != 0, keep * old, 0.0)

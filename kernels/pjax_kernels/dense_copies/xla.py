@@ -10,8 +10,9 @@ from jax import Array, lax
 
 from pjax_kernels import root
 from pjax_kernels.bilinear import xla
+from pjax_kernels.meshes import in_shards, shards
 
-Pair = tuple[float, float]
+Pair = tuple[Array, Array]
 
 _BLOCK = 1 << 16
 """Entries of ``u`` that are computed at a time: few enough to stay in the cache of a CPU core."""
@@ -21,24 +22,24 @@ _PARTS = 16
 
 
 class _Layer(NamedTuple):
-    """All rows, or a block of them; ``w`` transposed."""
+    """All rows, or a block of them, in ``S`` parts that devices may hold; ``w`` transposed."""
 
-    x: Array  # (B, N)
+    x: Array  # (S, B/S, N)
     w: Array  # (M, N)
-    u: Array  # (B, M, N)
-    v: Array  # (B, M, N)
-    z: Array  # (B, M)
-    residual: Array | None  # (B, M), z less x w where it is known
+    u: Array  # (S, B/S, M, N)
+    v: Array  # (S, B/S, M, N)
+    z: Array  # (S, B/S, M)
+    residual: Array | None  # (S, B/S, M), z less x w where it is known
 
 
 class _Result(NamedTuple):
     """What comes of all rows, of those done so far, or of a block."""
 
-    u: Array  # (B, M, N)
-    v: Array  # (B, M, N)
-    x_sum: Array  # (B, N)
+    u: Array  # (S, B/S, M, N)
+    v: Array  # (S, B/S, M, N)
+    x_sum: Array  # (S, B/S, N)
     w_sum: Array  # (M, N)
-    z_change: Array  # (B, M)
+    z_change: Array  # (S, B/S, M)
 
 
 class _Settings(NamedTuple):
@@ -62,36 +63,41 @@ def dense_copies(
     gain: Pair,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u`` and ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), the change of ``z`` (B, M)."""
-    layer, settings = _Layer(x, w.T, u, v, z, residual), _Settings(scale, keep, gain)
     batch, width = z.shape
+    x, u, v, z = (in_shards(array, shards(batch)) for array in (x, u, v, z))
+    residual = None if residual is None else in_shards(residual, shards(batch))
+    layer, settings = _Layer(x, w.T, u, v, z, residual), _Settings(scale, keep, gain)
     rows = max(1, _BLOCK // max(w.size, 1))
-    blocks = max(1, -(-batch // rows))
-    first = batch - (blocks - 1) * rows
+    blocks = max(1, -(-z.shape[1] // rows))
+    first = z.shape[1] - (blocks - 1) * rows
 
     def advance(done: _Result, start: int | Array, size: int) -> _Result:
         # In place: u and v are read a block at a time, each before it is written.
         new = _project_rows(layer._replace(u=done.u, v=done.v), start, size, settings)
         return _Result(
-            u=lax.dynamic_update_slice_in_dim(done.u, new.u, start, 0),
-            v=lax.dynamic_update_slice_in_dim(done.v, new.v, start, 0),
-            x_sum=lax.dynamic_update_slice_in_dim(done.x_sum, new.x_sum, start, 0),
+            u=lax.dynamic_update_slice_in_dim(done.u, new.u, start, 1),
+            v=lax.dynamic_update_slice_in_dim(done.v, new.v, start, 1),
+            x_sum=lax.dynamic_update_slice_in_dim(done.x_sum, new.x_sum, start, 1),
             w_sum=done.w_sum + new.w_sum,
-            z_change=lax.dynamic_update_slice_in_dim(done.z_change, new.z_change, start, 0),
+            z_change=lax.dynamic_update_slice_in_dim(done.z_change, new.z_change, start, 1),
         )
 
     # The first block, which may be smaller, is outside the loop: under shard_map its result has the types of the carry.
     done = advance(_Result(u, v, jnp.zeros_like(x), jnp.zeros_like(layer.w), jnp.zeros_like(z)), 0, first)
     if blocks > 1:
         done = lax.fori_loop(1, blocks, lambda k, done: advance(done, first + (k - 1) * rows, rows), done)
-    return done.u, done.v, done.x_sum / max(width, 1), done.w_sum.T / max(batch, 1), done.z_change
+    u, v, x_sum, z_change = (
+        array.reshape(batch, *array.shape[2:]) for array in (done.u, done.v, done.x_sum, done.z_change)
+    )
+    return u, v, x_sum / max(width, 1), done.w_sum.T / max(batch, 1), z_change
 
 
 def _project_rows(layer: _Layer, start: int | Array, size: int, settings: _Settings) -> _Result:
-    """The result for ``size`` rows: by near roots, which is nearly always right, and again if one was not near."""
+    """The result for ``size`` rows of each part: by near roots, nearly always right, and again if one was not near."""
 
     def block() -> _Layer:
         arrays = (layer.x, layer.u, layer.v, layer.z, layer.residual)
-        x, u, v, z, residual = (y if y is None else lax.dynamic_slice_in_dim(y, start, size) for y in arrays)
+        x, u, v, z, residual = (y if y is None else lax.dynamic_slice_in_dim(y, start, size, 1) for y in arrays)
         return _Layer(x, layer.w, u, v, z, residual)
 
     def again(found: tuple[Array, _Result]) -> tuple[Array, _Result]:
@@ -117,8 +123,9 @@ def _near(block: _Layer, settings: _Settings) -> tuple[Array, _Result]:
         # The changes are formed for each use: to store them would cost more.
         u=_added(settings.keep[0], block.u, (gain_u * gamma) * a + (gain_u * beta) * b),
         v=_added(settings.keep[1], block.v, (gain_v * gamma) * b + (gain_v * beta) * a),
-        x_sum=jnp.add(*_sums(gamma * a, beta * b, axis=1)),
-        w_sum=jnp.add(*_sums(gamma * b, beta * a, axis=0)),
+        x_sum=jnp.add(*_sums(gamma * a, beta * b, axis=-2)),
+        # Over the rows of each part first: that sum is made by compilers for each device apart.
+        w_sum=jnp.sum(jnp.add(*_sums(gamma * b, beta * a, axis=1)), axis=0),
         z_change=-t,
     )
 
@@ -130,17 +137,17 @@ def _any(block: _Layer, settings: _Settings) -> _Result:
     return _Result(
         u=_added(settings.keep[0], block.u, settings.gain[0] * u_change),
         v=_added(settings.keep[1], block.v, settings.gain[1] * v_change),
-        x_sum=jnp.sum(u_change, axis=1),
-        w_sum=jnp.sum(v_change, axis=0),
+        x_sum=jnp.sum(u_change, axis=-2),
+        w_sum=jnp.sum(v_change, axis=(0, 1)),
         z_change=z_change,
     )
 
 
 def _copies(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
-    """The copies of ``x`` and of ``w`` (B, M, N)."""
+    """The copies of ``x`` and of ``w`` (S, B/S, M, N)."""
     scale_u, scale_v = settings.scale
     dtype = block.x.dtype
-    return block.x[:, None, :] + scale_u * block.u.astype(dtype), block.w + scale_v * block.v.astype(dtype)
+    return block.x[..., None, :] + scale_u * block.u.astype(dtype), block.w + scale_v * block.v.astype(dtype)
 
 
 def _residual(block: _Layer, b: Array, settings: _Settings) -> Array | None:
@@ -149,14 +156,14 @@ def _residual(block: _Layer, b: Array, settings: _Settings) -> Array | None:
         return None
     (scale_u, scale_v), dtype = settings.scale, b.dtype
     of_u, of_v = scale_u * block.u.astype(dtype), scale_v * block.v.astype(dtype)
-    return block.residual - jnp.sum(of_u * b + block.x[:, None, :] * of_v, axis=-1)
+    return block.residual - jnp.sum(of_u * b + block.x[..., None, :] * of_v, axis=-1)
 
 
-def _added(keep: float, old: Array, change: Array) -> Array:
+def _added(keep: Array, old: Array, change: Array) -> Array:
     """``keep * old + change``, rounded once, to the dtype of ``old``."""
-    if not keep:  # the compiler cannot drop 0 * old, which may be NaN
-        return change.astype(old.dtype)
-    return (keep * old.astype(change.dtype) + change).astype(old.dtype)
+    # Nothing of what is not kept, which may be NaN; and a known 0 lets the compiler drop it.
+    kept = jnp.where(keep == 0, 0, keep * old.astype(change.dtype))
+    return (kept + change).astype(old.dtype)
 
 
 def _inner_products(a: Array, b: Array) -> tuple[Array, Array]:

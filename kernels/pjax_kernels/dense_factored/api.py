@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, combination, gpu
 from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
-from pjax_kernels.implementation import choose
+from pjax_kernels.implementation import run
 
 _KERNEL = "project_dense_factored"
 _MOST_PAIRS = 16
@@ -33,27 +31,15 @@ def _triton(
     return triton.factored_increments(x, w, u, v, z, precision=precision)
 
 
-def _of_arrays(increments_of: Callable[..., FactoredChanges]) -> Callable[..., FactoredChanges]:
-    """The same as a function of arrays, which all its arguments and results become where the platform is chosen.
-
-    ``problem`` puts the arrays beside the numbers among the coefficients; None is returned for the number 0.
-    """
-
-    def project(*arrays: Array, problem: Callable[[Sequence[Array]], Any], **settings: Any) -> FactoredChanges:
-        found = increments_of(*problem(arrays), **settings)
-        return jax.tree.map(lambda change: None if isinstance(change, float) else change, found)
-
-    return project
-
-
 _IMPLEMENTATIONS = {
-    name: _of_arrays(increments_of)
+    name: combination.of_arrays(increments_of)
     for name, increments_of in {
         "reference": reference.factored_increments,
         "xla": xla.factored_increments,
         "triton": _triton,
     }.items()
 }
+_FORMULA = combination.formula_of_arrays(xla.factored_formula)
 
 
 def project_dense_factored(
@@ -119,25 +105,24 @@ def project_dense_factored(
     counts = (len(x), len(w))
     combinations = [combination.checked(_KERNEL, name, value, counts, z) for name, value in (("u", u), ("v", v))]
     xs, ws = ([arrays[f"{name}[{k}]"] for k in range(len(several))] for name, several in (("x", x), ("w", w)))
-    leaves, structure = jax.tree.flatten((xs, ws, *combinations, z))
-    numbers = [leaf if isinstance(leaf, float) else None for leaf in leaves]
-    given = [leaf for leaf in leaves if isinstance(leaf, Array)]
-
-    def problem(arrays: Sequence[Array]) -> Any:
-        remaining = iter(arrays)
-        return jax.tree.unflatten(structure, (next(remaining) if number is None else number for number in numbers))
-
-    coefficients = {f"coefficient {k}": leaf for k, leaf in enumerate(given[len(named) : -1])}
+    given, layout = combination.arrays_apart((xs, ws, *combinations, z))
+    coefficients = {f"coefficient {k}": array for k, array in enumerate(given[len(named) : -1])}
     known = arguments.known_residual(_KERNEL, residual, z)
     without = arguments.only_for_residuals(known)
     unsupported = {"triton": without or _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)}
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
-    dtype = arguments.compute_dtype(given)
-    found = project(*(array.astype(dtype) for array in given), problem=problem, precision=precision, **known)
-    changes: FactoredChanges = jax.tree.map(
-        lambda change: 0.0 if change is None else change, found, is_leaf=lambda change: change is None
+    changes = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        given,
+        formula=_FORMULA,
+        unsupported=unsupported,
+        known=known,
+        like=lambda *operands: combination.changes_like(operands[0], operands[len(x)], operands[-1]),
+        layout=layout,
+        precision=precision,
     )
-    return changes
+    return combination.with_zeros(changes)
 
 
 def _too_many(pairs: int) -> str | None:

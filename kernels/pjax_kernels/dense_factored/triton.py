@@ -155,7 +155,9 @@ def _multiply_and_solve(
     is_row = (some_row // ROWS < X_COUNT) & (x_row < BATCH)
     is_column = (some_column // COLUMNS < W_COUNT) & (w_column < WIDTH)
     x_row_ptr = x_ptr + ((layer * X_COUNT + some_row // ROWS) * BATCH + x_row)[:, None] * LENGTH
-    w_column_ptr = w_ptr + layer * (LENGTH * W_COUNT * WIDTH) + (some_column // COLUMNS * WIDTH + w_column)[None, :]
+    w_column_ptr = (
+        w_ptr + layer * (LENGTH * W_COUNT * WIDTH) + (some_column.to(tl.int64) // COLUMNS * WIDTH + w_column)[None, :]
+    )
     joined = tl.zeros((x_blocks * ROWS, w_blocks * COLUMNS), tl.float32)
     for first in range(0, LENGTH, INNER):
         entry = first + tl.arange(0, INNER)

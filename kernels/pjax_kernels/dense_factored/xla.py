@@ -23,3 +23,17 @@ def factored_increments(
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     return factored.factored_increments(dot_products(x[0], w[0], precision=precision), x, w, u, v, z, residual)
+
+
+def factored_formula(
+    z_change: Array,
+    x: Sequence[Array],
+    w: Sequence[Array],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    *,
+    precision: lax.PrecisionLike,
+) -> FactoredChanges:
+    """The same from roots that are known, and differentiable."""
+    return factored.factored_formula(z_change, dot_products(x[0], w[0], precision=precision), x, w, u, v, z)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, gpu, tpu
-from pjax_kernels.implementation import choose
-from pjax_kernels.maximum import reference, xla
+from pjax_kernels.implementation import run
+from pjax_kernels.maximum import derivative, reference, xla
 from pjax_kernels.maximum.windows import Windows, place_windows
 
 _MAX = "project_max"
+_MIN = "project_min"
 _POOL = "project_max_pool"
 
 _LONGEST_ON_GPU = 8192
@@ -89,18 +91,84 @@ def project_max(
     Source: paper, section 3.2.
     """
     arrays = arguments.floating_arrays(_MAX, x=x, z=z)
-    x, z = arrays["x"], arrays["z"]
-    axes = arguments.reduced_axes(_MAX, x, z, axis)
+    return _project_max(
+        _MAX,
+        arrays["x"],
+        arrays["z"],
+        axis=axis,
+        residual=residual,
+        increments=increments,
+        implementation=implementation,
+    )
+
+
+def _project_max(
+    kernel: str,
+    x: Array,
+    z: Array,
+    *,
+    axis: int | Sequence[int] | None,
+    residual: ArrayLike | None,
+    increments: bool,
+    implementation: str | None,
+) -> tuple[Array, Array]:
+    """Project onto a maximum, and name the ``kernel`` where it cannot be done."""
+    axes = arguments.reduced_axes(kernel, x, z, axis)
     if 0 in (x.shape[i] for i in axes):
-        raise ValueError(f"{_MAX}: x has shape {x.shape}, which has no entries to take the maximum of over axis {axis}")
+        raise ValueError(f"{kernel}: x has shape {x.shape}, which has no entries over axis {axis} to choose from")
     entries = math.prod(x.shape[i] for i in axes)
-    known = arguments.known_residual(_MAX, residual, z)
+    known = arguments.known_residual(kernel, residual, z)
     without = arguments.only_for_residuals(known)
-    unsupported = {"triton": without or gpu.unsupported(arrays, length=entries, longest=_LONGEST_ON_GPU)}
-    project = choose(_MAX, implementation, _MAX_IMPLEMENTATIONS, unsupported=unsupported)
-    expanded = {name: jnp.expand_dims(array, axes) for name, array in known.items()}
-    new_x, new_z = project(x, jnp.expand_dims(z, axes), axes=axes, increments=increments, **expanded)
+    unsupported = {"triton": without or gpu.unsupported({"x": x, "z": z}, length=entries, longest=_LONGEST_ON_GPU)}
+    new_x, new_z = run(
+        kernel,
+        implementation,
+        _MAX_IMPLEMENTATIONS,
+        (x, jnp.expand_dims(z, axes)),
+        formula=derivative.max_formula,
+        unsupported=unsupported,
+        increments=increments,
+        known={name: jnp.expand_dims(array, axes) for name, array in known.items()},
+        axes=axes,
+    )
     return new_x, jnp.squeeze(new_z, axes)
+
+
+def project_min(
+    x: ArrayLike,
+    z: ArrayLike,
+    *,
+    axis: int | Sequence[int] | None = -1,
+    residual: ArrayLike | None = None,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """Project onto the set ``{z = min(x over axis)}``: the mirror image of :func:`project_max`, with its rules.
+
+    Args:
+        x: floating-point, as for :func:`project_max`; entries may be inf where others are not.
+        z: the estimates of the minima, of the shape of ``x`` without ``axis``.
+        axis: the axes to take the minimum over, as in ``jnp.min``; None for all.
+        residual: as for :func:`project_max`.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
+
+    Returns:
+        ``(x, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit, ``axis`` is not of ``x`` or is empty, or the implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
+
+    Source: paper, section 3.2, for the maximum.
+    """
+    arrays = arguments.floating_arrays(_MIN, x=x, z=z)
+    options: dict[str, Any] = {"axis": axis, "increments": increments, "implementation": implementation}
+    new_x, new_z = _project_max(
+        _MIN, -arrays["x"], -arrays["z"], residual=None if residual is None else -jnp.asarray(residual), **options
+    )
+    return -new_x, -new_z
 
 
 def project_max_pool(
@@ -155,9 +223,19 @@ def project_max_pool(
         "triton": without or gpu.unsupported(arrays),
         "tpu": without or tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
     }
-    project = choose(_POOL, implementation, _POOL_IMPLEMENTATIONS, unsupported=unsupported)
-    new_x, new_z = project(x, z, rows=rows, columns=columns, increments=increments, **known)
-    return new_x, new_z
+    found: tuple[Array, Array] = run(
+        _POOL,
+        implementation,
+        _POOL_IMPLEMENTATIONS,
+        (x, z),
+        formula=derivative.max_pool_formula,
+        unsupported=unsupported,
+        increments=increments,
+        known=known,
+        rows=rows,
+        columns=columns,
+    )
+    return found
 
 
 def _too_large_for_tpu(x: Array, rows: Windows, columns: Windows) -> str | None:

@@ -101,11 +101,11 @@ def _lower_rows(
     INCREMENTS: tl.constexpr,
 ):
     compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     is_row, is_column = row < COUNT, (column < LENGTH)[None, :]
     inside = is_row[:, None] & is_column
-    offset = row.to(tl.int64)[:, None] * LENGTH + column[None, :]
+    offset = row[:, None] * LENGTH + column[None, :]
     x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(compute)
     x = tl.where(is_column, x, float("-inf"))
     z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
@@ -115,12 +115,14 @@ def _lower_rows(
     excess = top - z
     fall = 0.5 * excess  # the root for the largest entry alone; others only make it smaller
     count, previous = tl.full((ROWS,), LENGTH + 1, tl.int32), tl.full((ROWS,), LENGTH + 2, tl.int32)
-    while tl.max((count < previous).to(tl.int32), axis=0) > 0:
+    going = 1  # carried: Triton before 3.9 has no reduction in the condition of a loop
+    while going > 0:
         losses = _loss(x, top[:, None], fall[:, None])
         previous = count
         count = tl.sum((losses > 0).to(tl.int32), axis=1)
         step = (tl.sum(losses, axis=1) - (excess - fall)) / (count + 1).to(compute)
         fall = tl.where(fall > 0, fall - step, fall)
+        going = tl.max((count < previous).to(tl.int32), axis=0)
 
     fall = tl.where(is_nan, float("nan"), fall)
     first = tl.min(tl.where(x == top[:, None], column[None, :], BLOCK), axis=1)
@@ -179,7 +181,8 @@ def _lower_windows(
     fall = 0.5 * excess
     count = tl.full((BLOCK,), ROW_SIZE * COLUMN_SIZE + 1, tl.int32)
     previous = count + 1
-    while tl.max((count < previous).to(tl.int32), axis=0) > 0:
+    going = 1
+    while going > 0:
         previous = count
         total, count = tl.zeros_like(fall), tl.zeros_like(count)
         for k in range(ROW_SIZE * COLUMN_SIZE):
@@ -188,6 +191,7 @@ def _lower_windows(
             total += loss
             count += (loss > 0).to(tl.int32)
         fall = tl.where(fall > 0, fall - (total - (excess - fall)) / (count + 1).to(compute), fall)
+        going = tl.max((count < previous).to(tl.int32), axis=0)
 
     fall = tl.where(is_nan, float("nan"), fall)
     tl.store(top_ptr + window, top, mask=exists)

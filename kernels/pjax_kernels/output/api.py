@@ -6,15 +6,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import choose
-from pjax_kernels.output import reference, xla
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
+from pjax_kernels.output import derivative, reference, xla
 
 _MARGIN = "project_margin"
-_MARGIN_IMPLEMENTATIONS = {"reference": reference.margin_increment, "xla": xla.margin_increment}
+_MARGIN_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.margin_increment),
+    "xla": arguments.from_increments(xla.margin_increment),
+}
+_MARGIN_FORMULA = of_formula(xla.margin_increment)
 _CROSS_ENTROPY = "prox_cross_entropy"
 _CROSS_ENTROPY_IMPLEMENTATIONS = {
-    "reference": reference.cross_entropy_increment,
-    "xla": xla.cross_entropy_increment,
+    "reference": arguments.from_increments(reference.cross_entropy_increment),
+    "xla": arguments.from_increments(xla.cross_entropy_increment),
 }
 
 
@@ -39,28 +44,37 @@ def project_margin(
     Source: paper, section 3.3.
     """
     logits, labels = _logits_and_labels(_MARGIN, logits, labels)
-    dtype = arguments.compute_dtype([logits, labels])
-    project = choose(_MARGIN, implementation, _MARGIN_IMPLEMENTATIONS)
-    change = project(logits.astype(dtype), labels.astype(dtype))
-    return arguments.apply_increments([logits], [change], increments)[0]
+    found: Array = run(
+        _MARGIN,
+        implementation,
+        _MARGIN_IMPLEMENTATIONS,
+        (logits, labels),
+        formula=_MARGIN_FORMULA,
+        increments=increments,
+    )
+    return found
 
 
 def prox_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    strength: float = 5.0,
+    strength: ArrayLike = 5.0,
+    weights: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> Array:
     """The proximal operator of softmax cross-entropy, ``argmin_x |x - logits|^2 / (2 strength) + CE(x, labels)``.
 
-    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.
+    The exact minimiser, for any strength: the solution of ``x = logits + strength (labels - softmax(x))``.  With
+    ``weights`` the loss of a row is multiplied by its weight, which is the same as its own strength.
 
     Args:
         logits: ``(..., C)``, floating-point.
         labels: ``(..., C)``, one-hot or any other probabilities: not negative, with sum 1 over the last axis.
-        strength: how far the loss pulls, in units of logits; positive.
+        strength: how far the loss pulls, in units of logits; a positive number, which may be traced.
+        weights: of a shape that broadcasts to that of ``logits`` without its last axis, not negative; a row of weight
+            0 stays.
         increments: return the change instead of the new value, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -77,12 +91,19 @@ def prox_cross_entropy(
     logits, labels = _logits_and_labels(_CROSS_ENTROPY, logits, labels)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"{_CROSS_ENTROPY}: logits has shape {logits.shape}, but needs a last axis of classes")
-    if not isinstance(strength, (int, float)) or not strength > 0:
-        raise ValueError(f"{_CROSS_ENTROPY}: strength is {strength!r}; pass a positive number")
     dtype = arguments.compute_dtype([logits, labels])
-    project = choose(_CROSS_ENTROPY, implementation, _CROSS_ENTROPY_IMPLEMENTATIONS)
-    change = project(logits.astype(dtype), labels.astype(dtype), float(strength))
-    return arguments.apply_increments([logits], [change], increments)[0]
+    pull = arguments.scalar(_CROSS_ENTROPY, "strength", strength, dtype, lambda s: s > 0, "a positive number")
+    if weights is not None:
+        pull = pull * arguments.broadcast_constant(_CROSS_ENTROPY, "weights", weights, logits.shape[:-1], dtype)
+    found: Array = run(
+        _CROSS_ENTROPY,
+        implementation,
+        _CROSS_ENTROPY_IMPLEMENTATIONS,
+        (logits, labels, pull),
+        formula=derivative.cross_entropy_formula,
+        increments=increments,
+    )
+    return found
 
 
 def _logits_and_labels(kernel: str, logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:

@@ -8,6 +8,9 @@ from jax import Array, lax
 
 BISECTIONS = 200
 
+_TINY = 1e-30
+"""In the place of a strength of 0."""
+
 
 def margin_increment(logits: Array, labels: Array) -> Array:
     """The change of the logits."""
@@ -15,18 +18,19 @@ def margin_increment(logits: Array, labels: Array) -> Array:
     return nearest - logits
 
 
-def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Array:
+def cross_entropy_increment(logits: Array, labels: Array, strength: Array) -> Array:
     """The change of the logits, by nested bisection on the optimality conditions.
 
     With ``log_normaliser = logsumexp(x)``, each ``x`` solves ``x + strength exp(x - log_normaliser) = target``; the
     normaliser is right when these exponentials add up to 1.
     """
+    strength = jnp.asarray(strength, logits.dtype)[..., None]  # one number, or one for each row
     target = logits + strength * labels
     top = jnp.max(target, axis=-1, keepdims=True)
 
     def solve_x(log_normaliser: Array) -> Array:
         low = jnp.minimum(target, log_normaliser) - strength - 1
-        high = jnp.minimum(target, log_normaliser + jnp.log1p((top - low) / strength) + 1)
+        high = jnp.minimum(target, log_normaliser + jnp.log1p((top - low) / jnp.maximum(strength, _TINY)) + 1)
         return _bisect(lambda x: x + strength * jnp.exp(x - log_normaliser) > target, low, high)
 
     def normaliser_too_large(log_normaliser: Array) -> Array:

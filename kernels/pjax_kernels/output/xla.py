@@ -15,7 +15,7 @@ def margin_increment(logits: Array, labels: Array) -> Array:
     return jnp.where(labels > 0, jnp.maximum(labels - logits, 0), -jnp.maximum(logits, 0))
 
 
-def cross_entropy_increment(logits: Array, labels: Array, strength: float) -> Array:
+def cross_entropy_increment(logits: Array, labels: Array, strength: Array) -> Array:
     """The change of the logits, by Newton steps on the optimality conditions.
 
     The unknowns are ``u = log softmax(x)`` and ``L = logsumexp(x)``: ``u + L = logits + strength (labels - exp(u))``

@@ -9,11 +9,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 from pjax_kernels.quantize import reference, xla
 
 _KERNEL = "project_quantize"
-_IMPLEMENTATIONS = {"reference": reference.quantize_increments, "xla": xla.quantize_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.quantize_increments),
+    "xla": arguments.from_increments(xla.quantize_increments),
+}
+_FORMULA = of_formula(xla.quantize_increments)
 
 
 def project_quantize(
@@ -21,7 +26,7 @@ def project_quantize(
     z: ArrayLike,
     *,
     levels: int,
-    scale: float,
+    scale: ArrayLike,
     residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
@@ -38,10 +43,9 @@ def project_quantize(
         x: floating-point, any shape.
         z: the shape of ``x``, the estimates of the rounded values.
         levels: how many; an integer, at least 2.
-        scale: the highest level, positive.
+        scale: the highest level, a positive number, which may be traced.
         residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -57,12 +61,19 @@ def project_quantize(
     arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
     arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
-    levels, scale = _levels(levels), _scale(scale)
     dtype = arguments.compute_dtype([x, z])
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    known = arguments.known_residual(_KERNEL, residual, z)
-    changes = project(x.astype(dtype), z.astype(dtype), levels, scale, **known)
-    return arguments.apply_increments([x, z], changes, increments)
+    positive = arguments.scalar(_KERNEL, "scale", scale, dtype, lambda s: 0 < s < math.inf, "a positive number")
+    found: tuple[Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (x, z, positive),
+        formula=_FORMULA,
+        increments=increments,
+        known=arguments.known_residual(_KERNEL, residual, z),
+        levels=_levels(levels),
+    )
+    return found
 
 
 def _levels(levels: int) -> int:
@@ -73,9 +84,3 @@ def _levels(levels: int) -> int:
     if count < 2:
         raise ValueError(f"{_KERNEL}: levels is {levels!r}; pass an integer of at least 2")
     return count
-
-
-def _scale(scale: float) -> float:
-    if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
-        raise ValueError(f"{_KERNEL}: scale is {scale!r}; pass a positive number")
-    return float(scale)

@@ -8,19 +8,20 @@ from jax import Array
 
 
 def quantize_increments(
-    x: Array, z: Array, levels: int, scale: float, residual: Array | None = None
+    x: Array, z: Array, scale: Array, *, levels: int, residual: Array | None = None
 ) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``."""
-    values = np.linspace(-scale, scale, levels)
-    midpoints = (values[1:] + values[:-1]) / 2
-    low = jnp.asarray(np.append(-np.inf, midpoints), x.dtype)
-    high = jnp.asarray(np.append(midpoints, np.inf), x.dtype)
+    parts = np.linspace(-1, 1, levels)
+    midpoints = (parts[1:] + parts[:-1]) / 2
+    values = scale * jnp.asarray(parts, x.dtype)
+    low = scale * jnp.asarray(np.append(-np.inf, midpoints), x.dtype)
+    high = scale * jnp.asarray(np.append(midpoints, np.inf), x.dtype)
 
     x_changes = jnp.maximum(low - x[..., None], 0) + jnp.minimum(high - x[..., None], 0)
-    z_changes = jnp.asarray(values, z.dtype) - z[..., None]
+    z_changes = values - z[..., None]
     if residual is not None:
         own = jnp.argmin(jnp.abs(x_changes), axis=-1)  # of two levels that x lies between the lower
-        z_changes = jnp.asarray(values, z.dtype) - jnp.asarray(values, z.dtype)[own][..., None] - residual[..., None]
+        z_changes = values - values[own][..., None] - residual[..., None]
     nearest = jnp.argmin(x_changes**2 + z_changes**2, axis=-1, keepdims=True)
     x_change, z_change = (jnp.take_along_axis(changes, nearest, axis=-1) for changes in (x_changes, z_changes))
     return x_change[..., 0], z_change[..., 0]

@@ -7,7 +7,7 @@ from jax import Array
 
 
 def quantize_increments(
-    x: Array, z: Array, levels: int, scale: float, residual: Array | None = None
+    x: Array, z: Array, scale: Array, *, levels: int, residual: Array | None = None
 ) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``.
 

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, gpu, tpu
-from pjax_kernels.implementation import choose
+from pjax_kernels.implementation import run
 from pjax_kernels.recurrence import reference, xla
 
 _KERNEL = "project_recurrence"
@@ -97,8 +97,15 @@ def project_recurrence(
         "triton": without or gpu.unsupported(arrays),
         "tpu": without or tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
     }
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS, unsupported=unsupported)
-    new_x, new_h, new_w_x, new_w_h, new_z = project(
-        *arrays.values(), increments=increments, precision=precision, **known
+    found: Changes = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (x, h, w_x, w_h, z),
+        formula=xla.formula,
+        unsupported=unsupported,
+        known=known,
+        increments=increments,
+        precision=precision,
     )
-    return new_x, new_h, new_w_x, new_w_h, new_z
+    return found

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels.consensus import consensus_increments
+from pjax_kernels.derivatives import consensus_formula
 from pjax_kernels.dot_products import DotProducts
 
 Pair = tuple[Array, Array]
@@ -24,15 +25,35 @@ def recurrence_increments(
     residual: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The mean changes of ``x``, ``h``, ``w_x`` and ``w_h``, and the change of ``z``."""
-    count = z.shape[0] * z.shape[1]
-    flat_x, flat_h, flat_z = (array.reshape(count, array.shape[2]) for array in (x, h, z))
-    rows, columns = (flat_x, flat_h), (w_x, w_h)
+    rows, columns = (_flat(x), _flat(h)), (w_x, w_h)
     dots = _dot_products(rows, columns, precision=precision)
-    flat_residual = None if residual is None else residual.reshape(flat_z.shape)
     (x_change, h_change), (w_x_change, w_h_change), z_change = consensus_increments(
-        dots, rows, columns, flat_z, flat_residual
+        dots, rows, columns, _flat(z), None if residual is None else _flat(residual)
     )
     return x_change.reshape(x.shape), h_change.reshape(h.shape), w_x_change, w_h_change, z_change.reshape(z.shape)
+
+
+def formula(
+    changes: tuple[Array, ...],
+    x: Array,
+    h: Array,
+    w_x: Array,
+    w_h: Array,
+    z: Array,
+    *,
+    precision: lax.PrecisionLike,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The same from the root that ``changes`` tell."""
+    rows, columns = (_flat(x), _flat(h)), (w_x, w_h)
+    dots = _dot_products(rows, columns, precision=precision)
+    found = consensus_formula(dots, _flat(changes[-1]), rows, columns, _flat(z))
+    (x_change, h_change), (w_x_change, w_h_change), z_change = found
+    return x_change.reshape(x.shape), h_change.reshape(h.shape), w_x_change, w_h_change, z_change.reshape(z.shape)
+
+
+def _flat(array: Array) -> Array:
+    """Time steps as rows of a batch."""
+    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])
 
 
 def _dot_products(rows: tuple[Array, ...], columns: tuple[Array, ...], *, precision: lax.PrecisionLike) -> DotProducts:

@@ -10,27 +10,35 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, tpu
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 from pjax_kernels.sum import reference, xla
 
 _KERNEL = "project_sum"
 _OVER = "project_sum_over"
-_OVER_IMPLEMENTATIONS = {"reference": reference.sum_over_increments, "xla": xla.sum_over_increments}
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_summand_increments(reference.sum_increments),
-    "xla": arguments.from_summand_increments(xla.sum_increments),
+_OVER_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.sum_over_increments),
+    "xla": arguments.from_increments(xla.sum_over_increments),
 }
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.sum_increments),
+    "xla": arguments.from_increments(xla.sum_increments),
+}
+_FORMULA, _OVER_FORMULA = of_formula(xla.sum_increments), of_formula(xla.sum_over_increments)
 
 
 def project_sum(
     inputs: Sequence[ArrayLike],
     z: ArrayLike,
     *,
+    coefficients: Sequence[float] | None = None,
     residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[tuple[Array, ...], Array]:
-    """Project each element onto the set ``{z = x_1 + ... + x_n}``; with one input, the identity ``{z = x}``.
+    """Project each element onto the set ``{z = c_1 x_1 + ... + c_n x_n}``; by default all ``c`` are 1.
+
+    With one input that is the identity ``{z = x}``, with coefficients 1 and -1 a difference.
 
     An input that broadcasts to the shape of ``z`` holds one copy for every element of ``z`` that it enters; the
     mean of its projected copies is returned.
@@ -38,9 +46,9 @@ def project_sum(
     Args:
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the sums.
+        coefficients: one number for each input; 1 by default.
         residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -49,11 +57,23 @@ def project_sum(
 
     Raises:
         TypeError: an argument is not floating-point, or ``inputs`` an array instead of several.
-        ValueError: no input, shapes that do not fit, or an unknown implementation.
+        ValueError: no input, shapes that do not fit, another number of coefficients than of inputs or one that is no
+            finite number, or an unknown implementation.
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, _IMPLEMENTATIONS, inputs, z, residual, increments, implementation)
+    numbers = (1.0,) * len(inputs) if coefficients is None else _numbers(inputs, coefficients)
+    return project_summands(
+        _KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, residual, increments, implementation, coefficients=numbers
+    )
+
+
+def _numbers(inputs: Sequence[ArrayLike], coefficients: Sequence[float]) -> tuple[float, ...]:
+    """The coefficients as numbers of Python, one for each input."""
+    numbers = tuple(arguments.finite_number(_KERNEL, f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
+    if len(numbers) != len(inputs):
+        raise ValueError(f"{_KERNEL}: there are {len(inputs)} inputs, but {len(numbers)} coefficients")
+    return numbers
 
 
 def project_sum_over(
@@ -61,19 +81,20 @@ def project_sum_over(
     z: ArrayLike,
     *,
     axis: int | Sequence[int] | None = None,
+    factor: float = 1.0,
     residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
-    """Project onto the sums over some axes of an array, ``{z = x.sum(axis)}``.
+    """Project onto the sums over some axes of an array, ``{z = factor x.sum(axis)}``; the mean for 1/n.
 
     Args:
         x: floating-point, any shape.
         z: the estimates of the sums, in the shape of ``x`` without the axes.
         axis: one axis or several; all by default.
+        factor: a finite number.
         residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -82,38 +103,55 @@ def project_sum_over(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: there is no such axis, the shapes do not fit, or the implementation is unknown.
+        ValueError: there is no such axis, the shapes do not fit, the factor is no finite number, or the
+            implementation is unknown.
 
     Source: paper, section 3.2.
     """
     arrays = arguments.floating_arrays(_OVER, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
     axes = arguments.reduced_axes(_OVER, x, z, axis)
-    dtype = arguments.compute_dtype([x, z])
-    project = choose(_OVER, implementation, _OVER_IMPLEMENTATIONS)
-    known = arguments.known_residual(_OVER, residual, z)
-    changes = project(x.astype(dtype), z.astype(dtype), axes, **known)
-    new_x, new_z = arguments.apply_increments([x, z], changes, increments)
-    return new_x, new_z
+    found: tuple[Array, Array] = run(
+        _OVER,
+        implementation,
+        _OVER_IMPLEMENTATIONS,
+        (x, z),
+        formula=_OVER_FORMULA,
+        increments=increments,
+        known=arguments.known_residual(_OVER, residual, z),
+        axes=axes,
+        factor=arguments.finite_number(_OVER, "factor", factor),
+    )
+    return found
 
 
 def project_summands(
     kernel: str,
     available: Mapping[str, Callable[..., Any]],
+    formula: Callable[..., Any],
     inputs: Sequence[ArrayLike],
     z: ArrayLike,
     residual: ArrayLike | None,
     increments: bool,
     implementation: str | None,
+    **settings: Any,
 ) -> tuple[tuple[Array, ...], Array]:
     """Check the arguments of a kernel that sums its inputs, and run the implementation of them that is named."""
     arrays = summand_arrays(kernel, inputs, z)
     *summands, z = arrays.values()
     known = arguments.known_residual(kernel, residual, z)
-    unsupported = {"tpu": arguments.only_for_residuals(known) or tpu.unsupported(arrays)}
-    project = choose(kernel, implementation, available, unsupported=unsupported)
-    new_inputs, new_z = project(tuple(summands), z, increments=increments, **known)
-    return new_inputs, new_z
+    found: tuple[tuple[Array, ...], Array] = run(
+        kernel,
+        implementation,
+        available,
+        (tuple(summands), z),
+        formula=formula,
+        unsupported={"tpu": arguments.only_for_residuals(known) or tpu.unsupported(arrays)},
+        increments=increments,
+        known=known,
+        **settings,
+    )
+    return found
 
 
 def summand_arrays(kernel: str, inputs: Sequence[ArrayLike], z: ArrayLike) -> dict[str, Array]:

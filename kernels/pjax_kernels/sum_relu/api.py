@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
+from pjax_kernels.derivatives import of_formula
 from pjax_kernels.sum.api import project_summands
 from pjax_kernels.sum_relu import reference, xla
 
@@ -21,10 +22,11 @@ def _tpu(inputs: tuple[Array, ...], z: Array, *, increments: bool) -> tuple[tupl
 
 
 _IMPLEMENTATIONS = {
-    "reference": arguments.from_summand_increments(reference.sum_relu_increments),
-    "xla": arguments.from_summand_increments(xla.sum_relu_increments),
+    "reference": arguments.from_increments(reference.sum_relu_increments),
+    "xla": arguments.from_increments(xla.sum_relu_increments),
     "tpu": _tpu,
 }
+_FORMULA = of_formula(xla.sum_relu_increments)
 
 
 def project_sum_relu(
@@ -61,4 +63,4 @@ def project_sum_relu(
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, _IMPLEMENTATIONS, inputs, z, residual, increments, implementation)
+    return project_summands(_KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, residual, increments, implementation)

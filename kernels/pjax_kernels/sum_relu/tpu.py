@@ -46,7 +46,7 @@ def project_sum_relu(
 ) -> tuple[tuple[Array, ...], Array]:
     """The new inputs and ``z``, or their changes."""
     if z.size == 0:  # no grid covers it
-        return arguments.from_summand_increments(xla.sum_relu_increments)(inputs, z, increments=increments)
+        return arguments.from_increments(xla.sum_relu_increments)(inputs, z, increments=increments)
     length = z.shape[-1] if z.ndim else 1
     shape = z.size // length, length
     kinds = [_kind(x, z) for x in inputs]

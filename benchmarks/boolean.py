@@ -1,0 +1,335 @@
+"""Circuits of Boolean threshold functions, found by projections and, in the same seconds, by gradients.
+
+python benchmarks/boolean.py                      # the 2 x 2 multiplier: 200 starts, then gradients
+python benchmarks/boolean.py multiplier3 --starts 16 --steps 120000
+python benchmarks/boolean.py --speed              # microseconds of a start's step, on one core and on two
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import pjax_core as pj
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items, and how they are searched for; ``x`` is None where inputs are free."""
+
+    network: pj.ThresholdNetwork
+    x: Array | None
+    y: Array
+    gamma: float = 1e-3
+    beta: float = 0.2
+    gap: float = 0.01
+    held_out: tuple[Array, Array] | None = None
+
+
+def signs(bits: Array) -> Array:
+    return (2 * bits - 1).astype(np.float32)
+
+
+def binary(numbers: Array, width: int) -> Array:
+    """The lowest bits of numbers, lowest first."""
+    return (numbers[:, None] >> np.arange(width)) & 1
+
+
+def multiplier(bits: int, hidden: tuple[int, ...]) -> Task:
+    """All products of two numbers of so many bits."""
+    a, b = np.divmod(np.arange(4**bits), 2**bits)
+    x = np.concatenate([binary(a, bits), binary(b, bits)], axis=1)
+    return Task(pj.ThresholdNetwork((2 * bits, *hidden, 2 * bits)), signs(x), signs(binary(a * b, 2 * bits)))
+
+
+def words(seed: int = 0) -> Array:
+    """16 random words of 16 bits."""
+    return signs(np.random.default_rng(seed).integers(2, size=(16, 16)))
+
+
+def autoencoder() -> Task:
+    return Task(pj.ThresholdNetwork((16, 16, 4, 16, 16)), words(), words(), gamma=1e-4, gap=0.05)
+
+
+def decoder() -> Task:
+    return Task(pj.ThresholdNetwork((4, 16, 16)), None, words(), gamma=1e-4, beta=0.5)
+
+
+def automaton(rule: int = 30, width: int = 16, items: int = 192, held_out: int = 1000) -> Task:
+    """A step of a cellular automaton on a ring of cells, from random states."""
+    x = np.random.default_rng(0).integers(2, size=(items + held_out, width))
+    neighbourhood = 4 * np.roll(x, 1, axis=1) + 2 * x + np.roll(x, -1, axis=1)
+    y = (rule >> neighbourhood) & 1
+    return _split(pj.ThresholdNetwork((width, 2 * width, 2 * width, width)), signs(x), signs(y), items)
+
+
+def random_logic(width: int = 32, depth: int = 5, items: int = 256, held_out: int = 1000) -> Task:
+    """Layers of random gates: each the and, or the or, of two values of the layer before, negated at random."""
+    rng = np.random.default_rng(0)
+    x = signs(rng.integers(2, size=(items + held_out, width)))
+    y = x
+    for _ in range(depth):
+        operands = np.stack([rng.permutation(width), rng.permutation(width)])
+        negations, constants = signs(rng.integers(2, size=(2, width))), signs(rng.integers(2, size=width))
+        y = np.sign((negations * y[:, operands]).sum(axis=1) + constants)
+    return _split(pj.ThresholdNetwork((width,) * (depth + 1)), x, y.astype(np.float32), items)
+
+
+def _split(network: pj.ThresholdNetwork, x: Array, y: Array, items: int) -> Task:
+    return Task(network, x[:items], y[:items], held_out=(x[items:], y[items:]))
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "multiplier2": lambda: multiplier(2, (4, 4)),
+    "multiplier3": lambda: multiplier(3, (12, 12, 12)),
+    "autoencoder": autoencoder,
+    "decoder": decoder,
+    "rule30": automaton,
+    "logic": random_logic,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Success of one contender on a task."""
+
+    contender: str
+    starts: int
+    solved: int
+    exact: int
+    seconds: float
+    steps: list[float] | None = None
+    held_out: float | None = None
+
+
+def search(task: Task, starts: int, steps: int, lanes: int, until: str) -> tuple[Result, list[list[Array]]]:
+    """Projections: how many starts are solved, and the solved circuits with integer weights."""
+    settings = pj.CircuitSearch(
+        task.network,
+        starts=starts,
+        steps=steps,
+        beta=task.beta,
+        gamma=task.gamma,
+        gap=task.gap,
+        lanes=min(lanes, starts),
+        until=until,  # type: ignore[arg-type]
+    )
+    start = time.perf_counter()
+    state = settings.run(settings.init(jax.random.key(0), task.x, task.y))
+    found = jax.tree.map(np.asarray, state.found)
+    seconds = time.perf_counter() - start
+    circuits = []
+    for place in np.flatnonzero(found.solved):
+        weights = [matrix[place] for matrix in found.weights]
+        x = task.x if task.x is not None else signs(binary(np.arange(2 ** task.network.widths[0]), 4))
+        circuits.append(task.network.rounded(weights, x))
+    exact = [circuit for circuit in circuits if is_exact(task, circuit)]
+    solved_steps = found.steps[found.solved]
+    return (
+        Result(
+            "projections",
+            int((found.steps > 0).sum()),
+            int(found.solved.sum()),
+            len(exact),
+            seconds,
+            np.percentile(solved_steps, [25, 50, 75]).tolist() if solved_steps.size else None,
+            max((accuracy(task, circuit) for circuit in exact), default=0.0) if task.held_out else None,
+        ),
+        exact,
+    )
+
+
+def is_exact(task: Task, weights: Sequence[Array]) -> bool:
+    """Whether the plain network gives every item; with free inputs, whether some input gives each word."""
+    if task.x is not None:
+        return bool((task.network(weights, task.x) == task.y).all())
+    codes = signs(binary(np.arange(2 ** task.network.widths[0]), task.network.widths[0]))
+    generated = {tuple(word) for word in np.asarray(task.network(weights, codes)).tolist()}
+    return {tuple(word) for word in task.y.tolist()} <= generated
+
+
+def accuracy(task: Task, weights: Sequence[Array]) -> float:
+    """The share of held-out outputs that are right."""
+    assert task.held_out is not None
+    x, y = task.held_out
+    return float((task.network(weights, x) == y).mean())
+
+
+@jax.custom_jvp
+def straight_through(x: jax.Array) -> jax.Array:
+    """The sign, whose derivative is taken for that of the identity where |x| <= 1."""
+    return jnp.where(x >= 0, 1.0, -1.0)
+
+
+@straight_through.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return straight_through(*primals), jnp.where(abs(primals[0]) <= 1, tangents[0], 0)
+
+
+def train(task: Task, activation: Callable[[jax.Array], jax.Array], name: str, starts: int, seconds: float) -> Result:
+    """Gradients: the same network with an activation in the place of the sign, many starts side by side by Adam."""
+    assert task.x is not None
+    x, y = jnp.asarray(task.x), jnp.asarray(task.y)
+    optimiser = optax.adam(1e-2)
+
+    def loss(weights: list[jax.Array]) -> jax.Array:
+        value = x
+        for matrix in weights[:-1]:
+            value = activation(value @ matrix[1:] - matrix[0])
+        logits = value @ weights[-1][1:] - weights[-1][0]
+        return jnp.mean(jnp.logaddexp(0, -2 * y * logits))
+
+    def initial(key: jax.Array) -> list[jax.Array]:
+        shapes = [(1 + n, m) for n, m in zip(task.network.widths[:-1], task.network.widths[1:], strict=True)]
+        keys = jax.random.split(key, len(shapes))
+        return [jax.random.normal(k, shape) / shape[0] ** 0.5 for k, shape in zip(keys, shapes, strict=True)]
+
+    def update(carry: Any, _: None) -> tuple[Any, None]:
+        weights, state = carry
+        updates, state = optimiser.update(jax.grad(loss)(weights), state)
+        return (optax.apply_updates(weights, updates), state), None
+
+    @jax.jit
+    def run(weights: Any, states: Any) -> tuple[Any, Any, jax.Array]:
+        one = functools.partial(jax.lax.scan, update, length=200)
+        (weights, states), _ = jax.vmap(lambda w, s: one((w, s)))(weights, states)
+        right = jax.vmap(lambda w: jnp.all(task.network(w, x) == y))(weights)
+        return weights, states, right
+
+    weights = jax.vmap(initial)(jax.random.split(jax.random.key(0), starts))
+    states = jax.vmap(optimiser.init)(weights)
+    ever = np.zeros(starts, bool)
+    run(weights, states)  # compiles
+    start = time.perf_counter()
+    updates = 0
+    while time.perf_counter() - start < seconds and not ever.all():
+        weights, states, right = run(weights, states)
+        ever |= np.asarray(right)
+        updates += 200
+    return Result(name, starts, int(ever.sum()), int(ever.sum()), time.perf_counter() - start, [float(updates)])
+
+
+def gates(network: pj.ThresholdNetwork, circuit: Sequence[Array]) -> str:
+    """The circuit as a line for each node, such as ``b2 = and(a1, not a3)``."""
+    lines = []
+    for depth, matrix in enumerate(circuit):
+        inputs = [f"{chr(ord('a') + depth)}{i + 1}" for i in range(len(matrix) - 1)]
+        for node, column in enumerate(matrix.T):
+            lines.append(f"{chr(ord('b') + depth)}{node + 1} = {_gate(column.tolist(), inputs)}")
+    return "\n".join(lines)
+
+
+def _gate(weights: list[int], names: Sequence[str]) -> str:
+    constant, *rest = weights
+    operands = [f"{'not ' if w < 0 else ''}{name}" for w, name in zip(rest, names, strict=True) if w]
+    sizes = {abs(w) for w in rest if w}
+    if not operands:
+        return "0" if constant > 0 else "1"
+    if len(operands) == 1 and abs(constant) < max(sizes):
+        return operands[0]
+    if len(sizes) == 1:
+        (size,) = sizes
+        # The constant is -1: at least so many operands must be true.
+        needed = (len(operands) + constant / size) / 2
+        if needed > len(operands) - 1:
+            return f"and({', '.join(operands)})"
+        if needed <= 1:
+            return f"or({', '.join(operands)})"
+    terms = [f"{w:+d} {name}" for w, name in zip(rest, names, strict=True) if w]
+    return f"sgn({' '.join(terms)} {-constant:+d})"
+
+
+def speed(name: str, lanes: int, rounds: int, cores: int) -> float:
+    """Microseconds of a start's step, 64 starts in all: best of 5, the starts split over the cores."""
+    task = TASKS[name]()
+    settings = pj.CircuitSearch(task.network, starts=10**6, steps=10**6, lanes=lanes)
+    blocks = max(64 // lanes // cores, 1)
+    states = [
+        [settings.init(jax.random.key(core * blocks + block), task.x, task.y) for block in range(blocks)]
+        for core in range(cores)
+    ]
+    devices = jax.devices()[:cores]
+    states = [jax.device_put(of_core, device) for of_core, device in zip(states, devices, strict=True)]
+
+    def run() -> None:
+        for block in range(blocks):
+            for core in range(cores):  # each is computed on a device of its own, and none is waited for
+                states[core][block] = settings.run(states[core][block], rounds)
+        jax.block_until_ready(states)
+
+    run()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times) / (rounds * 50 * blocks * cores * lanes) * 1e6
+
+
+def floor(task: Task) -> int:
+    """Bytes that a start's step must move: weights' and inputs' copies read and written once."""
+    pairs = zip(task.network.widths[:-1], task.network.widths[1:], strict=True)
+    return 4 * 4 * len(task.y) * sum((1 + n) * m for n, m in pairs)
+
+
+def report_speed(arguments: argparse.Namespace) -> None:
+    print("task          cores  lanes  us a step of a start  GB/s of one pass over the copies each way")
+    for name, rounds in (("multiplier2", 40), ("multiplier3", 2)):
+        for cores in range(1, arguments.cores + 1):
+            taken = speed(name, arguments.lanes, rounds, cores)
+            print(f"{name:12}  {cores:5}  {arguments.lanes:5}  {taken:20.2f}  {floor(TASKS[name]()) / taken / 1e3:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", nargs="?", choices=TASKS, default="multiplier2")
+    parser.add_argument("--starts", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--lanes", type=int, default=16, help="starts side by side")
+    parser.add_argument("--until", choices=("all", "any"), default="all")
+    parser.add_argument("--beta", type=float, help="the task's own by default")
+    parser.add_argument("--no-gradients", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="a JSON file")
+    arguments = parser.parse_args()
+    if arguments.speed:
+        jax.config.update("jax_num_cpu_devices", arguments.cores)
+        report_speed(arguments)
+        return
+    task = TASKS[arguments.task]()
+    if arguments.beta is not None:
+        task = replace(task, beta=arguments.beta)
+    result, exact = search(task, arguments.starts, arguments.steps, arguments.lanes, arguments.until)
+    results = [result]
+    if task.x is not None and not arguments.no_gradients:
+        for name, activation in (("straight-through", straight_through), ("tanh, then signs", jnp.tanh)):
+            results.append(train(task, activation, name, arguments.starts, result.seconds))
+    items = f"{len(task.y)} items, {platform.machine()}, jax {jax.__version__}"
+    print(f"{arguments.task}: widths {task.network.widths}, {items}")
+    for result in results:
+        print(json.dumps(asdict(result)))
+    if exact:
+        simplest = min(exact, key=lambda circuit: sum(abs(matrix).sum() for matrix in circuit))
+        print("\nThe simplest circuit (a: inputs, lowest bits first):")
+        print(gates(task.network, simplest))
+    if arguments.out:
+        arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

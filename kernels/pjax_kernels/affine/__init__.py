@@ -1,0 +1,1 @@
+"""``z = scale x + offset`` for constants."""

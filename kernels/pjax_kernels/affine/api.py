@@ -1,0 +1,56 @@
+"""The public projection onto an affine function with constant coefficients."""
+
+from __future__ import annotations
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_kernels import arguments
+from pjax_kernels.affine import reference, xla
+from pjax_kernels.implementation import choose
+
+_KERNEL = "project_affine"
+_IMPLEMENTATIONS = {"reference": reference.affine_increments, "xla": xla.affine_increments}
+
+
+def project_affine(
+    x: ArrayLike,
+    z: ArrayLike,
+    *,
+    scale: ArrayLike = 1.0,
+    offset: ArrayLike = 0.0,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """Project each element onto the line ``{z = scale x + offset}``, whose coefficients are constants.
+
+    Args:
+        x: floating-point, any shape.
+        z: the shape of ``x``, the estimates of the output.
+        scale: real numbers, of a shape that broadcasts to that of ``x``.
+        offset: likewise.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: ``x`` or ``z`` is not floating-point.
+        ValueError: the shapes do not fit, or the implementation is unknown.
+
+    Source: the projection onto a line in the plane; Bauschke and Combettes, Convex Analysis and Monotone Operator
+    Theory in Hilbert Spaces, section 29.2.
+    """
+    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    x, z = arrays["x"], arrays["z"]
+    arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
+    dtype = arguments.compute_dtype([x, z])
+    constants = [
+        arguments.broadcast_constant(_KERNEL, name, value, x.shape, dtype)
+        for name, value in (("scale", scale), ("offset", offset))
+    ]
+    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
+    changes = project(x.astype(dtype), z.astype(dtype), *constants)
+    new_x, new_z = arguments.apply_increments([x, z], changes, increments)
+    return new_x, new_z

@@ -1,0 +1,1 @@
+"""``z`` = the means, or any multiples of the sums, of windows."""

@@ -1,0 +1,1 @@
+"""``z = f(x)`` for a scalar function ``f``."""

@@ -1,0 +1,159 @@
+"""Projection onto the graph of a scalar function in jax.numpy: any platform."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pjax_kernels.elementwise.curves import PARTS, Curve
+from pjax_kernels.roots import replaced_if
+
+NEAR_STEPS = 3
+"""Newton steps that near points take."""
+
+FAR_STEPS = 20
+"""Steps of the damped iteration from the best of the starts."""
+
+
+class _Aim(NamedTuple):
+    """What is minimised along a curve from ``anchor``: ``(offset + change of x)^2 + (change of z - residual)^2``."""
+
+    anchor: Array
+    offset: Array
+    residual: Array
+    target: Array
+    """The estimate of ``z``: the residual may know better how far it is from the anchor."""
+
+
+def smooth_increments(x: Array, z: Array, residual: Array, curve: Curve) -> tuple[Array, Array]:
+    """The changes of ``x`` and ``z``; ``residual`` is ``z - f(x)``."""
+    anchor = curve.anchors[0](x, z)
+    inside = anchor == x
+    aim = _Aim(anchor, jnp.where(inside, 0, anchor - x), jnp.where(inside, residual, z - curve.value(anchor)), z)
+    near = inside & (jnp.abs(residual) <= curve.reach(anchor, curve.value(anchor)))
+    changes = _polished(curve, aim, _first_step(curve, aim))
+
+    def with_far_ones(near_changes: tuple[Array, Array]) -> tuple[Array, Array]:
+        far = _far_changes(curve, x, z, aim, near_changes)
+        return tuple(jnp.where(near, *pair) for pair in zip(near_changes, far, strict=True))  # type: ignore[return-value]
+
+    x_change, z_change = replaced_if(~jnp.all(near), with_far_ones, changes)
+    return x_change, z_change
+
+
+def _slopes(curve: Curve, anchor: Array, t: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """First and second derivatives of the curve."""
+
+    def first(t: Array) -> tuple[Array, Array]:
+        return jax.jvp(functools.partial(curve.point, anchor), (t,), (jnp.ones_like(t),))[1]
+
+    return jax.jvp(first, (t,), (jnp.ones_like(t),))
+
+
+def _first_step(curve: Curve, aim: _Aim) -> Array:
+    """To the nearest point of the tangent."""
+    (x_slope, z_slope), _ = _slopes(curve, aim.anchor, jnp.zeros_like(aim.anchor))
+    step = (aim.residual * z_slope - aim.offset * x_slope) / (x_slope**2 + z_slope**2)
+    return _inside(curve, aim.anchor, step)
+
+
+def _inside(curve: Curve, anchor: Array, t: Array) -> Array:
+    return t if curve.lowest is None else jnp.maximum(t, curve.lowest(anchor))
+
+
+def _newton_step(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
+    """Half the derivative of the squared distance, and what to divide it by for a step downhill."""
+    (x_slope, z_slope), (x_bend, z_bend) = _slopes(curve, aim.anchor, t)
+    x_gap, z_gap = _gaps(curve, aim, t)
+    flat = x_slope**2 + z_slope**2
+    curved = flat + x_gap * x_bend + z_gap * z_bend
+    return x_gap * x_slope + z_gap * z_slope, jnp.where(curved > 0.1 * flat, curved, flat)
+
+
+def _polished(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
+    """The changes of x and z after a few Newton steps."""
+
+    def newton(_: int, t: Array) -> Array:
+        slope, divisor = _newton_step(curve, aim, t)
+        return _inside(curve, aim.anchor, t - slope / divisor)
+
+    t = lax.fori_loop(0, NEAR_STEPS, newton, t, unroll=True)
+    (x_slope, z_slope), _ = _slopes(curve, aim.anchor, t)
+    x_gap, z_gap = _gaps(curve, aim, t)
+    # Where the curve is steep, the difference cancels; at a nearest point the gap is at right angles to the curve.
+    upright = -x_gap * x_slope / jnp.where(z_slope == 0, 1, z_slope)
+    steep = jnp.abs(z_slope) > jnp.abs(x_slope)
+    agree = jnp.abs(upright - z_gap) <= 16 * jnp.finfo(t.dtype).eps * jnp.abs(aim.residual)
+    return x_gap, jnp.where(steep & agree, upright, z_gap)
+
+
+def _far_changes(curve: Curve, x: Array, z: Array, aim: _Aim, near_changes: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The nearest of the changes found from several starts on all branches, and of those given."""
+    stay = jnp.where(aim.offset == 0, aim.residual**2, jnp.inf)
+    best = jnp.zeros_like(x), -aim.residual
+    distance = stay
+    found = [near_changes]
+    for branch in curve.anchors:
+        anchor = branch(x, z)
+        own = jnp.where(anchor == aim.anchor, aim.residual, z - curve.value(anchor))
+        branch_aim = _Aim(anchor, jnp.where(anchor == x, 0, anchor - x), own, z)
+        starts = curve.starts(anchor, z, own)
+        # Where f reaches z another valley may begin than that of the best start.
+        for start in (_best_start(curve, branch_aim, starts), _inside(curve, anchor, starts[PARTS - 1])):
+            found.append(_polished(curve, branch_aim, _descended(curve, branch_aim, start)))
+    for x_change, z_change in found:
+        squared = x_change**2 + z_change**2
+        # Of two that are equally near up to rounding, the later one has taken more steps.
+        nearer = squared <= distance * (1 + 8 * jnp.finfo(x.dtype).eps)
+        best = jnp.where(nearer, x_change, best[0]), jnp.where(nearer, z_change, best[1])
+        distance = jnp.where(nearer, squared, distance)
+    return best
+
+
+def _gaps(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
+    """From ``x`` and ``z`` to the curve, each with the fewest rounding errors that there can be."""
+    x_change, z_change = curve.changes(aim.anchor, t)
+    _, height = curve.point(aim.anchor, t)
+    smaller = jnp.abs(height) + jnp.abs(aim.target) < jnp.abs(z_change) + jnp.abs(aim.residual)
+    return aim.offset + x_change, jnp.where(smaller, height - aim.target, z_change - aim.residual)
+
+
+def _squared(curve: Curve, aim: _Aim, t: Array) -> Array:
+    """The squared distance at ``t``."""
+    x_gap, z_gap = _gaps(curve, aim, t)
+    squared = x_gap**2 + z_gap**2
+    return jnp.where(jnp.isnan(squared), jnp.inf, squared)
+
+
+def _best_start(curve: Curve, aim: _Aim, starts: Array) -> Array:
+    """The nearest of the starts, though ``x`` may be nearer still: its own valley has been searched."""
+
+    def keep_better(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        t = _inside(curve, aim.anchor, starts[i])
+        squared = _squared(curve, aim, t)
+        better = squared < carry[1]
+        return jnp.where(better, t, carry[0]), jnp.where(better, squared, carry[1])
+
+    first = jnp.zeros_like(aim.anchor), jnp.full_like(aim.anchor, jnp.inf)
+    return lax.fori_loop(0, starts.shape[0], keep_better, first)[0]
+
+
+def _descended(curve: Curve, aim: _Aim, t: Array) -> Array:
+    """Down from ``t``, by Newton steps that are shortened where they lead up."""
+
+    def step(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        t, squared, longest = carry
+        slope, divisor = _newton_step(curve, aim, t)
+        move = jnp.clip(-slope / divisor, -longest, longest)
+        new = _inside(curve, aim.anchor, t + move)
+        new_squared = _squared(curve, aim, new)
+        down = new_squared < squared
+        longest = jnp.where(down, jnp.maximum(longest, 2 * jnp.abs(move)), jnp.abs(move) / 4)
+        return jnp.where(down, new, t), jnp.where(down, new_squared, squared), longest
+
+    start = t, _squared(curve, aim, t), jnp.full_like(t, jnp.inf)
+    return lax.fori_loop(0, FAR_STEPS, step, start)[0]

@@ -1,0 +1,1 @@
+"""``z = x / sqrt(mean(x^2) + epsilon)``, of ``x`` itself or of ``x`` less its mean."""

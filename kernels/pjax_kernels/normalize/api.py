@@ -1,0 +1,68 @@
+"""The public projection onto a normalisation."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from numpy.lib.array_utils import normalize_axis_index
+
+from pjax_kernels import arguments
+from pjax_kernels.implementation import choose
+from pjax_kernels.normalize import reference, xla
+
+_KERNEL = "project_normalize"
+_IMPLEMENTATIONS = {"reference": reference.normalize_increments, "xla": xla.normalize_increments}
+
+
+def project_normalize(
+    x: ArrayLike,
+    z: ArrayLike,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    centred: bool = True,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """Project rows onto the set ``{z = (x - mean(x)) / sqrt(var(x) + epsilon)}``, or of their root mean square.
+
+    That is layer normalisation, and with ``centred=False``, ``{z = x / sqrt(mean(x^2) + epsilon)}``, RMS normalisation,
+    both without scale and bias.  All but the length of a row follows from its length, which is sought from many starts:
+    the point found is never farther than ``x`` with its own normalisation, and is the nearest wherever the residual
+    is small; of standard normal rows with standard normal ``z``, more than 95 % are nearest to within 1e-8.
+
+    Args:
+        x: floating-point, at least one axis, of at least two entries where it is centred.
+        z: the shape of ``x``, the estimates of the normalised rows.
+        axis: along which rows lie.
+        epsilon: positive.
+        centred: subtract the mean.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, z)`` after the projection, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes differ, there is no such axis, epsilon is not positive, or the implementation is unknown.
+
+    Source: reduction to one dimension, as for the projection onto a cone of revolution.
+    """
+    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    x, z = arrays["x"], arrays["z"]
+    arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
+    if not -x.ndim <= axis < x.ndim or x.shape[axis] < 1 + centred:
+        raise ValueError(
+            f"{_KERNEL}: axis is {axis!r} for x of shape {x.shape}; pass an axis of x of at least {1 + centred} entries"
+        )
+    if not arguments.finite_number(_KERNEL, "epsilon", epsilon) > 0:
+        raise ValueError(f"{_KERNEL}: epsilon is {epsilon!r}; pass a positive number")
+    axis = normalize_axis_index(axis, x.ndim)
+    dtype = arguments.compute_dtype([x, z])
+    rows = [jnp.moveaxis(array.astype(dtype), axis, -1) for array in (x, z)]
+    changes = choose(_KERNEL, implementation, _IMPLEMENTATIONS)(*rows, float(epsilon), bool(centred))
+    moved = [jnp.moveaxis(change, -1, axis) for change in changes]
+    new_x, new_z = arguments.apply_increments([x, z], moved, increments)
+    return new_x, new_z

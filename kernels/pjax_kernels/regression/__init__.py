@@ -1,0 +1,1 @@
+"""Output constraints of regression: squared and absolute error, and a box."""

@@ -1,0 +1,1 @@
+"""Projection onto Boolean threshold functions."""

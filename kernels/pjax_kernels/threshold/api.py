@@ -1,0 +1,151 @@
+"""The public projections onto Boolean threshold functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+from numpy.lib.array_utils import normalize_axis_index
+
+from pjax_kernels import arguments
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
+from pjax_kernels.threshold import reference, xla
+
+_KERNEL = "project_threshold"
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.threshold_increments),
+    "xla": arguments.from_increments(xla.threshold_increments),
+}
+_FORMULA = of_formula(xla.threshold_increments)
+_DENSE = "project_threshold_dense"
+_DENSE_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.dense_increments),
+    "xla": arguments.from_increments(xla.dense_increments),
+}
+_DENSE_FORMULA = of_formula(xla.dense_increments)
+
+
+def project_threshold(
+    a: ArrayLike,
+    b: ArrayLike,
+    z: ArrayLike,
+    *,
+    margin: ArrayLike,
+    axis: int = -1,
+    increments: bool = False,
+    implementation: str | None = None,
+) -> tuple[Array, Array, Array]:
+    """Project each ``(a, b, z)`` onto the set ``{z = sgn(a . b), |a . b| >= margin}``.
+
+    The nearest point in the sum of squared distances of all three.  Where both signs are as near, ``z`` becomes 1;
+    where the nearest point is not unique (``a = -z b``), the free part of ``a`` and ``b`` is laid along the vector of
+    equal positive entries.
+
+    Args:
+        a: floating-point, with an axis of entries.
+        b: the shape of ``a``.
+        z: the shape of ``a`` without that axis, the estimates of the signs.
+        margin: a positive number, which may be traced.
+        axis: of the entries; the first one lets few entries, of many dot products, fill vector registers.
+        increments: return the changes instead of the new values, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit, there is no such axis or no entry, the margin is not positive, or the
+            implementation is unknown.
+
+    Source: Elser, Lal, arXiv 2602.17493, section III.
+    """
+    arrays = arguments.floating_arrays(_KERNEL, a=a, b=b, z=z)
+    a, b, z = arrays.values()
+    if not -a.ndim <= axis < a.ndim:
+        raise ValueError(f"{_KERNEL}: a has shape {a.shape}, which has no axis {axis} to take the dot product over")
+    axis = normalize_axis_index(axis, a.ndim)
+    arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
+    kept = a.shape[:axis] + a.shape[axis + 1 :]
+    arguments.require_shape(_KERNEL, "z", z, kept, f"a of shape {a.shape} without axis {axis}")
+    _require_entries(_KERNEL, a.shape[axis], f"a has shape {a.shape}")
+    found: tuple[Array, Array, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        (a, b, z, _positive(_KERNEL, margin, (a, b, z))),
+        formula=_FORMULA,
+        increments=increments,
+        axis=axis,
+    )
+    return found
+
+
+def project_threshold_dense(
+    x: ArrayLike,
+    w: ArrayLike,
+    z: ArrayLike,
+    *,
+    margin: ArrayLike,
+    increments: bool = False,
+    precision: lax.PrecisionLike = "highest",
+    implementation: str | None = None,
+) -> tuple[Array, Array, Array]:
+    """Project onto the threshold functions of a dense layer, ``z[i, j] = sgn(x[i] . w[:, j])``, and average the copies.
+
+    Each of the ``B M`` functions holds its own copies of a row of ``x`` and a column of ``w``, which all start from the
+    given values and are projected as by :func:`project_threshold`; their means are returned.  No copy is stored.
+
+    Args:
+        x: ``(B, N)``, floating-point.
+        w: ``(N, M)``.
+        z: ``(B, M)``, the estimates of the signs.
+        margin: of every dot product, a positive number, which may be traced.
+        increments: return the changes instead of the new values, in float32 or wider.
+        precision: of the matrix products, as in :func:`jax.numpy.matmul`.
+        implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
+
+    Returns:
+        ``(x, w, z)``: the means of the projected copies, and the signs, in the shapes and dtypes given.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: the shapes do not fit, there is no entry, the margin is not positive, or the implementation is
+            unknown.
+
+    Source: Elser, Lal, arXiv 2602.17493, section III, with all copies of a value equal.
+    """
+    arrays = arguments.floating_arrays(_DENSE, x=x, w=w, z=z)
+    x, w, z = arrays.values()
+    arguments.require_rank(_DENSE, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
+    arguments.require_shape(_DENSE, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
+    expected = (x.shape[0], w.shape[1])
+    arguments.require_shape(_DENSE, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
+    _require_entries(_DENSE, x.shape[1], f"x has shape {x.shape}")
+    found: tuple[Array, Array, Array] = run(
+        _DENSE,
+        implementation,
+        _DENSE_IMPLEMENTATIONS,
+        (x, w, z, _positive(_DENSE, margin, (x, w, z))),
+        formula=_DENSE_FORMULA,
+        increments=increments,
+        precision=precision,
+    )
+    return found
+
+
+def _require_entries(kernel: str, entries: int, found: str) -> None:
+    """Raise ``ValueError`` where dot products have no entries, and so no sign."""
+    if not entries:
+        raise ValueError(f"{kernel}: {found}, so that dot products have no entries and never reach a margin")
+
+
+def _positive(kernel: str, margin: ArrayLike, arrays: Sequence[Array]) -> Array:
+    dtype = arguments.compute_dtype(arrays)
+    return jnp.asarray(
+        arguments.scalar(kernel, "margin", margin, dtype, lambda m: 0 < m < math.inf, "a positive number")
+    )

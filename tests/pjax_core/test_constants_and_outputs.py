@@ -1,0 +1,97 @@
+"""Operations with constants, scalar functions and normalisation pass the check; output constraints pull as they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_core as pj
+from pjax_core import primitives
+from pjax_core.operand import apply
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+Array = np.ndarray
+
+
+def operation(primitive: Any, *constants: Any, **settings: Any) -> Callable[..., Any]:
+    return lambda *inputs: apply(primitive, *inputs, *constants, **settings)
+
+
+POOL: dict[str, Any] = {"size": (4,), "window": (2,), "strides": (1,), "padding": ((0, 1),), "factor": None}
+OPERATIONS: dict[str, tuple[Callable[..., Any], int]] = {
+    "difference": (operation(primitives.signed_sum, coefficients=(1.0, -1.0)), 2),
+    "mean": (operation(primitives.sum_over, axis=(0,), factor=0.25), 1),
+    "affine": (operation(primitives.affine, 2.0, np.array([1.0, 2, 3, 4])), 1),
+    "min": (operation(primitives.minimum, axis=(0,)), 1),
+    "clip": (operation(primitives.clip, -0.3, np.inf), 1),
+    "average_pool": (operation(primitives.average_pool, **POOL), 1),
+    "power": (operation(primitives.elementwise("power"), exponent=3), 1),
+    "with constants": (operation(primitives.elementwise(lambda x, c: c * jnp.sin(x)), np.arange(1.0, 5)), 1),
+    **{
+        name: (operation(primitives.elementwise(name)), 1)
+        for name in ("tanh", "gelu", "silu", "softplus", "exp", "abs")
+    },
+    "normalize": (operation(primitives.normalize, axis=0, epsilon=0.1, centred=True), 1),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_projection_is_one(name: str, generator: np.random.Generator) -> None:
+    call, count = OPERATIONS[name]
+    pj.check_projection(call, list(generator.normal(size=(count, 4))), samples=50)
+
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "class numbers": lambda z, y, w: pj.cross_entropy(z, jnp.asarray(np.arange(12) % 3 - 1), class_weights=[1, 2, 0.5]),
+    "weights": lambda z, y, w: pj.cross_entropy(z, np.eye(3, dtype=np.float32)[np.arange(12) % 3], weights=w),
+    "margin": lambda z, y, w: pj.margin_loss(z, np.eye(3, dtype=np.float32)[np.arange(12) % 3], weights=w),
+    "squared": lambda z, y, w: pj.squared_error(z, y, strength=10.0),
+    "absolute": lambda z, y, w: pj.absolute_error(z, y),
+    "box": lambda z, y, w: pj.within(z, pj.Box(-0.1, 0.1)),
+    "own": lambda z, y, w: pj.output("own", loss=lambda z, y: jnp.mean((z - y) ** 2), prox=lambda z, y: (z + y) / 2)(
+        z, y
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("algorithm", [pj.alternating_projections(), pj.douglas_rachford()], ids=["ap", "dr"])
+def test_output_constraints_lower_their_loss(name: str, algorithm: Any, generator: np.random.Generator) -> None:
+    x, y = (generator.normal(size=(12, n)).astype(np.float32) for n in (4, 3))
+    weights = np.float32(np.arange(12) % 2)
+
+    def network(params: Array, x: Any, y: Any, weights: Any) -> Any:
+        return LOSSES[name](pj.matmul(x, params), y, weights)
+
+    params = generator.normal(size=(4, 3)).astype(np.float32)
+    solved = pj.solve(pj.feasibility(network), params, x, y, weights, algorithm=algorithm, steps=30)
+    assert float(network(solved.params, x, y, weights)) < 0.9 * float(network(params, x, y, weights))
+
+
+def test_rows_that_do_not_count_have_no_influence(generator: np.random.Generator) -> None:
+    x, params = (generator.normal(size=shape).astype(np.float32) for shape in ((6, 4), (4, 3)))
+    numbers = np.array([0, -1, 2, -1, 1, 0])
+
+    def network(params: Array, x: Any, labels: Any) -> Any:
+        return pj.cross_entropy(pj.matmul(x, params), labels)
+
+    counted = numbers >= 0
+    whole, part = network(params, x, numbers), network(params, x[counted], numbers[counted])
+    np.testing.assert_allclose(whole, part, rtol=1e-6)
+
+
+def test_weights_and_limits_must_be_data() -> None:
+    x = np.ones((2, 3), np.float32)
+    problem = pj.feasibility(lambda p, x: pj.squared_error(pj.matmul(x, p["w"]), x, weights=p["s"]))
+    params = {"w": np.eye(3, dtype=np.float32), "s": np.ones(3, np.float32)}
+    with pytest.raises(ValueError, match=r"squared_error: weights come from params\['s'\]; they must be data"):
+        pj.solve(problem, params, x, algorithm=pj.alternating_projections(), steps=1)
+    with pytest.raises(ValueError, match=r"within: low has shape \(2,\)"):
+        pj.within(x, pj.Box(np.zeros(2)))
+    with pytest.raises(TypeError, match="pass pj.Box"):
+        pj.within(x, (0, 1))  # type: ignore[arg-type]

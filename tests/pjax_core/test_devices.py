@@ -1,0 +1,107 @@
+"""Training with the batch over several devices: as on one, without gathering, on every kind of mesh axes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pjax_core as pj
+
+PROGRAM = """
+import re
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import pjax_core as pj
+
+jax.config.update("jax_enable_x64", True)
+assert jax.device_count() == 8
+of_axes = AxisType.Explicit if AXES == "explicit" else AxisType.Auto
+mesh = jax.make_mesh((8,), ("batch",), axis_types=(of_axes,))
+rng = np.random.default_rng(0)
+y = np.eye(2)[rng.integers(2, size=16)]
+
+
+def dense(p, x):
+    return pj.matmul(pj.sum_relu(pj.matmul(x, p["w0"]), p["b0"]), p["w1"])
+
+
+def convolutional(p, x):
+    h = pj.max_pool(pj.relu(pj.conv2d(x, p["f"])), 2)
+    return pj.matmul(h.reshape(x.shape[0], -1), p["w"])
+
+
+NETWORKS = {
+    "dense": (dense, {"w0": (8, 12), "b0": (12,), "w1": (12, 2)}, (16, 8)),
+    "convolutional": (convolutional, {"f": (3, 3, 1, 4), "w": (16, 2)}, (16, 6, 6, 1)),
+}
+ALGORITHMS = {
+    "dense": [
+        pj.alternating_projections(),
+        pj.alternating_projections(in_turn=True),
+        pj.cyclic_projections(),
+        pj.douglas_rachford(),
+        pj.douglas_rachford(copies=pj.Factored()),
+        pj.difference_map(0.7),
+        pj.alternating_reflections(),
+        pj.cyclic_douglas_rachford(),
+    ],
+    "convolutional": [pj.alternating_projections(), pj.douglas_rachford()],
+}
+
+
+def check(network, shapes, x_shape, algorithm):
+    problem = pj.feasibility(lambda p, x, y: pj.cross_entropy(network(p, x), y))
+    p, x = {name: rng.normal(size=shape) for name, shape in shapes.items()}, rng.normal(size=x_shape)
+
+    def solve(p, x, y):
+        return pj.solve(problem, p, x, y, algorithm=algorithm, steps=3).change
+
+    if AXES == "manual":
+        def averaged(p, x, y):
+            return jax.lax.pmean(solve(p, x, y), "batch")
+
+        whole = jax.jit(jax.shard_map(averaged, mesh=mesh, in_specs=(P(), P("batch"), P("batch")), out_specs=P()))
+        alone = jax.jit(solve)
+        shards = [alone(p, x[i : i + 2], y[i : i + 2]) for i in range(0, 16, 2)]
+        expected = jax.tree.map(lambda *changes: np.mean(changes, axis=0), *shards)
+    else:
+        whole, expected = jax.jit(solve), jax.jit(solve)(p, x, y)
+    place = lambda array, *spec: jax.device_put(array, NamedSharding(mesh, P(*spec)))
+    arrays = jax.tree.map(place, p), place(x, "batch"), place(y, "batch")
+    found = whole(*arrays)
+    for name, change in expected.items():
+        error = np.linalg.norm(np.asarray(found[name]) - change) / np.linalg.norm(change)
+        assert error < 1e-12, (algorithm, name, error)
+    program = whole.lower(*arrays).compile().as_text()
+    moved = set(re.findall(r" (all-gather|all-to-all|collective-permute)", program))
+    assert not moved, (algorithm, moved)
+    if AXES != "manual":  # outside jit too, where what is known is checked
+        eager = pj.solve(problem, *arrays, algorithm=algorithm, steps=3)
+        error = max(np.abs(np.asarray(eager.change[name]) - change).max() for name, change in expected.items())
+        assert error < 1e-12, (algorithm, error)
+
+
+for network, algorithms in ALGORITHMS.items():
+    for algorithm in algorithms:
+        check(*NETWORKS[network], algorithm)
+"""
+
+
+@pytest.mark.parametrize("axes", ["auto", "explicit", "manual"])
+def test_batches_over_devices(axes: str) -> None:
+    """On manual axes, inside ``shard_map``, the mean of separate calls; else the same as on one device."""
+    root = Path(pj.__file__).parents[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", f"AXES = {axes!r}\n{PROGRAM}"], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,109 @@
+"""One small call of every public kernel, as a function of its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import pjax_kernels as pk
+
+FAR = np.array([0.1, 1.0, 60.0])
+"""Sizes of residuals: near roots, those in between, and far ones."""
+
+
+class Case(NamedTuple):
+    """``kernel(*arrays, implementation=...)``."""
+
+    kernel: Callable[..., Any]
+    arrays: tuple[Any, ...]
+
+
+def attention(q: Any, k: Any) -> Any:
+    """A bilinear map that selects."""
+    return q @ k.swapaxes(-1, -2)
+
+
+def dense_copies(x: Any, w: Any, u: Any, v: Any, z: Any, scale: Any, keep: Any, gain: Any, **options: Any) -> Any:
+    """Scalars as arguments."""
+    numbers = {name: tuple(pair) for name, pair in (("scale", scale), ("keep", keep), ("gain", gain))}
+    return tuple(pk.project_dense_copies(x, w, u, v, z, **numbers, **options))
+
+
+def dense_factored(x: Any, w: Any, u: Any, v: Any, z: Any, **options: Any) -> Any:
+    """Two operands of each kind, with numbers among the coefficients."""
+    return pk.project_dense_factored(x, w, ((1.0, u[0]), (u[1],)), ((0.0, 0.5), (v,)), z, **options)
+
+
+def bilinear_map_factored(x: Any, w: Any, u: Any, v: Any, z: Any, **options: Any) -> Any:
+    """One operand of each kind."""
+    return pk.project_bilinear_map_factored(attention, (x,), (w,), ((u,), (0.0,)), ((v,), (1.0,)), z, **options)
+
+
+def quantize(x: Any, z: Any, scale: Any, **options: Any) -> Any:
+    """The scale as an argument."""
+    return pk.project_quantize(x, z, levels=4, scale=scale, **options)
+
+
+def cross_entropy(logits: Any, labels: Any, strength: Any, **options: Any) -> Any:
+    """The strength as an argument."""
+    return pk.prox_cross_entropy(logits, labels, strength=strength, **options)
+
+
+def threshold(a: Any, b: Any, z: Any, margin: Any, **options: Any) -> Any:
+    """The margin as an argument."""
+    return pk.project_threshold(a, b, z, margin=margin, **options)
+
+
+def threshold_dense(x: Any, w: Any, z: Any, margin: Any, **options: Any) -> Any:
+    """The margin as an argument."""
+    return pk.project_threshold_dense(x, w, z, margin=margin, **options)
+
+
+def cases(rng: np.random.Generator) -> dict[str, Case]:
+    """Random arrays in float64, with near and far roots, apart from the borders between branches."""
+    n = lambda *shape: rng.normal(size=shape)  # noqa: E731
+    x, w = n(3, 4), n(4, 2)
+    z = x @ w + FAR[:, None] * n(3, 2)
+    a, b = n(3, 5), n(3, 5)
+    q, k = n(2, 3, 4), n(2, 2, 4)
+    probabilities = np.abs(n(3, 5)) + 0.1
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    pair = lambda *numbers: tuple(map(np.float64, numbers))  # noqa: E731
+    pool = partial(pk.project_max_pool, window=(3, 2), strides=(2, 1), padding=((1, 0), (0, 0)))
+    return {
+        "project_bilinear": Case(pk.project_bilinear, (a, b, np.sum(a * b, -1) + FAR * n(3))),
+        "project_bilinear_map": Case(
+            partial(pk.project_bilinear_map, attention), (q, k, attention(q, k) + FAR[:, None] * n(2, 3, 2))
+        ),
+        "project_bilinear_map_factored": Case(
+            bilinear_map_factored, (q, k, n(2, 3, 2), n(2, 3, 2), FAR[:, None] * n(2, 3, 2))
+        ),
+        "project_conv2d": Case(
+            partial(pk.project_conv2d, strides=(1, 2), padding="SAME"),
+            (n(2, 3, 4, 2), n(2, 3, 2, 3), FAR * n(2, 3, 2, 3)),
+        ),
+        "project_dense": Case(pk.project_dense, (x, w, z)),
+        "project_dense_copies": Case(
+            dense_copies,
+            (x, w, n(3, 2, 4), n(3, 2, 4), z, pair(-1.0, -0.9), pair(0.3, 0.4), pair(0.6, 0.7)),
+        ),
+        "project_dense_factored": Case(
+            dense_factored, ((x, n(3, 4)), (w,), (n(3, 2), n(3, 2)), n(3, 2), FAR[:, None] * n(3, 2))
+        ),
+        "project_margin": Case(pk.project_margin, (n(3, 5), 2 * np.eye(3, 5))),
+        "project_max": Case(partial(pk.project_max, axis=(0, 2)), (n(3, 4, 2), n(4) + [0, 4, 0, 4])),
+        "project_max_pool": Case(pool, (n(2, 4, 3, 2), n(2, 2, 2, 2))),
+        "project_quantize": Case(quantize, (2 * n(3, 5), 2 * n(3, 5), np.float64(1.5))),
+        "project_recurrence": Case(
+            pk.project_recurrence, (n(2, 3, 4), n(2, 3, 2), n(4, 2), n(2, 2), FAR[:, None] * n(2, 3, 2))
+        ),
+        "project_sum": Case(pk.project_sum, ((n(3, 4), n(4)), n(3, 4))),
+        "project_sum_over": Case(partial(pk.project_sum_over, axis=1), (n(3, 4, 2), n(3, 2))),
+        "project_sum_relu": Case(pk.project_sum_relu, ((n(3, 4), n(4)), n(3, 4))),
+        "project_threshold": Case(threshold, (a, b, n(3), np.float64(8.0))),
+        "project_threshold_dense": Case(threshold_dense, (x, w, n(3, 2), np.float64(2.0))),
+        "prox_cross_entropy": Case(cross_entropy, (5 * n(3, 5), probabilities, np.float64(5.0))),
+    }

@@ -1,0 +1,203 @@
+"""Derivatives of every kernel: against finite differences of the reference, in both modes, twice, and at the poles."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_kernels as pk
+
+from .cases import Case, attention, cases, cross_entropy
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+STEP = 1e-5
+
+CASES = cases(np.random.default_rng(20260618))
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def random_like(rng: np.random.Generator, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=jnp.shape(leaf))), tree)
+
+
+def moved(arrays: Any, direction: Any, by: float) -> Any:
+    return jax.tree.map(lambda array, d: array + by * d, arrays, direction)
+
+
+def leaves(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def difference(call: Any, arrays: Any, direction: Any) -> np.ndarray:
+    """The central difference along a direction, of fourth order."""
+    at = {k: leaves(call(*moved(arrays, direction, k * STEP))) for k in (-2, -1, 1, 2)}
+    return (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * STEP)
+
+
+def assert_near(left: np.ndarray, right: np.ndarray, tolerance: float) -> None:
+    assert np.linalg.norm(left - right) <= tolerance * np.linalg.norm(right)
+
+
+def allowed(case: Case, direction: Any) -> Any:
+    """Labels stay labels: those of 0 are on a border, where the other branch begins; probabilities add up to 1."""
+    if case.kernel is pk.project_margin:
+        return direction[0], jnp.zeros_like(direction[1])
+    if case.kernel is cross_entropy:
+        return direction[0], direction[1] - jnp.mean(direction[1], axis=-1, keepdims=True), direction[2]
+    return direction
+
+
+def test_forward_mode_is_the_limit_of_differences(case: Case, implementation: str, rng: np.random.Generator) -> None:
+    call = jax.jit(partial(case.kernel, implementation=implementation))
+    reference = jax.jit(partial(case.kernel, implementation="reference"))
+    derivative = jax.jit(lambda direction: jax.jvp(call, case.arrays, direction)[1])
+    arrays = jax.tree.map(jnp.asarray, case.arrays)
+    for _ in range(3):
+        direction = allowed(case, random_like(rng, case.arrays))
+        assert_near(leaves(derivative(direction)), difference(reference, arrays, direction), 1e-7)
+
+
+def test_each_result_by_each_argument(case: Case, implementation: str, rng: np.random.Generator) -> None:
+    """As above, but no large part hides a small one."""
+    call = jax.jit(partial(case.kernel, implementation=implementation))
+    derivative = jax.jit(lambda direction: jax.jvp(call, case.arrays, direction)[1])
+    arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, case.arrays))
+    for place, array in enumerate(arrays):
+        direction = [jnp.zeros_like(other) for other in arrays]
+        direction[place] = jnp.asarray(rng.normal(size=array.shape))
+        along = allowed(case, structure.unflatten(direction))
+        at = {k: call(*moved(structure.unflatten(arrays), along, k * STEP)) for k in (-2, -1, 1, 2)}
+        expected = jax.tree.map(lambda a, b, c, d: (8 * (c - b) - (d - a)) / (12 * STEP), *at.values())
+        for got, right in zip(jax.tree.leaves(derivative(along)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(got, right, rtol=0, atol=1e-6 * np.abs(right).max(initial=1e-2))
+
+
+def test_reverse_mode_is_the_transpose(case: Case, implementation: str, rng: np.random.Generator) -> None:
+    call = jax.jit(partial(case.kernel, implementation=implementation))
+    direction = random_like(rng, case.arrays)
+    results, pull = jax.vjp(call, *case.arrays)
+    weights = random_like(rng, results)
+    pushed = jax.jvp(call, case.arrays, direction)[1]
+    left, right = leaves(pull(weights)) @ leaves(direction), leaves(weights) @ leaves(pushed)
+    np.testing.assert_allclose(left, right, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "copies" not in name and "factored" not in name])
+def test_increments_and_values_have_the_same_derivative(name: str, rng: np.random.Generator) -> None:
+    case = CASES[name]
+    direction = random_like(rng, case.arrays)
+    changes = jax.tree.leaves(jax.jvp(partial(case.kernel, increments=True), case.arrays, direction)[1])
+    values = jax.tree.leaves(jax.jvp(case.kernel, case.arrays, direction)[1])
+    for got, change, old in zip(values, changes, jax.tree.leaves(direction), strict=False):
+        np.testing.assert_allclose(got, old + change, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["project_bilinear", "project_dense", "prox_cross_entropy"])
+def test_second_derivatives(name: str, rng: np.random.Generator) -> None:
+    """The known root moves too."""
+    case = CASES[name]
+    arrays = jax.tree.map(jnp.asarray, case.arrays)
+    direction = allowed(case, random_like(rng, arrays))
+    weights = random_like(rng, case.kernel(*arrays))
+
+    @jax.jit
+    def gradient(*arrays: Any) -> Any:
+        return jax.grad(lambda arrays: jnp.vdot(*map(jnp.asarray, map(flat, (weights, case.kernel(*arrays))))))(arrays)
+
+    exact = jax.jvp(gradient, arrays, direction)[1]
+    assert_near(leaves(exact), difference(gradient, arrays, direction), 1e-6)
+
+
+def flat(tree: Any) -> Any:
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+@pytest.mark.parametrize("z", [0.5, -3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 3.0, 50.0])
+def test_the_published_input(z: float, implementation: str) -> None:
+    """NaN, or 0 for the reference, before derivatives were those of the implicit function."""
+    a, b = jnp.array([[1.0, 2]]), jnp.array([[0.5, -1]])
+
+    def new_z(a: Any) -> Any:
+        return pk.project_bilinear(a, b, jnp.array([z]), implementation=implementation)[2].sum()
+
+    expected = [difference(new_z, (a,), (row[None],))[0] for row in jnp.eye(2)]
+    for mode in (jax.grad, jax.jacrev, jax.jacfwd):
+        np.testing.assert_allclose(np.ravel(mode(new_z)(a)), expected, rtol=1e-7)
+    if z == 0.5:
+        np.testing.assert_allclose(np.ravel(jax.grad(new_z)(a)), [0.173425, 0.010931], atol=1e-6)
+
+
+def test_the_published_cross_entropy(implementation: str) -> None:
+    def first(logits: Any) -> Any:
+        return pk.prox_cross_entropy(logits, jnp.array([[0.0, 1, 0]]), implementation=implementation)[0, 0]
+
+    for mode in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(mode(first)(jnp.array([[1.0, 0, -1]])), [[0.66476, 0.26197, 0.07328]], atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_near_the_poles(distance: float, sign: int, rng: np.random.Generator, implementation: str) -> None:
+    """``a`` nearly ``-b`` or ``b`` and ``z`` far off: the root is 1 or -1 but for the last digits."""
+    b = jnp.asarray(rng.normal(size=(1, 4)))
+    shift = jnp.asarray(rng.normal(size=(1, 4)))
+    z = jnp.array([sign * 40.0])
+
+    def call(shift: Any, b: Any, z: Any) -> Any:
+        return pk.project_bilinear(-sign * b + distance * shift, b, z, implementation=implementation)
+
+    arrays, direction = (shift, b, z), random_like(rng, (shift, b, z))
+    derivative = jax.jvp(call, arrays, direction)[1]
+    assert_near(leaves(derivative), difference(call, arrays, direction), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_set_valued_rows_have_a_finite_derivative_that_stays_feasible(dtype: str, implementation: str) -> None:
+    """Along what keeps them so: zero inputs and any ``z``, by the selection that is documented."""
+    zero, z = jnp.zeros((2, 4), dtype), jnp.array([3.0, -7.0], dtype)
+    call = partial(pk.project_bilinear, implementation=implementation)
+    (a, b, new_z), (da, db, dz) = jax.jvp(call, (zero, zero, z), (zero, zero, jnp.ones_like(z)))
+    tolerance = 50 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(dz.astype(float), 1, rtol=tolerance)
+    np.testing.assert_allclose(jnp.sum(a * db + b * da, -1).astype(float), dz.astype(float), rtol=tolerance)
+    gradients = jax.grad(lambda *arrays: sum(jnp.sum(new) for new in call(*arrays)).astype(float), (0, 1, 2))
+    assert all(np.isfinite(leaf.astype(float)).all() for leaf in gradients(zero, zero, z))
+
+
+def test_batches_of_set_valued_rows(implementation: str) -> None:
+    """In consensus form: a batch of which one row and one column are zero."""
+    x, w, z = jnp.ones((3, 4)).at[1].set(0), jnp.ones((4, 2)).at[:, 0].set(0), jnp.full((3, 2), 5.0)
+    step = 1e-6
+    call = jax.jit(partial(pk.project_dense, implementation=implementation))
+    derivative = jax.jvp(call, (x, w, z), (0 * x, 0 * w, jnp.ones_like(z)))[1]
+    expected = (leaves(call(x, w, z + step)) - leaves(call(x, w, z - step))) / (2 * step)
+    assert_near(leaves(derivative), expected, 1e-6)
+    gradient = jax.grad(lambda *arrays: sum(jnp.sum(new) for new in call(*arrays)), (0, 1, 2))(x, w, z)
+    assert np.isfinite(leaves(gradient)).all()
+
+
+def test_a_unique_maximum_that_z_touches_is_smooth(implementation: str) -> None:
+    x, z = jnp.array([[1.0, 3.0, 2.0]]), jnp.array([3.0])
+    call = partial(pk.project_max, implementation=implementation)
+    new_x, new_z = jax.jvp(call, (x, z), (jnp.array([[5.0, 1.0, 7.0]]), jnp.array([2.0])))[1]
+    np.testing.assert_allclose(new_x, [[5.0, 1.5, 7.0]])
+    np.testing.assert_allclose(new_z, [1.5])
+
+
+def test_captured_arrays_of_a_map(rng: np.random.Generator) -> None:
+    """What a bilinear map has captured is no argument of the kernel: its derivative is refused, not 0."""
+    q, k = jnp.asarray(rng.normal(size=(3, 4))), jnp.asarray(rng.normal(size=(2, 4)))
+
+    def captured(ones: Any) -> Any:
+        return pk.project_bilinear_map(lambda q, k: attention(q, k) * ones, q, k, attention(q, k) + 1)[2].sum()
+
+    with pytest.raises(Exception, match=r".*"):
+        jax.grad(captured)(jnp.ones((3, 2)))

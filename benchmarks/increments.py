@@ -148,14 +148,14 @@ def print_cosines(arguments: argparse.Namespace) -> None:
                     for dtype in (jnp.float32, jnp.float64)
                 )
                 cosines = {key: cosine(double(rough[key]), double(exact[key])) for key in exact}
-                least = min(cosines, key=cosines.__getitem__)
+                least = min(cosines, key=lambda key: cosines[key])
                 size = np.linalg.norm(double(exact[least])) / max(np.linalg.norm(double(start[least])), 1e-300)
                 print(f"{title:18}{strength:9}  {name:14}{cosines[least]:13.6f}  {least} {size:.1e}", flush=True)
 
 
 def cosine(a: Matrix, b: Matrix) -> float:
-    """Of the angle between two arrays; 1 if neither moves."""
-    scale = max(np.abs(a).max(), np.abs(b).max())
+    """Of the angle between two arrays, whose squares may be too small for any number; 1 if neither moves."""
+    scale = float(np.max(np.abs([a, b])))
     if scale == 0:
         return 1.0
     a, b = a / scale, b / scale

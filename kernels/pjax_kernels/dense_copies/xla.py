@@ -96,9 +96,11 @@ def _project_rows(layer: _Layer, start: int | Array, size: int, settings: _Setti
     """The result for ``size`` rows of each part: by near roots, nearly always right, and again if one was not near."""
 
     def block() -> _Layer:
-        arrays = (layer.x, layer.u, layer.v, layer.z, layer.residual)
-        x, u, v, z, residual = (y if y is None else lax.dynamic_slice_in_dim(y, start, size, 1) for y in arrays)
-        return _Layer(x, layer.w, u, v, z, residual)
+        def rows(array: Array) -> Array:
+            return lax.dynamic_slice_in_dim(array, start, size, 1)
+
+        residual = None if layer.residual is None else rows(layer.residual)
+        return _Layer(rows(layer.x), layer.w, rows(layer.u), rows(layer.v), rows(layer.z), residual)
 
     def again(found: tuple[Array, _Result]) -> tuple[Array, _Result]:
         # Sliced anew, so that what enters the loop is no copy of the block.

@@ -119,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
     parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd", "muon"])
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--strength", type=float, default=0.05)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--validation", action="store_true", help="test on the last 5,000 training images instead")

@@ -149,13 +149,13 @@ def print_cosines(arguments: argparse.Namespace) -> None:
                 )
                 cosines = {key: cosine(double(rough[key]), double(exact[key])) for key in exact}
                 least = min(cosines, key=lambda key: cosines[key])
-                size = np.linalg.norm(double(exact[least])) / max(np.linalg.norm(double(start[least])), 1e-300)
+                size = float(np.linalg.norm(double(exact[least])) / np.linalg.norm(double(start[least])))
                 print(f"{title:18}{strength:9}  {name:14}{cosines[least]:13.6f}  {least} {size:.1e}", flush=True)
 
 
 def cosine(a: Matrix, b: Matrix) -> float:
     """Of the angle between two arrays, whose squares may be too small for any number; 1 if neither moves."""
-    scale = float(np.max(np.abs([a, b])))
+    scale = float(np.abs(np.stack([a, b])).max())
     if scale == 0:
         return 1.0
     a, b = a / scale, b / scale

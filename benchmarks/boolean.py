@@ -325,7 +325,7 @@ def main() -> None:
         print(json.dumps(asdict(result)))
     if exact:
         simplest = min(exact, key=lambda circuit: sum(abs(matrix).sum() for matrix in circuit))
-        print("\nThe simplest circuit (a: inputs, lowest bits first):")
+        print(f"\nThe simplest circuit, right for all {len(task.y)} items (a: inputs, lowest bits first):")
         print(gates(task.network, simplest))
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")

@@ -29,7 +29,7 @@ from pjax_core.graph import Operation, is_fixed
 from pjax_core.messages import described
 from pjax_core.primitive import Primitive, in_places, moved, side_of
 from pjax_core.serialization import exportable_dataclass, exportable_namedtuple
-from pjax_kernels import Coefficient, Combination
+from pjax_kernels import Coefficient, Combination, compose
 
 exportable_namedtuple(Combination)
 
@@ -396,7 +396,12 @@ def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
     if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
         return tuple(changes)
     cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
-    sums = meshes.transposed(_spread(node), tuple(slots), cotangents)
+    # On automatic axes: what is laid out of an array that all devices hold is not sharded by its type.
+    plain = tuple(jax.ShapeDtypeStruct(slot.shape, slot.dtype) for slot in slots)
+    transpose = compose.on_automatic_axes(
+        lambda *cotangents: meshes.transposed(_spread(node), plain, cotangents), like=lambda *_: tuple(slots)
+    )
+    sums = transpose(*cotangents)
     counts = node.primitive.copies(*slots, **node.settings)
     return tuple(
         total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)

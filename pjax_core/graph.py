@@ -56,13 +56,20 @@ class Slot:
         arrays = [values(source) for source in self.sources]
         return arrays[0] if self.view is None else self.view(*arrays)
 
-    def sum_over_copies(self, source: Node, copies: Array, values: Callable[[Node], Array]) -> Array:
-        """The sum over the elements of the slot that are copies of each element of ``source``."""
+    def sum_over_copies(
+        self, source: Node, copies: Array, values: Callable[[Node], Array], *, counts: bool = False
+    ) -> Array:
+        """The sum over the elements of the slot that are copies of each element of ``source``.
+
+        What ``counts`` is the same on all devices, and may be known while tracing.
+        """
         if self.view is None:
             return copies
         # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
         moving = [node for node in self.sources if not is_index(node)]
         shapes = tuple(_widened_shape(node) for node in moving)
+        if counts:
+            shapes = tuple(Shape(shape.shape, shape.dtype) for shape in shapes)
         indices = {node: values(node) for node in self.sources if is_index(node)}
 
         def view(*arrays: Array) -> Array:

@@ -428,5 +428,5 @@ def _sum_over_copies(
         if source in slot.sources:
             copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
             copies = jnp.asarray(multiplicity, total.dtype) * copies
-            total = total + slot.sum_over_copies(source, copies, values).astype(total.dtype)
+            total = total + slot.sum_over_copies(source, copies, values, counts=changes is None).astype(total.dtype)
     return total

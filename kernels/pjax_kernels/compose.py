@@ -12,6 +12,7 @@ from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.in_place import project_dense_in_place
 from pjax_kernels.elementwise.api import elementwise_function
+from pjax_kernels.meshes import on_automatic_axes
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 from pjax_kernels.roots import replaced_if
 
@@ -22,6 +23,7 @@ __all__ = [
     "difference_of_pairs",
     "elementwise_function",
     "max_pool",
+    "on_automatic_axes",
     "padding_pairs",
     "place_windows",
     "positive_pair",

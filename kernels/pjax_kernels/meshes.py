@@ -61,7 +61,7 @@ def in_shards(array: Array, count: int) -> Array:
 
 
 def _sharding(leaf: Any) -> NamedSharding | None:
-    return jax.typeof(leaf).sharding if isinstance(leaf, Array) else None
+    return jax.typeof(leaf).sharding if isinstance(leaf, Array) else getattr(leaf, "sharding", None)
 
 
 def _explicit_mesh(tree: Any) -> AbstractMesh | None:

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from pjax_kernels import root
 from pjax_kernels.meshes import shards
@@ -53,7 +54,7 @@ def near_first(
         return jnp.where(jnp.abs(scaled) > limit, marks, -root.near_root(scaled, p, q, steps=steps))
 
     # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
-    small = z.size <= SMALL
+    small = not is_symbolic_dim(z.size) and z.size <= SMALL
     minus_t = minus_roots(equations, *((3, three_steps) if small else (1, one_step)))
     # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
     mark = jnp.max(jnp.abs(minus_t), initial=0)
@@ -86,6 +87,8 @@ def near_or_in_blocks(p: Array, q: Array, z: Array, residual: Array | None = Non
 
 def in_blocks(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
     """The roots whatever they are, for arrays of one shape, a block at a time; ``residual`` is ``z - p`` if known."""
+    if is_symbolic_dim(z.size):  # of a batch size that is open, blocks cannot be counted
+        return _any_root(p, q, z, residual)
     parts = shards(z.shape[0]) if z.ndim else 1
     # A block has some of each part of the batch that devices may hold.
     flat = tuple(array.reshape(parts, -1).T for array in (p, q, z, residual) if array is not None)
@@ -98,6 +101,8 @@ def rows_at_a_time(shape: tuple[int, ...], entries: int = 16 * BLOCK) -> int:
 
     A divisor of the number of rows in the parts, into which devices may have split the batch.
     """
+    if is_symbolic_dim(shape[0]):
+        return 1
     limit, part = max(1, entries // max(1, math.prod(shape[1:]))), shape[0] // shards(shape[0])
     return next((rows for rows in range(min(limit, part), 0, -1) if part % rows == 0), 1)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from pjax_kernels import root
 from pjax_kernels.bilinear import xla
@@ -68,7 +69,7 @@ def dense_copies(
     residual = None if residual is None else in_shards(residual, shards(batch))
     layer, settings = _Layer(x, w.T, u, v, z, residual), _Settings(scale, keep, gain)
     rows = max(1, _BLOCK // max(w.size, 1))
-    blocks = max(1, -(-z.shape[1] // rows))
+    blocks = 1 if is_symbolic_dim(batch) else max(1, -(-z.shape[1] // rows))
     first = z.shape[1] - (blocks - 1) * rows
 
     def advance(done: _Result, start: int | Array, size: int) -> _Result:

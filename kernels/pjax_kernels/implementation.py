@@ -59,9 +59,8 @@ def run(
     if known:
         told = {} if increments is None else {"increments": increments}
         function = {} if bilinear is None else {"bilinear": bilinear}
-        return on_automatic_axes(lambda *operands: project(*operands, **told, **function, **settings, **known), like)(
-            *operands
-        )
+        of_operands = None if like is None else lambda *operands, **_: like(*operands)
+        return on_automatic_axes(project, of_operands)(*operands, **told, **function, **settings, **known)
     fixed = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
     call = _Call(project, formula, increments, bilinear, fixed)
     return on_automatic_axes(partial(_called, call), like)(*operands)

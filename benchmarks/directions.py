@@ -47,10 +47,10 @@ def make_network(hidden: tuple[int, ...], residual: str) -> tuple[Callable[..., 
         return {name: scale * a if name[0] == "w" and 0 < int(name[1:]) < depth else a for name, a in params.items()}
 
     def apply(params: Params, x: Any) -> Any:
-        h = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
+        h = jax.nn.relu(x @ params["w0"] + params["b0"])
         for k in range(1, depth):
-            h = pj.add(h, pj.sum_relu(pj.matmul(h, params[f"w{k}"]), params[f"b{k}"]))
-        return pj.matmul(h, params[f"w{depth}"])
+            h = h + jax.nn.relu(h @ params[f"w{k}"] + params[f"b{k}"])
+        return h @ params[f"w{depth}"]
 
     return init, apply
 

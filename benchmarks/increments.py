@@ -37,8 +37,8 @@ def constraint(params: Params, x: Array, y: Array) -> Any:
     """A ReLU network without a bias at the logits, under cross-entropy."""
     h = x
     for w, b in zip(params["weights"][:-1], params["biases"], strict=True):
-        h = pj.sum_relu(pj.matmul(h, w), b)
-    return pj.cross_entropy(pj.matmul(h, params["weights"][-1]), y, strength=STRENGTH)
+        h = jax.nn.relu(h @ w + b)
+    return pj.cross_entropy(h @ params["weights"][-1], y, strength=STRENGTH)
 
 
 def start_params(sizes: tuple[int, ...]) -> dict[str, list[NDArray[np.float32]]]:

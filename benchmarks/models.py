@@ -50,11 +50,11 @@ def mlp(hidden: Sequence[int], skip: bool = False, levels: int | None = None) ->
         return _initial_params(key, list(pairwise(sizes)))
 
     def apply(params: Params, x: Any) -> Any:
-        h = pj.reshape(x, (x.shape[0], -1)) if len(x.shape) > 2 else x
+        h = jnp.reshape(x, (x.shape[0], -1)) if len(x.shape) > 2 else x
         for k, skips in enumerate(has_skip):
-            terms = [pj.matmul(h, params[f"w{k}"]), params[f"b{k}"], *([h] if skips else [])]
+            terms = [h @ params[f"w{k}"], params[f"b{k}"], *([h] if skips else [])]
             h = _activation(levels, *terms)
-        return pj.matmul(h, params[f"w{len(widths)}"])
+        return h @ params[f"w{len(widths)}"]
 
     return Model(init, apply)
 
@@ -80,7 +80,7 @@ def cnn(channels: Sequence[int], strides: Sequence[int] | None = None, levels: i
         for k, step in enumerate(steps):
             h = _convolution(h, params[f"w{k}"], step)
             h = _activation(levels, h, params[f"b{k}"])
-        return pj.matmul(pj.max(h, axis=(1, 2)), params[f"w{len(widths)}"])
+        return jnp.max(h, axis=(1, 2)) @ params[f"w{len(widths)}"]
 
     return Model(init, apply)
 
@@ -100,26 +100,26 @@ def rnn(hidden: Sequence[int]) -> Model:
         h = x
         for k in range(len(widths)):
             h = pj.recurrence(h, params[f"w{k}"], params[f"u{k}"], params[f"b{k}"])
-        return pj.matmul(h, params[f"w{len(widths)}"])
+        return h @ params[f"w{len(widths)}"]
 
     return Model(init, apply)
 
 
 def _convolution(x: Any, w: Any, stride: int) -> Any:
-    """What pj.conv2d with padding "SAME" computes, for square filters, as a matrix product of windows.
+    """What a convolution with padding "SAME" computes, for square filters, as a matrix product of windows.
 
     On CPUs steps of Douglas-Rachford on small images were five times as fast. The constraints differ at the border:
-    here dot products hold copies of filter entries that meet padding, which pj.conv2d leaves out.
+    here dot products hold copies of filter entries that meet padding, which a convolution leaves out.
     """
     (batch, *lengths, _), size = x.shape, w.shape[0]
     outputs = [-(-length // stride) for length in lengths]
     missing = [max((n - 1) * stride + size - length, 0) for n, length in zip(outputs, lengths, strict=True)]
-    padded = pj.pad(x, ((0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)))
+    padded = jnp.pad(x, ((0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)))
     rows, columns = ([slice(k, k + (n - 1) * stride + 1, stride) for k in range(size)] for n in outputs)
-    windows = pj.concatenate([pj.index(padded, (slice(None), i, j)) for i in rows for j in columns], axis=-1)
+    windows = jnp.concatenate([padded[:, i, j] for i in rows for j in columns], axis=-1)
     inputs = size * size * w.shape[2]
-    product = pj.matmul(pj.reshape(windows, (-1, inputs)), pj.reshape(w, (inputs, w.shape[3])))
-    return pj.reshape(product, (batch, *outputs, w.shape[3]))
+    product = windows.reshape(-1, inputs) @ w.reshape(inputs, w.shape[3])
+    return product.reshape(batch, *outputs, w.shape[3])
 
 
 def _widths(hidden: Sequence[int]) -> tuple[int, ...]:
@@ -145,5 +145,5 @@ def _he(key: Array, shape: Sequence[int]) -> Array:
 
 def _activation(levels: int | None, *terms: Any) -> Any:
     if levels is None:
-        return pj.sum_relu(*terms)
-    return pj.quantize(pj.add(*terms), levels=levels, scale=1.0)
+        return jax.nn.relu(sum(terms))
+    return pj.quantize(sum(terms), levels=levels, scale=1.0)

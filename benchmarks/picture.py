@@ -56,8 +56,8 @@ COLUMNS = {
 
 def network(params: Any, x: Any) -> Any:
     """The README's network."""
-    h = pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"])
-    return pj.matmul(h, params["w1"])
+    h = jax.nn.relu(x @ params["w0"] + params["b0"])
+    return h @ params["w1"]
 
 
 def traced() -> Graph:

@@ -12,45 +12,42 @@ from pjax_core.algorithms import (
 )
 from pjax_core.checks import check_projection
 from pjax_core.copies import Factored
-from pjax_core.direction import direction, value_and_direction
-from pjax_core.extension import bilinear, primitive
-from pjax_core.layers import Layer
-from pjax_core.ops import (
+from pjax_core.deprecated import (
     add,
+    broadcast_to,
+    concatenate,
     conv2d,
     dot,
     einsum,
-    identity,
+    embedding,
+    expand_dims,
+    index,
     matmul,
     max,
     max_pool,
     maximum,
-    quantize,
-    relu,
-    sum,
-    sum_relu,
-)
-from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
-from pjax_core.recurrence import recurrence
-from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
-from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
-from pjax_core.views import (
-    broadcast_to,
-    concatenate,
-    embedding,
-    expand_dims,
-    index,
     moveaxis,
     pad,
+    relu,
     repeat,
     reshape,
     split,
     squeeze,
     stack,
+    sum,
+    sum_relu,
     swapaxes,
     transpose,
+    vmap,
 )
-from pjax_core.vmap import vmap
+from pjax_core.direction import direction, value_and_direction
+from pjax_core.extension import bilinear, primitive
+from pjax_core.layers import Layer
+from pjax_core.operations import identity, quantize
+from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
+from pjax_core.recurrence import recurrence
+from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 
 __all__ = [
     "DENSE_BUDGET",

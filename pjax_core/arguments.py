@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.meshes import varying, varying_axes
-from pjax_core.messages import described
-from pjax_core.operand import is_known
+from pjax_core.messages import described, is_known
 
 
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

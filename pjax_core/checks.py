@@ -10,8 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pjax_core.graph import Operation, Parameter, Value, advice_on_values, of_node
+from pjax_core.graph import Operation, Parameter
+from pjax_core.meshes import Shape
 from pjax_core.primitive import Primitive
+from pjax_core.rewrite import rewritten
+from pjax_core.trace.jaxpr import values_of
+from pjax_core.trace.operations import slot_of
+from pjax_core.trace.values import Loss
 
 _SCALES = (1e-6, 1e-4, 1e-2, 0.1, 1.0, 3.0)
 """Standard deviations of the steps to sampled points, relative to the size of the inputs."""
@@ -80,23 +85,24 @@ class _Constraint(NamedTuple):
 
 def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Constraint:
     """The only constraint that an operation makes of these inputs."""
-    leaves = [Parameter(f"inputs[{i}]", jax.ShapeDtypeStruct(x.shape, x.dtype), i) for i, x in enumerate(inputs)]
-    with advice_on_values():
-        result = operation(*map(of_node, leaves))
-    nodes = result.slot.sources if isinstance(result, Value) else ()
-    if len(nodes) != 1 or not isinstance(nodes[0], Operation) or nodes[0].feedback is not None:
+    shapes = [Shape(x.shape, x.dtype) for x in inputs]
+    leaves = [Parameter(f"inputs[{i}]", shape, i) for i, shape in enumerate(shapes)]
+    values = values_of(operation, shapes, leaves)
+    slots = [slot_of(value) for value in values if not isinstance(value, Loss)]
+    node = slots[0].sources[0] if len(values) == len(slots) == 1 and len(slots[0].sources) == 1 else None
+    if not isinstance(node, Operation) or node.feedback is not None:
         raise ValueError(
-            f"check_projection: the operation returned {result!r} of {len(nodes)} constraints; pass one that makes one "
-            "constraint with an output, such as pj.relu"
+            f"check_projection: the operation returned {values!r}; pass one that makes one constraint with an output, "
+            "such as jax.nn.relu"
         )
-    node = nodes[0]
+    (node,) = rewritten([node])
     if any(isinstance(source, Operation) for slot in node.slots for source in slot.sources):
         raise ValueError("check_projection: the operation makes several constraints; check each by itself")
     if node.primitive.spread is None:
         raise ValueError(f"check_projection: {node.name} has no layout of its copies; give pj.bilinear a spread")
-    slots = [slot.read(lambda source: _read(source, inputs)) for slot in node.slots]
-    copies = node.primitive.spread(*slots, **node.settings)
-    moving = node.primitive.moving_inputs(len(slots))
+    arrays = [slot.read(lambda source: _read(source, inputs)) for slot in node.slots]
+    copies = node.primitive.spread(*arrays, **node.settings)
+    moving = node.primitive.moving_inputs(len(arrays))
     return _flattened(
         node.primitive.copywise or node.primitive, node.name, copies[:moving], copies[moving:], node.settings
     )

@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+from pjax_core.call import call
 from pjax_core.messages import described
-from pjax_core.operand import Operand, Result, any_traced, apply, shape_of
 from pjax_core.primitive import Primitive
 from pjax_core.primitive import bilinear as bilinear_primitive
 
 
 def primitive(
     name: str, *, forward: Callable[..., Array], project: Callable[..., tuple[tuple[Array, ...], Array]]
-) -> Callable[..., Result]:
+) -> Callable[..., Array]:
     """An operation from the function that it computes and the projection onto its graph.
 
     The operation holds one copy of each element of its inputs.  Check ``project`` with :func:`check_projection`.
@@ -31,7 +32,7 @@ def primitive(
             output that are nearest to those given among all with ``output == forward(*inputs, **settings)``.
 
     Returns:
-        The operation: a function of traced values or arrays, and of ``settings`` by keyword.
+        The operation: a function of arrays, and of ``settings`` by keyword.
 
     Source: paper, section 3.
     """
@@ -53,7 +54,7 @@ def bilinear(
     function: Callable[..., Array],
     *,
     spread: Callable[..., tuple[Array, Array]] | None = None,
-) -> Callable[..., Result]:
+) -> Callable[..., Array]:
     """An operation from a bilinear map alone, each of whose outputs is a dot product of entries of both operands.
 
     The projection follows from the map and its linear transposes (:func:`pjax_kernels.project_bilinear_map`).
@@ -66,7 +67,7 @@ def bilinear(
             keep them in factored form.
 
     Returns:
-        The operation: a function of traced values or arrays, and of ``settings`` by keyword, which must be hashable.
+        The operation: a function of arrays, and of ``settings`` by keyword, which must be hashable.
         It raises ``ValueError`` where ``function`` is not linear, or has other coefficients.
 
     Source: paper, section 3.2, for the projection of a dot product.
@@ -76,9 +77,9 @@ def bilinear(
     require_dot_products = functools.lru_cache(maxsize=256)(functools.partial(_require_dot_products, name, function))
 
     @functools.wraps(operation)
-    def checked(x: Operand, w: Operand, **settings: Any) -> Result:
-        if any_traced([x, w]):
-            require_dot_products((shape_of(x), shape_of(w)), tuple(sorted(settings.items())))
+    def checked(x: ArrayLike, w: ArrayLike, **settings: Any) -> Array:
+        if isinstance(x, jax.core.Tracer) or isinstance(w, jax.core.Tracer):
+            require_dot_products((jnp.shape(x), jnp.shape(w)), tuple(sorted(settings.items())))
         return operation(x, w, **settings)
 
     return checked
@@ -110,14 +111,14 @@ def _require_dot_products(
                 )
 
 
-def _operation(declared: Primitive) -> Callable[..., Result]:
+def _operation(declared: Primitive) -> Callable[..., Array]:
     """The function that applies a primitive."""
 
-    def operation(*operands: Operand, **settings: Any) -> Result:
-        return apply(declared, *operands, **settings)
+    def operation(*operands: ArrayLike, **settings: Any) -> Array:
+        return call(declared, *operands, **settings)
 
     operation.__name__ = operation.__qualname__ = declared.name
-    operation.__doc__ = f"The operation {declared.name!r}, of traced values or arrays."
+    operation.__doc__ = f"The operation {declared.name!r}."
     return operation
 
 

@@ -1,30 +1,21 @@
-"""A function as a graph of constraints: traced by shape alone, two-coloured, in layers."""
+"""A function as a graph of constraints: its nodes, what they read of each other, and its two colours."""
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pjax_core import primitives
 from pjax_core.meshes import Shape, shape_of_type, transposed
-from pjax_core.messages import described
-from pjax_core.primitive import Batching, Primitive
-
-_ADVICE = (
-    "While a network is traced, a Value stands for an array: it has +, @, [...], .T, .reshape, and the functions of "
-    "pjax_core, such as pj.sum and pj.max, but not those of jax.numpy. A product of values is pj.matmul, pj.einsum or "
-    'pj.bilinear("product", lambda x, w: x * w); any other operation is made by pj.primitive.'
-)
+from pjax_core.primitive import Primitive
 
 
 class Colour(enum.Enum):
@@ -40,6 +31,42 @@ class Colour(enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
+class Step:
+    """One selection of elements: ``function`` of the arrays at ``places`` among the sources and what came before.
+
+    ``name`` and ``settings`` are those of the equation that it is from.
+    """
+
+    name: str
+    function: Callable[..., Array]
+    settings: dict[str, Any]
+    places: tuple[int, ...]
+    shape: Shape
+
+    def __call__(self, *arrays: Array) -> Array:
+        """The selected elements; numbers of different precision are promoted, since some equations do not."""
+        dtypes = {array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)}
+        if len(dtypes) > 1:
+            widest = jnp.promote_types(*dtypes) if len(dtypes) == 2 else jnp.result_type(*dtypes)
+            arrays = tuple(a.astype(widest) if a.dtype in dtypes else a for a in arrays)
+        return self.function(*arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A selection of elements in steps, the last of which gives the result."""
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, *sources: Array) -> Array:
+        """The selection from these sources."""
+        arrays = list(sources)
+        for step in self.steps:
+            arrays.append(step(*(arrays[place] for place in step.places)))
+        return arrays[-1]
+
+
+@dataclass(frozen=True, eq=False)
 class Slot:
     """An input of an operation: a view of the outputs of other nodes.
 
@@ -48,7 +75,7 @@ class Slot:
     """
 
     sources: tuple[Node, ...]
-    view: Callable[..., Array] | None
+    view: View | None
     shape: Shape
 
     def read(self, values: Callable[[Node], Array]) -> Array:
@@ -81,6 +108,52 @@ class Slot:
         sums = transposed(view, shapes, copies.astype(viewed.dtype))
         return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node is source))
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the slot holds nothing but data and constants."""
+        return all(is_fixed(source) for source in self.sources)
+
+    @property
+    def last(self) -> Step | None:
+        """The last step of the view."""
+        return None if self.view is None else self.view.steps[-1]
+
+    def before_last(self) -> Slot:
+        """The slot without the last step of its view, which must be of one array."""
+        assert self.view is not None
+        steps = self.view.steps[:-1]
+        if steps:
+            return Slot(self.sources, View(steps), steps[-1].shape)
+        assert len(self.sources) == 1
+        return of_node(self.sources[0])
+
+
+def of_node(node: Node) -> Slot:
+    """The whole output of a node."""
+    assert node.shape is not None
+    return Slot((node,), None, node.shape)
+
+
+def select(name: str, function: Callable[..., Array], settings: dict[str, Any], shape: Shape, *slots: Slot) -> Slot:
+    """The slot that ``function``, a selection of elements, makes of others."""
+    count = sum(len(slot.sources) for slot in slots)
+    steps: list[Step] = []
+    places: list[int] = []
+    first = 0
+    for slot in slots:
+        own = range(first, first + len(slot.sources))
+        first += len(slot.sources)
+        offset = count + len(steps) - len(own)
+        if slot.view is None:
+            places.append(own[0])
+            continue
+        for step in slot.view.steps:
+            moved = tuple(own[p] if p < len(own) else p + offset for p in step.places)
+            steps.append(replace(step, places=moved))
+        places.append(count + len(steps) - 1)
+    steps.append(Step(name, function, settings, tuple(places), shape))
+    return Slot(tuple(source for slot in slots for source in slot.sources), View(tuple(steps)), shape)
+
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -102,6 +175,17 @@ class Data(Node):
     """A leaf of the data; ``index`` is its place among them."""
 
     index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Computed(Data):
+    """A function of data and constants, computed once, at the start, and kept among the data.
+
+    Its ``index`` is its place after the leaves of the data.
+    """
+
+    function: Callable[..., Array]
+    slots: tuple[Slot, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,247 +219,21 @@ class Operation(Node):
         return self.primitive.forward(*(slot.read(values) for slot in self.slots), **self.settings)
 
 
-class Value:
-    """What stands for an array while a function is traced: a view of nodes, of known shape and unknown content.
-
-    ``levels`` are the calls of :func:`pjax_core.vmap`, outermost first, that hide the first axes of the slot.
-    """
-
-    def __init__(self, slot: Slot, levels: tuple[int, ...] = ()) -> None:
-        self.slot = slot
-        self.levels = levels
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The lengths of the axes."""
-        return tuple(self.slot.shape.shape[len(self.levels) :])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the array it stands for."""
-        return np.dtype(self.slot.shape.dtype)
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return int(np.prod(self.shape))
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len() of a value with no axes")
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"Value(shape={self.shape}, dtype={self.dtype}, of={[node.name for node in self.slot.sources]})"
-
-    # Operators as arrays have them. The operations build on this module, so they are imported late.
-
-    def __add__(self, other: Any) -> Value:
-        from pjax_core import ops
-
-        return ops.add(self, other)
-
-    def __radd__(self, other: Any) -> Value:
-        from pjax_core import ops
-
-        return ops.add(other, self)
-
-    def __matmul__(self, other: Any) -> Value:
-        from pjax_core import ops
-
-        return ops.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Value:
-        from pjax_core import ops
-
-        return ops.matmul(other, self)
-
-    def __getitem__(self, where: Any) -> Value:
-        from pjax_core import views
-
-        return views.index(self, where)
-
-    def reshape(self, *shape: Any) -> Value:
-        """As :func:`pjax_core.reshape`."""
-        from pjax_core import views
-
-        return views.reshape(self, shape[0] if len(shape) == 1 else shape)
-
-    @property
-    def T(self) -> Value:
-        """As :func:`pjax_core.transpose`."""
-        from pjax_core import views
-
-        return views.transpose(self)
-
-    def __bool__(self) -> bool:
-        raise self._no_content()
-
-    def __iter__(self) -> Iterator[Value]:
-        return (self[i] for i in range(len(self)))
-
-    def __array_ufunc__(self, function: np.ufunc, method: str, *operands: Any, **options: Any) -> Value:
-        """Let a NumPy array stand on the left of an operator."""
-        from pjax_core import ops
-
-        if method == "__call__" and not options and function is np.add:
-            return ops.add(*operands)
-        if method == "__call__" and not options and function is np.matmul:
-            return ops.matmul(*operands)
-        raise self._no_content()
-
-    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        """Refuse, instead of NumPy's taking the value for a sequence."""
-        raise self._no_content()
-
-    @property
-    def __jax_array__(self) -> Any:
-        # A property, since JAX hides what a method raises.
-        raise self._no_content()
-
-    def _no_content(self) -> TypeError:
-        return TypeError(
-            f"{self!r} has no content while the network is traced; apply pjax_core operations to it, not jax.numpy's "
-            "or numpy's"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Constraint:
-    """What a network function returns: an output constraint on a node."""
-
-    node: Operation
-
-
-def of_node(node: Node) -> Value:
-    """The whole output of a node."""
-    assert node.shape is not None
-    return Value(Slot((node,), None, node.shape))
-
-
-def as_value(array: Value | Array | np.ndarray | float) -> Value:
-    """A value, a constant node if need be."""
-    if isinstance(array, Value):
-        return array
-    constant = jnp.asarray(array)
-    return of_node(Constant("constant", shape_of_type(constant), constant))
-
-
-def restructure(function: Callable[..., Array], *values: Value) -> Value:
-    """The view that ``function``, a selection of elements, takes of its arguments."""
-    level = _innermost(values)
-    if level is not None:
-        in_axes = tuple(0 if level in value.levels else None for value in values)
-        mapped = restructure(jax.vmap(function, in_axes), *(exposed(value, level) for value in values))
-        return hidden(mapped, level)
-    sources = tuple(source for value in values for source in value.slot.sources)
-
-    def view(*arrays: Array) -> Array:
-        remaining = iter(arrays)
-        return function(*(_read(value.slot, remaining) for value in values))
-
-    shape = jax.eval_shape(function, *(value.slot.shape for value in values))
-    return Value(Slot(sources, view, shape))
-
-
-def _read(slot: Slot, arrays: Iterator[Array]) -> Array:
-    """The slot's value from the next arrays."""
-    own = [next(arrays) for _ in slot.sources]
-    return own[0] if slot.view is None else slot.view(*own)
-
-
-def _innermost(values: Sequence[Value]) -> int | None:
-    """The latest call of vmap that hides an axis of one of the values."""
-    return max((value.levels[-1] for value in values if value.levels), default=None)
-
-
-def exposed(value: Value, level: int) -> Value:
-    """The value with the axis that ``level`` hides, if it does, as its first."""
-    return Value(value.slot, value.levels[:-1]) if level in value.levels else value
-
-
-def hidden(value: Value, level: int) -> Value:
-    """The value with its first axis hidden by ``level``."""
-    return Value(value.slot, (*value.levels, level))
-
-
-def apply(operation: Primitive, *values: Value, **settings: Any) -> Value | Constraint:
-    """``operation`` applied to values: its output, or the constraint that it is."""
-    level = _innermost(values)
-    if level is not None:
-        output = _apply_mapped(operation, level, values, settings)
-        return output if isinstance(output, Constraint) else hidden(output, level)
-    node = operation_node(operation, *values, **settings)
-    return Constraint(node) if operation.constrains_output else of_node(node)
-
-
-def _apply_mapped(
-    operation: Primitive, level: int, values: Sequence[Value], settings: dict[str, Any]
-) -> Value | Constraint:
-    """The operation over the axis that ``level`` hides, the first one of the output."""
-    batched = [level in value.levels for value in values]
-    whole = [exposed(value, level) for value in values]
-    length = next(value.shape[0] for value, has_axis in zip(whole, batched, strict=True) if has_axis)
-    if operation.batching is Batching.BROADCAST:
-        rank = max(value.ndim for value in values)
-        aligned = [
-            restructure(functools.partial(_with_rank, rank=rank + 1), value) if has_axis else value
-            for value, has_axis in zip(whole, batched, strict=True)
-        ]
-        return apply(operation, *aligned, **settings)
-    if operation.batching is Batching.ROWS and batched == [True] + [False] * (len(values) - 1):
-        rows = restructure(lambda array: array.reshape(-1, *array.shape[2:]), whole[0])
-        output = apply(operation, rows, *whole[1:], **settings)
-        assert isinstance(output, Value)
-        return restructure(lambda array: array.reshape(length, -1, *array.shape[1:]), output)
-    each = [
-        value if has_axis else restructure(lambda array: jnp.broadcast_to(array, (length, *array.shape)), value)
-        for value, has_axis in zip(whole, batched, strict=True)
-    ]
-    return apply(operation.vmapped(), *each, **settings)
-
-
-def _with_rank(array: Array, rank: int) -> Array:
-    """The array with axes of length 1 after its first, as many as it lacks."""
-    return array.reshape(array.shape[0], *(1,) * (rank - array.ndim), *array.shape[1:])
-
-
-def operation_node(operation: Primitive, *values: Value, **settings: Any) -> Operation:
-    """The node of ``operation`` applied to values."""
-    slots = tuple(value.slot for value in values)
-    moving = operation.moving_inputs(len(slots))
-    for place, slot in enumerate(slots[moving:], moving):
-        if not all(map(is_fixed, slot.sources)):
-            names = ", ".join(source.name for source in slot.sources if not is_fixed(source))
-            raise ValueError(f"{operation.name}: argument {place} comes from {names}; it must be data or a constant")
-    for slot in slots[:moving]:
-        if not jnp.issubdtype(slot.shape.dtype, jnp.floating):
-            names = ", ".join(source.name for source in slot.sources)
-            raise TypeError(
-                f"{operation.name}: {names} has dtype {slot.shape.dtype}; projections move values continuously, so "
-                "pass floating-point arrays (class labels as jax.nn.one_hot), and integers as indices only"
-            )
-    shapes = [slot.shape for slot in slots]
-    shape = jax.eval_shape(lambda *inputs: operation.forward(*inputs, **settings), *shapes)
-    return Operation(operation.name, shape, operation, slots, settings)
-
-
 @dataclass(frozen=True)
 class Graph:
     """A two-coloured graph; ``nodes`` holds parameters and operations, each after its sources.
 
     ``colours`` gives the side of each node, ``depth`` its distance from the output: the fewest slots between.
+    ``computed`` are the functions of data alone that operations read.  ``holds_tracers`` says whether the function
+    closes over arrays of a function of JAX that is being traced, outside which they mean nothing.
     """
 
     nodes: tuple[Node, ...]
     colours: dict[Node, Colour]
     depth: dict[Node, int]
     consumers: dict[Node, tuple[Operation, ...]] = field(repr=False)
+    computed: tuple[Computed, ...] = ()
+    holds_tracers: bool = False
 
     @functools.cached_property
     def keys(self) -> dict[Node, str]:
@@ -397,48 +255,6 @@ class Graph:
         return tuple(tuple(n for n in self.nodes if self.depth[n] == d) for d in range(deepest + 1))
 
 
-def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
-    """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
-    parameter_values, parameters = _leaves(Parameter, "params", params)
-    data_values, _ = _leaves(Data, "data", data)
-    with advice_on_values():
-        returned = function(parameter_values, *data_values)
-    constraints = jax.tree.leaves(returned, is_leaf=lambda leaf: isinstance(leaf, (Constraint, Value)))
-    if not constraints or not all(isinstance(constraint, Constraint) for constraint in constraints):
-        found = ", ".join(map(described, constraints)) or "nothing"
-        raise ValueError(
-            "the function given to feasibility must return an output constraint, such as "
-            f"pj.cross_entropy(logits, labels) or pj.margin_loss(logits, labels), but it returned {found}"
-        )
-    nodes = _ordered([constraint.node for constraint in constraints])
-    for parameter in parameters:
-        if parameter not in nodes:
-            raise ValueError(
-                f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
-            )
-    return two_colour(nodes)
-
-
-@contextlib.contextmanager
-def advice_on_values() -> Iterator[None]:
-    """Add to errors of Python and JAX about traced values, which they do not know, what can be done with them."""
-    try:
-        yield
-    except (AttributeError, TypeError) as error:
-        if Value.__name__ in str(error):
-            error.add_note(_ADVICE)
-        raise
-
-
-def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> tuple[Any, list[Node]]:
-    """A tree of values in the structure of ``tree``, and the nodes behind them."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-    nodes: list[Node] = [
-        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index) for index, (path, leaf) in enumerate(paths)
-    ]
-    return jax.tree.unflatten(structure, [of_node(node) for node in nodes]), nodes
-
-
 def _sources(node: Node) -> tuple[Node, ...]:
     if not isinstance(node, Operation):
         return ()
@@ -454,20 +270,20 @@ def _earlier_sources(node: Node) -> tuple[Node, ...]:
     return tuple(source for source in sources if source is not node.feedback)
 
 
-def _ordered(outputs: list[Operation]) -> list[Node]:
+def ordered(outputs: Sequence[Operation]) -> list[Node]:
     """All nodes that the outputs need, each after its sources."""
-    ordered: dict[Node, None] = {}
+    done: dict[Node, None] = {}
     stack: list[tuple[Node, bool]] = [(node, False) for node in reversed(outputs)]
     while stack:
         node, sources_done = stack.pop()
-        if node in ordered:
+        if node in done:
             continue
         if sources_done:
-            ordered[node] = None
+            done[node] = None
         else:
             stack.append((node, True))
             stack.extend((source, False) for source in reversed(_earlier_sources(node)))
-    return list(ordered)
+    return list(done)
 
 
 def is_fixed(node: Node) -> bool:
@@ -486,8 +302,9 @@ def _widened_shape(node: Node) -> Shape:
     return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
 
 
-def _consumers(nodes: list[Node]) -> dict[Node, tuple[Operation, ...]]:
+def _consumers(nodes: Iterable[Node]) -> dict[Node, tuple[Operation, ...]]:
     """The operations that hold copies of each node, each once."""
+    nodes = list(nodes)
     consumers: dict[Node, dict[Operation, None]] = {node: {} for node in nodes}
     for node in nodes:
         if isinstance(node, Operation):
@@ -496,22 +313,25 @@ def _consumers(nodes: list[Node]) -> dict[Node, tuple[Operation, ...]]:
     return {node: tuple(users) for node, users in consumers.items()}
 
 
-def two_colour(nodes: list[Node]) -> Graph:
-    """Colour the nodes so that no two adjacent ones agree, with identities inserted where they would."""
+def two_colour(nodes: Sequence[Node], data_leaves: int) -> Graph:
+    """Colour the nodes so that no two adjacent ones agree, with identities inserted where they would.
+
+    What is computed from data is numbered from ``data_leaves`` on.
+    """
     colours = _search_colours(nodes)
     copied: dict[Node, Node] = {}  # a node as rebuilt with its new sources
     through: dict[Node, Operation] = {}  # the identity that stands between a node and consumers of its colour
     coloured: dict[Node, Colour] = {}
-    ordered: list[Node] = []
+    placed: list[Node] = []
 
     def source_for(consumer: Node, source: Node) -> Node:
         if is_fixed(source) or colours[source] is not colours[consumer]:
             return copied[source]
         if source not in through:
-            identity = operation_node(primitives.identity, of_node(copied[source]))
-            through[source] = replace(identity, name=f"identity({source.name})")
+            slots = (of_node(copied[source]),)
+            through[source] = Operation(f"identity({source.name})", source.shape, primitives.identity, slots, {})
             coloured[through[source]] = colours[source].opposite
-            ordered.append(through[source])
+            placed.append(through[source])
         return through[source]
 
     def with_sources(node: Operation) -> Operation:
@@ -527,38 +347,30 @@ def two_colour(nodes: list[Node]) -> Graph:
     for node in nodes:
         if isinstance(node, Operation) and node.feedback is not None:
             copied[node.feedback] = replace(node.feedback)
-        if not isinstance(node, Operation):
+        if isinstance(node, Computed):
+            copied[node] = replace(node, index=data_leaves + sum(isinstance(n, Computed) for n in copied))
+        elif not isinstance(node, Operation):
             copied[node] = node
         elif node in copied:
-            _complete(copied[node], with_sources(node))
+            complete(copied[node], with_sources(node))
         else:
             copied[node] = with_sources(node)
         if not is_fixed(node):
             coloured[copied[node]] = colours[node]
-            ordered.append(copied[node])
-    consumers = _consumers([*filter(is_fixed, nodes), *ordered])
-    return Graph(tuple(ordered), coloured, _depths(ordered, consumers), consumers)
+            placed.append(copied[node])
+    fixed = [copied[node] for node in nodes if is_fixed(node)]
+    consumers = _consumers([*fixed, *placed])
+    computed = tuple(node for node in fixed if isinstance(node, Computed))
+    return Graph(tuple(placed), coloured, _depths(placed, consumers), consumers, computed)
 
 
-def _complete(node: Node, like: Operation) -> None:
-    """Give an operation that earlier ones refer to already the slots that it could not have before them."""
-    object.__setattr__(node, "slots", like.slots)
+def complete(node: Node, like: Operation) -> None:
+    """Give an operation that later ones refer to what it reads of these, which it could not have before them."""
+    for name in ("slots", "feedback", "unrolled", "settings"):
+        object.__setattr__(node, name, getattr(like, name))
 
 
-def feed_back(
-    product: Operation,
-    output: Operation,
-    *,
-    slots: tuple[Slot, ...],
-    unrolled: tuple[tuple[Slot, ...], Callable[..., Array]],
-) -> None:
-    """Let ``slots`` of ``product`` refer to ``output``, which is computed from it; see :class:`Operation`."""
-    object.__setattr__(product, "slots", slots)
-    object.__setattr__(product, "feedback", output)
-    object.__setattr__(product, "unrolled", unrolled)
-
-
-def _search_colours(nodes: list[Node]) -> dict[Node, Colour]:
+def _search_colours(nodes: Sequence[Node]) -> dict[Node, Colour]:
     """Breadth-first alternation from the output constraints; parameters last, opposite to most of their consumers."""
     operations = [node for node in nodes if isinstance(node, Operation)]
     consumers = _consumers(nodes)

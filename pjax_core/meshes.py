@@ -17,6 +17,14 @@ def shape_of_type(array: Any, dtype: Any = None) -> Shape:
     return jax.eval_shape(lambda a: a if dtype is None else a.astype(dtype), array)
 
 
+def shape_of_aval(aval: Any) -> Shape:
+    """The same of the type of a variable in a jaxpr."""
+    if not aval.sharding.mesh.explicit_axes and not aval.manual_axis_type.varying:
+        return Shape(aval.shape, aval.dtype)
+    sharding = aval.sharding if aval.sharding.mesh.explicit_axes else None
+    return Shape(aval.shape, aval.dtype, sharding=sharding, manual_axis_type=aval.manual_axis_type)
+
+
 def full(shape: Shape, value: float) -> Array:
     """An array of one number, sharded and varying as ``shape`` says."""
     return like(jnp.full(shape.shape, value, shape.dtype), shape)

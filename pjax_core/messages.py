@@ -24,3 +24,8 @@ def described(value: Any) -> str:
 
 def _has_content(value: Any) -> bool:
     return isinstance(value, (np.ndarray, Array)) and not isinstance(value, jax.core.Tracer)
+
+
+def is_known(operand: Any) -> bool:
+    """Whether the operand is an array of known content."""
+    return not isinstance(operand, jax.core.Tracer)

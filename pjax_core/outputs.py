@@ -11,17 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from pjax_core import primitives
 from pjax_core.arguments import Known
-from pjax_core.graph import Data, Node, Operation, Slot, Value, as_value, is_fixed
-from pjax_core.messages import described
-from pjax_core.operand import Operand, any_traced, apply, is_known, shape_of
+from pjax_core.call import call
+from pjax_core.graph import Computed, Data, Node, Operation, Slot
+from pjax_core.messages import described, is_known
 from pjax_core.primitive import Primitive
 from pjax_core.solution import Problem
 
 
-def margin_loss(logits: Operand, labels: Operand, *, weights: Operand | None = None) -> Any:
+def margin_loss(logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     """Output constraint ``logit <= 0`` where the label is 0, ``logit >= label`` where it is positive.
 
     Args:
@@ -31,7 +32,7 @@ def margin_loss(logits: Operand, labels: Operand, *, weights: Operand | None = N
             default, to hold it; data, of a shape that broadcasts to that of ``logits`` without its last axis.
 
     Returns:
-        While a network is traced, the constraint; on arrays the squared distance to it, summed over the last axis and
+        The squared distance to it, summed over the last axis and
         averaged over the others by their weights.
 
     Raises:
@@ -43,13 +44,13 @@ def margin_loss(logits: Operand, labels: Operand, *, weights: Operand | None = N
 
 
 def cross_entropy(
-    logits: Operand,
-    labels: Operand,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
     strength: float = 5.0,
-    weights: Operand | None = None,
+    weights: ArrayLike | None = None,
     class_weights: Sequence[float] | None = None,
-) -> Any:
+) -> Array:
     """Output constraint that pulls logits towards low softmax cross-entropy, as its proximal operator does.
 
     Args:
@@ -61,7 +62,7 @@ def cross_entropy(
         class_weights: a number for each class, by which the loss of a row of that class is multiplied.
 
     Returns:
-        While a network is traced, the constraint; on arrays the mean cross-entropy, by the weights.
+        The mean cross-entropy, by the weights.
 
     Raises:
         ValueError: the shapes do not fit, labels or weights are not data, or the strength is not positive.
@@ -72,17 +73,18 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: strength is {described(strength)}; pass a positive number")
     settings: dict[str, Any] = {"strength": strength}
     if class_weights is not None:
-        if len(class_weights) != shape_of(logits)[-1]:
+        if len(class_weights) != jnp.shape(logits)[-1]:
             raise ValueError(
-                f"cross_entropy: there are {len(class_weights)} class_weights, but logits have shape {shape_of(logits)}"
+                f"cross_entropy: there are {len(class_weights)} class_weights, but logits are of shape "
+                f"{jnp.shape(logits)}"
             )
         settings["class_weights"] = tuple(map(float, class_weights))
     return _constrain(primitives.cross_entropy, logits, labels, weights, **settings)
 
 
 def squared_error(
-    prediction: Operand, target: Operand, *, strength: float = 1.0, weights: Operand | None = None
-) -> Any:
+    prediction: ArrayLike, target: ArrayLike, *, strength: float = 1.0, weights: ArrayLike | None = None
+) -> Array:
     """Output constraint that pulls each element of a prediction towards its target, as squared error does.
 
     Args:
@@ -92,7 +94,7 @@ def squared_error(
         weights: of each element's loss, not negative; data, of a shape that broadcasts to that of ``prediction``.
 
     Returns:
-        While a network is traced, the constraint; on arrays the mean of ``(prediction - target)^2``, by the weights.
+        The mean of ``(prediction - target)^2``, by the weights.
 
     Raises:
         ValueError: the shapes do not fit, the target or weights are not data, or the strength is not positive.
@@ -103,8 +105,8 @@ def squared_error(
 
 
 def absolute_error(
-    prediction: Operand, target: Operand, *, strength: float = 1.0, weights: Operand | None = None
-) -> Any:
+    prediction: ArrayLike, target: ArrayLike, *, strength: float = 1.0, weights: ArrayLike | None = None
+) -> Array:
     """Output constraint that pulls each element of a prediction towards its target, as absolute error does.
 
     Args:
@@ -114,7 +116,7 @@ def absolute_error(
         weights: of each element's loss, not negative; data, of a shape that broadcasts to that of ``prediction``.
 
     Returns:
-        While a network is traced, the constraint; on arrays the mean of ``|prediction - target|``, by the weights.
+        The mean of ``|prediction - target|``, by the weights.
 
     Raises:
         ValueError: the shapes do not fit, the target or weights are not data, or the strength is not positive.
@@ -131,7 +133,7 @@ class Box(NamedTuple):
     high: Any = math.inf
 
 
-def within(value: Operand, region: Box) -> Any:
+def within(value: ArrayLike, region: Box) -> Array:
     """Output constraint that a value lies in a set.
 
     Args:
@@ -139,7 +141,7 @@ def within(value: Operand, region: Box) -> Any:
         region: a :class:`Box`.
 
     Returns:
-        While a network is traced, the constraint; on arrays the mean squared distance of an element to it.
+        The mean squared distance of an element to it.
 
     Raises:
         TypeError: the region is no box.
@@ -149,8 +151,8 @@ def within(value: Operand, region: Box) -> Any:
     """
     if not isinstance(region, Box):
         raise TypeError(f"within: the region is of type {type(region).__name__}; pass pj.Box(low, high)")
-    _require_broadcast("within", "low", region.low, shape_of(value))
-    _require_broadcast("within", "high", region.high, shape_of(value))
+    _require_broadcast("within", "low", region.low, jnp.shape(value))
+    _require_broadcast("within", "high", region.high, jnp.shape(value))
     return _apply_to_data(primitives.within_box, value, {}, low=region.low, high=region.high)
 
 
@@ -165,14 +167,13 @@ def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array])
             set the nearest point of it.
 
     Returns:
-        A function of a prediction, of data and of settings by keyword: while a network is traced, the constraint; on
-        arrays the loss.
+        A function of a prediction, of data and of settings by keyword, which returns the loss.
 
     Source: paper, section 3.3.
     """
     operation = primitives.output_constraint(name, loss, prox)
 
-    def constraint(prediction: Operand, *data: Operand, **settings: Any) -> Any:
+    def constraint(prediction: ArrayLike, *data: ArrayLike, **settings: Any) -> Any:
         named = {f"argument {place}": array for place, array in enumerate(data, 1)}
         return _apply_to_data(operation, prediction, settings, **named)
 
@@ -181,26 +182,24 @@ def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array])
     return constraint
 
 
-def _constrain(operation: Primitive, logits: Operand, labels: Operand, weights: Operand | None, **settings: Any) -> Any:
+def _constrain(
+    operation: Primitive, logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, **settings: Any
+) -> Any:
     name = operation.name
-    rows = shape_of(logits)[:-1]
+    rows = jnp.shape(logits)[:-1]
     as_numbers = (
         operation is primitives.cross_entropy
-        and shape_of(labels) == rows
-        and jnp.issubdtype(_dtype_of(labels), jnp.integer)
+        and jnp.shape(labels) == rows
+        and jnp.issubdtype(jnp.result_type(labels), jnp.integer)
     )
-    if not shape_of(logits) or (shape_of(logits) != shape_of(labels) and not as_numbers):
-        hint = "; pass class numbers as jax.nn.one_hot" if shape_of(labels) == rows else ""
+    if not jnp.shape(logits) or (jnp.shape(logits) != jnp.shape(labels) and not as_numbers):
+        hint = "; pass class numbers as jax.nn.one_hot" if jnp.shape(labels) == rows else ""
         raise ValueError(
-            f"{name}: logits have shape {shape_of(logits)} and labels {shape_of(labels)}; they must agree and have an "
-            f"axis{hint}"
+            f"{name}: logits have shape {jnp.shape(logits)} and labels {jnp.shape(labels)}; they must agree and have "
+            f"an axis{hint}"
         )
-    if jnp.issubdtype(_dtype_of(labels), jnp.integer) and not as_numbers:
-        held = [source.name for source in labels.slot.sources] if isinstance(labels, Value) else ["labels"]
-        raise TypeError(
-            f"{name}: {', '.join(held)} has dtype {_dtype_of(labels)}; pass floating-point labels, such as "
-            "jax.nn.one_hot makes of class numbers"
-        )
+    if jnp.issubdtype(jnp.result_type(labels), jnp.integer) and not as_numbers:
+        labels = jnp.asarray(labels, jnp.result_type(logits))
     data = {"labels": labels}
     if weights is not None:
         _require_broadcast(name, "weights", weights, rows)
@@ -209,48 +208,34 @@ def _constrain(operation: Primitive, logits: Operand, labels: Operand, weights: 
 
 
 def _constrain_prediction(
-    operation: Primitive, prediction: Operand, target: Operand, strength: float, weights: Operand | None
+    operation: Primitive, prediction: ArrayLike, target: ArrayLike, strength: float, weights: ArrayLike | None
 ) -> Any:
     name = operation.name
     if not strength > 0:
         raise ValueError(f"{name}: strength is {described(strength)}; pass a positive number")
-    if shape_of(prediction) != shape_of(target):
+    if jnp.shape(prediction) != jnp.shape(target):
         raise ValueError(
-            f"{name}: the prediction has shape {shape_of(prediction)}, the target {shape_of(target)}; they must agree"
+            f"{name}: the prediction has shape {jnp.shape(prediction)}, the target {jnp.shape(target)}; they must agree"
         )
     data = {"the target": target}
     if weights is not None:
-        _require_broadcast(name, "weights", weights, shape_of(prediction))
+        _require_broadcast(name, "weights", weights, jnp.shape(prediction))
         data["weights"] = weights
     return _apply_to_data(operation, prediction, {"strength": strength}, **data)
 
 
-def _dtype_of(operand: Operand) -> Any:
-    return operand.dtype if isinstance(operand, Value) else jnp.result_type(operand)
-
-
-def _require_broadcast(name: str, what: str, operand: Operand, shape: tuple[int, ...]) -> None:
+def _require_broadcast(name: str, what: str, operand: ArrayLike, shape: tuple[int, ...]) -> None:
     try:
-        fits = jnp.broadcast_shapes(shape_of(operand), shape) == shape
+        fits = jnp.broadcast_shapes(jnp.shape(operand), shape) == shape
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{name}: {what} has shape {shape_of(operand)}, which does not broadcast to {shape}")
+        raise ValueError(f"{name}: {what} has shape {jnp.shape(operand)}, which does not broadcast to {shape}")
 
 
-def _apply_to_data(operation: Primitive, moving: Operand, settings: Mapping[str, Any], **data: Operand) -> Any:
-    """The output constraint of a value and named data, or the loss of arrays."""
-    if not any_traced([moving, *data.values()]):
-        return operation.forward(jnp.asarray(moving), *map(jnp.asarray, data.values()), **settings)
-    values = [as_value(operand) for operand in data.values()]
-    for name, value in zip(data, values, strict=True):
-        sources = [source.name for source in value.slot.sources if not is_fixed(source)]
-        if sources:
-            verb = "come" if name.endswith("s") else "comes"
-            raise ValueError(
-                f"{operation.name}: {name} {verb} from {', '.join(sources)}; they must be data, given after params"
-            )
-    return apply(operation, moving, *values, **settings)
+def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[str, Any], **data: ArrayLike) -> Array:
+    """The output constraint of a value and named data."""
+    return call(operation, moving, *data.values(), **settings)
 
 
 def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None:
@@ -259,12 +244,14 @@ def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None
     arrays = jax.tree.leaves(data)
 
     def value(source: Node) -> Any:
+        if isinstance(source, Computed):
+            return source.function(*(slot.read(value) for slot in source.slots))
         return arrays[source.index] if isinstance(source, Data) else source.value  # type: ignore[attr-defined]
 
     for node in graph.nodes:
         if isinstance(node, Operation) and node.primitive.name in _TAKEN:
             slot = node.slots[1]
-            held = tuple(map(value, slot.sources))
+            held = tuple(map(value, _given(slot)))
             if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
                 _require_labels_of(node, slot, value)
                 _valid[slot].add(held)
@@ -272,6 +259,17 @@ def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None
 
 _valid: weakref.WeakKeyDictionary[Slot, Known] = weakref.WeakKeyDictionary()
 """The labels that were checked, for each place where a graph has some."""
+
+
+def _given(slot: Slot) -> list[Node]:
+    """The data and constants that a slot is made of."""
+    return [
+        given
+        for source in slot.sources
+        for given in (
+            [node for part in source.slots for node in _given(part)] if isinstance(source, Computed) else [source]
+        )
+    ]
 
 
 def _require_labels_of(node: Operation, slot: Slot, value: Callable[[Node], Any]) -> None:

@@ -92,6 +92,43 @@ einsum = bilinear(
 )
 
 
+def _spread_multiply(a: Array, b: Array) -> tuple[Array, ...]:
+    """Each product along a last axis of length 1."""
+    return tuple(array[..., None] for array in jnp.broadcast_arrays(a, b))
+
+
+multiply = bilinear("multiply", jnp.multiply, spread=_spread_multiply, batching=Batching.BROADCAST)
+
+
+def _project_divide(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+    """The same set as that of ``output * divisor = dividend``."""
+    dividend, divisor = (jnp.broadcast_to(x, output.shape) for x in inputs)
+    z_change, divisor_change, dividend_change = pk.project_bilinear(
+        output[..., None], divisor[..., None], dividend, increments=True
+    )
+    changes = (dividend_change, divisor_change[..., 0])
+    return tuple(map(_mean_of_copies, inputs, changes)), output + z_change[..., 0]
+
+
+def _mean_of_copies(x: Array, change: Array) -> Array:
+    """The mean over the copies of each element of what broadcasts."""
+    if x.shape == change.shape:
+        return change
+    (total,) = jax.linear_transpose(lambda a: jnp.broadcast_to(a, change.shape), jnp.zeros(x.shape, change.dtype))(
+        change
+    )
+    return total * (x.size / change.size)
+
+
+divide = Primitive(
+    "divide",
+    forward=jnp.divide,
+    project=_project_divide,
+    spread=lambda *inputs, **_: tuple(jnp.broadcast_arrays(*inputs)),
+    batching=Batching.BROADCAST,
+)
+
+
 def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], padding: Any) -> Array:
     """The windows of padded images: ``(B, H', W', window size, C)``, zero where there is padding."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -131,6 +168,14 @@ def _project_convolution(
 conv2d = bilinear(
     "conv2d", compose.conv2d, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
 )
+
+
+def _convolution_of_any_kind(x: Array, w: Array, *, settings: tuple[tuple[str, Any], ...]) -> Array:
+    x, w = (array.astype(jnp.result_type(x, w)) for array in (x, w))
+    return lax.conv_general_dilated(x, w, precision=lax.Precision.HIGHEST, **dict(settings))
+
+
+convolution_of_any_kind = bilinear("convolution", _convolution_of_any_kind)
 
 
 def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:

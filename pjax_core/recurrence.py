@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from pjax_core import primitives
-from pjax_core.graph import Value, as_value, feed_back, of_node, operation_node
-from pjax_core.operand import Operand, Result, any_traced, shape_of
-from pjax_core.ops import matmul, sum_relu
-from pjax_core.views import broadcast_to, concatenate, expand_dims, index, stack
+from pjax_core.call import Composite, call
+from pjax_core.graph import Slot, complete, of_node, select
+from pjax_core.meshes import Shape
+from pjax_core.trace.operations import constant, number, operation_node
 
 
 def recurrence(
-    x: Operand, w_x: Operand, w_h: Operand, b: Operand | None = None, *, h0: Operand | None = None
-) -> Result:
+    x: ArrayLike, w_x: ArrayLike, w_h: ArrayLike, b: ArrayLike | None = None, *, h0: ArrayLike | None = None
+) -> Array:
     """Hidden states ``h_t = relu(x_t w_x + h_{t-1} w_h + b)`` of all time steps.
 
     Two constraints: each time step's dot products ``[x_t, h_{t-1}] . [w_x, w_h]``, and its rectified sum.  All time
@@ -39,28 +43,23 @@ def recurrence(
         :func:`pjax_kernels.project_sum_relu`.
     """
     _require_recurrence(x, w_x, w_h, b, h0)
-    operands = [x, w_x, w_h, *([] if b is None else [b]), *([] if h0 is None else [h0])]
-    if not any_traced(operands):
-        arrays = [jnp.asarray(a) for a in (x, w_x, w_h)]
-        before = jnp.zeros((arrays[0].shape[0], arrays[2].shape[0]), arrays[0].dtype) if h0 is None else jnp.asarray(h0)
-        bias = jnp.zeros((), arrays[0].dtype) if b is None else jnp.asarray(b)
-        return jnp.maximum(_unroll(arrays[0], arrays[1], arrays[2], bias, before) + bias, 0)
-    if any(isinstance(operand, Value) and operand.levels for operand in operands):
-        return _step_by_step(x, w_x, w_h, b, h0)
-    return _tied(as_value(x), as_value(w_x), as_value(w_h), b, h0)
+    optional = [operand for operand in (b, h0) if operand is not None]
+    return call(_RECURRENCE, x, w_x, w_h, *optional, has_bias=b is not None, has_state=h0 is not None)
 
 
-def _require_recurrence(x: Operand, w_x: Operand, w_h: Operand, b: Operand | None, h0: Operand | None) -> None:
+def _require_recurrence(
+    x: ArrayLike, w_x: ArrayLike, w_h: ArrayLike, b: ArrayLike | None, h0: ArrayLike | None
+) -> None:
     """Raise ``ValueError`` unless the shapes fit."""
-    shapes = {"x": shape_of(x), "w_x": shape_of(w_x), "w_h": shape_of(w_h)}
+    shapes = {"x": np.shape(x), "w_x": np.shape(w_x), "w_h": np.shape(w_h)}
     fits = len(shapes["x"]) == 3 and len(shapes["w_x"]) == 2 and shapes["x"][2] == shapes["w_x"][0]
     width = shapes["w_x"][-1] if fits else 0
     fits = fits and shapes["w_h"] == (width, width) and shapes["x"][1] > 0
     if fits and h0 is not None:
-        shapes["h0"] = shape_of(h0)
+        shapes["h0"] = np.shape(h0)
         fits = shapes["h0"] == (shapes["x"][0], width)
     if fits and b is not None:
-        shapes["b"] = shape_of(b)
+        shapes["b"] = np.shape(b)
         try:
             fits = jnp.broadcast_shapes(shapes["b"], (*shapes["x"][:2], width)) == (*shapes["x"][:2], width)
         except ValueError:
@@ -70,6 +69,35 @@ def _require_recurrence(x: Operand, w_x: Operand, w_h: Operand, b: Operand | Non
         raise ValueError(
             f"recurrence: shapes are {came}; pass x (B, T, N) with T > 0, w_x (N, M), w_h (M, M), b (M,), h0 (B, M)"
         )
+
+
+def _arguments(operands: tuple[Any, ...], has_bias: bool, has_state: bool) -> tuple[Any, Any]:
+    """Bias and first state of those given, None where there is none."""
+    remaining = list(operands)
+    return remaining.pop(0) if has_bias else None, remaining.pop(0) if has_state else None
+
+
+def _forward(x: Array, w_x: Array, w_h: Array, *operands: Array, has_bias: bool, has_state: bool) -> Array:
+    """The hidden states."""
+    b, h0 = _arguments(operands, has_bias, has_state)
+    before = jnp.zeros((x.shape[0], w_h.shape[0]), x.dtype) if h0 is None else h0
+    bias = jnp.zeros((), x.dtype) if b is None else b
+    return jnp.maximum(_unroll(x, w_x, w_h, bias, before) + bias, 0)
+
+
+def _step_by_step(x: Array, w_x: Array, w_h: Array, *operands: Array, has_bias: bool, has_state: bool) -> Array:
+    """The hidden states by operations for each time step, as ``jax.vmap`` can map them."""
+    b, h = _arguments(operands, has_bias, has_state)
+    biases = None if b is None else jnp.broadcast_to(b, (*x.shape[:2], w_x.shape[1]))
+    states = []
+    for step in range(x.shape[1]):
+        rows, weights = x[:, step], w_x
+        if h is not None:
+            rows, weights = jnp.concatenate([rows, h], axis=1), jnp.concatenate([w_x, w_h], axis=0)
+        product = rows @ weights
+        h = jax.nn.relu(product if biases is None else product + biases[:, step])
+        states.append(h)
+    return jnp.stack(states, axis=1)
 
 
 def _unroll(x: Any, w_x: Any, w_h: Any, b: Any, h0: Any) -> Any:
@@ -86,39 +114,33 @@ def _unroll(x: Any, w_x: Any, w_h: Any, b: Any, h0: Any) -> Any:
     return jnp.moveaxis(lax.scan(step, start, (inputs, biases))[1], 0, 1)
 
 
-def _tied(x: Value, w_x: Value, w_h: Value, b: Operand | None, h0: Operand | None) -> Value:
+def _tied(x: Slot, w_x: Slot, w_h: Slot, *operands: Slot, has_bias: bool, has_state: bool) -> Slot:
     """The hidden states as two operations, each of which reads the other's output."""
-    batch, steps, width = *x.shape[:2], w_x.shape[1]
-    dtype = jnp.result_type(x.dtype, w_x.dtype, w_h.dtype)
-    first = as_value(jnp.zeros((batch, width), dtype) if h0 is None else h0)
-    bias = as_value(jnp.zeros((), dtype) if b is None else b)
+    b, h0 = _arguments(operands, has_bias, has_state)
+    (batch, steps, _), width = x.shape.shape, w_x.shape.shape[1]
+    dtype = jnp.result_type(x.shape.dtype, w_x.shape.dtype, w_h.shape.dtype)
+    states = Shape((batch, steps, width), dtype)
+    first = constant(np.zeros((batch, width), dtype)) if h0 is None else h0
+    bias = number(0, states) if b is None else b
     # A stand-in for the states before, which do not exist yet, has their shape.
-    states = as_value(jnp.zeros((batch, steps, width), dtype))
-    product = operation_node(primitives.recurrence, x, states, w_x, w_h)
-    summands = [of_node(product), *([] if b is None else [bias])]
-    output = operation_node(primitives.sum_relu, *summands)
-    before = concatenate([expand_dims(first, 1), index(of_node(output), (slice(None), slice(None, -1)))], axis=1)
-    feed_back(
+    product = operation_node(primitives.recurrence, x, constant(np.zeros(states.shape, dtype)), w_x, w_h, shape=states)
+    output = operation_node(primitives.sum_relu, of_node(product), *([] if b is None else [b]), shape=states)
+    before = select("concatenate", _states_before, {}, states, first, of_node(output))
+    complete(
         product,
-        output,
-        slots=(x.slot, before.slot, w_x.slot, w_h.slot),
-        unrolled=(tuple(value.slot for value in (x, w_x, w_h, bias, first)), _unroll),
+        replace(
+            product,
+            slots=(x, before, w_x, w_h),
+            feedback=output,
+            unrolled=((x, w_x, w_h, bias, first), _unroll),
+        ),
     )
     return of_node(output)
 
 
-def _step_by_step(x: Operand, w_x: Operand, w_h: Operand, b: Operand | None, h0: Operand | None) -> Result:
-    """The hidden states by operations for each time step, as :func:`vmap` can map them."""
-    batch, steps = shape_of(x)[:2]
-    width = shape_of(w_x)[1]
-    h = h0
-    states = []
-    for step in range(steps):
-        rows = index(x, (slice(None), step))
-        weights = w_x
-        if h is not None:
-            rows, weights = concatenate([rows, h], axis=1), concatenate([w_x, w_h], axis=0)
-        terms = [] if b is None else [index(broadcast_to(b, (batch, steps, width)), (slice(None), step))]
-        h = sum_relu(matmul(rows, weights), *terms)
-        states.append(h)
-    return stack(states, axis=1)
+def _states_before(first: Array, states: Array) -> Array:
+    """The state before each time step."""
+    return jnp.concatenate([jnp.expand_dims(first, 1), states[:, :-1]], axis=1)
+
+
+_RECURRENCE = Composite("recurrence", _forward, _tied, _step_by_step)

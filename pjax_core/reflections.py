@@ -53,7 +53,7 @@ class CopiesState:
     deviations: dict[str, Deviations]
     projected: dict[str, Array]
     truncation: dict[str, Array]
-    data: tuple[Any, ...]
+    data: tuple[Any, ...] | solution.Fixed
     parameters: tuple[str, ...]
 
     def changes(self, old: CopiesState) -> list[Array]:
@@ -94,7 +94,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
             for node, held in copies.items()
             if isinstance(held, Factored)
         },
-        data=data,
+        data=begun.data,
         parameters=begun.parameters,
     )
 

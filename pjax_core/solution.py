@@ -30,12 +30,12 @@ import numpy as np
 from jax import Array
 
 from pjax_core.copies import Consensus, Shared, low_dtype
-from pjax_core.graph import Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, is_index, trace
+from pjax_core.graph import Computed, Constant, Data, Graph, Node, Operation, Parameter, Slot, is_fixed, is_index
 from pjax_core.layers import Layer, with_layers
 from pjax_core.meshes import full, shape_of_type
-from pjax_core.operand import is_known
 from pjax_core.primitive import Batching, moved
 from pjax_core.serialization import exportable_dataclass
+from pjax_core.trace.jaxpr import trace
 from pjax_kernels.compose import add_to_pair
 
 
@@ -51,14 +51,18 @@ class Problem:
     layer: Layer | None = None
     _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def graph(self, params: Any, data: tuple[Any, ...]) -> Graph:
-        """The graph for arguments of these shapes."""
-        if not is_known(jnp.zeros(())):  # constants are of the surrounding jit, and must not outlive it
-            return self._traced(params, data)
-        leaves, structure = jax.tree.flatten((params, data))
-        key = structure, *map(jax.typeof, leaves)
+    def graph(self, params: Any, data: tuple[Any, ...] | Fixed) -> Graph:
+        """The graph for arguments of these shapes, traced once and kept."""
+        given = data.given if isinstance(data, Fixed) else data
+        leaves, structure = jax.tree.flatten((params, given))
+        config: Any = jax.config
+        settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
+        key = (structure, tuple(map(jax.typeof, leaves)), settings)
         if key not in self._graphs:
-            self._graphs[key] = self._traced(params, data)
+            graph = self._traced(params, given)
+            if graph.holds_tracers:  # which belong to the function that is traced just now
+                return graph
+            self._graphs[key] = graph
         return self._graphs[key]
 
     def _traced(self, params: Any, data: tuple[Any, ...]) -> Graph:
@@ -67,6 +71,35 @@ class Problem:
 
     def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None]]:
         return Problem, (self.function, self.layer)
+
+
+@exportable_dataclass
+@dataclass(frozen=True)
+class Fixed:
+    """The data that were ``given``, and what is ``computed`` from them once."""
+
+    given: tuple[Any, ...]
+    computed: tuple[Array, ...]
+
+
+def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixed:
+    """The data, and beside them what operations read of functions of data."""
+    if not graph.computed:
+        return data
+    leaves = jax.tree.leaves(data)
+    known: dict[Node, Array] = {}
+
+    def value(node: Node) -> Array:
+        if isinstance(node, Constant):
+            return node.value
+        if isinstance(node, Computed):
+            if node not in known:
+                known[node] = node.function(*(slot.read(value) for slot in node.slots))
+            return known[node]
+        assert isinstance(node, Data)
+        return leaves[node.index]
+
+    return Fixed(data, tuple(value(node) for node in graph.computed))
 
 
 def require_problem(problem: Any) -> None:
@@ -101,7 +134,7 @@ class State:
     start: dict[str, Array]
     values: dict[str, Array]
     targets: dict[str, Array]
-    data: tuple[Any, ...]
+    data: tuple[Any, ...] | Fixed
     parameters: tuple[str, ...]
     units: dict[str, Array] | None = None
 
@@ -145,7 +178,9 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     if low is not None:
         params, low = normalised(params, low)
     parameters = sorted((node.index, key) for node, key in graph.keys.items() if isinstance(node, Parameter))
-    point = OpenState(graph, State(params, low, {}, {}, {}, data, tuple(i for _, i in parameters)))
+    point = OpenState(
+        graph, State(params, low, {}, {}, {}, with_computed(graph, data), tuple(i for _, i in parameters))
+    )
     for node in graph.nodes:
         if isinstance(node, Operation) and not node.primitive.constrains_output and not _follows(node):
             point.start[node] = _start(node, point.start_of)
@@ -402,6 +437,9 @@ def mean_change(
     direct = direct_slot(consumer, source)
     if direct is not None and (len(consumers) == 1 or all(direct_slot(c, source) is not None for c in consumers)):
         return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
+    transposed = _transposed_slot(consumer, source)
+    if transposed is not None and len(consumers) == 1:
+        return consumer.slots[transposed].sum_over_copies(source, changes[transposed], values)
     copies = [_sum_over_copies(c, source, None, values) for c in consumers]
     holders = sum((count > 0).astype(count.dtype) for count in copies)
     own = copies[consumers.index(consumer)]
@@ -415,6 +453,14 @@ def direct_slot(consumer: Operation, source: Node) -> int | None:
         return None
     count = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)[places[0]]
     return places[0] if np.all(count) else None
+
+
+def _transposed_slot(consumer: Operation, source: Node) -> int | None:
+    """The place of the only slot that holds ``source``, if it does so with its axes permuted, as weights (out, in)."""
+    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
+    view = consumer.slots[places[0]].view
+    only = len(places) == len(consumer.slots[places[0]].sources) == 1
+    return places[0] if only and view is not None and {step.name for step in view.steps} == {"transpose"} else None
 
 
 def _sum_over_copies(

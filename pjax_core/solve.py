@@ -16,7 +16,6 @@ from jax import Array, lax
 
 from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
-from pjax_core.graph import Constraint
 from pjax_core.layers import Layer
 from pjax_core.messages import described
 from pjax_core.reflections import CopiesState
@@ -67,7 +66,7 @@ class Solution:
     info: Info
 
 
-def feasibility(function: Callable[..., Constraint], *, dot_products: str | Layer = "each") -> Problem:
+def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each") -> Problem:
     """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
 
     Args:

@@ -92,7 +92,7 @@ def _any_coefficients(
     dots: DotProducts, p: Array, q: Array, z: Array, residual: Array | None, moves_x: bool
 ) -> Coefficients:
     """What the increments need, whatever the roots."""
-    t, beta, gamma, radius = roots.in_blocks(p, jnp.broadcast_to(q, z.shape), z, residual)
+    t, beta, gamma, radius = roots.any_roots(p, q, z, residual)
     free = radius * (1 / jnp.sqrt(jnp.maximum(jnp.asarray(dots.length, z.dtype), 1)))
     gamma_x, free_x = (dots.spread_x(gamma), dots.spread_x(free)) if moves_x else (None, None)
     return Coefficients(-t, -beta, gamma_x, dots.spread_w(gamma), free_x, dots.spread_w(t * free))

@@ -30,7 +30,7 @@ def factored_increments(
 
     ``residual`` is ``z`` less the products of ``x[0]`` and ``w[0]``, where it is known.
     """
-    return _increments(roots.near_or_in_blocks, dots, x, w, u, v, z, residual)
+    return _increments(roots.near_or_any, dots, x, w, u, v, z, residual)
 
 
 def factored_formula(

@@ -120,21 +120,52 @@ def squares(p: Array, q: Array) -> tuple[Square, Square]:
 
 def far_root(plus: Square, minus: Square, z: Array) -> BilinearRoot:
     """The root for ``P = plus``, ``M = minus`` where it is not near 0, set-valued cases included."""
-    # f is odd under (P, M, z, t) -> (M, P, -z, -t): solve for t >= 0, where only the pole at 1 matters.
-    negative = z < plus.value - minus.value
-    sign = jnp.where(negative, -jnp.ones_like(z), jnp.ones_like(z))
-    pole = Square(*(jnp.where(negative, m, p) for p, m in zip(plus, minus, strict=True)))
-    other = Square(*(jnp.where(negative, p, m) for p, m in zip(plus, minus, strict=True)))
-    equation = _scale_equation(pole, other, sign * z)
-
-    lower_bound = 2 * equation.scaled / (1 + jnp.sqrt(1 + 4 * equation.pole * equation.scaled))
+    sign, pole, other, equation = _oriented(plus, minus, z)
+    lower_bound = _lower_bound(equation)
     v = _far_start(lower_bound, equation)
     for _ in range(FAR_STEPS):
         v = _far_step(v, lower_bound, equation)
     t = jnp.where(v <= 3, _precise_step(v / (1 + v), pole, other, sign * z), v / (1 + v))
     v = jnp.where(v <= 3, t / (1 - t), v)
-
     set_valued = (pole.value <= 0) & (equation.excess >= 0)
+    return _far_coefficients(sign, t, v, set_valued, other, equation)
+
+
+def far_iteration(v: Array, plus: Square, minus: Square, z: Array) -> Array:
+    """``v = |t|/(1 - |t|)`` after one step more of :func:`far_root`, or the guess it starts from for a negative ``v``.
+
+    For loops: one elementwise expression of few operations.  It is infinite where the projection is set-valued.  After
+    ``1 + FAR_STEPS`` of them :func:`far_coefficients` gives the root to 8 ulp, without the last, precise step.
+    """
+    _, pole, other, equation = _oriented(plus, minus, z)
+    lower_bound = _lower_bound(equation)
+    v = jnp.where(v < 0, _far_start(lower_bound, equation), _far_step(v, lower_bound, equation))
+    return jnp.where((pole.value <= 0) & (equation.excess >= 0), jnp.inf, v)
+
+
+def far_coefficients(v: Array, plus: Square, minus: Square, z: Array) -> BilinearRoot:
+    """What follows from the last :func:`far_iteration`."""
+    sign, _, other, equation = _oriented(plus, minus, z)
+    # Decided by v alone: rounded anew in each use, the excess could give each coefficient a case of its own.
+    set_valued = jnp.isinf(v)
+    v = jnp.where(set_valued, jnp.ones_like(v), v)
+    return _far_coefficients(sign, v / (1 + v), v, set_valued, other, equation)
+
+
+def _oriented(plus: Square, minus: Square, z: Array) -> tuple[Array, Square, Square, _Equation]:
+    """The sign of the root, the squares by the pole at that sign and by the other one, and the equation for v."""
+    # f is odd under (P, M, z, t) -> (M, P, -z, -t): solve for t >= 0, where only the pole at 1 matters.
+    negative = z < plus.value - minus.value
+    sign = jnp.where(negative, -jnp.ones_like(z), jnp.ones_like(z))
+    pole = Square(*(jnp.where(negative, m, p) for p, m in zip(plus, minus, strict=True)))
+    other = Square(*(jnp.where(negative, p, m) for p, m in zip(plus, minus, strict=True)))
+    return sign, pole, other, _scale_equation(pole, other, sign * z)
+
+
+def _far_coefficients(
+    sign: Array, t: Array, v: Array, set_valued: Array, other: Square, equation: _Equation
+) -> BilinearRoot:
+    """The coefficients for the root ``sign * t`` and ``v = t/(1 - t)``."""
     radius = jnp.sqrt(jnp.maximum(equation.excess, 0)) * jnp.sqrt(1 + 2 * other.value)
     return BilinearRoot(
         t=sign * jnp.where(set_valued, 1, t),
@@ -175,6 +206,11 @@ def _scale_equation(pole: Square, other: Square, z: Array) -> _Equation:
     residual = (unit * z - unit * pole.value) + unit * other.value
     one, other_scaled, scaled = unit * per_unit, (unit * other.value) * per_unit, residual * per_unit
     return _Equation((unit * pole.value) * per_unit, other_scaled, one, scaled, scaled - (one + 0.75 * other_scaled))
+
+
+def _lower_bound(equation: _Equation) -> Array:
+    """A number that v is not below: the root where the bounded terms are as steep as at 0."""
+    return 2 * equation.scaled / (1 + jnp.sqrt(1 + 4 * equation.pole * equation.scaled))
 
 
 def _far_start(lower_bound: Array, equation: _Equation) -> Array:

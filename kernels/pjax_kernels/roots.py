@@ -15,7 +15,7 @@ from pjax_kernels import root
 from pjax_kernels.meshes import shards
 
 BLOCK = 1 << 12
-"""Roots that are computed at a time where some are not near: the arithmetic has many intermediates."""
+"""Dot products at least worth solving at a time, where large layers with far roots are solved in parts."""
 
 SMALL = 1 << 14
 """Dot products that can afford three steps for all of them."""
@@ -75,28 +75,45 @@ def replaced_if(condition: Array, replace: Callable[[Result], Result], result: R
 
 
 @jax.jit  # outside jit, a branch would be compiled anew at every call
-def near_or_in_blocks(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
+def near_or_any(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
     """The roots, for arrays of one shape; ``residual`` is ``z - p`` if known."""
     scaled = root.scaled_residual(p, q, z, residual)
 
     def near(p: Array, q: Array, *_: Array | None) -> root.BilinearRoot:
         return root.near_coefficients(root.near_root(scaled, p, q))
 
-    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, in_blocks, p, q, z, residual)
+    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, any_roots, p, q, z, residual)
 
 
-def in_blocks(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
-    """The roots whatever they are, for arrays of one shape, a block at a time; ``residual`` is ``z - p`` if known."""
-    if is_symbolic_dim(z.size):  # of a batch size that is open, blocks cannot be counted
-        return _any_root(p, q, z, residual)
-    parts = shards(z.shape[0]) if z.ndim else 1
-    # A block has some of each part of the batch that devices may hold.
-    flat = tuple(array.reshape(parts, -1).T for array in (p, q, z, residual) if array is not None)
-    found = lax.map(lambda block: _any_root(*block), flat, batch_size=max(1, BLOCK // parts))
-    return root.BilinearRoot(*(array.T.reshape(z.shape) for array in found))
+def any_roots(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
+    """The roots whatever they are; ``p`` and ``q`` of shapes that broadcast to that of ``z``, ``z - p`` if known."""
+    scaled = root.scaled_residual(p, q, z, residual)
+    near = root.near_coefficients(root.near_root(scaled, p, q, steps=3))
+    far = far_roots(root.squares, (p, q), z)
+    is_near = jnp.abs(scaled) <= root.near_limits(z.dtype)[-1]
+    return root.BilinearRoot(*(jnp.where(is_near, n, f) for n, f in zip(near, far, strict=True)))
 
 
-def rows_at_a_time(shape: tuple[int, ...], entries: int = 16 * BLOCK) -> int:
+def far_roots(
+    squares: Callable[..., tuple[root.Square, root.Square]], operands: tuple[Array, ...], z: Array
+) -> root.BilinearRoot:
+    """The roots for the ``squares`` of operands whose shapes broadcast to that of ``z``, all taken to be far.
+
+    A loop whose body is one expression: what takes time to compile is not how long it is, but how many kernels the
+    compiler makes of it.  Far roots are rare, and short programs matter more than their speed.
+    """
+
+    def iterate(_: Array, v: Array) -> Array:
+        # Else the compiler would take out of the loop, and store, all that is the same each time: as many kernels.
+        *inner, z_inner, v = lax.optimization_barrier((*operands, z, v))
+        return root.far_iteration(v, *squares(*inner), z_inner)
+
+    start = jnp.full_like(sum((*operands, z)), -1)
+    v = lax.fori_loop(0, 1 + root.FAR_STEPS, iterate, start)
+    return root.far_coefficients(v, *squares(*operands), z)
+
+
+def rows_at_a_time(shape: tuple[int, ...], entries: int = 4 * BLOCK) -> int:
     """How many rows of dot products to take at a time of each part of the batch: at most so many entries.
 
     A divisor of the number of rows in the parts, into which devices may have split the batch.
@@ -105,7 +122,3 @@ def rows_at_a_time(shape: tuple[int, ...], entries: int = 16 * BLOCK) -> int:
         return 1
     limit, part = max(1, entries // max(1, math.prod(shape[1:]))), shape[0] // shards(shape[0])
     return next((rows for rows in range(min(limit, part), 0, -1) if part % rows == 0), 1)
-
-
-_any_root = jax.jit(root.bilinear_root)
-"""Traced once for all blocks of a program, which layers have in common."""

@@ -90,8 +90,8 @@ def test_agrees_with_consensus_form(loss: str, monkeypatch: pytest.MonkeyPatch) 
     def constraint(params: list[list[jax.Array]], x: jax.Array, y: jax.Array) -> Any:
         h = x
         for w, b in zip(params[0][:-1], params[1], strict=True):
-            h = pj.sum_relu(pj.matmul(h, w), b)
-        logits = pj.matmul(h, params[0][-1])
+            h = jax.nn.relu(h @ w + b)
+        logits = h @ params[0][-1]
         return pj.margin_loss(logits, y) if loss == "margin" else pj.cross_entropy(logits, y, strength=5.0)
 
     start = [weights, biases]

@@ -197,7 +197,7 @@ def overlapping_pools(ops: Any, p: Any, x: Any, y: Any) -> Any:
 
 
 def attention(ops: Any, p: Any, x: Any, y: Any) -> Any:
-    scores = ops.relu(ops.add(ops.einsum("bqd,bkd->bqk", ops.matmul(x, p["q"]), ops.matmul(x, p["k"])), p["b"]))
+    scores = ops.sum_relu(ops.einsum("bqd,bkd->bqk", ops.matmul(x, p["q"]), ops.matmul(x, p["k"])), p["b"])
     return ops.cross_entropy(ops.einsum("bqk,bkd->bqd", scores, x), y)
 
 

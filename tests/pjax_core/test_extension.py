@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,9 +103,9 @@ def test_what_is_no_projection_fails_the_check(forward: Any, project: Any, messa
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
-        (lambda x: pj.relu(pj.relu(x)), "several constraints"),
-        (lambda x: pj.reshape(x, (3, 1)), "returned"),
-        (lambda x: pj.margin_loss(x, np.ones(3)), "returned"),
+        (lambda x: jax.nn.relu(jnp.tanh(x) @ np.eye(3)), "several constraints"),
+        (lambda x: jnp.reshape(x, (3, 1)), "returned"),
+        (lambda x: pj.margin_loss(x, np.ones(3)), "returned .*Loss"),
         (lambda x: by_sample(x[None], np.ones((1, 3, 2))), "give pj.bilinear a spread"),
     ],
 )
@@ -194,6 +195,5 @@ def test_bilinear_operations_that_are_not_made_of_dot_products(function: Any, me
 def test_the_check_takes_a_list_of_inputs_and_an_operation() -> None:
     with pytest.raises(TypeError, match=r"inputs is an array of shape \(3,\); pass a list"):
         pj.check_projection(pj.relu, np.ones(3))
-    with pytest.raises(TypeError) as error:
-        pj.check_projection(jnp.abs, [np.ones(3)])
-    assert "pj.primitive" in " ".join(error.value.__notes__)
+    with pytest.raises(NotImplementedError, match=r"sort .*has no projection.*pj.primitive"):
+        pj.check_projection(jnp.sort, [np.ones(3)])

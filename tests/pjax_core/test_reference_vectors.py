@@ -29,7 +29,7 @@ from jax import Array
 
 import pjax_core as pj
 import pjax_kernels as pk
-from pjax_core.graph import Value, apply
+from pjax_core.call import call
 from pjax_core.primitive import Primitive
 
 from .networks import changes_by_step
@@ -104,8 +104,8 @@ SUM_RELU = rule("published_sum_relu", rectified_sum, published_sum_relu)
 BILINEAR = rule("published_bilinear", product, published_bilinear)
 
 
-def operation_of_package(primitive: Primitive, *operands: Value) -> Value:
-    return apply(primitive, *operands)
+def operation_of_package(primitive: Primitive, *operands: Array) -> Array:
+    return call(primitive, *operands)
 
 
 def operation_of_oracle(oracle: StoredCopies, primitive: Primitive, *operands: Any) -> Any:

@@ -130,7 +130,7 @@ def test_arrays_as_jax() -> None:
 
 @pytest.mark.parametrize(
     ("in_axes", "message"),
-    [((0, 0), "lengths"), (None, "there must be one"), ((0,), "in_axes has 1 entries, but there are 2 arguments")],
+    [((0, 0), "inconsistent sizes"), (None, "at least one non-None value"), ((0,), r"len\(in_axes\)=1, len\(args\)=2")],
 )
 def test_axes_that_do_not_fit(in_axes: Any, message: str) -> None:
     def network(params: Any, x: Any) -> Any:

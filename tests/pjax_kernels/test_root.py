@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from pjax_kernels import root
+from pjax_kernels import root, roots
 
 from . import oracles
 from .code_generation import AS_FOR_USERS
@@ -22,6 +22,7 @@ CASES = 1_000_000
 CHUNK = 1 << 16
 DTYPES = [np.float32, np.float64]
 bilinear_root = jax.jit(root.bilinear_root, compiler_options=AS_FOR_USERS)
+any_roots = jax.jit(roots.any_roots, compiler_options=AS_FOR_USERS)
 
 
 # Inputs: p and q come from pairs of vectors of every relation, z from targets relative to p and q.
@@ -260,6 +261,26 @@ def test_near_root_alone_is_accurate_in_its_range(dtype: type, steps: int) -> No
     one = np.full(count, 1, object) << bits.astype(object)
     z = exact_p + ((exact_scaled * (one + exact_q)) >> bits.astype(object))
     assert brackets_root(exact_t, exact_p, exact_q, z, width, one).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_far_roots_in_a_loop_are_accurate(pair: str, dtype: type) -> None:
+    """Twice the tolerance, beyond what near roots are used for."""
+    p, q, z = random_inputs(np.random.default_rng(12), pair, 30_000, dtype)
+    far = abs(z / 2 - p / 2) / (0.5 + q / 2) > root.near_limits(dtype)[-1]
+    p, q, z = p[far], q[far], z[far]
+    t = np.asarray(any_roots(p, q, z).t)
+    width = 2 * tolerance_in_t(t)
+    bits = fractional_bits(t, p, q, z, width)
+    exact = [fixed_point(array, bits) for array in (t, p, q, z, width)]
+    exact[2] = np.maximum(exact[2], 2 * abs(exact[1]))
+    one = np.full(len(t), 1, object) << bits.astype(object)
+    accurate = brackets_root(*exact, one)
+    others = np.flatnonzero(~accurate & (abs(t) >= 0.5))
+    accurate[others] = nearly_solves(*(array[others] for array in (*exact[:4], one)))
+    assert len(t) > 1000
+    assert accurate.all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,0 +1,50 @@
+"""Operations that JAX has no name for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from pjax_core import primitives
+from pjax_core.call import call
+from pjax_core.messages import described
+
+
+def identity(x: ArrayLike) -> Array:
+    """``x`` itself by way of a constraint ``z = x``, which lets its consumers disagree on it for a step.
+
+    Args:
+        x: any shape.
+
+    Returns:
+        The shape of ``x``.
+
+    Source: paper, section 3.2; the projection is :func:`pjax_kernels.project_sum`.
+    """
+    return call(primitives.identity, x)
+
+
+def quantize(x: ArrayLike, levels: int, *, scale: float = 1.0) -> Array:
+    """The nearest of ``levels`` equally spaced numbers from ``-scale`` to ``scale``: not differentiable.
+
+    Args:
+        x: any shape.
+        levels: how many, at least 2.
+        scale: the largest level, positive.
+
+    Returns:
+        The shape of ``x``.
+
+    Raises:
+        ValueError: ``levels`` or ``scale`` is out of range.
+
+    Source: paper, section 3.2; the projection is :func:`pjax_kernels.project_quantize`.
+    """
+    if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 2:
+        raise ValueError(f"quantize: levels is {described(levels)}; pass an integer of at least 2")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"quantize: scale is {described(scale)}; pass a positive number")
+    return call(primitives.quantize, x, levels=int(levels), scale=float(scale))

@@ -1,0 +1,112 @@
+"""One pass over the graph before it is coloured: operations that can be one become one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import jax
+
+from pjax_core import primitives
+from pjax_core.graph import Constant, Node, Operation, Slot, complete, ordered
+
+
+def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
+    """The same constraints in fewer operations: sums of sums, and rectified sums, become one each."""
+    nodes = ordered(outputs)
+    uses = _uses(nodes)
+    new: dict[Node, Node] = {}
+
+    def moved(slot: Slot) -> Slot:
+        sources = tuple(new[source] for source in slot.sources)
+        return slot if sources == slot.sources else replace(slot, sources=sources)
+
+    for node in nodes:
+        if not isinstance(node, Operation):
+            new[node] = node
+            continue
+        feedback = None
+        if node.feedback is not None:
+            feedback = new[node.feedback] = replace(node.feedback)
+        unrolled = node.unrolled and (tuple(map(moved, node.unrolled[0])), node.unrolled[1])
+        rebuilt = replace(node, slots=tuple(map(moved, node.slots)), feedback=feedback, unrolled=unrolled)
+        if node.primitive in _SUMS:
+            rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses) for slot in node.slots], new)
+        elif node.primitive is primitives.affine:
+            rebuilt = _scaled_sum(node, uses, new) or rebuilt
+        if node in new:
+            complete(new[node], rebuilt)
+        else:
+            new[node] = rebuilt
+    return [node for output in outputs if isinstance(node := new[output], Operation)]
+
+
+_SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)
+
+
+def _sum_inside(node: Operation, slot: Slot, uses: Counter[Node]) -> Operation | None:
+    """The sum that the slot of a sum is, if nothing else reads it."""
+    source = _read_once(slot, uses)
+    if source is None or source.shape != node.shape:
+        return None
+    if source.primitive is primitives.add or (
+        source.primitive is primitives.signed_sum and node.primitive in _SUMS[:2]
+    ):
+        return source
+    return None
+
+
+def _read_once(slot: Slot, uses: Counter[Node]) -> Operation | None:
+    """The operation whose output the slot is, if nothing else reads it."""
+    source = slot.sources[0]
+    return source if slot.view is None and isinstance(source, Operation) and uses[source] == 1 else None
+
+
+def _with_terms(node: Operation, inside: Sequence[Operation | None], new: Mapping[Node, Node]) -> Operation:
+    """The sum with the summands of other sums in their places."""
+    if not any(inside):
+        return node
+    slots: list[Slot] = []
+    coefficients: list[float] = []
+    for slot, own, total in zip(node.slots, _coefficients(node), inside, strict=True):
+        fused = None if total is None else new[total]
+        assert fused is None or isinstance(fused, Operation)
+        slots += (slot,) if fused is None else fused.slots
+        coefficients += [own] if fused is None else [own * c for c in _coefficients(fused)]
+    if node.primitive is primitives.sum_relu:
+        return replace(node, slots=tuple(slots))
+    if set(coefficients) == {1.0}:
+        return Operation(primitives.add.name, node.shape, primitives.add, tuple(slots), {})
+    settings = {"coefficients": tuple(coefficients)}
+    return Operation(primitives.signed_sum.name, node.shape, primitives.signed_sum, tuple(slots), settings)
+
+
+def _coefficients(node: Operation) -> tuple[float, ...]:
+    """The coefficient of each slot."""
+    return node.settings.get("coefficients", (1.0,) * len(node.slots))
+
+
+def _scaled_sum(node: Operation, uses: Counter[Node], new: Mapping[Node, Node]) -> Operation | None:
+    """A multiple of a sum over axes or windows as one operation, such as a mean."""
+    total = _read_once(node.slots[0], uses)
+    if total is None or total.primitive not in (primitives.sum_over, primitives.average_pool):
+        return None
+    scale, offset = (_number(slot) for slot in node.slots[1:])
+    summed = new[total]
+    if scale is None or offset != 0 or not isinstance(summed, Operation):
+        return None
+    return replace(summed, settings=summed.settings | {"factor": scale * summed.settings.get("factor", 1.0)})
+
+
+def _number(slot: Slot) -> float | None:
+    source = slot.sources[0]
+    known = isinstance(source, Constant) and not isinstance(source.value, jax.core.Tracer) and source.value.size == 1
+    return float(source.value.reshape(())) if known and isinstance(source, Constant) else None
+
+
+def _uses(nodes: Sequence[Node]) -> Counter[Node]:
+    """How often operations read each node."""
+    operations = [node for node in nodes if isinstance(node, Operation)]
+    slots = [slot for node in operations for slot in (*node.slots, *(node.unrolled[0] if node.unrolled else ()))]
+    return Counter(source for slot in slots for source in slot.sources)

@@ -1,0 +1,64 @@
+"""An equation of a jaxpr, and errors that name the line of the user's that it is from."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.extend.core
+import numpy as np
+
+from pjax_core.meshes import Shape, shape_of_aval
+
+_NOT_THE_USERS = tuple(
+    str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
+) + (str(Path(__file__).parents[1]) + "/",)
+
+
+@dataclass(frozen=True)
+class Equation:
+    """An equation of a jaxpr.
+
+    Attributes:
+        name: what it computes.
+        params: its settings.
+        shapes: of its outputs.
+        of: the equation of JAX.
+        caller: the one by which the function comes to it: inside calls, JAX keeps the line of their first caller.
+    """
+
+    name: str
+    params: dict[str, Any]
+    shapes: tuple[Shape, ...]
+    of: jax.extend.core.JaxprEqn
+    caller: jax.extend.core.JaxprEqn
+
+    @property
+    def shape(self) -> Shape:
+        """Of its only output."""
+        return self.shapes[0]
+
+    def bind(self) -> Callable[..., Any]:
+        """The function of arrays that it computes."""
+        params = self.of.primitive.get_bind_params(self.of.params)
+        return lambda *arrays: self.of.primitive.bind(*arrays, **params)
+
+    def where(self) -> str:
+        """The line of the user's that it is from."""
+        traceback: Any = self.caller.source_info.traceback
+        for frame in traceback.frames if traceback else ():
+            if frame.file_name.startswith(_NOT_THE_USERS) or "/site-packages/" in frame.file_name:
+                continue
+            code = linecache.getline(frame.file_name, frame.line_num).strip()
+            return f"{Path(frame.file_name).name}, line {frame.line_num}" + (f" ({code})" if code else "")
+        return "the function given to feasibility"
+
+
+def of_jaxpr(eqn: jax.extend.core.JaxprEqn, caller: jax.extend.core.JaxprEqn) -> Equation:
+    """The equation with what rules read of it."""
+    shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
+    return Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller)

@@ -1,0 +1,295 @@
+"""What each kind of equation becomes: an operation, or several."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from pjax_core import primitives
+from pjax_core.call import Composite, call_p
+from pjax_core.graph import Slot, select
+from pjax_core.meshes import Shape
+from pjax_core.primitive import Primitive
+from pjax_core.trace.equation import Equation
+from pjax_core.trace.operations import (
+    broadcast_by_operation,
+    broadcast_to,
+    operation,
+    operation_node,
+    reshaped,
+    slot_of,
+    transposed,
+)
+from pjax_core.trace.values import Elementwise, Loss, Value, number_of
+
+Rule = Callable[..., Any]
+CALLS = frozenset({call_p.name})
+
+
+def _call(equation: Equation, *inputs: Value) -> Value:
+    """An operation that JAX has no name for."""
+    called: Primitive | Composite = equation.params["operation"]
+    settings, slots = dict(equation.params["settings"]), [slot_of(value) for value in inputs]
+    if isinstance(called, Composite):
+        return called.build(*slots, **settings)
+    if not called.constrains_output:
+        if called.batching is called.batching.BROADCAST:
+            slots = [broadcast_by_operation(slot) for slot in slots]
+        return operation(called, *slots, shape=equation.shape, **settings)
+    node = operation_node(called, *slots, shape=equation.shape, **settings)
+    return Loss((node,), equation.shape, math.prod(equation.shape.shape))
+
+
+def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
+    """What becomes of output constraints: several are joined, means are taken, and nothing else."""
+    losses = [value for value in inputs if isinstance(value, Loss)]
+    numbers = [number_of(value) for value in inputs if not isinstance(value, Loss)]
+    first = losses[0]
+    if equation.name in _KEEP_LOSSES:
+        return Loss(first.nodes, equation.shape, first.count)
+    if equation.name in ("add", "add_any") and all(loss.count == 1 for loss in losses) and set(numbers) <= {0.0}:
+        return Loss(tuple(node for loss in losses for node in loss.nodes), equation.shape)
+    if equation.name == "div" and inputs[0] is first and numbers == [float(first.count)]:
+        return Loss(first.nodes, equation.shape)
+    if equation.name == "mul" and numbers and numbers[0] is not None and math.isclose(numbers[0] * first.count, 1):
+        return Loss(first.nodes, equation.shape)
+    raise ValueError(
+        f"{equation.where()}: {equation.name} of the output constraint {first.nodes[0].name}; return it as it is, or a "
+        "mean or a sum of several: how much each counts is its strength, and its weights"
+    )
+
+
+_KEEP_LOSSES = frozenset({"convert_element_type", "reshape", "squeeze", "reduce_sum", "copy", "transpose"})
+
+# Sums and products.
+
+
+def _add(equation: Equation, *inputs: Value) -> Slot:
+    return _sum(equation, [_term(value) for value in inputs])
+
+
+def _sub(equation: Equation, a: Value, b: Value) -> Slot:
+    slot, scale = _term(b)
+    return _sum(equation, [_term(a), (slot, -scale)])
+
+
+def _term(value: Value) -> tuple[Slot, float]:
+    """A slot and its coefficient."""
+    if isinstance(value, Elementwise) and value.name == "affine" and value.offset == 0 and value.slot is None:
+        return value.base, value.scale
+    return slot_of(value), 1.0
+
+
+def _sum(equation: Equation, terms: Sequence[tuple[Slot, float]]) -> Slot:
+    slots = [broadcast_by_operation(slot) for slot, _ in terms]
+    coefficients = tuple(coefficient for _, coefficient in terms)
+    if set(coefficients) == {1.0}:
+        return operation(primitives.add, *slots, shape=equation.shape)
+    return operation(primitives.signed_sum, *slots, shape=equation.shape, coefficients=coefficients)
+
+
+def _mul(equation: Equation, a: Value, b: Value) -> Slot:
+    slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
+    return operation(primitives.multiply, *slots, shape=equation.shape)
+
+
+def _div(equation: Equation, a: Value, b: Value) -> Slot:
+    slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
+    return operation(primitives.divide, *slots, shape=equation.shape)
+
+
+def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
+    """Products of matrices; of stacks of them by einsum."""
+    x, w = slot_of(a), slot_of(b)
+    (x_contracted, w_contracted), (x_batch, w_batch) = equation.params["dimension_numbers"]
+    if x_batch:
+        labels = _labels(x, w, x_contracted, w_contracted, x_batch, w_batch)
+        return operation(primitives.einsum, x, w, shape=equation.shape, equation=labels)
+    if len(x.shape.shape) == len(w.shape.shape) == len(x_contracted) == 1:
+        return operation(primitives.dot, x, w, shape=equation.shape)
+    x_free, w_free = _others(x, x_contracted), _others(w, w_contracted)
+    length = math.prod(x.shape.shape[axis] for axis in x_contracted)
+    rows = reshaped(transposed(x, (*x_free, *x_contracted)), (_size(x, x_free), length))
+    columns = reshaped(transposed(w, (*w_contracted, *w_free)), (length, _size(w, w_free)))
+    dtype = equation.shape.dtype
+    if _is_weight(x) and not _is_weight(w):
+        # Weights are the second input of a product, which rows of samples are the first of.
+        shape = Shape((columns.shape.shape[1], rows.shape.shape[0]), dtype)
+        product = operation(primitives.matmul, transposed(columns, (1, 0)), transposed(rows, (1, 0)), shape=shape)
+        product = transposed(product, (1, 0))
+    else:
+        shape = Shape((rows.shape.shape[0], columns.shape.shape[1]), dtype)
+        product = operation(primitives.matmul, rows, columns, shape=shape)
+    return reshaped(product, equation.shape.shape)
+
+
+def _is_weight(slot: Slot) -> bool:
+    """Whether the slot holds nothing but parameters."""
+    return all(source.name.startswith("params") for source in slot.sources)
+
+
+def _others(slot: Slot, axes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(len(slot.shape.shape)) if axis not in axes)
+
+
+def _size(slot: Slot, axes: Sequence[int]) -> int:
+    return math.prod(slot.shape.shape[axis] for axis in axes)
+
+
+def _labels(x: Slot, w: Slot, x_contracted: Any, w_contracted: Any, x_batch: Any, w_batch: Any) -> str:
+    """The equation of an einsum."""
+    letters = iter(string.ascii_letters)
+    of_x = {axis: next(letters) for axis in range(len(x.shape.shape))}
+    shared = zip((*w_contracted, *w_batch), (*x_contracted, *x_batch), strict=True)
+    of_w = {w_axis: of_x[x_axis] for w_axis, x_axis in shared}
+    of_w |= {axis: next(letters) for axis in range(len(w.shape.shape)) if axis not in of_w}
+    output = [of_x[axis] for axis in (*x_batch, *_others(x, (*x_contracted, *x_batch)))]
+    output += [of_w[axis] for axis in _others(w, (*w_contracted, *w_batch))]
+    return "{},{}->{}".format(
+        "".join(of_x[axis] for axis in sorted(of_x)), "".join(of_w[axis] for axis in sorted(of_w)), "".join(output)
+    )
+
+
+def _conv(equation: Equation, a: Value, b: Value) -> Slot:
+    """Convolutions: in two dimensions by their kernel, all others from the map."""
+    x, w = slot_of(a), slot_of(b)
+    params = equation.params
+    numbers, strides, padding = params["dimension_numbers"], params["window_strides"], params["padding"]
+    plain = (
+        len(strides) == 2
+        and params["feature_group_count"] == params["batch_group_count"] == 1
+        and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
+        and all(low >= 0 and high >= 0 for low, high in padding)
+    )
+    if not plain:
+        settings = tuple(sorted((key, params[key]) for key in _OF_CONVOLUTIONS))
+        return operation(primitives.convolution_of_any_kind, x, w, shape=equation.shape, settings=settings)
+    images = transposed(x, _channels_last(numbers.lhs_spec))
+    filters = transposed(w, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
+    order = _channels_last(numbers.out_spec)
+    shape = Shape(tuple(equation.shape.shape[axis] for axis in order), equation.shape.dtype)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    product = operation(primitives.conv2d, images, filters, shape=shape, strides=tuple(strides), padding=pads)
+    return transposed(product, tuple(order.index(axis) for axis in range(len(order))))
+
+
+_OF_CONVOLUTIONS = (
+    "batch_group_count", "dimension_numbers", "feature_group_count", "lhs_dilation", "padding", "rhs_dilation",
+    "window_strides",
+)  # fmt: skip
+
+
+def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
+    """The axes of images in the order batch, height, width, channels."""
+    return (spec[0], *spec[2:], spec[1])
+
+
+# Reductions.
+
+
+def _reduce_sum(equation: Equation, x: Value) -> Slot:
+    return operation(primitives.sum_over, slot_of(x), shape=equation.shape, axis=tuple(equation.params["axes"]))
+
+
+def _reduce_max(equation: Equation, x: Value) -> Slot:
+    return operation(primitives.maximum, slot_of(x), shape=equation.shape, axis=tuple(equation.params["axes"]))
+
+
+def _reduce_min(equation: Equation, x: Value) -> Slot:
+    return operation(primitives.minimum, slot_of(x), shape=equation.shape, axis=tuple(equation.params["axes"]))
+
+
+def _max(equation: Equation, a: Value, b: Value) -> Slot:
+    return _larger(primitives.maximum, equation, a, b)
+
+
+def _min(equation: Equation, a: Value, b: Value) -> Slot:
+    return _larger(primitives.minimum, equation, a, b)
+
+
+def _larger(primitive: Primitive, equation: Equation, *operands: Value) -> Slot:
+    """The largest, or smallest, of two values."""
+    whole = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in operands]
+    shape = Shape((2, *equation.shape.shape), equation.shape.dtype)
+    return operation(primitive, select("stack", _stack, {"axis": 0}, shape, *whole), shape=equation.shape, axis=(0,))
+
+
+def _stack(*arrays: Any) -> Any:
+    return jnp.stack(arrays)
+
+
+def _reduce_window_max(equation: Equation, x: Value) -> Slot:
+    """Pooling over two axes, or one; the others are rows and channels."""
+    slot, params = slot_of(x), equation.params
+    window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
+    axes = [axis for axis, extent in enumerate(window) if extent > 1 or strides[axis] > 1 or any(padding[axis])]
+    if len(axes) > 2 or set(params["base_dilation"]) | set(params["window_dilation"]) != {1}:
+        raise NotImplementedError(f"{equation.where()}: pooling is over at most two axes, without dilation")
+    rank = len(window)
+    axes = sorted((axes + [axis for axis in range(rank - 2, -1, -1) if axis not in axes])[:2]) if rank > 2 else axes
+    before = [axis for axis in range(rank) if axis < min(axes)]
+    after = [axis for axis in range(rank) if axis not in (*before, *axes)]
+    order = (*before, *axes, *after)
+    size = (*(slot.shape.shape[axis] for axis in axes), *(1,) * (2 - len(axes)))
+    images = transposed(slot, order)
+    images = reshaped(images, (_size(slot, before), *size, _size(slot, after)))
+    pair = lambda values, fill: (*(values[axis] for axis in axes), *(fill,) * (2 - len(axes)))  # noqa: E731
+    settings: dict[str, Any] = {
+        "window": tuple(map(int, pair(window, 1))),
+        "strides": tuple(map(int, pair(strides, 1))),
+        "padding": tuple((int(low), int(high)) for low, high in pair(padding, (0, 0))),
+    }
+    pooled = operation(primitives.max_pool, images, size=size, **settings)
+    pooled = reshaped(pooled, tuple(equation.shape.shape[axis] for axis in order))
+    return transposed(pooled, tuple(order.index(axis) for axis in range(rank)))
+
+
+def _reduce_window_sum(equation: Equation, x: Value) -> Slot:
+    """Sums of windows, which become means where they are divided."""
+    slot, params = slot_of(x), equation.params
+    if set(params["base_dilation"]) | set(params["window_dilation"]) != {1}:
+        raise NotImplementedError(f"{equation.where()}: pooling has no dilation")
+    settings: dict[str, Any] = {name: tuple(map(int, params[f"window_{key}"])) for name, key in _OF_WINDOWS}
+    pads = tuple((int(low), int(high)) for low, high in params["padding"])
+    return operation(
+        primitives.average_pool,
+        slot,
+        shape=equation.shape,
+        size=slot.shape.shape,
+        padding=pads,
+        factor=1.0,
+        **settings,
+    )
+
+
+_OF_WINDOWS = (("window", "dimensions"), ("strides", "strides"))
+
+# Views that become others, or none.
+
+
+def _transpose(equation: Equation, x: Value) -> Slot:
+    return transposed(slot_of(x), tuple(equation.params["permutation"]))
+
+
+RULES: dict[str, Rule] = {
+    call_p.name: _call,
+    "add": _add,
+    "add_any": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+    "dot_general": _dot_general,
+    "conv_general_dilated": _conv,
+    "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "reduce_min": _reduce_min,
+    "max": _max,
+    "min": _min,
+    "reduce_window_max": _reduce_window_max,
+    "reduce_window_sum": _reduce_window_sum,
+    "transpose": _transpose,
+}

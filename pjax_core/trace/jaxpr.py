@@ -1,0 +1,225 @@
+"""The walk over the equations of a jaxpr, which makes the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from pjax_core.graph import Computed, Data, Graph, Node, Parameter, Slot, of_node, ordered, select, two_colour
+from pjax_core.meshes import Shape, shape_of_type
+from pjax_core.rewrite import rewritten
+from pjax_core.trace import names
+from pjax_core.trace.elementwise import elementwise
+from pjax_core.trace.equation import Equation, of_jaxpr
+from pjax_core.trace.equations import CALLS, RULES, average
+from pjax_core.trace.operations import constant, slot_of
+from pjax_core.trace.values import Elementwise, Loss, Value, known
+
+
+def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
+    """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
+    parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
+    shapes = jax.tree.map(shape_of_type, (params, *data))
+    closed = jax.make_jaxpr(function)(*shapes)
+    returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
+    losses = [value for value in returned if isinstance(value, Loss)]
+    if not losses or len(losses) < len(returned):
+        found = ", ".join(_described(value) for value in returned) or "nothing"
+        raise ValueError(
+            "the function given to feasibility must return an output constraint, such as "
+            "pj.cross_entropy(logits, labels), pj.margin_loss(logits, labels) or pj.squared_error(prediction, target), "
+            f"a mean or a sum of such, or a tree of them, but it returned {found}"
+        )
+    nodes = ordered(rewritten(list(dict.fromkeys(node for loss in losses for node in loss.nodes))))
+    for parameter in parameters:
+        if parameter not in nodes:
+            raise ValueError(
+                f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
+            )
+    graph = two_colour(nodes, len(constants))
+    return replace(graph, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts))
+
+
+def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequence[Node]) -> list[Value]:
+    """What ``function`` returns for arguments of these shapes, whose leaves are the outputs of ``nodes``."""
+    closed = jax.make_jaxpr(function)(*shapes)
+    return run(closed.jaxpr, closed.consts, [of_node(node) for node in nodes])
+
+
+def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[Node]:
+    """A node for each leaf of a tree."""
+    return [
+        kind(name + jax.tree_util.keystr(path), shape_of_type(leaf), index)
+        for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
+    ]
+
+
+def _described(value: Value) -> str:
+    """What came in the place of an output constraint."""
+    if isinstance(value, Loss):
+        return value.nodes[0].name
+    shape = ",".join(map(str, value.shape.shape))
+    sources = value.base.sources if isinstance(value, Elementwise) else value.sources
+    return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"
+
+
+def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller: Any = None) -> list[Value]:
+    """What the outputs of a jaxpr stand for; ``caller`` is the equation that calls it."""
+    values: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+    values |= {var: constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+
+    def read(var: Any) -> Value:
+        return (
+            constant(np.asarray(var.val, np.dtype(getattr(var.aval, "dtype", None))))
+            if isinstance(var, Literal)
+            else values[var]
+        )
+
+    for eqn in jaxpr.eqns:
+        inputs = [read(var) for var in eqn.invars]
+        equation = of_jaxpr(eqn, caller or eqn)
+        outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
+        values.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(var) for var in jaxpr.outvars]
+
+
+def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """The outputs of a call of a jaxpr."""
+    inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
+    return _run_inside(equation, inner, inputs)
+
+
+def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list[Value]:
+    """The outputs of a jaxpr in an equation."""
+    if isinstance(inner, ClosedJaxpr):
+        return run(inner.jaxpr, inner.consts, inputs, equation.caller)
+    return run(inner, (), inputs, equation.caller)
+
+
+def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """The outputs of an equation."""
+    if any(isinstance(value, Loss) for value in inputs):
+        return [average(equation, inputs)]
+    if all(isinstance(value, Slot) and value.is_fixed for value in inputs) and equation.name not in CALLS:
+        return _fixed(equation, [slot_of(value) for value in inputs])
+    found = elementwise(equation, inputs)
+    if found is not None:
+        return [found]
+    if equation.name in names.IDENTITIES:
+        return list(inputs)
+    if equation.name in RULES:
+        result = RULES[equation.name](equation, *inputs)
+        return result if isinstance(result, list) else [result]
+    if equation.name in names.CONTROL:
+        return _control(equation, inputs)
+    if equation.name in names.VIEWS:
+        return _views(equation, [slot_of(value) for value in inputs])
+    raise NotImplementedError(
+        f"{equation.where()}: {equation.name} of values that depend on parameters has no projection; write it with "
+        "other functions, give it one by pj.primitive, or let it take data alone"
+    )
+
+
+def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
+    """Selections of elements."""
+    function = equation.bind()
+    if not equation.of.primitive.multiple_results:
+        return [select(equation.name, function, equation.params, equation.shape, *slots)]
+
+    def output(number: int) -> Callable[..., Any]:
+        return lambda *arrays: function(*arrays)[number]
+
+    return [
+        select(equation.name, output(number), equation.params, shape, *slots)
+        for number, shape in enumerate(equation.shapes)
+    ]
+
+
+def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
+    """The outputs of an equation of data and constants: constants if it can be, views, or functions of data."""
+    arrays = [known(slot) for slot in slots]
+    function = equation.bind()
+    if all(array is not None for array in arrays):
+        with jax.ensure_compile_time_eval():
+            outputs = function(*map(jnp.asarray, arrays))
+        return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
+    if equation.name in names.VIEWS:
+        return _views(equation, slots)
+
+    def output(number: int) -> Callable[..., Any]:
+        return lambda *arrays: (
+            function(*arrays)[number] if equation.of.primitive.multiple_results else function(*arrays)
+        )
+
+    label = f"{equation.name} of data"
+    return [
+        of_node(Computed(label, shape, -1, output(number), tuple(slots)))
+        for number, shape in enumerate(equation.shapes)
+    ]
+
+
+def _control(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """Loops are unrolled; of branches the one that is known to be taken, or all, chosen by data."""
+    return _scan(equation, inputs) if equation.name == "scan" else _cond(equation, inputs)
+
+
+def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    which, *operands = inputs
+    branches = equation.params["branches"]
+    number = known(which)
+    if number is not None:
+        chosen = branches[int(np.clip(number, 0, len(branches) - 1))]
+        return _run_inside(equation, chosen, operands)
+    if not (isinstance(which, Slot) and which.is_fixed):
+        raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
+    outcomes = [_run_inside(equation, branch, operands) for branch in branches]
+    return [
+        select("select_n", _choose, {}, shape, slot_of(which), *map(slot_of, choices))
+        for shape, choices in zip(equation.shapes, zip(*outcomes, strict=True), strict=True)
+    ]
+
+
+def _choose(which: Any, *cases: Any) -> Any:
+    return jax.lax.select_n(jnp.clip(which, 0, len(cases) - 1) if len(cases) > 2 else which.astype(bool), *cases)
+
+
+def _scan(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """A loop as its steps, one after the other."""
+    params, body = equation.params, equation.params["jaxpr"]
+    inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+    # What is carried has the same axes inside and outside; sequences have one more outside.
+    n_carry = sum(map(_same_rank, inner.outvars, equation.of.outvars))
+    first = sum(map(_same_rank, inner.invars, equation.of.invars))
+    consts, carry, sequences = inputs[: first - n_carry], list(inputs[first - n_carry : first]), inputs[first:]
+    steps = range(params["length"])
+    stacked: list[list[Slot]] = [[] for _ in equation.shapes[n_carry:]]
+    for step in reversed(steps) if params["reverse"] else steps:
+        entries = [_entry(slot_of(sequence), step) for sequence in sequences]
+        outputs = _run_inside(equation, body, [*consts, *carry, *entries])
+        carry = outputs[:n_carry]
+        for column, output in zip(stacked, outputs[n_carry:], strict=True):
+            column.append(slot_of(output))
+    columns = [reversed(column) if params["reverse"] else column for column in stacked]
+    return [
+        *carry,
+        *(
+            select("stack", lambda *arrays: jnp.stack(arrays), {"axis": 0}, shape, *column)
+            for column, shape in zip(columns, equation.shapes[n_carry:], strict=True)
+        ),
+    ]
+
+
+def _same_rank(inside: Any, outside: Any) -> bool:
+    return inside.aval.ndim == outside.aval.ndim
+
+
+def _entry(sequence: Slot, step: int) -> Slot:
+    """What a sequence has for a step."""
+    shape = Shape(sequence.shape.shape[1:], sequence.shape.dtype)
+    return select("slice", lambda array: array[step], {}, shape, sequence)

@@ -1,0 +1,40 @@
+"""Names of equations in jaxprs, as JAX 0.10 to 0.12 have them: all that depends on the release is here."""
+
+from __future__ import annotations
+
+INLINED = frozenset(
+    {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
+     "remat", "remat2", "checkpoint", "custom_lin"}
+)  # fmt: skip
+"""Calls of a jaxpr that is one of their parameters."""
+
+JAXPR_PARAMETERS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+"""Where these keep it."""
+
+VIEWS = frozenset(
+    {"reshape", "transpose", "broadcast_in_dim", "slice", "concatenate", "stack", "gather", "pad", "rev", "squeeze",
+     "expand_dims", "select_n", "dynamic_slice", "dynamic_update_slice", "split", "unstack", "scatter",
+     "convert_element_type"}
+)  # fmt: skip
+"""Selections of elements, linear in what is selected from; integers and truth values say which."""
+
+IDENTITIES = frozenset(
+    {"copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary", "pcast", "mesh_cast",
+     "reshard"}
+)  # fmt: skip
+"""What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
+
+CONTROL = frozenset({"scan", "cond"})
+
+UNARY = frozenset(
+    {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
+     "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log", "log1p", "logistic",
+     "neg", "not", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
+)  # fmt: skip
+"""Functions of one number."""
+
+BINARY = frozenset(
+    {"add", "add_any", "and", "atan2", "div", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne", "nextafter",
+     "or", "pow", "rem", "select_n", "sub", "xor", "clamp"}
+)  # fmt: skip
+"""Functions of several numbers, of one where the others are constants."""

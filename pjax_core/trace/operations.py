@@ -1,0 +1,145 @@
+"""Operations of slots: what their inputs are read as, and what they are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pjax_core import primitives
+from pjax_core.graph import Constant, Operation, Slot, is_fixed, of_node, select
+from pjax_core.meshes import Shape, shape_of_type
+from pjax_core.primitive import Primitive
+from pjax_core.trace.functions import recognised
+from pjax_core.trace.values import Elementwise, Loss, Value
+
+
+def operation(primitive: Primitive, *slots: Slot, shape: Shape | None = None, **settings: Any) -> Slot:
+    """The output of a primitive applied to slots."""
+    return of_node(operation_node(primitive, *slots, shape=shape, **settings))
+
+
+def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = None, **settings: Any) -> Operation:
+    """A primitive applied to slots."""
+    slots = tuple(_without_conversion(slot) for slot in slots)
+    moving = primitive.moving_inputs(len(slots))
+    for slot in slots[moving:]:
+        sources = [source.name for source in slot.sources if not is_fixed(source)]
+        if sources:
+            what = "labels come" if primitive.constrains_output else "an argument comes"
+            raise ValueError(
+                f"{primitive.name}: {what} from {', '.join(sources)}; they must be data, given after params"
+            )
+    for slot in slots[:moving]:
+        if not jnp.issubdtype(slot.shape.dtype, jnp.floating):
+            names = ", ".join(source.name for source in slot.sources)
+            raise TypeError(
+                f"{primitive.name}: {names} has dtype {slot.shape.dtype}; projections move values continuously, so "
+                "pass floating-point arrays (class labels as jax.nn.one_hot), and integers as indices only"
+            )
+    if shape is None:
+        shape = jax.eval_shape(lambda *inputs: primitive.forward(*inputs, **settings), *(slot.shape for slot in slots))
+    return Operation(primitive.name, shape, primitive, slots, settings)
+
+
+def _without_conversion(slot: Slot) -> Slot:
+    """The slot before it changed its precision, which operations choose for themselves."""
+    while slot.last is not None and slot.last.name == "convert_element_type":
+        before = slot.before_last()
+        if not jnp.issubdtype(before.shape.dtype, jnp.floating):
+            break
+        slot = before
+    return slot
+
+
+def slot_of(value: Value) -> Slot:
+    """The value as the output of an operation, or a view of such."""
+    if isinstance(value, Slot):
+        return value
+    if isinstance(value, Loss):
+        raise ValueError(
+            f"{', '.join(node.name for node in value.nodes)} is used in the network; an output constraint is what the "
+            "function given to feasibility returns"
+        )
+    if value.slot is None:
+        value.slot = _computed(value)
+    return value.slot
+
+
+def _computed(value: Elementwise) -> Slot:
+    """The output of the operation that an elementwise function is."""
+    if value.name == "relu":
+        return operation(primitives.sum_relu, value.base, shape=value.shape)
+    if value.name != "affine":
+        function, settings = recognised(value.function)
+        if function == "relu":
+            return operation(primitives.sum_relu, value.base, shape=value.shape)
+        operation_of = primitives.elementwise(function, value.name)
+        return operation(operation_of, value.base, shape=value.shape, **settings)
+    if (value.scale, value.offset) == (1, 0):
+        return value.base
+    if value.scale == 1:
+        return operation(primitives.add, value.base, number(value.offset, value.shape), shape=value.shape)
+    scale, offset = (number(constant, value.shape) for constant in (value.scale, value.offset))
+    return operation(primitives.affine, value.base, scale, offset, shape=value.shape)
+
+
+def number(value: float, like: Shape) -> Slot:
+    """A constant."""
+    return constant(np.asarray(value, like.dtype))
+
+
+def constant(array: Any) -> Slot:
+    """The slot of an array that the function brought along."""
+    return of_node(Constant("constant", shape_of_type(array), array))
+
+
+def broadcast_by_operation(slot: Slot) -> Slot:
+    """The slot before it got axes of length 1, for an operation that broadcasts its inputs as NumPy does."""
+    slot = _without_conversion(slot)
+    while slot.last is not None and _only_adds_leading_axes(slot):
+        slot = slot.before_last()
+    return slot
+
+
+def _only_adds_leading_axes(slot: Slot) -> bool:
+    step = slot.last
+    assert step is not None
+    if step.name not in ("broadcast_in_dim", "reshape") or len(step.places) != 1:
+        return False
+    before, after = slot.before_last().shape.shape, step.shape.shape
+    return after == (1,) * (len(after) - len(before)) + before
+
+
+def reshaped(slot: Slot, shape: tuple[int, ...]) -> Slot:
+    """The slot in another shape."""
+    if slot.shape.shape == shape:
+        return slot
+    return select(
+        "reshape", lambda array: jnp.reshape(array, shape), {"new_sizes": shape}, Shape(shape, slot.shape.dtype), slot
+    )
+
+
+def transposed(slot: Slot, permutation: tuple[int, ...]) -> Slot:
+    """The slot with its axes permuted; two permutations become one."""
+    if slot.last is not None and slot.last.name == "transpose":
+        inner = slot.last.settings["permutation"]
+        return transposed(slot.before_last(), tuple(inner[axis] for axis in permutation))
+    if permutation == tuple(range(len(permutation))):
+        return slot
+    shape = Shape(tuple(slot.shape.shape[axis] for axis in permutation), slot.shape.dtype)
+    return select(
+        "transpose", lambda array: lax.transpose(array, permutation), {"permutation": permutation}, shape, slot
+    )
+
+
+def broadcast_to(slot: Slot, shape: tuple[int, ...]) -> Slot:
+    """The slot repeated to a larger shape."""
+    if slot.shape.shape == shape:
+        return slot
+    return select(
+        "broadcast_in_dim", lambda array: jnp.broadcast_to(array, shape), {}, Shape(shape, slot.shape.dtype), slot
+    )

@@ -1,0 +1,67 @@
+"""What a variable of a jaxpr stands for while the graph is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pjax_core.graph import Constant, Operation, Slot
+from pjax_core.meshes import Shape
+
+
+@dataclass(eq=False)
+class Elementwise:
+    """A function of each element of ``base`` that no operation computes yet, since more may be added to it.
+
+    Attributes:
+        base: what it is a function of.
+        function: of an array, elementwise.
+        shape: of the result.
+        name: "affine" for ``scale x + offset``, "relu", a name that has a projection of its own, or "elementwise".
+        scale: of an affine function.
+        offset: of an affine function.
+        slot: the output of the operation, once there is one.
+    """
+
+    base: Slot
+    function: Callable[[Array], Array]
+    shape: Shape
+    name: str
+    scale: float = 1.0
+    offset: float = 0.0
+    slot: Slot | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Output constraints, as what they compute: a number, or ``count`` that are yet to be averaged."""
+
+    nodes: tuple[Operation, ...]
+    shape: Shape
+    count: int = 1
+
+
+Value: TypeAlias = Slot | Elementwise | Loss
+
+
+def known(value: Any) -> Any:
+    """The content of a constant, where it is known while tracing."""
+    if isinstance(value, Slot) and value.view is None and isinstance(value.sources[0], Constant):
+        array = value.sources[0].value
+        return None if isinstance(array, jax.core.Tracer) else array
+    return None
+
+
+def number_of(value: Any) -> float | None:
+    """The number that all elements of a constant are."""
+    array = known(value)
+    if array is None or not array.size or not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        return None
+    numbers = np.asarray(array).ravel()
+    return float(numbers[0]) if (numbers == numbers[0]).all() else None

@@ -1,0 +1,311 @@
+"""Ordinary functions of JAX become graphs of constraints: what traces to what, and what errors say."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import pjax_core as pj
+from pjax_core.graph import Graph, Operation
+from pjax_core.trace.jaxpr import trace
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NORMAL = np.random.default_rng(0).normal
+X = NORMAL(size=(6, 8)).astype(np.float32)
+CLASSES = np.array([0, 1, 2, 0, 1, 2])
+LABELS = np.eye(3, dtype=np.float32)[CLASSES]
+PARAMS = {
+    "w0": NORMAL(size=(8, 4)).astype(np.float32),
+    "b0": NORMAL(size=4).astype(np.float32),
+    "w1": NORMAL(size=(4, 3)).astype(np.float32),
+}
+Function = Callable[..., Any]
+
+
+def operations(function: Function, params: Any = PARAMS, *data: Any) -> list[str]:
+    """The names of the operations that a loss becomes."""
+    graph = trace(function, params, data or (X, LABELS))
+    return [node.name for node in graph.nodes if isinstance(node, Operation) and "identity" not in node.name]
+
+
+def with_activation(activation: Function) -> Function:
+    return lambda p, x, y: pj.cross_entropy(activation(x @ p["w0"] + p["b0"]) @ p["w1"], y)
+
+
+def changes(function: Function, params: Any, *data: Any) -> Any:
+    solution = pj.solve(
+        pj.feasibility(function), params, *data, algorithm=pj.alternating_projections(), steps=8, tolerance=np.inf
+    )
+    return jax.tree.map(np.asarray, solution.change)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(right) > 0
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6 * np.linalg.norm(right))
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        (jax.nn.relu, ["sum_relu"]),
+        (lambda h: jnp.maximum(h, 0), ["sum_relu"]),
+        (lambda h: jnp.where(h > 0, h, 0), ["sum_relu"]),
+        (jnp.tanh, ["sum", "tanh"]),
+        (jax.nn.gelu, ["sum", "gelu"]),
+        (functools.partial(jax.nn.gelu, approximate=False), ["sum", "gelu"]),
+        (jax.nn.silu, ["sum", "silu"]),
+        (lambda h: h / (1 + jnp.exp(-h)), ["sum", "silu"]),
+        (jax.nn.softplus, ["sum", "softplus"]),
+        (jax.nn.sigmoid, ["sum", "sigmoid"]),
+        (jax.nn.leaky_relu, ["sum", "leaky_relu"]),
+        (jax.nn.relu6, ["sum", "clip"]),
+        (lambda h: jnp.clip(h, -1, 2), ["sum", "clip"]),
+        (jax.nn.elu, ["sum", "elementwise"]),
+        (lambda h: jnp.sin(2 * h) + h**3, ["sum", "elementwise"]),
+        (lambda h: 2 * h, ["sum", "affine"]),
+        (lambda h: 1 - h / 3, ["sum", "affine"]),
+        (lambda h: h * h, ["sum", "square"]),
+        (jnp.abs, ["sum", "abs"]),
+        (lambda h: h - h[::-1], ["sum", "signed_sum"]),
+        (lambda h: h * h[::-1], ["sum", "multiply"]),
+        (lambda h: h / h[::-1], ["sum", "divide"]),
+        (lambda h: jnp.minimum(h, h[::-1]), ["sum", "min"]),
+        (lambda h: h + jnp.max(h, 1, keepdims=True), ["sum", "max", "sum"]),
+        (lambda h: h - jnp.mean(h, 1, keepdims=True), ["sum", "sum over axes", "signed_sum"]),
+        (lambda h: jnp.where(np.arange(4) % 2, h, 0), ["sum"]),
+        (lambda h: jnp.concatenate([h[:, 2:], h[:, :2]], 1), ["sum"]),
+        (lambda h: h + h[::-1] + h[:, ::-1], ["sum", "sum"]),
+        (jax.checkpoint(jax.jit(jax.nn.relu)), ["sum_relu"]),
+        (jax.vmap(jax.vmap(jax.nn.relu)), ["sum_relu"]),
+        (lambda h: lax.cond(True, jnp.tanh, jnp.sin, h), ["sum", "tanh"]),
+    ],
+)
+def test_what_functions_become(activation: Function, expected: list[str]) -> None:
+    assert operations(with_activation(activation)) == ["matmul", *expected, "matmul", "cross_entropy"]
+
+
+def same_function(p: Any, x: Any, y: Any) -> Any:
+    h = jnp.tanh(x @ p["w0"] + p["b0"])
+    return pj.cross_entropy(jax.nn.softmax(h) @ p["w1"], y)
+
+
+def test_the_same_function_has_gradients_and_values() -> None:
+    assert jax.tree.map(jnp.shape, jax.grad(same_function)(PARAMS, X, LABELS)) == jax.tree.map(jnp.shape, PARAMS)
+    np.testing.assert_allclose(jax.jit(same_function)(PARAMS, X, LABELS), same_function(PARAMS, X, LABELS), rtol=1e-5)
+    each = jax.vmap(same_function, (None, 0, 0))(PARAMS, X[:, None], LABELS[:, None])
+    np.testing.assert_allclose(each.mean(), same_function(PARAMS, X, LABELS), rtol=1e-5)
+    assert all(np.linalg.norm(change) > 0 for change in changes(same_function, PARAMS, X, LABELS).values())
+
+
+def test_a_second_solve_traces_nothing() -> None:
+    calls = []
+
+    def function(p: Any, x: Any, y: Any) -> Any:
+        calls.append(1)
+        return with_activation(jnp.tanh)(p, x, y)
+
+    problem = pj.feasibility(function)
+    for _ in range(2):
+        pj.solve(problem, PARAMS, X, LABELS, algorithm=pj.alternating_projections(), steps=1)
+    assert len(calls) == 1
+
+
+class Pair(NamedTuple):
+    w: Any
+    b: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Layers:
+    first: Pair
+    last: list[Any]
+
+
+def test_parameters_in_any_tree() -> None:
+    layers = Layers(Pair(PARAMS["w0"], PARAMS["b0"]), [PARAMS["w1"]])
+
+    def function(p: Layers, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(jnp.tanh(x @ p.first.w + p.first.b) @ p.last[0], y)
+
+    found = changes(function, layers, X, LABELS)
+    expected = changes(with_activation(jnp.tanh), PARAMS, X, LABELS)
+    assert_same([found.first.w, found.first.b, found.last[0]], [expected[name] for name in ("w0", "b0", "w1")])
+    with pytest.raises(ValueError, match=r"parameter params.first.b is never used"):
+        operations(lambda p, x, y: pj.cross_entropy(x @ p.first.w @ p.last[0], y), layers)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        lambda p, x, y: pj.cross_entropy(x @ p["w0"] @ p["w1"] + p["b0"][:3], CLASSES),
+        lambda p, x, y: pj.cross_entropy(x @ p["w0"] @ p["w1"] + p["b0"][:3], jax.nn.one_hot(y.argmax(1), 3)),
+        lambda p, x, y: pj.cross_entropy(x @ p["w0"] @ p["w1"] + p["b0"][:3], jnp.asarray(CLASSES)),
+        lambda p, x, y: jax.vmap(pj.cross_entropy)(x @ p["w0"] @ p["w1"] + p["b0"][:3], y).mean(),
+    ],
+    ids=["integers", "made inside", "jnp", "by vmap"],
+)
+def test_labels_of_many_kinds(labels: Function) -> None:
+    def expected(p: Any, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(x @ p["w0"] @ p["w1"] + p["b0"][:3], y)
+
+    assert_same(changes(labels, PARAMS, X, LABELS), changes(expected, PARAMS, X, LABELS))
+
+
+def test_data_are_computed_once_and_known_arrays_are_constants() -> None:
+    """FOUND 7: index arrays of jnp, and functions of data, inside the network."""
+
+    def network(swap: Any) -> Function:
+        return lambda p, x, y: pj.cross_entropy((jnp.sin(x) @ p["w0"] + p["b0"])[:, swap] @ p["w1"], y)
+
+    with_numpy, with_jax = (network(m.array([1, 0, 3, 2])) for m in (np, jnp))
+    assert_same(changes(with_jax, PARAMS, X, LABELS), changes(with_numpy, PARAMS, X, LABELS))
+    outside = changes(
+        lambda p, x, y: network(np.array([1, 0, 3, 2]))(p, jnp.arcsin(x), y), PARAMS, np.sin(X / 9), LABELS
+    )
+    assert_same(outside, changes(with_numpy, PARAMS, np.float32(np.arcsin(np.sin(X / 9))), LABELS))
+
+
+def test_arrays_closed_over_under_jit() -> None:
+    x, y = jnp.asarray(X), jnp.asarray(LABELS)
+
+    def direct(p: Any, x: Any, y: Any) -> Any:
+        return with_activation(jnp.tanh)(p, x, y)
+
+    @jax.jit
+    def inside(p: Any, scale: Any) -> Any:
+        problem = pj.feasibility(lambda p: with_activation(jnp.tanh)(p, scale * x, y))
+        return pj.solve(problem, p, algorithm=pj.alternating_projections(), steps=8, tolerance=np.inf).change
+
+    assert_same(inside(PARAMS, 1.0), changes(direct, PARAMS, X, LABELS))
+    assert_same(inside(PARAMS, 2.0), changes(direct, PARAMS, 2 * X, LABELS))
+
+
+def test_labels_made_inside_from_unknown_arrays_are_not_kept() -> None:
+    """FOUND 13: labels that are no probabilities are refused in either order of calls, and nothing is leaked."""
+    seven = pj.feasibility(
+        lambda p, x: pj.cross_entropy(jnp.tanh(x @ p["w0"] + p["b0"]) @ p["w1"], jnp.full((6, 3), 7.0))
+    )
+    for call in (lambda: jax.jit(solve_once)(PARAMS), lambda: solve_once(PARAMS)):
+
+        def solve_once(p: Any) -> Any:
+            return pj.solve(seven, p, X, algorithm=pj.alternating_projections(), steps=1).params
+
+        with pytest.raises(ValueError, match="are from 7 to 7"), jax.checking_leaks():
+            call()
+
+
+def test_loops_are_unrolled() -> None:
+    def scanned(p: Any, x: Any, y: Any) -> Any:
+        def step(h: Any, rows: Any) -> tuple[Any, Any]:
+            h = jnp.tanh(rows @ p["w0"] + h + p["b0"])
+            return h, h
+
+        last, states = lax.scan(step, jnp.zeros((6, 4)), jnp.stack([x, x[::-1], -x]))
+        return pj.cross_entropy((last + states.mean(0)) @ p["w1"], y)
+
+    def written_out(p: Any, x: Any, y: Any) -> Any:
+        h, states = jnp.zeros((6, 4)), []
+        for rows in (x, x[::-1], -x):
+            h = jnp.tanh(rows @ p["w0"] + h + p["b0"])
+            states.append(h)
+        return pj.cross_entropy((h + jnp.stack(states).mean(0)) @ p["w1"], y)
+
+    assert operations(scanned) == operations(written_out)
+    assert_same(changes(scanned, PARAMS, X, LABELS), changes(written_out, PARAMS, X, LABELS))
+
+
+def test_open_batch_sizes() -> None:
+    """FOUND 9."""
+    from jax import export
+
+    def network(x: Any) -> Any:
+        return pj.quantize(jnp.tanh(x @ PARAMS["w0"] + PARAMS["b0"]), 3)
+
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), jnp.float32)
+    exported = export.export(jax.jit(network), disabled_checks=[export.DisabledSafetyCheck.custom_call("x")])(shape)
+    np.testing.assert_allclose(exported.call(X), network(X), rtol=1e-6)
+
+
+def test_weights_with_outputs_first_are_read_as_they_are() -> None:
+    """As Equinox keeps them: their transposes become part of the product, and one of results cancels."""
+
+    def graph_of(function: Function) -> Graph:
+        return trace(function, {"w": np.ones((3, 8), np.float32)}, (X, LABELS))
+
+    graph = graph_of(lambda p, x, y: pj.cross_entropy(jax.vmap(lambda row: p["w"] @ row)(x), y))
+    product, loss = (node for node in graph.nodes if isinstance(node, Operation))
+    assert product.slots[0].view is None
+    assert loss.slots[0].view is None
+    assert product.slots[1].view is not None
+    assert [step.name for step in product.slots[1].view.steps] == ["transpose"]
+
+
+def logits(p: Any, x: Any) -> Any:
+    return x @ p["w0"] @ p["w1"] + p["b0"][:3]
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (
+            lambda p, x, y: jnp.mean((logits(p, x) - 1) ** 2),
+            ValueError,
+            "must return an output constraint.*squared_error",
+        ),
+        (lambda p, x, y: 0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*its strength"),
+        (lambda p, x, y: pj.cross_entropy(jnp.sort(logits(p, x)), y), NotImplementedError, "sort .*pj.primitive"),
+        (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
+    ],
+    ids=["ordinary loss", "scaled loss", "sort", "loss inside"],
+)
+def test_errors(function: Function, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        operations(function)
+
+
+def conv(x: Any, w: Any, layout: tuple[str, str, str], rank: int, **settings: Any) -> Any:
+    return lax.conv_general_dilated(x, w, (1,) * rank, "SAME", dimension_numbers=layout, **settings)
+
+
+@pytest.mark.parametrize(
+    ("images", "filters", "layout", "settings"),
+    [
+        ((2, 6, 5, 3), (3, 3, 3, 4), ("NHWC", "HWIO", "NHWC"), {}),
+        ((2, 3, 6, 5), (4, 3, 3, 3), ("NCHW", "OIHW", "NCHW"), {}),
+        ((2, 9, 3), (3, 3, 4), ("NHC", "HIO", "NHC"), {}),
+        ((2, 4, 3, 4, 3), (2, 2, 2, 3, 4), ("NDHWC", "DHWIO", "NDHWC"), {}),
+        ((2, 6, 5, 3), (3, 3, 3, 4), ("NHWC", "HWIO", "NHWC"), {"rhs_dilation": (2, 1)}),
+        ((2, 6, 5, 4), (3, 3, 1, 4), ("NHWC", "HWIO", "NHWC"), {"feature_group_count": 4}),
+    ],
+    ids=["channels last", "channels first", "one dimension", "three dimensions", "dilated", "depthwise"],
+)
+def test_convolutions(images: Any, filters: Any, layout: Any, settings: Any) -> None:
+    def function(p: Any, x: Any, y: Any) -> Any:
+        return pj.squared_error(conv(x, p, layout, len(images) - 2, **settings), y)
+
+    p, x = NORMAL(size=filters).astype(np.float32), NORMAL(size=images).astype(np.float32)
+    y = np.asarray(conv(x, p, layout, len(images) - 2, **settings)) + 0.1
+    solution = pj.solve(pj.feasibility(function), p, x, y, algorithm=pj.alternating_projections(), steps=20)
+    assert float(function(solution.params, x, y)) < 0.9 * float(function(p, x, y))
+
+
+def test_flax_and_equinox() -> None:
+    nn, eqx = pytest.importorskip("flax.linen"), pytest.importorskip("equinox")
+    module = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(3)])
+    params = module.init(jax.random.key(0), X)
+    expected = ["matmul", "sum_relu", "matmul", "sum", "cross_entropy"]
+    assert operations(lambda p, x, y: pj.cross_entropy(module.apply(p, x), y), params) == expected
+    network = eqx.nn.MLP(8, 3, 4, 1, key=jax.random.key(0))
+    arrays, rest = eqx.partition(network, eqx.is_inexact_array)
+    assert operations(lambda p, x, y: pj.cross_entropy(jax.vmap(eqx.combine(p, rest))(x), y), arrays) == expected

@@ -1,0 +1,57 @@
+"""The modules of pjax_core import each other downwards only, and where they begin."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pjax_core
+
+ROOT = Path(pjax_core.__file__).parent
+MODULES = {
+    ".".join(("pjax_core", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The modules of the package that a statement imports."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+    else:
+        return []
+    return [name for name in names if name in MODULES and name != "pjax_core"]
+
+
+IMPORTS = {
+    name: {module for node in ast.walk(ast.parse(path.read_text())) for module in imported(node)}
+    for name, path in MODULES.items()
+}
+
+
+def test_no_import_is_inside_a_function() -> None:
+    late = [
+        (name, node.lineno)
+        for name, path in MODULES.items()
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, (ast.FunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert late == []
+
+
+def test_there_is_no_circle() -> None:
+    """Modules can be put in an order in which each comes after all that it imports."""
+    remaining = dict(IMPORTS)
+    while remaining:
+        free = {name for name, needed in remaining.items() if not needed & remaining.keys()}
+        assert free, f"these modules import each other: {sorted(remaining)}"
+        remaining = {name: needed for name, needed in remaining.items() if name not in free}
+
+
+def test_the_modules_are_found() -> None:
+    assert "pjax_core.graph" in IMPORTS["pjax_core.trace.jaxpr"]
+    assert len(MODULES) > 20

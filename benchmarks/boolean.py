@@ -1,7 +1,7 @@
 """Circuits of Boolean threshold functions, found by projections and, in the same seconds, by gradients.
 
 python benchmarks/boolean.py                      # the 2 x 2 multiplier: 200 starts, then gradients
-python benchmarks/boolean.py multiplier3 --starts 16 --steps 120000
+python benchmarks/boolean.py multiplier3 --starts 16 --steps 120000 --hidden 16 16 16 --seed 1
 python benchmarks/boolean.py --speed              # microseconds of a start's step, on one core and on two
 """
 
@@ -116,7 +116,9 @@ class Result:
     held_out: float | None = None
 
 
-def search(task: Task, starts: int, steps: int, lanes: int, until: str) -> tuple[Result, list[list[Array]]]:
+def search(
+    task: Task, starts: int, steps: int, lanes: int, until: str, seed: int = 0
+) -> tuple[Result, list[list[Array]]]:
     """Projections: how many starts are solved, and the solved circuits with integer weights."""
     settings = pj.CircuitSearch(
         task.network,
@@ -129,7 +131,7 @@ def search(task: Task, starts: int, steps: int, lanes: int, until: str) -> tuple
         until=until,  # type: ignore[arg-type]
     )
     start = time.perf_counter()
-    state = settings.run(settings.init(jax.random.key(0), task.x, task.y))
+    state = settings.run(settings.init(jax.random.key(seed), task.x, task.y))
     found = jax.tree.map(np.asarray, state.found)
     seconds = time.perf_counter() - start
     circuits = []
@@ -294,6 +296,17 @@ def report_speed(arguments: argparse.Namespace) -> None:
             print(f"{name:12}  {cores:5}  {arguments.lanes:5}  {taken:20.2f}  {floor(TASKS[name]()) / taken / 1e3:.1f}")
 
 
+def _changed(task: Task, arguments: argparse.Namespace) -> Task:
+    """The task with what the command line says."""
+    changes: dict[str, Any] = {
+        name: value for name in ("beta", "gamma", "gap") if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.hidden:
+        widths = task.network.widths
+        changes["network"] = replace(task.network, widths=(widths[0], *arguments.hidden, widths[-1]))
+    return replace(task, **changes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", nargs="?", choices=TASKS, default="multiplier2")
@@ -301,7 +314,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--lanes", type=int, default=16, help="starts side by side")
     parser.add_argument("--until", choices=("all", "any"), default="all")
-    parser.add_argument("--beta", type=float, help="the task's own by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hidden", type=int, nargs="+", help="the widths between inputs and outputs")
+    for name in ("beta", "gamma", "gap"):
+        parser.add_argument(f"--{name}", type=float, help="the task's own by default")
     parser.add_argument("--no-gradients", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--cores", type=int, default=2)
@@ -311,16 +327,15 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", arguments.cores)
         report_speed(arguments)
         return
-    task = TASKS[arguments.task]()
-    if arguments.beta is not None:
-        task = replace(task, beta=arguments.beta)
-    result, exact = search(task, arguments.starts, arguments.steps, arguments.lanes, arguments.until)
+    task = _changed(TASKS[arguments.task](), arguments)
+    result, exact = search(task, arguments.starts, arguments.steps, arguments.lanes, arguments.until, arguments.seed)
     results = [result]
     if task.x is not None and not arguments.no_gradients:
         for name, activation in (("straight-through", straight_through), ("tanh, then signs", jnp.tanh)):
             results.append(train(task, activation, name, arguments.starts, result.seconds))
     items = f"{len(task.y)} items, {platform.machine()}, jax {jax.__version__}"
-    print(f"{arguments.task}: widths {task.network.widths}, {items}")
+    constants = f"beta {task.beta}, gamma {task.gamma}, gap {task.gap}, at most {arguments.steps} steps"
+    print(f"{arguments.task}: widths {task.network.widths}, {constants}, seed {arguments.seed}, {items}")
     for result in results:
         print(json.dumps(asdict(result)))
     if exact:

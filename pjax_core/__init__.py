@@ -41,7 +41,7 @@ from pjax_core.deprecated import (
     vmap,
 )
 from pjax_core.extension import bilinear, primitive
-from pjax_core.operations import identity, quantize
+from pjax_core.operations import identity, quantize, threshold
 from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
@@ -101,6 +101,7 @@ __all__ = [
     "sum",
     "sum_relu",
     "swapaxes",
+    "threshold",
     "transpose",
     "vmap",
     "within",

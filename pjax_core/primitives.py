@@ -407,6 +407,33 @@ def _project_quantize(inputs: tuple[Array, ...], output: Array, **settings: Any)
 quantize = Primitive("quantize", forward=_quantize, project=_project_quantize, batching=Batching.BROADCAST)
 
 
+def _signs(products: Array) -> Array:
+    return jnp.where(products >= 0, 1, -1).astype(products.dtype)
+
+
+def _project_threshold(inputs: tuple[Array, ...], output: Array, *, margin: float) -> tuple[tuple[Array, ...], Array]:
+    *changes, z_change = pk.project_threshold(*inputs, output, margin=margin, increments=True)
+    return tuple(changes), output + z_change
+
+
+def _project_threshold_layer(
+    inputs: tuple[Array, ...], output: Array, *, margin: float
+) -> tuple[tuple[Array, ...], Array]:
+    *changes, z_change = pk.project_threshold_dense(*inputs, output, margin=margin, increments=True)
+    return tuple(changes), output + z_change
+
+
+threshold = Primitive(
+    "threshold",
+    forward=lambda x, w, *, margin: _signs(jnp.matmul(x, w, precision=lax.Precision.HIGHEST)),
+    project=_project_threshold_layer,
+    spread=lambda x, w, *, margin: _dot_products(x, w),
+    copywise=Primitive("threshold", lambda a, b, *, margin: _signs(jnp.sum(a * b, axis=-1)), _project_threshold),
+    batching=Batching.ROWS,
+)
+"""``z = sgn(x w)`` with ``|x w| >= margin``, for the rows of ``x`` and the columns of ``w``."""
+
+
 def _normalize(x: Array, *, axis: int, epsilon: float, centred: bool) -> Array:
     entries = x - jnp.mean(x, axis, keepdims=True) if centred else x
     return entries * lax.rsqrt(jnp.mean(entries * entries, axis, keepdims=True) + epsilon)

@@ -224,6 +224,11 @@ def levels_and_sums(ops: Any, p: Any, x: Any, y: Any) -> Any:
     return ops.margin_loss(ops.quantize(logits, levels=4, scale=1.5), y)
 
 
+def threshold_functions(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    h = ops.threshold(x, p["w0"], margin=0.8)
+    return ops.margin_loss(ops.threshold(h, p["w1"], margin=0.5), y)
+
+
 def more_views(ops: Any, p: Any, x: Any, y: Any) -> Any:
     left, right = ops.split(ops.moveaxis(ops.expand_dims(ops.matmul(x, p["w0"]), 0), 0, 2)[..., 0], [1], axis=1)
     h = ops.relu(ops.concatenate([ops.repeat(left, 2, axis=1), right], axis=1))
@@ -288,6 +293,7 @@ NETWORKS = {
             (2, 3, 3),
             (2, 3),
         ),
+        Network(threshold_functions, {"w0": (5, 4), "w1": (4, 3)}, (6, 5), (6, 3)),
         Network(levels_and_sums, {"w0": (5, 6), "b": (3,), "w1": (3, 2)}, (6, 5), (6, 2)),
         Network(more_views, {"w0": (5, 3), "w1": (5, 3)}, (6, 5), (6, 3)),
     ]

@@ -36,6 +36,7 @@ REFERENCE = {
     name: jax.jit(functools.partial(getattr(pk, name), implementation="reference"))
     for name in ("project_bilinear", "project_sum", "project_sum_relu", "project_margin", "project_max")
 }
+REFERENCE["project_threshold"] = jax.jit(functools.partial(pk.project_threshold, implementation="reference"))
 REFERENCE["prox_cross_entropy"] = jax.jit(
     functools.partial(pk.prox_cross_entropy, strength=STRENGTH, implementation="reference")
 )
@@ -85,6 +86,11 @@ def project_quantize(copies: list[Copies], z: Copies, levels: int, scale: float)
     shape = (levels, *(1,) * x.ndim)
     best = np.argmin((nearest - x) ** 2 + (points.reshape(shape) - z) ** 2, axis=0)
     return [np.take_along_axis(nearest, best[None], axis=0)[0]], points[best]
+
+
+def project_threshold(copies: list[Copies], z: Copies, margin: float) -> tuple[list[Copies], Copies]:
+    *new, new_z = map(np.asarray, REFERENCE["project_threshold"](*copies, z, margin=margin))
+    return new, new_z
 
 
 def project_margin(copies: list[Copies], labels: Copies) -> tuple[list[Copies], Copies]:
@@ -265,6 +271,15 @@ class StoredCopies:
         project = functools.partial(project_quantize, levels=levels, scale=scale)
         points = np.linspace(-scale, scale, levels)
         return self.operation(project, lambda x: points[np.argmin(np.abs(x[..., None] - points), axis=-1)], x)
+
+    def threshold(self, x: Elements, w: Elements, margin: float) -> Elements:
+        shape = (len(x), w.shape[1], len(w))
+        return self.operation(
+            functools.partial(project_threshold, margin=margin),
+            lambda a, b: np.where(np.sum(a * b, axis=-1) >= 0, 1.0, -1.0),
+            np.broadcast_to(x[:, None], shape),
+            np.broadcast_to(w.T, shape),
+        )
 
     def recurrence(self, x: Elements, w_x: Elements, w_h: Elements, b: Elements, h0: Elements) -> Elements:
         """One time step after the other, each with its own operations."""

@@ -237,6 +237,7 @@ TAKING_AN_ARRAY: dict[str, Callable[[Any], Any]] = {
     "budget": lambda a: pj.douglas_rachford(budget=[a]),
     "history": lambda a: pj.Factored(history=a),
     "quantize: levels": lambda a: pj.quantize(a, levels=a),
+    "threshold: margin": lambda a: pj.threshold(a, a, margin=a),
 }
 
 

@@ -32,6 +32,7 @@ ALTERNATING = [
     "unusual_products",
     "recurrent",
     "levels_and_sums",
+    "threshold_functions",
     "more_views",
 ]
 # The order of projections matters where a value is used at several distances from the output.
@@ -44,6 +45,7 @@ CYCLIC = [
     "weight_of_both_colours",
     "two_losses",
     "strides_that_leave_pixels_out",
+    "threshold_functions",
 ]
 
 

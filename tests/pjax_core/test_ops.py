@@ -132,6 +132,9 @@ CASES = {
     "quantize": Case(
         lambda a: pj.quantize(a, 3, scale=2.0), lambda a: np.clip(2 * np.round(a / 2), -2, 2).astype(a.dtype), [(20, 3)]
     ),
+    "threshold": Case(
+        lambda x, w: pj.threshold(x, w, margin=1.0), lambda x, w: np.sign(x @ w).astype(x.dtype), [(2, 5, 4), (4, 3)]
+    ),
     "recurrence": Case(
         lambda x, u, w, b, h: pj.recurrence(x, u, w, b, h0=h),
         lambda x, u, w, b, h: recur(x, u, w, b, h),
@@ -261,6 +264,8 @@ def test_evaluate_computes(generator: np.random.Generator) -> None:
         (lambda: pj.einsum("ij,jk->ii", np.ones((2, 2)), np.ones((2, 2))), "repeats a letter"),
         (lambda: pj.quantize(np.ones(2), 1), "levels is 1; pass an integer"),
         (lambda: pj.quantize(np.ones(2), 3, scale=0), "scale is 0; pass a positive"),
+        (lambda: pj.threshold(np.ones(2), np.ones((2, 1)), margin=0), "margin is 0; pass a positive"),
+        (lambda: pj.threshold(np.ones(2), np.ones((3, 1)), margin=1), r"x has shape \(2,\) and w \(3, 1\); they must"),
         (lambda: pj.recurrence(np.ones((2, 3, 4)), np.ones((4, 5)), np.ones((4, 5))), r"w_h \(4, 5\); pass x"),
         (lambda: pj.recurrence(np.ones((2, 3, 4)), np.ones((4, 5)), np.ones((5, 5)), np.ones(4)), r"b \(4,\); pass x"),
         (lambda: pj.margin_loss(np.ones((5, 4)), np.ones(4)), r"margin_loss: logits have shape \(5, 4\)"),

@@ -76,6 +76,7 @@ DENSE = [
     ("overlapping_pools", "DM(1)"),
     ("two_recurrences", "DR(0.3)"),
     ("levels_and_sums", "DM(0.5)"),
+    *(("threshold_functions", algorithm) for algorithm in ("AR", "DR(0.3)", "DM(1)", "DM(0.5)", "CDR")),
 ]
 FACTORED = [
     ("parameter_at_the_loss", "AR"),

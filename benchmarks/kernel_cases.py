@@ -359,6 +359,15 @@ def in_box(batch: int, width: int) -> Case:
     return elementwise(call, ((batch, width),), 5 * batch * width)
 
 
+def in_set(kernel: Callable[..., Any], *shape: int, an_element: int) -> Case:
+    """The projection of an array onto a set."""
+
+    def call(value: Any, **keywords: Any) -> Any:
+        return (kernel(value, **keywords),)
+
+    return elementwise(call, (shape,), an_element * math.prod(shape))
+
+
 def logits_and_labels(kernel: Callable[..., Any], batch: int, classes: int) -> Case:
     """``project_margin`` or ``prox_cross_entropy``."""
 
@@ -518,6 +527,30 @@ BENCHMARKS = {
         for batch, width in ((256, 10), (4096, 1024))
     },
     "project_box": {"256 x 10": in_box(256, 10), "4096 x 1024": in_box(4096, 1024)},
+    "project_sphere": {
+        f"{rows} x {width}": in_set(pk.project_sphere, rows, width, an_element=4)
+        for rows, width in ((256, 10), (4096, 1024))
+    },
+    "project_levels": {
+        f"{rows} x {width}": in_set(partial(pk.project_levels, levels=(-1, 0, 1)), rows, width, an_element=6)
+        for rows, width in ((256, 10), (4096, 1024))
+    },
+    "project_sparse": {
+        f"{rows} x {width}": in_set(partial(pk.project_sparse, count=width // 10), rows, width, an_element=64)
+        for rows, width in ((256, 10), (4096, 1024))
+    },
+    "project_one_hot": {
+        f"{rows} x {width}": in_set(pk.project_one_hot, rows, width, an_element=2)
+        for rows, width in ((256, 10), (4096, 1024))
+    },
+    "project_simplex": {
+        f"{rows} x {width}": in_set(pk.project_simplex, rows, width, an_element=16)
+        for rows, width in ((256, 10), (4096, 1024))
+    },
+    "project_orthonormal": {
+        f"{rows} x {columns}": in_set(pk.project_orthonormal, rows, columns, an_element=10 * columns)
+        for rows, columns in ((256, 10), (1024, 128))
+    },
     "project_margin": {
         "256 x 10": logits_and_labels(pk.project_margin, 256, 10),
         "8192 x 1000": logits_and_labels(pk.project_margin, 8192, 1000),

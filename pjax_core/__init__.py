@@ -9,6 +9,7 @@ from pjax_core.algorithms import (
     cyclic_projections,
     difference_map,
     douglas_rachford,
+    reflect_reflect_relax,
 )
 from pjax_core.checks import check_projection
 from pjax_core.copies import Factored
@@ -42,8 +43,9 @@ from pjax_core.deprecated import (
 )
 from pjax_core.extension import bilinear, primitive
 from pjax_core.operations import identity, quantize, threshold
-from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
+from pjax_core.outputs import absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
+from pjax_core.sets import Box, Levels, OneHot, Orthonormal, Simplex, Sparse, Sphere
 from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
 from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 
@@ -55,7 +57,13 @@ __all__ = [
     "Circuits",
     "Factored",
     "Info",
+    "Levels",
+    "OneHot",
+    "Orthonormal",
+    "Simplex",
     "Solution",
+    "Sparse",
+    "Sphere",
     "ThresholdNetwork",
     "absolute_error",
     "add",
@@ -90,6 +98,7 @@ __all__ = [
     "primitive",
     "quantize",
     "recurrence",
+    "reflect_reflect_relax",
     "relu",
     "repeat",
     "reshape",

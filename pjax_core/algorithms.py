@@ -160,6 +160,25 @@ def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", 
 
 
 @_made_once
+def reflect_reflect_relax(beta: float = 0.5, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+    """Reflect-reflect-relax: ``z <- z + b (P_B(2 P_A(z) - z) - P_A(z))``, Douglas-Rachford with relaxation ``b/2``.
+
+    Args:
+        beta: b, in (0, 2]; small for problems that are not convex, such as 0.2 for threshold functions.
+        copies: as in :func:`douglas_rachford`.
+        budget: as in :func:`douglas_rachford`.
+
+    Raises:
+        TypeError: ``beta`` is not a number.
+        ValueError: ``beta`` is out of range, or as in :func:`douglas_rachford`.
+
+    Source: Elser, The complexity of bit retrieval (2018); Elser, Lal, arXiv 2602.17493.
+    """
+    beta = arguments.number("beta", beta, lambda b: 0 < b <= 2, "a number in (0, 2]")
+    return _reflecting_algorithm(_relaxed(beta / 2), copies, budget)
+
+
+@_made_once
 def difference_map(beta: float = 1.0, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
     """Difference map: ``z <- z + b [P_A(f_B(z)) - P_B(f_A(z))]`` (Elser; paper, section 4).
 

@@ -224,7 +224,8 @@ class Graph:
     """A two-coloured graph; ``nodes`` holds parameters and operations, each after its sources.
 
     ``colours`` gives the side of each node, ``depth`` its distance from the output: the fewest slots between.
-    ``computed`` are the functions of data alone that operations read.  ``holds_tracers`` says whether the function
+    ``computed`` are the functions of data alone that operations read.  ``regions`` has for parameters that are always in
+    a set the constraint which says so (:mod:`pjax_core.sets`); it is not among the nodes.  ``holds_tracers`` says whether the function
     closes over arrays of a function of JAX that is being traced, outside which they mean nothing.
     """
 
@@ -234,6 +235,7 @@ class Graph:
     consumers: dict[Node, tuple[Operation, ...]] = field(repr=False)
     computed: tuple[Computed, ...] = ()
     holds_tracers: bool = False
+    regions: dict[Parameter, Operation] = field(default_factory=dict)
 
     @functools.cached_property
     def keys(self) -> dict[Node, str]:

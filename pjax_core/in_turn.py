@@ -109,7 +109,9 @@ def _mean_at(point: OpenState, node: Node) -> str:
 
 def _may_settle(point: OpenState, node: Operation, source: Node, later: Sequence[Node]) -> bool:
     """Whether a parameter can be projected together with the operation, as the only one that uses it."""
-    if not isinstance(source, Parameter) or node.primitive.project_in_place is None or source not in later:
+    if not isinstance(source, Parameter) or source in point.graph.regions:
+        return False
+    if node.primitive.project_in_place is None or source not in later:
         return False
     high, low = point.high[source.index], point.low[source.index]
     alone = list(point.graph.consumers[source]) == [node] and source.index not in point.pending

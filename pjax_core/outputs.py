@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core import primitives
+from pjax_core import primitives, sets
 from pjax_core.arguments import Known
 from pjax_core.call import call
 from pjax_core.graph import Computed, Data, Node, Operation, Slot
@@ -126,34 +125,33 @@ def absolute_error(
     return _constrain_prediction(primitives.absolute_error, prediction, target, strength, weights)
 
 
-class Box(NamedTuple):
-    """The set of :func:`within` ``{low <= value <= high}``: numbers, or data that broadcast to the value's shape."""
-
-    low: Any = -math.inf
-    high: Any = math.inf
-
-
-def within(value: ArrayLike, region: Box) -> Array:
+def within(value: ArrayLike, region: sets.Region) -> Array:
     """Output constraint that a value lies in a set.
+
+    A parameter that is used elsewhere too, and is given whole, is then always in the set, exactly so for finite sets,
+    sparse vectors and boxes: the point where its copies agree is taken in the set.  Unknown data are such parameters:
+    inputs that are to be found, ``within(params["codes"], Levels((-1, 1)))``, or the missing ones among known ones,
+    ``jnp.where(known, x, params["missing"])``.
 
     Args:
         value: any shape.
-        region: a :class:`Box`.
+        region: a :class:`Box`, :class:`Sphere`, :class:`Levels`, :class:`Sparse`, :class:`OneHot`, :class:`Simplex`,
+            :class:`Orthonormal`; or a function of ``jax.numpy`` that gives the point of a set nearest to a value.
 
     Returns:
         The mean squared distance of an element to it.
 
     Raises:
-        TypeError: the region is no box.
-        ValueError: a limit is not data, or does not broadcast to the shape of the value.
+        TypeError: the region is no set.
+        ValueError: the set does not fit the shape of the value, or a limit is not data.
 
-    Source: Parikh and Boyd, Proximal Algorithms (2014); the projection is :func:`pjax_kernels.project_box`.
+    Source: Parikh and Boyd, Proximal Algorithms (2014); Elser, Lal, arXiv 2602.17493, for parameters; the projections
+    are those of :mod:`pjax_kernels`.
     """
-    if not isinstance(region, Box):
-        raise TypeError(f"within: the region is of type {type(region).__name__}; pass pj.Box(low, high)")
-    _require_broadcast("within", "low", region.low, jnp.shape(value))
-    _require_broadcast("within", "high", region.high, jnp.shape(value))
-    return _apply_to_data(primitives.within_box, value, {}, low=region.low, high=region.high)
+    setting, limits = sets.setting_and_operands(region)
+    for name, limit in limits.items():
+        _require_broadcast("within", name, limit, jnp.shape(value))
+    return _apply_to_data(sets.within, value, {"region": setting}, **limits)
 
 
 def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array]) -> Callable[..., Any]:

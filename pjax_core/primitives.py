@@ -412,14 +412,16 @@ def _signs(products: Array) -> Array:
 
 
 def _project_threshold(inputs: tuple[Array, ...], output: Array, *, margin: float) -> tuple[tuple[Array, ...], Array]:
-    *changes, z_change = pk.project_threshold(*inputs, output, margin=margin, increments=True)
+    a, b = inputs
+    *changes, z_change = pk.project_threshold(a, b, output, margin=margin, increments=True)
     return tuple(changes), output + z_change
 
 
 def _project_threshold_layer(
     inputs: tuple[Array, ...], output: Array, *, margin: float
 ) -> tuple[tuple[Array, ...], Array]:
-    *changes, z_change = pk.project_threshold_dense(*inputs, output, margin=margin, increments=True)
+    x, w = inputs
+    *changes, z_change = pk.project_threshold_dense(x, w, output, margin=margin, increments=True)
     return tuple(changes), output + z_change
 
 
@@ -579,19 +581,6 @@ def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array
 
 squared_error = _error("squared_error", jnp.square, pk.prox_squared_error)
 absolute_error = _error("absolute_error", jnp.abs, pk.prox_absolute_error)
-
-
-def _box_violation(value: Array, low: Array, high: Array) -> Array:
-    change = pk.project_box(value, low, high, increments=True)
-    return jnp.mean(change * change)
-
-
-def _project_box(inputs: tuple[Array, ...], output: None) -> tuple[tuple[Array, ...], None]:
-    return (pk.project_box(*inputs, increments=True),), None
-
-
-within_box = Primitive("within", _box_violation, _project_box, constrains_output=True)
-"""``low <= value <= high``; the limits are data, of shapes that broadcast to that of the value."""
 
 
 def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array]) -> Primitive:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from pjax_core.copies import Copies, Deviations, Factored, Move, laid_out, low_d
 from pjax_core.graph import Colour, Constant, Data, Graph, Node, Operation, Parameter, is_fixed
 from pjax_core.meshes import varying, varying_axes
 from pjax_core.serialization import exportable_dataclass
+from pjax_core.sets import placed
 from pjax_core.solution import mean_change, sources, unread_elements
 
 
@@ -36,7 +37,7 @@ class CopiesState:
         shared: what all copies of a node's output share.
         means: the means of their deviations, including what factored ones have left out since.
         deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
-        projected: of each parameter of colour B, the value that its own projection produced last.
+        projected: of each parameter of colour B, and of those in sets, the value that its own projection produced last.
         truncation: of each factored operation, what its deviations left out in the last step, relative to the change.
         data: the data arrays.
         parameters: the places of the parameters.
@@ -65,6 +66,7 @@ class CopiesState:
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
     start = solution.initial_state(graph, params, low, data)
+    start = _from_zero(start, {parameter.index for parameter in graph.regions})
     lows = jax.tree.leaves(start.low)
     index = graph.keys
     shared = {
@@ -78,7 +80,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         shared=shared,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
-        projected={i: shared[i] for _, i in parameters if graph.colours[graph.nodes[int(i)]] is Colour.B},
+        projected={i: shared[i] for _, i in parameters if _is_read_projected(graph, graph.nodes[int(i)])},
         truncation={
             index[node]: varying(jnp.zeros(()), varying_axes(start.high))
             for node, held in copies.items()
@@ -87,6 +89,21 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         data=start.data,
         parameters=tuple(i for _, i in parameters),
     )
+
+
+def _from_zero(start: solution.State, indices: Set[int]) -> solution.State:
+    """The state with these parameters as differences from 0: their sets are of values."""
+    highs, structure = jax.tree.flatten(start.high)
+    lows = jax.tree.leaves(start.low)
+    for index in indices:
+        lows[index] = highs[index].astype(lows[index].dtype) + lows[index]
+        highs[index] = jnp.zeros_like(highs[index])
+    return replace(start, high=jax.tree.unflatten(structure, highs), low=jax.tree.unflatten(structure, lows))
+
+
+def _is_read_projected(graph: Graph, parameter: Node) -> bool:
+    """Whether the parameter is what its own projection produced last, not the mean of its copies."""
+    return graph.colours[parameter] is Colour.B or parameter in graph.regions
 
 
 def no_deviations(graph: Graph, node: Operation, copies: Copies) -> Deviations:
@@ -180,6 +197,11 @@ class Point:
                 with jax.named_scope(self.graph.label(node)):
                     if isinstance(node, Operation):
                         self._project_operation(node, shared, estimates, move, found)
+                    elif isinstance(node, Parameter) and node in self.graph.regions:
+                        # Such a parameter is the difference from 0.
+                        found.outputs[node] = sum(
+                            placed(self.graph.regions[node], (estimates[node], 0 * estimates[node]))
+                        )
                     else:
                         found.outputs[node] = estimates[node]
         return found

@@ -21,6 +21,7 @@ from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Computed, Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index
 from pjax_core.meshes import full, shape_of_type
 from pjax_core.serialization import exportable_dataclass
+from pjax_core.sets import placed
 from pjax_core.trace.jaxpr import trace
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
@@ -235,11 +236,14 @@ class OpenState:
         return self.targets.pop(node, value)
 
     def settle(self, parameter: Parameter) -> None:
-        """Make the mean of a parameter's copies its value."""
+        """Make the mean of a parameter's copies its value, or the nearest point of its set."""
         change = self.pending.pop(parameter.index, None)
+        pair = self.high[parameter.index], self.low[parameter.index]
         if change is not None:
-            pair = add_to_pair(self.high[parameter.index], self.low[parameter.index], change)
-            self.high[parameter.index], self.low[parameter.index] = pair
+            pair = add_to_pair(*pair, change)
+        if parameter in self.graph.regions:
+            pair = placed(self.graph.regions[parameter], pair)
+        self.high[parameter.index], self.low[parameter.index] = pair
 
     def move_copies(self, node: Node, change: Array) -> None:
         """Add a change to the mean of the copies of a node's output."""

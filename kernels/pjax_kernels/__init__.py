@@ -18,6 +18,14 @@ from pjax_kernels.output.api import project_margin, prox_cross_entropy
 from pjax_kernels.quantize.api import project_quantize
 from pjax_kernels.recurrence.api import project_recurrence
 from pjax_kernels.regression.api import project_box, prox_absolute_error, prox_squared_error
+from pjax_kernels.sets.api import (
+    project_levels,
+    project_one_hot,
+    project_orthonormal,
+    project_simplex,
+    project_sparse,
+    project_sphere,
+)
 from pjax_kernels.sum.api import project_sum, project_sum_over
 from pjax_kernels.sum_relu.api import project_sum_relu
 from pjax_kernels.threshold.api import project_threshold, project_threshold_dense
@@ -41,13 +49,19 @@ __all__ = [
     "project_dense_copies",
     "project_dense_factored",
     "project_elementwise",
+    "project_levels",
     "project_margin",
     "project_max",
     "project_max_pool",
     "project_min",
+    "project_one_hot",
+    "project_orthonormal",
     "project_normalize",
     "project_quantize",
     "project_recurrence",
+    "project_simplex",
+    "project_sparse",
+    "project_sphere",
     "project_sum",
     "project_sum_over",
     "project_sum_relu",

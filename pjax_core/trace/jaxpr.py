@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from pjax_core.graph import Computed, Data, Graph, Node, Parameter, Slot, of_node, ordered, select, two_colour
 from pjax_core.meshes import Shape, shape_of_type, without_manual_axes
 from pjax_core.rewrite import rewritten
+from pjax_core.sets import of_parameters
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation, of_jaxpr
@@ -36,14 +37,17 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
             "pj.cross_entropy(logits, labels), pj.margin_loss(logits, labels) or pj.squared_error(prediction, target), "
             f"a mean or a sum of such, or a tree of them, but it returned {found}"
         )
-    nodes = ordered(rewritten(list(dict.fromkeys(node for loss in losses for node in loss.nodes))))
+    outputs, regions = of_parameters(list(dict.fromkeys(node for loss in losses for node in loss.nodes)))
+    nodes = ordered(rewritten(outputs))
     for parameter in parameters:
         if parameter not in nodes:
             raise ValueError(
                 f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
             )
     graph = two_colour(nodes, len(constants))
-    return replace(graph, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts))
+    return replace(
+        graph, regions=regions, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts)
+    )
 
 
 def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequence[Node]) -> list[Value]:

@@ -98,6 +98,21 @@ def threshold_dense(x: Any, w: Any, z: Any, margin: Any, **options: Any) -> Any:
     return pk.project_threshold_dense(x, w, z, margin=margin, **options)
 
 
+def sphere(value: Any, norm: Any, **options: Any) -> Any:
+    """The norm as an argument."""
+    return pk.project_sphere(value, norm=norm, **options)
+
+
+def simplex(value: Any, total: Any, **options: Any) -> Any:
+    """The total as an argument."""
+    return pk.project_simplex(value, total=total, **options)
+
+
+def one_hot(value: Any, low: Any, high: Any, **options: Any) -> Any:
+    """The numbers as arguments."""
+    return pk.project_one_hot(value, low=low, high=high, **options)
+
+
 def cases(rng: np.random.Generator) -> dict[str, Case]:
     """Random arrays in float64, with near and far roots, apart from the borders between branches."""
     n = lambda *shape: rng.normal(size=shape)  # noqa: E731
@@ -143,14 +158,20 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
         "project_normalize, root mean square": Case(
             partial(pk.project_normalize, axis=0, centred=False, epsilon=0.1), (n(3, 4), n(3, 4))
         ),
+        "project_levels": Case(partial(pk.project_levels, levels=(-1, 0, 1)), (n(3, 4),)),
         "project_margin": Case(pk.project_margin, (n(3, 5), 2 * np.eye(3, 5))),
         "project_max": Case(partial(pk.project_max, axis=(0, 2)), (n(3, 4, 2), n(4) + [0, 4, 0, 4])),
         "project_max_pool": Case(pool, (n(2, 4, 3, 2), n(2, 2, 2, 2))),
         "project_min": Case(pk.project_min, (n(3, 4), n(3))),
+        "project_one_hot": Case(one_hot, (n(3, 4), np.float64(-1.0), np.float64(2.0))),
+        "project_orthonormal": Case(pk.project_orthonormal, (n(5, 3),)),
         "project_quantize": Case(quantize, (2 * n(3, 5), 2 * n(3, 5), np.float64(1.5))),
         "project_recurrence": Case(
             pk.project_recurrence, (n(2, 3, 4), n(2, 3, 2), n(4, 2), n(2, 2), FAR[:, None] * n(2, 3, 2))
         ),
+        "project_simplex": Case(simplex, (n(3, 4), np.float64(1.5))),
+        "project_sparse": Case(partial(pk.project_sparse, count=2), (n(3, 4),)),
+        "project_sphere": Case(sphere, (n(3, 4), np.float64(1.5))),
         "project_sum": Case(pk.project_sum, ((n(3, 4), n(4)), n(3, 4))),
         "project_sum, difference": Case(partial(pk.project_sum, coefficients=(1.5, -1.0)), ((n(3, 4), n(4)), n(3, 4))),
         "project_sum_over": Case(partial(pk.project_sum_over, axis=1), (n(3, 4, 2), n(3, 2))),

@@ -82,6 +82,12 @@ CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
     "project_normalize": (pk.project_normalize, (ones(3, 4), ones(3, 4))),
     "prox_squared_error": (pk.prox_squared_error, (ones(3, 4), ones(3, 4))),
     "prox_absolute_error": (pk.prox_absolute_error, (ones(3, 4), ones(3, 4))),
+    "project_sphere": (pk.project_sphere, (ones(3, 4),)),
+    "project_levels": (lambda x, **options: pk.project_levels(x, levels=(0, 1), **options), (ones(3, 4),)),
+    "project_sparse": (lambda x, **options: pk.project_sparse(x, count=1, **options), (ones(3, 4),)),
+    "project_one_hot": (pk.project_one_hot, (ones(3, 4),)),
+    "project_simplex": (pk.project_simplex, (ones(3, 4),)),
+    "project_orthonormal": (pk.project_orthonormal, (ones(4, 3),)),
     "project_margin": (pk.project_margin, (ones(3, 4), ones(3, 4))),
     "prox_cross_entropy": (pk.prox_cross_entropy, (ones(3, 4), ones(3, 4) / 4)),
 }

@@ -126,6 +126,10 @@ def project_box(value: Any, low: Any, **options: Any) -> Any:
     return pk.project_box(value, low, **options)
 
 
+def one_array(rng: np.random.Generator) -> Inputs:
+    return (rng.normal(size=(LANES, 2, 5, 3)),)
+
+
 def project_difference(x: Any, z: Any, **options: Any) -> Inputs:
     return pk.project_sum(x, z, coefficients=(1.0, -1.0), **options)
 
@@ -160,6 +164,12 @@ KERNELS: dict[str, tuple[Kernel, Callable[[np.random.Generator], Inputs]]] = {
     "prox_squared_error": (pk.prox_squared_error, arrays_of_one_shape),
     "prox_absolute_error": (pk.prox_absolute_error, arrays_of_one_shape),
     "project_box": (project_box, arrays_of_one_shape),
+    "project_sphere": (partial(pk.project_sphere, axis=1), one_array),
+    "project_levels": (partial(pk.project_levels, levels=(-1, 0, 1)), one_array),
+    "project_sparse": (partial(pk.project_sparse, count=2), one_array),
+    "project_one_hot": (pk.project_one_hot, one_array),
+    "project_simplex": (pk.project_simplex, one_array),
+    "project_orthonormal": (pk.project_orthonormal, one_array),
 }
 
 WITH_LABELS = ("project_margin", "prox_cross_entropy", "prox_squared_error", "prox_absolute_error", "project_box")

@@ -1,0 +1,1 @@
+"""Sets that values, parameters and free inputs are held in."""

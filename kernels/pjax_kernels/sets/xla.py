@@ -1,0 +1,78 @@
+"""Projections onto sets in jax.numpy: any platform.  Each returns the new value, and how it is reached from the old."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def sphere(value: Array, norm: Array, *, axis: tuple[int, ...]) -> Array:
+    """The nearest vectors of this norm along the axes; of equal entries where the old one is 0."""
+    # By way of the largest entry: squares do not overflow, and do not vanish.
+    largest = jnp.max(jnp.abs(value), axis, keepdims=True, initial=0)
+    unit = value / jnp.where(largest == 0, 1, largest)
+    squared = jnp.sum(unit * unit, axis, keepdims=True)
+    entries = max(value.size // max(largest.size, 1), 1)
+    return norm * jnp.where(largest == 0, entries**-0.5, unit * lax.rsqrt(jnp.where(largest == 0, 1, squared)))
+
+
+def levels(value: Array, *, levels: Sequence[float]) -> Array:
+    """The nearest of increasing levels, the lower one of two that are as near."""
+    nearest = jnp.full_like(value, levels[0])
+    for below, level in zip(levels[:-1], levels[1:], strict=True):
+        # Two numbers on either side of a midpoint are told apart by their distances, not by a rounded midpoint.
+        nearest = jnp.where(value - below > level - value, level, nearest)
+    return jnp.where(jnp.isnan(value), value, nearest)
+
+
+def sparse(value: Array, *, count: int, axis: int) -> Array:
+    """The ``count`` entries of largest size, of equal ones the first; 0 elsewhere."""
+    size = jnp.abs(value)
+    least = _largest(size, count, axis)
+    larger, equal = size > least, size == least
+    free = count - jnp.sum(larger, axis, keepdims=True)
+    kept = larger | (equal & (jnp.cumsum(equal, axis) <= free))
+    return jnp.where(kept | jnp.isnan(value), value, 0)
+
+
+def _largest(size: Array, count: int, axis: int) -> Array:
+    """The ``count``-th largest of numbers that are not negative: bit by bit, whose order is theirs."""
+    bits = lax.bitcast_convert_type(size, jnp.int64 if size.dtype.itemsize == 8 else jnp.int32)
+    digits = 8 * size.dtype.itemsize - 1
+
+    def with_digit(place: Array, found: Array) -> Array:
+        candidate = found | (jnp.ones((), bits.dtype) << (digits - 1 - place.astype(bits.dtype)))
+        return jnp.where(jnp.sum(bits >= candidate, axis, keepdims=True) >= count, candidate, found)
+
+    found = lax.fori_loop(0, digits, with_digit, jnp.zeros_like(bits, shape=jnp.sum(bits, axis, keepdims=True).shape))
+    return lax.bitcast_convert_type(found, size.dtype)
+
+
+def one_hot(value: Array, low: Array, high: Array, *, axis: int) -> Array:
+    """``high`` at the largest entry, the first of equal ones, and ``low`` elsewhere."""
+    chosen = jnp.argmax(jnp.where(high > low, value, -value), axis, keepdims=True)
+    places = lax.broadcasted_iota(chosen.dtype, value.shape, axis)
+    known = ~jnp.any(jnp.isnan(value), axis, keepdims=True)
+    return jnp.where(known, jnp.where(places == chosen, high, low), jnp.nan)
+
+
+def simplex(value: Array, total: Array, *, axis: int) -> Array:
+    """``max(value - t, 0)`` whose sum is ``total``."""
+    # Below the largest entry, so that neither large entries nor their sum take the total's digits.
+    value = value - jnp.max(value, axis, keepdims=True)
+    ordered = jnp.flip(jnp.sort(value, axis), axis)
+    count = lax.broadcasted_iota(value.dtype, value.shape, axis) + 1
+    thresholds = (jnp.cumsum(ordered, axis) - total) / count
+    positive = jnp.sum(ordered > thresholds, axis, keepdims=True)
+    chosen = jnp.where(count == positive, thresholds, 0)
+    return jnp.maximum(value - jnp.sum(chosen, axis, keepdims=True), 0)
+
+
+def orthonormal(value: Array) -> Array:
+    """``Q U V^T`` for ``value = Q R`` and ``R = U S V^T``: the decomposition of a small square."""
+    q, r = jnp.linalg.qr(value)
+    u, _, v = jnp.linalg.svd(r, full_matrices=False)
+    return functools.reduce(functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), (q, u, v))

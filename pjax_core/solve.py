@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core import arguments, outputs
-from pjax_core.algorithms import Algorithm
-from pjax_core.messages import described
-from pjax_core.reflections import CopiesState
-from pjax_core.serialization import exportable_dataclass
-from pjax_core.solution import Problem, State, require_problem
+from pjax_core.algorithms.base import Algorithm
+from pjax_core.arrays import arguments
+from pjax_core.arrays.messages import described
+from pjax_core.arrays.serialization import exportable_dataclass
+from pjax_core.copies.consensus import State
+from pjax_core.copies.point import CopiesState
+from pjax_core.problem import Problem, require_problem
+from pjax_core.trace.named.losses import require_labels
 from pjax_kernels.compose import difference_of_pairs
 
 
@@ -60,34 +61,6 @@ class Solution:
     change: Any
     state: State | CopiesState
     info: Info
-
-
-def feasibility(function: Callable[..., Any]) -> Problem:
-    """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
-
-    Args:
-        function: ``function(params, *data)``, written with the operations of this package, returns an output
-            constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
-            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
-            floating-point numbers, or of integers that :func:`embedding` and indexing take.
-
-    Returns:
-        The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
-
-    Source: paper, section 3.
-    """
-    try:
-        hash(function)
-    except TypeError:  # an object that compares by content: this one alone then
-        function = functools.partial(function)
-    problem = _problems.get(function)
-    if problem is None:
-        problem = _problems[function] = Problem(function)
-    return problem
-
-
-_problems: weakref.WeakValueDictionary[Callable[..., Any], Problem] = weakref.WeakValueDictionary()
-"""Those in use, so that a loop that makes them anew traces nothing anew."""
 
 
 def solve(
@@ -132,7 +105,7 @@ def solve(
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = arguments.problem_arguments(params, data)
     params_low = arguments.low_part(params, params_low)
-    outputs.require_labels(problem, params, data)
+    require_labels(problem.graph(params, data), data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)

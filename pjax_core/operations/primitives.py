@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
-from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear
+from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear
 from pjax_kernels import compose
 
 # Dot products.

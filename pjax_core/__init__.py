@@ -40,7 +40,9 @@ from pjax_core.deprecated import (
     transpose,
     vmap,
 )
+from pjax_core.direction import direction, value_and_direction
 from pjax_core.extension import bilinear, primitive
+from pjax_core.layers import Layer
 from pjax_core.operations import identity, quantize
 from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.recurrence import recurrence
@@ -55,6 +57,7 @@ __all__ = [
     "Circuits",
     "Factored",
     "Info",
+    "Layer",
     "Solution",
     "ThresholdNetwork",
     "absolute_error",
@@ -70,6 +73,7 @@ __all__ = [
     "cyclic_douglas_rachford",
     "cyclic_projections",
     "difference_map",
+    "direction",
     "dot",
     "douglas_rachford",
     "einsum",
@@ -102,6 +106,7 @@ __all__ = [
     "sum_relu",
     "swapaxes",
     "transpose",
+    "value_and_direction",
     "vmap",
     "within",
 ]

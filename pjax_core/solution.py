@@ -19,6 +19,7 @@ from jax import Array
 
 from pjax_core.copies import Consensus, low_dtype
 from pjax_core.graph import Computed, Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index
+from pjax_core.layers import Layer, with_layers
 from pjax_core.meshes import full, shape_of_type
 from pjax_core.serialization import exportable_dataclass
 from pjax_core.trace.jaxpr import trace
@@ -30,9 +31,11 @@ class Problem:
     """A feasibility problem: find parameters such that ``function(params, *data)`` can hold.
 
     Two problems are the same if their functions are, as for :func:`jax.jit`: a lambda made in a loop is a new one.
+    ``layer`` says how layers are constraints of their own; None for one constraint for each dot product.
     """
 
     function: Callable[..., Any]
+    layer: Layer | None = None
     _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def graph(self, params: Any, data: tuple[Any, ...] | Fixed) -> Graph:
@@ -44,13 +47,15 @@ class Problem:
         key = (structure, tuple(map(jax.typeof, leaves)), settings)
         if key not in self._graphs:
             graph = trace(self.function, params, given)
+            if self.layer is not None:
+                graph = with_layers(graph, self.layer)
             if graph.holds_tracers:  # which belong to the function that is traced just now
                 return graph
             self._graphs[key] = graph
         return self._graphs[key]
 
-    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any]]]:
-        return Problem, (self.function,)
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None]]:
+        return Problem, (self.function, self.layer)
 
 
 @exportable_dataclass

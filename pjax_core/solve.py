@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from pjax_core import arguments, outputs
 from pjax_core.algorithms import Algorithm
+from pjax_core.layers import Layer
 from pjax_core.messages import described
 from pjax_core.reflections import CopiesState
 from pjax_core.serialization import exportable_dataclass
@@ -34,11 +35,15 @@ class Info:
             step, over that of the change that its projection made.  The sum over the steps estimates the relative
             error of the run from above: errors could be amplified, but were below it wherever it was measured.
         inaccurate: for each of these whether that sum exceeds the tolerance.
+        movement: structured like the parameters, the norm of each one's change over that of its value at the start:
+            whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params`` and
+            may be rounding itself; that of :func:`direction` is not.
     """
 
     residual: Array
     truncation: dict[str, Array]
     inaccurate: dict[str, Array]
+    movement: Any
 
 
 @exportable_dataclass
@@ -62,7 +67,7 @@ class Solution:
     info: Info
 
 
-def feasibility(function: Callable[..., Any]) -> Problem:
+def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each") -> Problem:
     """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
 
     Args:
@@ -70,6 +75,10 @@ def feasibility(function: Callable[..., Any]) -> Problem:
             constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
             is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
             floating-point numbers, or of integers that :func:`embedding` and indexing take.
+
+        dot_products: "each" for one constraint for each dot product, which holds copies of its own of all its entries
+            (the paper's), or "layer" for one for each whole layer (:class:`Layer`, which says how): a dense layer, a
+            convolution, a recurrence, an einsum like these.  Products of other kinds have one each all the same.
 
     Returns:
         The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
@@ -80,13 +89,17 @@ def feasibility(function: Callable[..., Any]) -> Problem:
         hash(function)
     except TypeError:  # an object that compares by content: this one alone then
         function = functools.partial(function)
-    problem = _problems.get(function)
+    if not isinstance(dot_products, Layer) and dot_products not in ("each", "layer"):
+        raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
+    named = {"each": None, "layer": Layer()}
+    layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
+    problem = _problems.get((function, layer))
     if problem is None:
-        problem = _problems[function] = Problem(function)
+        problem = _problems[function, layer] = Problem(function, layer)
     return problem
 
 
-_problems: weakref.WeakValueDictionary[Callable[..., Any], Problem] = weakref.WeakValueDictionary()
+_problems: weakref.WeakValueDictionary[tuple[Callable[..., Any], Layer | None], Problem] = weakref.WeakValueDictionary()
 """Those in use, so that a loop that makes them anew traces nothing anew."""
 
 
@@ -136,7 +149,27 @@ def solve(
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)
+    if steps and params_low is None and tolerance != math.inf:
+        _warn_of_standstill(solution.info, params)
     return solution
+
+
+def _warn_of_standstill(info: Info, params: Any) -> None:
+    """Say which parameters moved by less than their rounding, where that is known and nothing keeps what is less."""
+    moved = jax.tree_util.tree_leaves_with_path(info.movement)
+    still = [
+        jax.tree_util.keystr(path)
+        for (path, movement), param in zip(moved, jax.tree.leaves(params), strict=True)
+        if not isinstance(movement, jax.core.Tracer) and movement < jnp.finfo(param.dtype).eps
+    ]
+    if still:
+        warnings.warn(
+            f"params{', params'.join(still)} moved by less than rounding (info.movement says how far): those layers do "
+            "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: it keeps "
+            "changes apart from values, so that their size does not matter",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_truncation(info: Info, tolerance: float) -> None:
@@ -174,15 +207,20 @@ def _solve(
     graph = problem.graph(params, data)
     truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
-    info = Info(residual, truncation, inaccurate)
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
-    return Solution(new, new_low, jax.tree.map(difference_of_pairs, new, new_low, params, old_low), state, info)
+    change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
+    movement = jax.tree.map(lambda moved, param: _rms([moved]) / _rms([param.astype(moved.dtype)]), change, params)
+    info = Info(residual, truncation, inaccurate, movement)
+    return Solution(new, new_low, change, state, info)
 
 
 def _rms(changes: list[Array]) -> Array:
-    """The root mean square."""
-    return jnp.sqrt(sum(jnp.sum(change**2) for change in changes) / sum(change.size for change in changes))
+    """The root mean square, of numbers that may be too small to be squared."""
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(change), initial=0) for change in changes))
+    scale = jnp.where(largest > 0, largest, 1)
+    total = sum(jnp.sum((change / scale) ** 2) for change in changes)
+    return scale * jnp.sqrt(total / sum(change.size for change in changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

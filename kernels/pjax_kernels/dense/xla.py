@@ -14,9 +14,11 @@ NARROW = 16
 """Most columns of weights whose change is better computed transposed, on a CPU."""
 
 
-def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+def dense_increments(
+    x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
+) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
-    return consensus_increments(dot_products(x, w, precision=precision), x, w, z)
+    return consensus_increments(dot_products(x, w, precision=precision), x, w, z, residual)
 
 
 def dot_products(x: Array, w: Array, *, precision: lax.PrecisionLike) -> DotProducts:

@@ -27,6 +27,7 @@ def project_quantize(
     *,
     levels: int,
     scale: ArrayLike,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -43,6 +44,8 @@ def project_quantize(
         z: the shape of ``x``, the estimates of the rounded values.
         levels: how many; an integer, at least 2.
         scale: the highest level, a positive number, which may be traced.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -67,6 +70,7 @@ def project_quantize(
         (x, z, positive),
         formula=_FORMULA,
         increments=increments,
+        known=arguments.known_residual(_KERNEL, residual, z),
         levels=_levels(levels),
     )
     return found

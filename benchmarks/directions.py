@@ -1,0 +1,170 @@
+"""MNIST by directions: projections and gradients with the same optimiser, update by update.
+
+    python benchmarks/directions.py --data-dir ../shared/data --hidden 256 256 --epochs 3 --seeds 1 2 3
+
+Each contender takes the same batches. Test accuracy after each epoch, and the milliseconds of an update with its
+optimiser, interleaved with that of gradients in the same process (so say on which machine, and how busy it was).
+"""
+
+import argparse
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import optax
+from jax import Array
+
+import datasets
+import pjax_core as pj
+
+Params = dict[str, Array]
+RULES: dict[str, str | pj.Layer] = {
+    "each": "each",
+    "layer": "layer",
+    "layer, apart": pj.Layer("apart", steps=2),
+    "layer, coupled": pj.Layer("coupled"),
+}
+
+
+def make_network(hidden: tuple[int, ...], residual: str) -> tuple[Callable[..., Params], Callable[..., Any]]:
+    """A plain MLP, or one whose hidden layers after the first add `scale` times relu(h W + b) to h."""
+    if residual == "none":
+        model = models.mlp(hidden)
+        return model.init, model.apply
+    depth = len(hidden)
+    scale = {"1/depth": 1 / depth, "1/sqrt": depth**-0.5}[residual]
+    start = models.mlp(hidden).init
+
+    def init(key: Array, shape: Any, outputs: int) -> Params:
+        params = start(key, shape, outputs)
+        # relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact.
+        return {name: scale * a if name[0] == "w" and 0 < int(name[1:]) < depth else a for name, a in params.items()}
+
+    def apply(params: Params, x: Any) -> Any:
+        h = jax.nn.relu(x @ params["w0"] + params["b0"])
+        for k in range(1, depth):
+            h = h + jax.nn.relu(h @ params[f"w{k}"] + params[f"b{k}"])
+        return h @ params[f"w{depth}"]
+
+    return init, apply
+
+
+def contender(rule: str, network: Any, strength: float) -> Callable[..., Any]:
+    """The direction of a rule, or the gradient of the mean cross-entropy."""
+    if rule == "gradients":
+
+        def loss(params: Params, x: Array, y: Array) -> Array:
+            return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(network(params, x)), axis=-1))
+
+        return jax.grad(loss)
+
+    def constraint(params: Params, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(network(params, x), y, strength=strength)
+
+    return functools.partial(pj.direction, pj.feasibility(constraint, dot_products=RULES[rule]))
+
+
+def make_update(direction: Callable[..., Any], optimizer: Any) -> Callable[..., Any]:
+    """One compiled update."""
+
+    @jax.jit
+    def update(params: Params, state: Any, x: Array, y: Array) -> tuple[Params, Any]:
+        changes, state = optimizer.update(direction(params, x, y), state, params)
+        return optax.apply_updates(params, changes), state
+
+    return update
+
+
+def optimizer_of(name: str, rate: float) -> Any:
+    return {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=0.9), "muon": optax.contrib.muon}[name](
+        rate
+    )
+
+
+def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, seed: int, hits: Any) -> list[float]:
+    """Test accuracy in percent after each epoch."""
+    (x, y), (x_test, y_test) = data
+    generator, accuracies = np.random.default_rng(seed), []
+    for _ in range(arguments.epochs):
+        order = generator.permutation(len(x))
+        for start in range(0, len(x) - arguments.batch + 1, arguments.batch):
+            chosen = order[start : start + arguments.batch]
+            params, state = update(params, state, x[chosen], y[chosen])
+        accuracies.append(100 * float(hits(params, x_test, y_test)))
+    return accuracies
+
+
+def milliseconds(updates: dict[str, Any], begin: dict[str, Any], x: Array, y: Array) -> dict[str, float]:
+    """The median time of an update, one of each contender after the other."""
+    times: dict[str, list[float]] = {name: [] for name in updates}
+    for _ in range(20):
+        for name, update in updates.items():
+            start = time.perf_counter()
+            jax.block_until_ready(update(*begin[name], x, y))
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: float(np.median(of_one[3:])) for name, of_one in times.items()}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA)")
+    parser.add_argument("--rules", nargs="+", default=["gradients", "each", "layer"], choices=["gradients", *RULES])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
+    parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
+    parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd", "muon"])
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--strength", type=float, default=0.05)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=60_000)
+    parser.add_argument("--validation", action="store_true", help="test on the last 5,000 training images instead")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--raw", action="store_true", help="images from 0 to 1, not standardised")
+    parser.add_argument("--time", action="store_true", help="time updates instead of training")
+    return parser.parse_args()
+
+
+def standardised(arguments: argparse.Namespace) -> Any:
+    """Images as rows with mean 0 and standard deviation 1 over all of them, for training and for testing."""
+    data = datasets.load_mnist(arguments.data_dir)
+    x, x_test = (np.asarray(a, np.float32).reshape(len(a), -1) for a in (data.x_train, data.x_test))
+    mean, deviation = (0, 1) if arguments.raw else (x.mean(), x.std())
+    held, samples = (5000 if arguments.validation else 0), arguments.samples
+    kept = slice(0, min(samples, len(x) - held))
+    test = (x[-held:], data.y_train[-held:]) if held else (x_test, data.y_test)
+    pairs = ((x[kept], data.y_train[kept]), test)
+    return [tuple(jnp.asarray(a, jnp.float32) for a in ((x - mean) / deviation, y)) for x, y in pairs]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    data = standardised(arguments)
+    init, network = make_network(tuple(arguments.hidden), arguments.residual)
+    optimizer = optimizer_of(arguments.optimizer, arguments.rate)
+    updates = {rule: make_update(contender(rule, network, arguments.strength), optimizer) for rule in arguments.rules}
+    hits = jax.jit(lambda params, x, y: jnp.mean(jnp.argmax(network(params, x), -1) == jnp.argmax(y, -1)))
+
+    def begin(seed: int) -> tuple[Params, Any]:
+        params = init(jax.random.key(seed), data[0][0].shape[1:], 10)
+        return params, optimizer.init(params)
+
+    if arguments.time:
+        batch = [array[: arguments.batch] for array in data[0]]
+        found = milliseconds(updates, dict.fromkeys(updates, begin(1)), *batch)
+        for rule, time_of_one in found.items():
+            print(f"{rule:16} {time_of_one:8.2f} ms  {time_of_one / next(iter(found.values())):.2f}")
+        return
+    for rule, update in updates.items():
+        runs = [train(update, *begin(seed), data, arguments, seed, hits) for seed in arguments.seeds]
+        mean, spread = np.mean(runs, axis=0), np.std(runs, axis=0)
+        print(f"{rule:16}" + "".join(f"  {m:.2f} +- {s:.2f}" for m, s in zip(mean, spread, strict=True)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Projection onto a whole layer in jax.numpy: any platform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_kernels.bilinear_map.xla import transposed
+from pjax_kernels.dot_products import BilinearMap, Tree
+
+
+class Layer(NamedTuple):
+    """A layer at the point that is projected, and what its metric is measured by.
+
+    Attributes:
+        product: ``F(x, w)``.
+        to_x: ``F_x^T(c; w)``.
+        to_w: ``F_w^T(c; x)``.
+        rows: of each column of ``w``, how many dot products hold it.
+        x_squared: the mean over all dot products of the sum of squares of their entries of ``x``.
+        w_squared: that of their entries of ``w``.
+    """
+
+    product: BilinearMap
+    to_x: Callable[[Array], Tree]
+    to_w: Callable[[Array], Tree]
+    rows: int
+    x_squared: Array
+    w_squared: Array
+
+
+def layer_increments(
+    bilinear: BilinearMap,
+    x: Tree,
+    w: Tree,
+    z: Array,
+    residual: Array | None = None,
+    *,
+    rule: str,
+    b: float,
+    c: float,
+    steps: int,
+) -> tuple[Tree, Tree, Array]:
+    """The changes of ``x``, ``w`` and ``z``."""
+    layer = Layer(
+        bilinear,
+        lambda c: transposed(lambda x: bilinear(x, w), x, c),
+        lambda c: transposed(lambda w: bilinear(x, w), w, c),
+        *metric(x, w, z),
+    )
+    residual = z - bilinear(x, w) if residual is None else residual
+    if rule == "coupled":
+        return _coupled(layer, x, w, residual, b, c, steps)
+    x_change = _times(1 / (1 + layer.w_squared), layer.to_x(residual))
+    w_change = _damped(layer, x, w, residual, b) if rule == "rank one" else _whitened(layer, x, residual, b, steps)
+    return x_change, w_change, bilinear(x, w_change) - residual
+
+
+def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
+    """The last fields of :class:`Layer`."""
+    width = max(z.shape[-1], 1)
+    pairs = list(zip(jax.tree.leaves(x), jax.tree.leaves(w), strict=True))
+    x_squared = jnp.asarray(sum(jnp.mean(x * x) * (w.size // width) for x, w in pairs))
+    w_squared = jnp.asarray(sum(jnp.sum(w * w) for _, w in pairs)) / width
+    return z.size // width, jnp.maximum(x_squared, jnp.finfo(z.dtype).tiny), w_squared
+
+
+def _coupled(
+    layer: Layer, x: Tree, w: Tree, residual: Array, b: float, c: float, steps: int
+) -> tuple[Tree, Tree, Array]:
+    mobility = b / (layer.rows * layer.x_squared)
+    slack = c * (layer.w_squared + b / layer.rows)
+
+    def gain(multiplier: Array) -> Array:
+        of_x = layer.product(layer.to_x(multiplier), w)
+        return of_x + mobility * layer.product(x, layer.to_w(multiplier)) + slack * multiplier
+
+    multiplier = conjugate_gradients(gain, residual, steps)
+    return layer.to_x(multiplier), _times(mobility, layer.to_w(multiplier)), -slack * multiplier
+
+
+def _whitened(layer: Layer, x: Tree, residual: Array, b: float, steps: int) -> Tree:
+    """The change of ``w`` with the inputs held: ``m X^T (1 + m X X^T)^-1 R``."""
+    mobility = b / (layer.rows * layer.x_squared)
+
+    def gain(multiplier: Array) -> Array:
+        return multiplier + mobility * layer.product(x, layer.to_w(multiplier))
+
+    return _times(mobility, layer.to_w(conjugate_gradients(gain, residual, steps)))
+
+
+def _damped(layer: Layer, x: Tree, w: Tree, residual: Array, b: float) -> Tree:
+    """The change of ``w`` with the inputs held, in a metric that is stiff along their mean."""
+    column = jax.tree.map(lambda w: w[..., :1], w)
+    ones = jnp.ones((*residual.shape[:-1], 1), residual.dtype)
+    mean = transposed(lambda column: layer.product(x, column), column, ones)
+    norm = jnp.sqrt(sum(jnp.sum(part * part) for part in jax.tree.leaves(mean)))
+    mean = _times(1 / jnp.where(norm > 0, norm, 1), mean)
+    along = layer.product(x, mean)
+    stiffness = b * jnp.mean(along * along) / layer.x_squared
+    gradient = _times(1 / (layer.rows * layer.x_squared), layer.to_w(residual))
+    share = sum(
+        jnp.sum(part * of_w, axis=tuple(range(of_w.ndim - 1)))
+        for part, of_w in zip(jax.tree.leaves(mean), jax.tree.leaves(gradient), strict=True)
+    )
+    return jax.tree.map(lambda of_w, part: of_w - (stiffness / (1 + stiffness)) * share * part, gradient, mean)
+
+
+def conjugate_gradients(gain: Callable[[Array], Array], target: Array, steps: int) -> Array:
+    """About the solution of ``gain(x) = target``, a linear map that is symmetric and positive: from 0, some steps."""
+    largest = jnp.max(jnp.abs(target), initial=0)
+    scale = jnp.where(largest > 0, largest, 1)  # squares of a small target would underflow
+    found, left = jnp.zeros_like(target), target / scale
+    direction, squared = left, jnp.vdot(left, left)
+    for _ in range(steps):
+        image = gain(direction)
+        step = _ratio(squared, jnp.vdot(direction, image))
+        found, left = found + step * direction, left - step * image
+        new_squared = jnp.vdot(left, left)
+        direction, squared = left + _ratio(new_squared, squared) * direction, new_squared
+    return scale * found
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """The quotient; 0 once there is nothing left to divide."""
+    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), 0)
+
+
+def _times(factor: Array, tree: Tree) -> Tree:
+    return jax.tree.map(lambda array: factor * array, tree)

@@ -12,11 +12,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import choose
+from pjax_kernels.derivatives import of_formula
+from pjax_kernels.implementation import run
 from pjax_kernels.layer import reference, xla
 
 _KERNEL = "project_layer"
-_IMPLEMENTATIONS = {"reference": reference.layer_increments, "xla": xla.layer_increments}
+_IMPLEMENTATIONS = {
+    "reference": arguments.from_increments(reference.layer_increments),
+    "xla": arguments.from_increments(xla.layer_increments),
+}
+_FORMULA = of_formula(xla.layer_increments)
 RULES = ("rank one", "apart", "coupled")
 
 
@@ -78,18 +83,28 @@ def project_layer(
     _require_settings(rule, b, c, steps)
     old, structure = arguments.floating_trees(_KERNEL, x=x, w=w, z=jnp.asarray(z))
     dtype = arguments.compute_dtype(old)
-    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, [array.astype(dtype) for array in old])
+    wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
+    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
     arguments.require_output(_KERNEL, bilinear, wide_x, wide_w, wide_z)
     if not is_layer(bilinear, wide_x, wide_w):
         shapes = [array.shape for array in jax.tree.leaves(wide_w)]
         raise ValueError(f"{_KERNEL}: the last axis of w, of shape {shapes}, is not that of z, of shape {wide_z.shape}")
     known = arguments.known_residual(_KERNEL, residual, wide_z)
-    project = choose(_KERNEL, implementation, _IMPLEMENTATIONS)
-    changes = project(bilinear, wide_x, wide_w, wide_z, rule=rule, b=b, c=c, steps=steps, **known)
-    new_x, new_w, new_z = jax.tree.unflatten(
-        structure, arguments.apply_increments(old, jax.tree.leaves(changes), increments)
+    found: tuple[Any, Any, Array] = run(
+        _KERNEL,
+        implementation,
+        _IMPLEMENTATIONS,
+        jax.tree.unflatten(structure, old),
+        formula=_FORMULA,
+        increments=increments,
+        known=known,
+        bilinear=bilinear,
+        rule=rule,
+        b=b,
+        c=c,
+        steps=steps,
     )
-    return new_x, new_w, new_z
+    return found
 
 
 def is_layer(bilinear: Callable[[Any, Any], Array], x: Any, w: Any) -> bool:

@@ -11,12 +11,12 @@ from pjax_kernels.dot_products import BilinearMap, Tree
 
 
 def layer_increments(
-    bilinear: BilinearMap,
     x: Tree,
     w: Tree,
     z: Array,
     residual: Array | None = None,
     *,
+    bilinear: BilinearMap,
     rule: str,
     b: float,
     c: float,

@@ -34,12 +34,12 @@ class Layer(NamedTuple):
 
 
 def layer_increments(
-    bilinear: BilinearMap,
     x: Tree,
     w: Tree,
     z: Array,
     residual: Array | None = None,
     *,
+    bilinear: BilinearMap,
     rule: str,
     b: float,
     c: float,

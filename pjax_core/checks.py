@@ -132,9 +132,9 @@ def _flattened(
 
     @jax.jit
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, output_change = primitive.project((*parts(vector), *fixed), output, None, **settings)
-        assert output_change is not None
-        return vector + jnp.concatenate([change.ravel() for change in changes]), output + output_change
+        changes, new = primitive.project_values((*parts(vector), *fixed), output, **settings)
+        assert new is not None
+        return vector + jnp.concatenate([change.ravel() for change in changes]), new
 
     return _Constraint(
         name,

@@ -70,8 +70,8 @@ class Consensus:
 
     def project(self, node: Operation, shared: Sequence[Array], output: Array | None) -> Projected:
         """Project copies that all have the ``shared`` values."""
-        changes, output_change = node.primitive.project(tuple(shared), output, None, **node.settings)
-        return Projected(changes, _moved_output(output, output_change), None, None)
+        changes, output = node.primitive.project_values(tuple(shared), output, **node.settings)
+        return Projected(changes, output, None, None)
 
     def __str__(self) -> str:
         return "consensus"
@@ -124,9 +124,8 @@ class Dense:
             copies[place] = copies[place] + move.scale * deviation
         if output is not None and unread is not None:
             output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
-        changes, output_change = primitive.project(tuple(copies), output, None, **node.settings)
-        deviations = tuple(map(_moved, moves, deviations, changes))
-        return Projected(_means(node, changes), _moved_output(output, output_change), deviations, None)
+        changes, output = primitive.project_values(tuple(copies), output, **node.settings)
+        return Projected(_means(node, changes), output, tuple(map(_moved, moves, deviations, changes)), None)
 
     def __str__(self) -> str:
         return "dense"
@@ -312,11 +311,6 @@ def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
 
 def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
     return [meshes.shape_of_type(slot.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
-
-
-def _moved_output(output: Array | None, change: Array | None) -> Array | None:
-    """The new output; None for an output constraint."""
-    return None if output is None or change is None else output + change
 
 
 def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:

@@ -72,6 +72,8 @@ class Primitive:
             estimate has beyond the output which follows from the inputs, known beyond the rounding of both, or None.
             It returns the mean changes of the copies, one array for each input, and the change of the output.  For an
             output constraint, output, residual and change are None.
+        output_of_moved: ``output_of_moved(inputs, changes, **settings)`` is the new output where it follows from how the
+            inputs move, with no rounding of the old one, or None where it does not.
         increment: ``increment(starts, changes, **settings)`` is by how much the output grows when the inputs grow
             from ``starts`` by ``changes``, not rounded to the precision of the output; None for the difference of
             two outputs.
@@ -96,6 +98,7 @@ class Primitive:
     project: Callable[..., tuple[tuple[Array, ...], Array | None]]
     spread: Callable[..., tuple[Array, ...]] | None = as_they_are
     increment: Callable[..., Array] | None = None
+    output_of_moved: Callable[..., Array | None] | None = None
     copywise: Primitive | None = None
     uneven: bool = False
     bilinear: Bilinear | None = None
@@ -120,6 +123,16 @@ class Primitive:
         assert self.spread is not None
         laid_out = jax.eval_shape(functools.partial(self.spread, **settings), *shapes)
         return tuple(copies.size // max(shape.size, 1) for copies, shape in zip(laid_out, shapes, strict=True))
+
+    def project_values(
+        self, inputs: tuple[Array, ...], output: Array | None, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array | None]:
+        """The mean changes of the copies, and the new output."""
+        changes, output_change = self.project(inputs, output, None, **settings)
+        if output is None or output_change is None:
+            return changes, None
+        new = None if self.output_of_moved is None else self.output_of_moved(inputs, changes, **settings)
+        return changes, output + output_change if new is None else new
 
     def growth(self, starts: Sequence[Array], changes: Sequence[Array | None], **settings: Any) -> Array | None:
         """By how much the output grows with changes of the inputs; None stands for no change."""

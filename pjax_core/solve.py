@@ -155,14 +155,16 @@ def solve(
 
 
 def _warn_of_standstill(info: Info, params: Any) -> None:
-    """Say which parameters moved by less than their rounding, where that is known and nothing keeps what is less."""
+    """Say which parameters moved by less than their rounding, where that is known and others moved by more."""
     moved = jax.tree_util.tree_leaves_with_path(info.movement)
+    if any(isinstance(movement, jax.core.Tracer) for _, movement in moved):
+        return
     still = [
         jax.tree_util.keystr(path)
         for (path, movement), param in zip(moved, jax.tree.leaves(params), strict=True)
-        if not isinstance(movement, jax.core.Tracer) and movement < jnp.finfo(param.dtype).eps
+        if float(movement) < jnp.finfo(param.dtype).eps
     ]
-    if still:
+    if 0 < len(still) < len(moved):
         warnings.warn(
             f"params{', params'.join(still)} moved by less than rounding (info.movement says how far): those layers do "
             "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: it keeps "

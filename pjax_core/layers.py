@@ -61,7 +61,7 @@ def as_layer(primitive: Primitive, layer: Layer) -> Primitive:
     ) -> tuple[tuple[Array, ...], Array]:
         x, w = (side_of(inputs, side) for side in sides)
         *changes, output_change = pk.project_layer(
-            functools.partial(function, **settings),
+            functools.partial(function, **settings) if settings else function,
             x,
             w,
             output,
@@ -89,6 +89,8 @@ def _function(primitive: Primitive) -> Callable[..., Array]:
     """The bilinear map of both sides."""
     assert primitive.bilinear is not None
     sides = primitive.bilinear.sides
+    if sides == ((0,), (1,)):
+        return primitive.forward
     return lambda x, w, **settings: primitive.forward(*in_places((x, w), sides), **settings)
 
 

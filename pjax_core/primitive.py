@@ -72,7 +72,7 @@ class Primitive:
             estimate has beyond the output which follows from the inputs, known beyond the rounding of both, or None.
             It returns the mean changes of the copies, one array for each input, and the change of the output.  For an
             output constraint, output, residual and change are None.
-        output_of_moved: ``output_of_moved(inputs, changes, **settings)`` is the new output where it follows from how the
+        output_of_moved: ``output_of_moved(inputs, changes, **settings)`` is the new output where it follows from how
             inputs move, with no rounding of the old one, or None where it does not.
         increment: ``increment(starts, changes, **settings)`` is by how much the output grows when the inputs grow
             from ``starts`` by ``changes``, not rounded to the precision of the output; None for the difference of
@@ -154,8 +154,8 @@ class Primitive:
             _over_first_axis(self.project),
             spread,
             self.increment and _over_first_axis(self.increment),
-            self.copywise and self.copywise.vmapped(),
-            self.uneven,
+            copywise=self.copywise and self.copywise.vmapped(),
+            uneven=self.uneven,
             constrains_output=self.constrains_output,
             moving=self.moving,
         )

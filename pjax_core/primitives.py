@@ -55,6 +55,12 @@ def _squared_norms(x: Array, w: Array) -> tuple[Array, Array]:
     return jnp.sum(x * x, axis=1)[:, None], jnp.sum(w * w, axis=0)
 
 
+def _matmul_shares(x: Array, w: Array) -> tuple[Array, Array]:
+    """By the norms as the projection forms them, so that they are formed once."""
+    of_x, of_w = _squared_norms(x, w)
+    return (1 / (1 + jnp.mean(of_x) + jnp.mean(of_w)),) * 2
+
+
 matmul = Primitive(
     "matmul",
     forward=jnp.matmul,
@@ -65,6 +71,7 @@ matmul = Primitive(
     bilinear=Bilinear(_ONE_EACH, pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
     project_in_place=compose.project_dense_in_place,
+    shares=_matmul_shares,
 )
 
 

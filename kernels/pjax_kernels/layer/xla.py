@@ -20,6 +20,8 @@ class Layer(NamedTuple):
         product: ``F(x, w)``.
         to_x: ``F_x^T(c; w)``.
         to_w: ``F_w^T(c; x)``.
+        by_x: ``F(to_x(c), w)``, by how much outputs move if inputs are moved by ``c``.
+        by_w: ``F(x, to_w(c))``, the same of weights.
         rows: of each column of ``w``, how many dot products hold it.
         x_squared: the mean over all dot products of the sum of squares of their entries of ``x``.
         w_squared: that of their entries of ``w``.
@@ -28,6 +30,8 @@ class Layer(NamedTuple):
     product: BilinearMap
     to_x: Callable[[Array], Tree]
     to_w: Callable[[Array], Tree]
+    by_x: Callable[[Array], Array]
+    by_w: Callable[[Array], Array]
     rows: int
     x_squared: Array
     w_squared: Array
@@ -46,18 +50,35 @@ def layer_increments(
     steps: int,
 ) -> tuple[Tree, Tree, Array]:
     """The changes of ``x``, ``w`` and ``z``."""
-    layer = Layer(
-        bilinear,
-        lambda c: transposed(lambda x: bilinear(x, w), x, c),
-        lambda c: transposed(lambda w: bilinear(x, w), w, c),
-        *metric(x, w, z),
-    )
+    layer = _layer(bilinear, x, w, z, steps)
     residual = z - bilinear(x, w) if residual is None else residual
     if rule == "coupled":
-        return _coupled(layer, x, w, residual, b, c, steps)
+        return _coupled(layer, residual, b, c, steps)
     x_change = _times(1 / (1 + layer.w_squared), layer.to_x(residual))
-    w_change = _damped(layer, x, w, residual, b) if rule == "rank one" else _whitened(layer, x, residual, b, steps)
+    w_change = _damped(layer, x, w, residual, b) if rule == "rank one" else _whitened(layer, residual, b, steps)
     return x_change, w_change, bilinear(x, w_change) - residual
+
+
+def _layer(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, steps: int) -> Layer:
+    """The layer, of which so many steps are made."""
+
+    def to_x(c: Array) -> Tree:
+        return transposed(lambda x: bilinear(x, w), x, c)
+
+    def to_w(c: Array) -> Tree:
+        return transposed(lambda w: bilinear(x, w), w, c)
+
+    by_x, by_w = lambda c: bilinear(to_x(c), w), lambda c: bilinear(x, to_w(c))
+    if bilinear is jnp.matmul and x.ndim == w.ndim == 2:
+        # What is the same in all steps is formed once, where that takes fewer products.
+        (rows, length), width = x.shape, w.shape[1]
+        if width * length + steps * rows * width < 2 * steps * rows * length:
+            of_weights = w.T @ w
+            by_x = lambda c: c @ of_weights  # noqa: E731
+        if rows * length + steps * rows * width < 2 * steps * length * width:
+            of_inputs = x @ x.T
+            by_w = lambda c: of_inputs @ c  # noqa: E731
+    return Layer(bilinear, to_x, to_w, by_x, by_w, *metric(x, w, z))
 
 
 def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
@@ -69,26 +90,23 @@ def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
     return z.size // width, jnp.maximum(x_squared, jnp.finfo(z.dtype).tiny), w_squared
 
 
-def _coupled(
-    layer: Layer, x: Tree, w: Tree, residual: Array, b: float, c: float, steps: int
-) -> tuple[Tree, Tree, Array]:
+def _coupled(layer: Layer, residual: Array, b: float, c: float, steps: int) -> tuple[Tree, Tree, Array]:
     mobility = b / (layer.rows * layer.x_squared)
     slack = c * (layer.w_squared + b / layer.rows)
 
     def gain(multiplier: Array) -> Array:
-        of_x = layer.product(layer.to_x(multiplier), w)
-        return of_x + mobility * layer.product(x, layer.to_w(multiplier)) + slack * multiplier
+        return layer.by_x(multiplier) + mobility * layer.by_w(multiplier) + slack * multiplier
 
     multiplier = conjugate_gradients(gain, residual, steps)
     return layer.to_x(multiplier), _times(mobility, layer.to_w(multiplier)), -slack * multiplier
 
 
-def _whitened(layer: Layer, x: Tree, residual: Array, b: float, steps: int) -> Tree:
+def _whitened(layer: Layer, residual: Array, b: float, steps: int) -> Tree:
     """The change of ``w`` with the inputs held: ``m X^T (1 + m X X^T)^-1 R``."""
     mobility = b / (layer.rows * layer.x_squared)
 
     def gain(multiplier: Array) -> Array:
-        return multiplier + mobility * layer.product(x, layer.to_w(multiplier))
+        return multiplier + mobility * layer.by_w(multiplier)
 
     return _times(mobility, layer.to_w(conjugate_gradients(gain, residual, steps)))
 

@@ -17,7 +17,7 @@ from pjax_core.algorithms import Algorithm, cyclic_projections
 from pjax_core.changes import Changes
 from pjax_core.copies import low_dtype
 from pjax_core.graph import Graph, Node, Operation, Parameter
-from pjax_core.solution import OpenState, Problem, require_problem
+from pjax_core.solution import Problem, require_problem
 from pjax_kernels.compose import difference_of_pairs
 
 Values: TypeAlias = Callable[[Node], Array]
@@ -81,7 +81,7 @@ def _value_and_direction(
     problem: Problem, algorithm: Algorithm | None, steps: int, params: Any, data: tuple[Any, ...]
 ) -> tuple[Array, Any]:
     graph = problem.graph(params, data)
-    start_of = OpenState(graph, solution.initial_state(graph, params, None, data)).value
+    start_of = solution.start(graph, params, data)
     shares = log_shares(graph, start_of)
     if algorithm is None and steps == 1:
         exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}

@@ -57,7 +57,7 @@ def _squared_norms(x: Array, w: Array) -> tuple[Array, Array]:
 
 def _matmul_shares(x: Array, w: Array) -> tuple[Array, Array]:
     """By the norms as the projection forms them, so that they are formed once."""
-    of_x, of_w = _squared_norms(x, w)
+    of_x, of_w = lax.optimization_barrier(_squared_norms(x, w))
     return (1 / (1 + jnp.mean(of_x) + jnp.mean(of_w)),) * 2
 
 

@@ -120,12 +120,10 @@ def _damped(layer: Layer, x: Tree, w: Tree, residual: Array, b: float) -> Tree:
     mean = _times(1 / jnp.where(norm > 0, norm, 1), mean)
     along = layer.product(x, mean)
     stiffness = b * jnp.mean(along * along) / layer.x_squared
-    gradient = _times(1 / (layer.rows * layer.x_squared), layer.to_w(residual))
-    share = sum(
-        jnp.sum(part * of_w, axis=tuple(range(of_w.ndim - 1)))
-        for part, of_w in zip(jax.tree.leaves(mean), jax.tree.leaves(gradient), strict=True)
-    )
-    return jax.tree.map(lambda of_w, part: of_w - (stiffness / (1 + stiffness)) * share * part, gradient, mean)
+    # What the gradient has along the mean, without a pass over it.
+    shared = jnp.sum(along * residual, axis=tuple(range(residual.ndim - 1))) * (stiffness / (1 + stiffness))
+    scale = 1 / (layer.rows * layer.x_squared)
+    return jax.tree.map(lambda of_w, part: scale * (of_w - shared * part), layer.to_w(residual), mean)
 
 
 def conjugate_gradients(gain: Callable[[Array], Array], target: Array, steps: int) -> Array:

@@ -46,13 +46,14 @@ def with_layers(graph: Graph, layer: Layer) -> Graph:
             function = functools.partial(_function(node.primitive), **node.settings)
             if is_layer(function, *(side_of(shapes, side) for side in node.primitive.bilinear.sides)):
                 # In place: the graph has just been made, and other nodes refer to this one.
-                object.__setattr__(node, "primitive", as_layer(node.primitive, layer))
+                x_moves = not all(node.slots[place].is_fixed for place in node.primitive.bilinear.sides[0])
+                object.__setattr__(node, "primitive", as_layer(node.primitive, layer, x_moves))
     return graph
 
 
 @functools.lru_cache(maxsize=256)
-def as_layer(primitive: Primitive, layer: Layer) -> Primitive:
-    """The operation with one copy of each of its inputs, projected as a whole."""
+def as_layer(primitive: Primitive, layer: Layer, moves_x: bool) -> Primitive:
+    """The operation with one copy of each of its inputs, projected as a whole; without ``moves_x`` they are held."""
     assert primitive.bilinear is not None
     sides, function = primitive.bilinear.sides, _function(primitive)
 
@@ -69,6 +70,7 @@ def as_layer(primitive: Primitive, layer: Layer) -> Primitive:
             b=layer.b,
             c=layer.c,
             steps=layer.steps,
+            moves_x=moves_x,
             residual=residual,
             increments=True,
         )

@@ -45,11 +45,12 @@ def arrays(name: str, rng: Generator) -> tuple[Callable[..., Any], Any, Any, Any
     return function, x, w, output + 0.1 * rng.normal(size=output.shape)
 
 
+@pytest.mark.parametrize("moves_x", [True, False])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", LAYERS)
-def test_agrees_with_the_dense_solve(name: str, rule: str, rng: Generator) -> None:
+def test_agrees_with_the_dense_solve(name: str, rule: str, moves_x: bool, rng: Generator) -> None:
     problem = arrays(name, rng)
-    call = functools.partial(pk.project_layer, *problem, rule=rule, steps=60, increments=True)
+    call = functools.partial(pk.project_layer, *problem, rule=rule, steps=60, moves_x=moves_x, increments=True)
     for found, expected in zip(
         jax.tree.leaves(call(implementation="xla")), jax.tree.leaves(call(implementation="reference")), strict=True
     ):
@@ -74,6 +75,27 @@ def test_coupled_is_the_nearest_point_in_its_metric(implementation: str, rng: Ge
     for _ in range(50):
         more_x, more_w = 1e-2 * rng.normal(size=x.shape), 1e-2 * rng.normal(size=w.shape)
         assert cost(dx + more_x, dw + more_w, dz + more_x @ w + x @ more_w) > cost(dx, dw, dz)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_inputs_that_are_held_stay(implementation: str, rng: Generator) -> None:
+    function, x, w, z = arrays("dense", rng)
+    settings = {"rule": "coupled", "steps": 60, "moves_x": False, "increments": True}
+    dx, dw, dz = pk.project_layer(function, x, w, z, implementation=implementation, **settings)
+    assert not np.any(dx)
+    np.testing.assert_allclose(x @ dw - dz, z - x @ w, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["apart", "coupled"])
+def test_what_steps_share_makes_no_difference(rule: str, rng: Generator) -> None:
+    """The same map by another name has no products formed once."""
+    function, x, w, z = arrays("dense", rng)
+    shared, anew = (
+        pk.project_layer(bilinear, x, w, z, rule=rule, steps=2, increments=True)
+        for bilinear in (function, lambda x, w: x @ w)
+    )
+    for one, other in zip(shared, anew, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])

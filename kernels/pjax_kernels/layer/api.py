@@ -35,6 +35,7 @@ def project_layer(
     b: float = 10.0,
     c: float = 10.0,
     steps: int = 3,
+    moves_x: bool = True,
     residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
@@ -66,6 +67,7 @@ def project_layer(
         c: how easily outputs do, of "coupled"; positive.
         steps: of conjugate gradients, from 0, for the systems of "apart" and "coupled"; positive.  Each takes two
             products, or four.
+        moves_x: whether inputs move; if not, their change is zero, and "coupled" is the projection with them held.
         residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
             better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
@@ -103,6 +105,7 @@ def project_layer(
         b=b,
         c=c,
         steps=steps,
+        moves_x=bool(moves_x),
     )
     return found
 

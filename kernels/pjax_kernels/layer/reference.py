@@ -21,12 +21,14 @@ def layer_increments(
     b: float,
     c: float,
     steps: int,
+    moves_x: bool,
 ) -> tuple[Tree, Tree, Array]:
     """The changes of ``x``, ``w`` and ``z``; no number of steps approximates them."""
     del steps
     flat_x, unflatten_x = jax.flatten_util.ravel_pytree(x)
     flat_w, unflatten_w = jax.flatten_util.ravel_pytree(w)
     by_x = jax.jacobian(lambda flat: bilinear(unflatten_x(flat), w).ravel())(flat_x)
+    by_x = by_x if moves_x else jnp.zeros_like(by_x)
     by_w = jax.jacobian(lambda flat: bilinear(x, unflatten_w(flat)).ravel())(flat_w)
     residual = (z - bilinear(x, w) if residual is None else residual).ravel()
     rows = z.size // z.shape[-1]

@@ -48,13 +48,16 @@ def layer_increments(
     b: float,
     c: float,
     steps: int,
+    moves_x: bool,
 ) -> tuple[Tree, Tree, Array]:
     """The changes of ``x``, ``w`` and ``z``."""
     layer = _layer(bilinear, x, w, z, steps)
     residual = z - bilinear(x, w) if residual is None else residual
     if rule == "coupled":
-        return _coupled(layer, residual, b, c, steps)
-    x_change = _times(1 / (1 + layer.w_squared), layer.to_x(residual))
+        x_change, w_change, z_change = _coupled(layer, residual, b, c, steps, moves_x)
+        return x_change if moves_x else jax.tree.map(jnp.zeros_like, x), w_change, z_change
+    of_x = 1 / (1 + layer.w_squared)
+    x_change = _times(of_x, layer.to_x(residual)) if moves_x else jax.tree.map(jnp.zeros_like, x)
     w_change = _damped(layer, x, w, residual, b) if rule == "rank one" else _whitened(layer, residual, b, steps)
     return x_change, w_change, bilinear(x, w_change) - residual
 
@@ -90,12 +93,13 @@ def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
     return z.size // width, jnp.maximum(x_squared, jnp.finfo(z.dtype).tiny), w_squared
 
 
-def _coupled(layer: Layer, residual: Array, b: float, c: float, steps: int) -> tuple[Tree, Tree, Array]:
+def _coupled(layer: Layer, residual: Array, b: float, c: float, steps: int, moves_x: bool) -> tuple[Tree, Tree, Array]:
     mobility = b / (layer.rows * layer.x_squared)
     slack = c * (layer.w_squared + b / layer.rows)
 
     def gain(multiplier: Array) -> Array:
-        return layer.by_x(multiplier) + mobility * layer.by_w(multiplier) + slack * multiplier
+        of_w_and_z = mobility * layer.by_w(multiplier) + slack * multiplier
+        return layer.by_x(multiplier) + of_w_and_z if moves_x else of_w_and_z
 
     multiplier = conjugate_gradients(gain, residual, steps)
     return layer.to_x(multiplier), _times(mobility, layer.to_w(multiplier)), -slack * multiplier

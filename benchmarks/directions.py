@@ -103,12 +103,19 @@ def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, se
 def milliseconds(updates: dict[str, Any], begin: dict[str, Any], x: Array, y: Array) -> dict[str, float]:
     """The median time of an update, one of each contender after the other."""
     times: dict[str, list[float]] = {name: [] for name in updates}
-    for _ in range(20):
+    for _ in range(200):
         for name, update in updates.items():
             start = time.perf_counter()
             jax.block_until_ready(update(*begin[name], x, y))
             times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.median(of_one[3:])) for name, of_one in times.items()}
+    return {name: float(np.median(of_one[10:])) for name, of_one in times.items()}
+
+
+def mebibytes(update: Any, begin: Any, x: Array, y: Array) -> float:
+    """What an update holds that replaces parameters and optimiser state in their places."""
+    used: Any = jax.jit(update, donate_argnums=(0, 1)).lower(*begin, x, y).compile().memory_analysis()
+    held = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
+    return (held + used.temp_size_in_bytes) / 2**20
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -157,8 +164,10 @@ def main() -> None:
     if arguments.time:
         batch = [array[: arguments.batch] for array in data[0]]
         found = milliseconds(updates, dict.fromkeys(updates, begin(1)), *batch)
+        memory = {rule: mebibytes(update, begin(1), *batch) for rule, update in updates.items()}
         for rule, time_of_one in found.items():
-            print(f"{rule:16} {time_of_one:8.2f} ms  {time_of_one / next(iter(found.values())):.2f}")
+            times_as_long, times_as_much = (of[rule] / next(iter(of.values())) for of in (found, memory))
+            print(f"{rule:16} {time_of_one:8.2f} ms {times_as_long:6.2f} {memory[rule]:8.2f} MiB {times_as_much:6.2f}")
         return
     for rule, update in updates.items():
         runs = [train(update, *begin(seed), data, arguments, seed, hits) for seed in arguments.seeds]

@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,27 +32,42 @@ RULES: dict[str, str | pj.Layer] = {
 }
 
 
-def make_network(hidden: tuple[int, ...], residual: str) -> tuple[Callable[..., Params], Callable[..., Any]]:
-    """A plain MLP, or one whose hidden layers after the first add `scale` times relu(h W + b) to h."""
-    if residual == "none":
-        model = models.mlp(hidden)
-        return model.init, model.apply
-    depth = len(hidden)
-    scale = {"1/depth": 1 / depth, "1/sqrt": depth**-0.5}[residual]
-    start = models.mlp(hidden).init
+def initial(arguments: argparse.Namespace) -> Callable[[int], Params]:
+    """The parameters of a seed, He initialisation; the hidden layers after the first of a residual network scaled.
 
-    def init(key: Array, shape: Any, outputs: int) -> Params:
-        params = start(key, shape, outputs)
-        # relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact.
+    relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact.
+    """
+    depth = len(arguments.hidden)
+    scale = {"none": 1.0, "1/depth": 1 / depth, "1/sqrt": depth**-0.5}[arguments.residual]
+
+    def init(seed: int) -> Params:
+        params = models.mlp(tuple(arguments.hidden)).init(jax.random.key(seed), (784,), 10)
         return {name: scale * a if name[0] == "w" and 0 < int(name[1:]) < depth else a for name, a in params.items()}
 
+    return init
+
+
+def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, Any], Any]:
+    """An MLP, with `--residual` one whose hidden layers after the first are added to their inputs."""
+    depth, activation = len(arguments.hidden), jax.nn.relu
+    if arguments.sign:
+        relaxed = functools.partial(pj.quantize, levels=2, relaxed=arguments.sign == "relaxed")
+        activation = straight_through if rule == "gradients" else relaxed
+
     def apply(params: Params, x: Any) -> Any:
-        h = jax.nn.relu(x @ params["w0"] + params["b0"])
-        for k in range(1, depth):
-            h = h + jax.nn.relu(h @ params[f"w{k}"] + params[f"b{k}"])
+        h = x
+        for k in range(depth):
+            new = activation(h @ params[f"w{k}"] + params[f"b{k}"])
+            h = h + new if k and arguments.residual != "none" else new
         return h @ params[f"w{depth}"]
 
-    return init, apply
+    return apply
+
+
+def straight_through(x: Array) -> Array:
+    """The sign, with the derivative of a line from -1 to 1."""
+    line = jnp.clip(x, -1, 1)
+    return line + jax.lax.stop_gradient(pj.quantize(x, levels=2) - line)
 
 
 def contender(rule: str, network: Any, strength: float) -> Callable[..., Any]:
@@ -87,17 +102,25 @@ def optimizer_of(name: str, rate: float) -> Any:
     )
 
 
-def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, seed: int, hits: Any) -> list[float]:
-    """Test accuracy in percent after each epoch."""
+class Run(NamedTuple):
+    """One training."""
+
+    accuracies: list[float]  # in percent, after each epoch
+    least_movement: float  # of all weight matrices: the norm of the change over that of the start
+
+
+def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, seed: int, hits: Any) -> Run:
+    """Train from the parameters."""
     (x, y), (x_test, y_test) = data
-    generator, accuracies = np.random.default_rng(seed), []
+    generator, accuracies, begin = np.random.default_rng(seed), [], params
     for _ in range(arguments.epochs):
         order = generator.permutation(len(x))
         for start in range(0, len(x) - arguments.batch + 1, arguments.batch):
             chosen = order[start : start + arguments.batch]
             params, state = update(params, state, x[chosen], y[chosen])
         accuracies.append(100 * float(hits(params, x_test, y_test)))
-    return accuracies
+    norms = {name: (jnp.linalg.norm(params[name] - w), jnp.linalg.norm(w)) for name, w in begin.items() if w.ndim == 2}
+    return Run(accuracies, min(float(change / size) for change, size in norms.values()))
 
 
 def milliseconds(updates: dict[str, Any], begin: dict[str, Any], x: Array, y: Array) -> dict[str, float]:
@@ -124,6 +147,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rules", nargs="+", default=["gradients", "each", "layer"], choices=["gradients", *RULES])
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
+    parser.add_argument("--sign", choices=["relaxed", "exact"], help="signs for activations")
     parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd", "muon"])
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--strength", type=float, default=0.05)
@@ -149,30 +173,37 @@ def standardised(arguments: argparse.Namespace) -> Any:
     return [tuple(jnp.asarray(a, jnp.float32) for a in ((x - mean) / deviation, y)) for x, y in pairs]
 
 
+def print_times(updates: dict[str, Any], begin: Any, batch: Any) -> None:
+    """Milliseconds and memory of an update of each rule, and how much that is of the first one."""
+    times = milliseconds(updates, dict.fromkeys(updates, begin), *batch)
+    memory = {rule: mebibytes(update, begin, *batch) for rule, update in updates.items()}
+    for rule in updates:
+        as_long, as_much = (of[rule] / next(iter(of.values())) for of in (times, memory))
+        print(f"{rule:16} {times[rule]:8.2f} ms {as_long:6.2f} {memory[rule]:8.2f} MiB {as_much:6.2f}")
+
+
 def main() -> None:
     arguments = parse_arguments()
-    data = standardised(arguments)
-    init, network = make_network(tuple(arguments.hidden), arguments.residual)
+    data, init = standardised(arguments), initial(arguments)
     optimizer = optimizer_of(arguments.optimizer, arguments.rate)
-    updates = {rule: make_update(contender(rule, network, arguments.strength), optimizer) for rule in arguments.rules}
-    hits = jax.jit(lambda params, x, y: jnp.mean(jnp.argmax(network(params, x), -1) == jnp.argmax(y, -1)))
+    networks = {rule: network_of(arguments, rule) for rule in arguments.rules}
+    updates = {
+        rule: make_update(contender(rule, network, arguments.strength), optimizer) for rule, network in networks.items()
+    }
 
     def begin(seed: int) -> tuple[Params, Any]:
-        params = init(jax.random.key(seed), data[0][0].shape[1:], 10)
-        return params, optimizer.init(params)
+        return init(seed), optimizer.init(init(seed))
 
     if arguments.time:
-        batch = [array[: arguments.batch] for array in data[0]]
-        found = milliseconds(updates, dict.fromkeys(updates, begin(1)), *batch)
-        memory = {rule: mebibytes(update, begin(1), *batch) for rule, update in updates.items()}
-        for rule, time_of_one in found.items():
-            times_as_long, times_as_much = (of[rule] / next(iter(of.values())) for of in (found, memory))
-            print(f"{rule:16} {time_of_one:8.2f} ms {times_as_long:6.2f} {memory[rule]:8.2f} MiB {times_as_much:6.2f}")
+        print_times(updates, begin(1), [array[: arguments.batch] for array in data[0]])
         return
-    for rule, update in updates.items():
-        runs = [train(update, *begin(seed), data, arguments, seed, hits) for seed in arguments.seeds]
-        mean, spread = np.mean(runs, axis=0), np.std(runs, axis=0)
-        print(f"{rule:16}" + "".join(f"  {m:.2f} +- {s:.2f}" for m, s in zip(mean, spread, strict=True)), flush=True)
+    for rule, network in networks.items():
+        hits = jax.jit(lambda params, x, y, f=network: jnp.mean(jnp.argmax(f(params, x), -1) == jnp.argmax(y, -1)))
+        runs = [train(updates[rule], *begin(seed), data, arguments, seed, hits) for seed in arguments.seeds]
+        accuracies = np.array([run.accuracies for run in runs])
+        pairs = zip(accuracies.mean(axis=0), accuracies.std(axis=0), strict=True)
+        epochs = "".join(f"  {mean:.2f} +- {spread:.2f}" for mean, spread in pairs)
+        print(f"{rule:16}{epochs}  weights moved by {min(run.least_movement for run in runs):.1e} or more", flush=True)
 
 
 if __name__ == "__main__":

@@ -531,8 +531,9 @@ max_pool = Primitive(
 )
 
 
-def _quantize(x: Array, *, levels: int, scale: float) -> Array:
+def _quantize(x: Array, *, levels: int, scale: float, relaxed: bool = False) -> Array:
     """The nearest of the levels."""
+    del relaxed
     place = jnp.clip(jnp.round((x / scale + 1) * ((levels - 1) / 2)), 0, levels - 1)
     return (scale * (2 * place - (levels - 1)) / (levels - 1)).astype(x.dtype)
 

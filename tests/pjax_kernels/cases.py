@@ -149,6 +149,9 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
         "project_max_pool": Case(pool, (n(2, 4, 3, 2), n(2, 2, 2, 2))),
         "project_min": Case(pk.project_min, (n(3, 4), n(3))),
         "project_quantize": Case(quantize, (2 * n(3, 5), 2 * n(3, 5), np.float64(1.5))),
+        "project_quantize, relaxed": Case(
+            partial(pk.project_quantize, levels=3, scale=1.5, relaxed=True), (2 * n(3, 5), 2 * n(3, 5))
+        ),
         "project_recurrence": Case(
             pk.project_recurrence, (n(2, 3, 4), n(2, 3, 2), n(4, 2), n(2, 2), FAR[:, None] * n(2, 3, 2))
         ),

@@ -49,6 +49,7 @@ KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int,
         lambda x: jnp.max(x.reshape(2, 2, 2, 2, 2, 3), axis=(2, 4)),
         [(2, 4, 4, 3)],
     ),
+    "relaxed": (lambda *a, **k: pk.project_quantize(*a, levels=5, scale=1.0, relaxed=True, **k), levels, [(6, 5)]),
     "quantize": (lambda *a, **k: pk.project_quantize(*a, levels=5, scale=1.0, **k), levels, [(6, 5)]),
 }
 

@@ -7,7 +7,7 @@ from jax import Array
 
 
 def quantize_increments(
-    x: Array, z: Array, scale: Array, *, levels: int, residual: Array | None = None
+    x: Array, z: Array, scale: Array, *, levels: int, relaxed: bool = False, residual: Array | None = None
 ) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``.
 
@@ -24,8 +24,12 @@ def quantize_increments(
         return scale * ((2 * position - last) / last)
 
     at, target = position(x), position(z)
-    middle = 0.5 * at + 0.5 * target
     own = jnp.clip(_nearest(at), 0, last)
+    if relaxed:
+        beyond = z - value(own) if residual is None else residual
+        share = jnp.where(jnp.abs(x) <= scale, 0.5 * beyond, 0)
+        return share, share - beyond
+    middle = 0.5 * at + 0.5 * target
     above = jnp.minimum(jnp.maximum(_nearest(middle + 0.25), own + 1), last)
     below = jnp.maximum(jnp.minimum(_nearest(middle - 0.25), own - 1), 0)
 

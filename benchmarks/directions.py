@@ -49,7 +49,8 @@ def initial(arguments: argparse.Namespace) -> Callable[[int], Params]:
 
 def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, Any], Any]:
     """An MLP, with `--residual` one whose hidden layers after the first are added to their inputs."""
-    depth, activation = len(arguments.hidden), jax.nn.relu
+    depth = len(arguments.hidden)
+    activation: Callable[..., Any] = jax.nn.relu
     if arguments.sign:
         relaxed = functools.partial(pj.quantize, levels=2, relaxed=arguments.sign == "relaxed")
         activation = straight_through if rule == "gradients" else relaxed

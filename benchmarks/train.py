@@ -239,6 +239,7 @@ def train(
     update = make_update(model.apply, settings)
     accuracy = make_accuracy(model.apply)
     params = model.init(jax.random.key(settings.seed), data.x_train.shape[1:], data.y_train.shape[-1])
+    begin = params
     # An increment can be smaller than the rounding of its parameter: the low parts keep it.
     params_low = jax.tree.map(jnp.zeros_like, params)
     advance = make_advance(settings, params)
@@ -269,8 +270,17 @@ def train(
                 )
                 curve.append(record)
                 on_record(record)
-                bar.set_postfix_str(f"test accuracy {record.test_accuracy:.1%}")
+                bar.set_postfix_str(f"test accuracy {record.test_accuracy:.1%}, {least_moved(begin, params)}")
     return Training(params, curve, compile_seconds)
+
+
+def least_moved(before: Params, after: Params) -> str:
+    """Which weights have moved least, and by what part of their size: whether layers learn."""
+    moved = {
+        name: float(jnp.linalg.norm(after[name] - w) / jnp.linalg.norm(w)) for name, w in before.items() if w.ndim > 1
+    }
+    least = min(moved, key=lambda name: moved[name])
+    return f"{least} moved by {moved[least]:.0e}"
 
 
 def profile(data: Dataset, settings: Settings, folder: Path) -> None:

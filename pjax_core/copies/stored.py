@@ -63,7 +63,7 @@ class Dense:
             copies[place] = copies[place] + move.scale * deviation
         if output is not None and unread is not None:
             output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
-        changes, output = primitive.project(tuple(copies), output, **node.settings)
+        changes, output = primitive.project_values(tuple(copies), output, **node.settings)
         return Projected(_means(node, changes), output, tuple(map(moved, moves, deviations, changes)), None)
 
     def __str__(self) -> str:

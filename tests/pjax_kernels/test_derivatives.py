@@ -219,7 +219,9 @@ def rapid(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("increments", [False, True])
-def test_where_no_nearer_point_is_found_the_one_above_x_moves_with_x(increments: bool, rng: np.random.Generator) -> None:
+def test_where_no_nearer_point_is_found_the_one_above_x_moves_with_x(
+    increments: bool, rng: np.random.Generator
+) -> None:
     x, z, dx, dz = (jnp.asarray(3 * rng.normal(size=2000)) for _ in range(4))
     stays = pk.project_elementwise(rapid, x, z, increments=True)[0] == 0
     assert 0 < jnp.sum(stays) < 200

@@ -52,7 +52,7 @@ def _nearest(
     z: Array,
     constants: Sequence[Array],
 ) -> tuple[Array, Array]:
-    """The known point of the curve, as a function of ``x``, ``z`` and the constants alone; ``above``: ``x`` is its x."""
+    """The known point of the curve, as a function of ``x``, ``z`` and the constants alone, of x ``x`` if ``above``."""
     del curve_of, above, x, z, constants
     return new
 

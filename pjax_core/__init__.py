@@ -1,17 +1,11 @@
 """Train networks by projections: a function becomes a feasibility problem, an algorithm solves it."""
 
-from pjax_core.algorithms import (
-    DENSE_BUDGET,
-    Algorithm,
-    alternating_projections,
-    alternating_reflections,
-    cyclic_douglas_rachford,
-    cyclic_projections,
-    difference_map,
-    douglas_rachford,
-)
-from pjax_core.checks import check_projection
-from pjax_core.copies import Factored
+from pjax_core.algorithms.alternating import alternating_projections
+from pjax_core.algorithms.base import DENSE_BUDGET, Algorithm
+from pjax_core.algorithms.cyclic import cyclic_douglas_rachford, cyclic_projections
+from pjax_core.algorithms.difference_map import difference_map
+from pjax_core.algorithms.reflections import alternating_reflections, douglas_rachford
+from pjax_core.copies.factored import Factored
 from pjax_core.deprecated import (
     add,
     broadcast_to,
@@ -41,13 +35,15 @@ from pjax_core.deprecated import (
     vmap,
 )
 from pjax_core.direction import direction, value_and_direction
-from pjax_core.extension import bilinear, primitive
-from pjax_core.layers import Layer
-from pjax_core.operations import identity, quantize
-from pjax_core.outputs import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
-from pjax_core.recurrence import recurrence
-from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.graph.layers import Layer
+from pjax_core.problem import feasibility
+from pjax_core.solve import Info, Solution, evaluate, solve
+from pjax_core.testing import check_projection
 from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
+from pjax_core.trace.named.added import bilinear, primitive
+from pjax_core.trace.named.choices import identity, quantize
+from pjax_core.trace.named.losses import Box, absolute_error, cross_entropy, margin_loss, output, squared_error, within
+from pjax_core.trace.named.recurrence import recurrence
 
 __all__ = [
     "DENSE_BUDGET",

@@ -12,12 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core import arguments, outputs, solution
-from pjax_core.algorithms import Algorithm, cyclic_projections
-from pjax_core.changes import Changes
-from pjax_core.copies import low_dtype
-from pjax_core.graph import Graph, Node, Operation, Parameter
-from pjax_core.solution import Problem, require_problem
+from pjax_core.algorithms.base import Algorithm
+from pjax_core.algorithms.cyclic import cyclic_projections
+from pjax_core.arrays import arguments
+from pjax_core.copies import consensus
+from pjax_core.copies.changes import Changes
+from pjax_core.copies.count import low_dtype
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Node, Operation, Parameter
+from pjax_core.problem import Problem, require_problem
+from pjax_core.trace.named.losses import require_labels
 from pjax_kernels.compose import difference_of_pairs
 
 Values: TypeAlias = Callable[[Node], Array]
@@ -72,7 +76,7 @@ def value_and_direction(
     if arguments.number_of_steps(steps) < 1:
         raise ValueError(f"steps is {steps}; pass at least 1, or the parameters do not move")
     params, data = arguments.problem_arguments(params, data)
-    outputs.require_labels(problem, params, data)
+    require_labels(problem.graph(params, data), data)
     return _value_and_direction(problem, algorithm, steps, params, data)
 
 
@@ -81,7 +85,7 @@ def _value_and_direction(
     problem: Problem, algorithm: Algorithm | None, steps: int, params: Any, data: tuple[Any, ...]
 ) -> tuple[Array, Any]:
     graph = problem.graph(params, data)
-    start_of = solution.start(graph, params, data)
+    start_of = consensus.start(graph, params, data)
     shares = log_shares(graph, start_of)
     if algorithm is None and steps == 1:
         exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core import arguments, outputs
-from pjax_core.algorithms import Algorithm
-from pjax_core.layers import Layer
-from pjax_core.messages import described
-from pjax_core.reflections import CopiesState
-from pjax_core.serialization import exportable_dataclass
-from pjax_core.solution import Problem, State, require_problem
+from pjax_core.algorithms.base import Algorithm
+from pjax_core.arrays import arguments
+from pjax_core.arrays.messages import described
+from pjax_core.arrays.serialization import exportable_dataclass
+from pjax_core.copies.consensus import State
+from pjax_core.copies.point import CopiesState
+from pjax_core.problem import Problem, require_problem
+from pjax_core.trace.named.losses import require_labels
 from pjax_kernels.compose import difference_of_pairs
 
 
@@ -67,42 +67,6 @@ class Solution:
     info: Info
 
 
-def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each") -> Problem:
-    """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
-
-    Args:
-        function: ``function(params, *data)``, written with the operations of this package, returns an output
-            constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
-            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
-            floating-point numbers, or of integers that :func:`embedding` and indexing take.
-
-        dot_products: "each" for one constraint for each dot product, which holds copies of its own of all its entries
-            (the paper's), or "layer" for one for each whole layer (:class:`Layer`, which says how): a dense layer, a
-            convolution, a recurrence, an einsum like these.  Products of other kinds have one each all the same.
-
-    Returns:
-        The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
-
-    Source: paper, section 3.
-    """
-    try:
-        hash(function)
-    except TypeError:  # an object that compares by content: this one alone then
-        function = functools.partial(function)
-    if not isinstance(dot_products, Layer) and dot_products not in ("each", "layer"):
-        raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
-    named = {"each": None, "layer": Layer()}
-    layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
-    problem = _problems.get((function, layer))
-    if problem is None:
-        problem = _problems[function, layer] = Problem(function, layer)
-    return problem
-
-
-_problems: weakref.WeakValueDictionary[tuple[Callable[..., Any], Layer | None], Problem] = weakref.WeakValueDictionary()
-"""Those in use, so that a loop that makes them anew traces nothing anew."""
-
-
 def solve(
     problem: Problem,
     params: Any,
@@ -145,7 +109,7 @@ def solve(
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = arguments.problem_arguments(params, data)
     params_low = arguments.low_part(params, params_low)
-    outputs.require_labels(problem, params, data)
+    require_labels(problem.graph(params, data), data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)

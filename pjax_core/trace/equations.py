@@ -9,11 +9,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pjax_core import primitives
-from pjax_core.call import Composite, call_p
-from pjax_core.graph import Slot, select
-from pjax_core.meshes import Shape
-from pjax_core.primitive import Primitive
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Slot, select
+from pjax_core.operations import primitives
+from pjax_core.operations.call import Composite, call_p
+from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
     broadcast_by_operation,

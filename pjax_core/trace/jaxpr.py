@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pjax_core.graph import Computed, Data, Graph, Node, Parameter, Slot, of_node, ordered, select, two_colour
-from pjax_core.meshes import Shape, shape_of_type, without_manual_axes
-from pjax_core.rewrite import rewritten
+from pjax_core.arrays.meshes import Shape, shape_of_type, without_manual_axes
+from pjax_core.graph.colour import Graph, two_colour
+from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
+from pjax_core.graph.rewrite import rewritten
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation, of_jaxpr

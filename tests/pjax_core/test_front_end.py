@@ -14,7 +14,8 @@ import pytest
 from jax import lax
 
 import pjax_core as pj
-from pjax_core.graph import Graph, Operation
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Operation
 from pjax_core.trace.jaxpr import trace
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -29,8 +29,8 @@ from jax import Array
 
 import pjax_core as pj
 import pjax_kernels as pk
-from pjax_core.call import call
-from pjax_core.primitive import Primitive
+from pjax_core.operations.call import call
+from pjax_core.operations.primitive import Primitive
 
 from .networks import changes_by_step
 from .stored_copies import StoredCopies

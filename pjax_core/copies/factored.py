@@ -1,134 +1,26 @@
-"""What an operation holds of the copies of its inputs: nothing, their deviations, or a few terms of these.
-
-A copy is what all copies of a value share plus its own deviation.  The shared part is an array of the value's shape;
-only deviations grow with the number of copies, and the representations differ in how they keep them:
-
-- :class:`Consensus`: not at all.  After each projection the mean takes the place of the copies.
-- :class:`Dense`: one number for each element of each copy.
-- :class:`Factored`: the deviations of dot product ``(i, j)`` are combinations of the last shared rows ``x[i]`` and
-  columns ``w[:, j]``, and each of these needs one coefficient for a dot product.
-
-Dense and Factored offer the same functions, ``start`` (no deviation), ``project`` and ``scaled``, so that an algorithm
-with copies is written once.
-"""
+"""Deviations of copies as combinations of a few terms, and which operations have which representation."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from pjax_core import meshes
-from pjax_core.graph import Operation, is_fixed
-from pjax_core.messages import described
-from pjax_core.primitive import in_places, side_of
-from pjax_core.serialization import exportable_dataclass, exportable_namedtuple
-from pjax_kernels import Coefficient, Combination, compose
+from pjax_core.arrays import meshes
+from pjax_core.arrays.messages import described
+from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
+from pjax_core.copies.count import Move, Projected, laid_out, moved, slot_is_fixed, wide_slots
+from pjax_core.copies.stored import Dense
+from pjax_core.graph.nodes import Operation
+from pjax_core.operations.primitive import in_places, side_of
+from pjax_kernels import Combination
 
 exportable_namedtuple(Combination)
-
-Deviations: TypeAlias = Any
-"""A pytree of arrays, of fixed shape for each operation."""
-
-
-class Move(NamedTuple):
-    """How the copies in one slot move.
-
-    Projected is ``shared + scale * deviation``; afterwards the deviation is ``keep * deviation + gain * change``.
-    """
-
-    scale: float
-    keep: float
-    gain: float
-
-
-class Projected(NamedTuple):
-    """What the projection of one operation gives.
-
-    Attributes:
-        changes: the mean changes of the copies in each slot that moves, before ``gain``.
-        output: the new output; None for an output constraint.
-        deviations: of the copies, by their :class:`Move`.
-        truncation: norm of what ``deviations`` leave out, over that of the change; None if nothing is left out.
-    """
-
-    changes: tuple[Array, ...]
-    output: Array | None
-    deviations: Deviations
-    truncation: Array | None
-
-
-@dataclass(frozen=True)
-class Consensus:
-    """No deviations: right where the copies agree before each projection, as in alternating and cyclic projections."""
-
-    def project(self, node: Operation, shared: Sequence[Array], output: Array | None) -> Projected:
-        """Project copies that all have the ``shared`` values."""
-        changes, output = node.primitive.project_values(tuple(shared), output, **node.settings)
-        return Projected(changes, output, None, None)
-
-    def __str__(self) -> str:
-        return "consensus"
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A deviation for each copy; exact."""
-
-    def start(self, node: Operation) -> Deviations:
-        """No deviation, in the layout of the operation's copies."""
-        return tuple(meshes.full(_sharded_as_output(node, shape), 0) for shape in laid_out(node))
-
-    def scaled(self, deviations: Deviations, factors: Sequence[float]) -> Deviations:
-        """The deviations of each slot times its factor."""
-        return tuple(factor * deviation for factor, deviation in zip(factors, deviations, strict=True))
-
-    def project(
-        self,
-        node: Operation,
-        shared: Sequence[Array],
-        deviations: Deviations,
-        output: Array | None,
-        moves: Sequence[Move],
-        unread: Array | None,
-    ) -> Projected:
-        """Project the copies; the output is free where it is ``unread``."""
-        bilinear = node.primitive.bilinear
-        if bilinear is not None and bilinear.project_copies is not None and unread is None:
-            scale, keep, gain = zip(*moves, strict=True)
-            found = bilinear.project_copies(
-                *shared, *deviations, output, scale=scale, keep=keep, gain=gain, **node.settings
-            )
-            return Projected((found.x_mean, found.w_mean), output + found.z_change, (found.u, found.v), None)
-        return self._project_laid_out(node, shared, deviations, output, moves, unread)
-
-    def _project_laid_out(
-        self,
-        node: Operation,
-        shared: Sequence[Array],
-        deviations: Deviations,
-        output: Array | None,
-        moves: Sequence[Move],
-        unread: Array | None,
-    ) -> Projected:
-        """The projection with all copies formed."""
-        primitive = node.primitive.copywise or node.primitive
-        copies = list(_spread(node)(*shared))
-        for place, (deviation, move) in enumerate(zip(deviations, moves, strict=True)):
-            copies[place] = copies[place] + move.scale * deviation
-        if output is not None and unread is not None:
-            output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
-        changes, output = primitive.project_values(tuple(copies), output, **node.settings)
-        return Projected(_means(node, changes), output, tuple(map(_moved, moves, deviations, changes)), None)
-
-    def __str__(self) -> str:
-        return "dense"
 
 
 @exportable_dataclass
@@ -173,7 +65,7 @@ class Factored:
         assert node.shape is not None
         assert node.primitive.bilinear is not None
         fixed = _fixed_sides(node)
-        slots = _wide_slots(node)
+        slots = wide_slots(node)
         zeros = [meshes.full(slot, 0) for slot in slots]
         x, w = (
             () if is_fixed else (side_of(zeros, side),) * self.history
@@ -247,11 +139,6 @@ Copies: TypeAlias = Dense | Factored
 """How an operation keeps the deviations of its copies."""
 
 
-def low_dtype(dtype: Any) -> Any:
-    """The dtype in which changes are kept: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies:
     """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes.
 
@@ -276,62 +163,6 @@ def n_bytes(arrays: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
 
 
-def slot_is_fixed(node: Operation, place: int) -> bool:
-    """Whether the slot holds nothing but data and constants."""
-    return all(is_fixed(source) for source in node.slots[place].sources)
-
-
-def moving_slots(node: Operation) -> int:
-    """How many of the slots, from the first on, hold copies that move."""
-    return node.primitive.moving_inputs(len(node.slots))
-
-
-def laid_out(node: Operation) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """The shape of the copies in each slot that moves."""
-    return jax.eval_shape(_spread(node), *_wide_slots(node))[: moving_slots(node)]
-
-
-def _sharded_as_output(node: Operation, copies: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The shape of copies, sharded as the output along the axes that they have in common with it."""
-    assert node.shape is not None
-    common, extra = node.shape.shape, len(copies.shape) - len(node.shape.shape)
-    if not common or copies.shape[: len(common)] != common:
-        return copies
-    return jax.eval_shape(
-        lambda output: jnp.broadcast_to(output.reshape(*common, *(1,) * extra), copies.shape).astype(copies.dtype),
-        node.shape,
-    )
-
-
-def _spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
-    """What lays out the copies that an operation holds."""
-    assert node.primitive.spread is not None
-    return functools.partial(node.primitive.spread, **node.settings)
-
-
-def _wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
-    return [meshes.shape_of_type(slot.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
-
-
-def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
-    """The means of changes over the copies of each element of a slot."""
-    slots = _wide_slots(node)
-    held = jax.eval_shape(_spread(node), *slots)
-    if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
-        return tuple(changes)
-    cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
-    # On automatic axes: what is laid out of an array that all devices hold is not sharded by its type.
-    plain = tuple(jax.ShapeDtypeStruct(slot.shape, slot.dtype) for slot in slots)
-    transpose = compose.on_automatic_axes(
-        lambda *cotangents: meshes.transposed(_spread(node), plain, cotangents), like=lambda *_: tuple(slots)
-    )
-    sums = transpose(*cotangents)
-    counts = node.primitive.copies(*slots, **node.settings)
-    return tuple(
-        total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)
-    )
-
-
 def _fixed_sides(node: Operation) -> list[bool]:
     """Which sides of a bilinear operation hold nothing but data and constants."""
     assert node.primitive.bilinear is not None
@@ -346,12 +177,6 @@ def _common_move(node: Operation, moves: Sequence[Move], side: Sequence[int]) ->
             'layers, which factored copies cannot do; take copies="dense", or another algorithm'
         )
     return moves[side[0]]
-
-
-def _moved(move: Move, deviation: Coefficient | None, change: Coefficient) -> Coefficient:
-    """The deviation after a change; None for one that was zero."""
-    moved = move.gain * change
-    return moved if deviation is None or move.keep == 0 else move.keep * deviation + moved
 
 
 def _with_shared(
@@ -373,7 +198,7 @@ def _moved_terms(
     return Combination(
         *(
             tuple(
-                jnp.broadcast_to(_moved(move, old, new), like.shape)
+                jnp.broadcast_to(moved(move, old, new), like.shape)
                 for old, new in zip(terms if is_fixed else (None, *terms), changes, strict=True)
             )
             for is_fixed, terms, changes in zip(fixed, deviation, change, strict=True)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.meshes import varying, varying_axes
-from pjax_core.messages import described, is_known
+from pjax_core.arrays.meshes import varying, varying_axes
+from pjax_core.arrays.messages import described, is_known
 
 
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

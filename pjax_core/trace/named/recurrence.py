@@ -11,10 +11,10 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_core import primitives
-from pjax_core.call import Composite, call
-from pjax_core.graph import Slot, complete, of_node, select
-from pjax_core.meshes import Shape
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Slot, complete, of_node, select
+from pjax_core.operations import primitives
+from pjax_core.operations.call import Composite, call
 from pjax_core.trace.operations import constant, number, operation_node
 
 

@@ -11,8 +11,9 @@ import jax
 from jax import Array
 
 import pjax_kernels as pk
-from pjax_core.graph import Graph, Operation
-from pjax_core.primitive import Primitive, Sides, as_they_are, in_places, side_of
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Operation
+from pjax_core.operations.primitive import Primitive, Sides, as_they_are, in_places, side_of
 from pjax_kernels.layer.api import RULES, is_layer
 from pjax_kernels.layer.xla import metric
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from pjax_core import primitives
-from pjax_core.graph import Constant, Data, Node, Operation, Parameter, Slot, complete, ordered
-from pjax_core.meshes import says_more_than_shape
+from pjax_core.arrays.meshes import says_more_than_shape
+from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, Slot, complete, ordered
+from pjax_core.operations import primitives
 
 
 def rewritten(outputs: Sequence[Operation]) -> list[Operation]:

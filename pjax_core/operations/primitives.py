@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
-from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
+from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
 from pjax_kernels import compose
 
 # Dot products.

@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core import primitives
-from pjax_core.call import call
-from pjax_core.messages import described
+from pjax_core.arrays.messages import described
+from pjax_core.operations import primitives
+from pjax_core.operations.call import call
 
 
 def identity(x: ArrayLike) -> Array:

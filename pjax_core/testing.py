@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pjax_core.graph import Operation, Parameter
-from pjax_core.meshes import Shape
-from pjax_core.primitive import Primitive
-from pjax_core.rewrite import rewritten
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Operation, Parameter
+from pjax_core.graph.rewrite import rewritten
+from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.jaxpr import values_of
 from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Loss

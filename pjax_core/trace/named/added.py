@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core.call import call
-from pjax_core.messages import described
-from pjax_core.primitive import Primitive
-from pjax_core.primitive import bilinear as bilinear_primitive
+from pjax_core.arrays.messages import described
+from pjax_core.operations.call import call
+from pjax_core.operations.primitive import Primitive
+from pjax_core.operations.primitive import bilinear as bilinear_primitive
 
 
 def primitive(

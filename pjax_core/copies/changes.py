@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_core.copies import low_dtype
-from pjax_core.graph import Graph, Node, Operation, Parameter, Slot, is_index
-from pjax_core.meshes import full, shape_of_type
-from pjax_core.primitive import moved
-from pjax_core.solution import mean_change, sources, unread_elements
+from pjax_core.arrays.meshes import full, shape_of_type
+from pjax_core.copies.count import low_dtype, mean_change, sources, unread_elements
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_index
+from pjax_core.operations.primitive import moved
 
 LINEAR = -60
 """Changes that are below 2 to this power of what they change leave every projection linear in them."""

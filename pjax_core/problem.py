@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from pjax_core.arrays.messages import described
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed
 from pjax_core.graph.layers import Layer, with_layers
@@ -57,15 +56,13 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
             constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
             is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
             floating-point numbers, or of integers that :func:`embedding` and indexing take.
+
         dot_products: "each" for one constraint for each dot product, which holds copies of its own of all its entries
             (the paper's), or "layer" for one for each whole layer (:class:`Layer`, which says how): a dense layer, a
             convolution, a recurrence, an einsum like these.  Products of other kinds have one each all the same.
 
     Returns:
         The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
-
-    Raises:
-        ValueError: ``dot_products`` is none of these.
 
     Source: paper, section 3.
     """
@@ -74,7 +71,7 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
     except TypeError:  # an object that compares by content: this one alone then
         function = functools.partial(function)
     if not isinstance(dot_products, Layer) and dot_products not in ("each", "layer"):
-        raise ValueError(f'dot_products is {described(dot_products)}; pass "each", "layer", or pj.Layer(...)')
+        raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
     named = {"each": None, "layer": Layer()}
     layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
     problem = _problems.get((function, layer))

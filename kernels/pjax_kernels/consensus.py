@@ -26,10 +26,17 @@ class Coefficients(NamedTuple):
 
 
 def consensus_increments(
-    dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None = None, *, rows: int | None = None
+    dots: DotProducts,
+    x: Tree,
+    w: Tree,
+    z: Array,
+    residual: Array | None = None,
+    *,
+    rows: int | None = None,
+    hold: bool = False,
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``; the rest as in :func:`coefficients`."""
-    found = coefficients(dots, x, w, z, residual, rows=rows)
+    found = coefficients(dots, x, w, z, residual, rows=rows, hold=hold)
     from_w, from_x = dots.to_x(found.minus_beta, w), dots.to_w(found.minus_beta, x)
     x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
     w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
@@ -50,6 +57,7 @@ def coefficients(
     residual: Array | None = None,
     *,
     rows: int | None = None,
+    hold: bool = False,
     moves_x: bool = True,
 ) -> Coefficients:
     """What the increments need of the roots; without ``moves_x`` those of ``w`` and ``z`` alone.
@@ -58,6 +66,7 @@ def coefficients(
 
     ``rows``: the first axis of ``x`` and of ``z`` is a batch, whose rows meet in no dot product.  Where roots are far,
     so many of them are then solved after the other: that holds less and takes longer, so it is for large ``z``.
+    With ``rows`` and not ``hold``, products are formed anew where one step was not enough for a root.
     """
     p = _products(dots, x, w, z, residual)
     x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))
@@ -67,7 +76,7 @@ def coefficients(
 
     def again() -> roots.Equations:
         # Nothing of the size of z should be held until it turns out that it is needed again: its memory costs time.
-        return equations(p if rows is None else _products(dots, x, w, z, residual))
+        return equations(p if hold or rows is None else _products(dots, x, w, z, residual))
 
     def near(minus_t: Array) -> Coefficients:
         _, minus_beta, gamma, _ = root.near_coefficients(minus_t)

@@ -60,7 +60,8 @@ def near_first(
     mark = jnp.max(jnp.abs(minus_t), initial=0)
     if not small:
         minus_t = replaced_if(mark == _BEYOND, lambda _: minus_roots(again(), 3, three_steps), minus_t)
-    return replaced_if(mark == _FAR, anyway, near(minus_t))
+    # Not a number, it may hide far ones in other rows.
+    return replaced_if(~(mark <= _BEYOND), anyway, near(minus_t))
 
 
 def replaced_if(condition: Array, replace: Callable[[Result], Result], result: Result) -> Result:

@@ -48,15 +48,17 @@ def made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, 
 
     @functools.wraps(factory)
     def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
-        try:
-            hash((args, *settings.values()))
-        except TypeError:
-            return factory(*args, **settings)  # which says what is wrong with them
         bound = signature.bind(*args, **settings)
         bound.apply_defaults()
+        if any(isinstance(value, jax.core.Tracer) for value in bound.arguments.values()):
+            return factory(*args, **settings)  # nothing that is traced is kept
         for name, value in bound.arguments.items():
-            if isinstance(value, np.generic):  # a number of NumPy is the same as one of Python
-                bound.arguments[name] = value.item()
+            if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
+                bound.arguments[name] = value.item()  # the same as a number of Python
+        try:
+            hash((bound.args, *bound.kwargs.values()))
+        except TypeError:
+            return factory(*args, **settings)  # which says what is wrong with them
         return cached(*bound.args, **bound.kwargs)
 
     return made

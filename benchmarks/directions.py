@@ -25,6 +25,12 @@ import datasets
 import pjax_core as pj
 
 Params = dict[str, Array]
+OPTIMIZERS: dict[str, Any] = {
+    "adam": optax.adam,
+    "muon": optax.contrib.muon,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "none": optax.sgd,  # the direction times a rate
+}
 RULES: dict[str, str | pj.Layer] = {
     "each": "each",
     "layer": "layer",
@@ -100,8 +106,7 @@ def make_update(direction: Callable[..., Any], optimizer: Any) -> Callable[..., 
 
 def optimizer_of(name: str) -> Any:
     """An optimiser whose rate is a number in its state, so that it is compiled once for all rates."""
-    adam_like = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=0.9), "muon": optax.contrib.muon}
-    return optax.inject_hyperparams(adam_like[name])(learning_rate=1e-3)
+    return optax.inject_hyperparams(OPTIMIZERS[name])(learning_rate=1e-3)
 
 
 class Run(NamedTuple):
@@ -150,7 +155,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
     parser.add_argument("--sign", choices=["relaxed", "exact"], help="signs for activations")
-    parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd", "muon"])
+    parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[1e-3], help="of several, the best on images held back"
     )

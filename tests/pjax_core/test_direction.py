@@ -107,6 +107,15 @@ def test_depth_is_no_limit(rule: Any, generator: np.random.Generator) -> None:
         assert cosine(rough[name], expected) > 0.99
 
 
+@pytest.mark.parametrize("rule", ["each", "layer", pj.Layer("coupled")])
+def test_half_precision_has_changes_in_float32(rule: Any, generator: np.random.Generator) -> None:
+    half = as_dtype(arguments(generator, (100, 48, 48, 10), 64), jnp.bfloat16)
+    rough, fine = (pj.direction(problem(0.05, rule), *as_dtype(half, dtype)) for dtype in (jnp.bfloat16, jnp.float32))
+    for name, expected in fine.items():
+        assert rough[name].dtype == jnp.float32
+        assert cosine(rough[name], expected) > 0.999
+
+
 def test_the_value_is_that_of_the_loss(generator: np.random.Generator) -> None:
     params, x, y = arguments(generator, (10, 8, 5), 12)
     value, direction = pj.value_and_direction(problem(1.0), params, x, y)

@@ -118,7 +118,8 @@ def _whitened(layer: Layer, residual: Array, b: float, steps: int) -> Tree:
 def _damped(layer: Layer, x: Tree, w: Tree, residual: Array, b: float) -> Tree:
     """The change of ``w`` with the inputs held, in a metric that is stiff along their mean."""
     column = jax.tree.map(lambda w: w[..., :1], w)
-    ones = jnp.ones((*residual.shape[:-1], 1), residual.dtype)
+    one = jnp.ones((), residual.dtype)
+    ones = jnp.where(residual[..., :1] == 0, one, one)  # of the residual's type: it may differ from shard to shard
     mean = transposed(lambda column: layer.product(x, column), column, ones)
     norm = jnp.sqrt(sum(jnp.sum(part * part) for part in jax.tree.leaves(mean)))
     mean = _times(1 / jnp.where(norm > 0, norm, 1), mean)

@@ -34,6 +34,8 @@ from pjax_core.deprecated import (
     transpose,
     vmap,
 )
+from pjax_core.direction import direction, value_and_direction
+from pjax_core.graph.layers import Layer
 from pjax_core.problem import feasibility
 from pjax_core.solve import Info, Solution, evaluate, solve
 from pjax_core.testing import check_projection
@@ -51,6 +53,7 @@ __all__ = [
     "Circuits",
     "Factored",
     "Info",
+    "Layer",
     "Solution",
     "ThresholdNetwork",
     "absolute_error",
@@ -66,6 +69,7 @@ __all__ = [
     "cyclic_douglas_rachford",
     "cyclic_projections",
     "difference_map",
+    "direction",
     "dot",
     "douglas_rachford",
     "einsum",
@@ -98,6 +102,7 @@ __all__ = [
     "sum_relu",
     "swapaxes",
     "transpose",
+    "value_and_direction",
     "vmap",
     "within",
 ]

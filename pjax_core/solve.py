@@ -35,11 +35,15 @@ class Info:
             step, over that of the change that its projection made.  The sum over the steps estimates the relative
             error of the run from above: errors could be amplified, but were below it wherever it was measured.
         inaccurate: for each of these whether that sum exceeds the tolerance.
+        movement: structured like the parameters, the norm of each one's change over that of its value at the start:
+            whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params`` and
+            may be rounding itself; that of :func:`direction` is not.
     """
 
     residual: Array
     truncation: dict[str, Array]
     inaccurate: dict[str, Array]
+    movement: Any
 
 
 @exportable_dataclass
@@ -109,7 +113,29 @@ def solve(
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)
+    if steps and params_low is None and tolerance != math.inf:
+        _warn_of_standstill(solution.info, params)
     return solution
+
+
+def _warn_of_standstill(info: Info, params: Any) -> None:
+    """Say which parameters moved by less than their rounding, where that is known and others moved by more."""
+    moved = jax.tree_util.tree_leaves_with_path(info.movement)
+    if any(isinstance(movement, jax.core.Tracer) for _, movement in moved):
+        return
+    still = [
+        jax.tree_util.keystr(path)
+        for (path, movement), param in zip(moved, jax.tree.leaves(params), strict=True)
+        if float(movement) < jnp.finfo(param.dtype).eps
+    ]
+    if 0 < len(still) < len(moved):
+        warnings.warn(
+            f"params{', params'.join(still)} moved by less than rounding (info.movement says how far): those layers do "
+            "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: it keeps "
+            "changes apart from values, so that their size does not matter",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_truncation(info: Info, tolerance: float) -> None:
@@ -147,15 +173,20 @@ def _solve(
     graph = problem.graph(params, data)
     truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
-    info = Info(residual, truncation, inaccurate)
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
-    return Solution(new, new_low, jax.tree.map(difference_of_pairs, new, new_low, params, old_low), state, info)
+    change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
+    movement = jax.tree.map(lambda moved, param: _rms([moved]) / _rms([param.astype(moved.dtype)]), change, params)
+    info = Info(residual, truncation, inaccurate, movement)
+    return Solution(new, new_low, change, state, info)
 
 
 def _rms(changes: list[Array]) -> Array:
-    """The root mean square."""
-    return jnp.sqrt(sum(jnp.sum(change**2) for change in changes) / sum(change.size for change in changes))
+    """The root mean square, of numbers that may be too small to be squared."""
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(change), initial=0) for change in changes))
+    scale = jnp.where(largest > 0, largest, 1)
+    total = sum(jnp.sum((change / scale) ** 2) for change in changes)
+    return scale * jnp.sqrt(total / sum(change.size for change in changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

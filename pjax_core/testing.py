@@ -132,7 +132,7 @@ def _flattened(
 
     @jax.jit
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, new = primitive.project((*parts(vector), *fixed), output, **settings)
+        changes, new = primitive.project_values((*parts(vector), *fixed), output, **settings)
         assert new is not None
         return vector + jnp.concatenate([change.ravel() for change in changes]), new
 

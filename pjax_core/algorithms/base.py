@@ -48,15 +48,17 @@ def made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, 
 
     @functools.wraps(factory)
     def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
-        try:
-            hash((args, *settings.values()))
-        except TypeError:
-            return factory(*args, **settings)  # which says what is wrong with them
         bound = signature.bind(*args, **settings)
         bound.apply_defaults()
+        if any(isinstance(value, jax.core.Tracer) for value in bound.arguments.values()):
+            return factory(*args, **settings)  # nothing that is traced is kept
         for name, value in bound.arguments.items():
-            if isinstance(value, np.generic):  # a number of NumPy is the same as one of Python
-                bound.arguments[name] = value.item()
+            if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
+                bound.arguments[name] = value.item()  # the same as a number of Python
+        try:
+            hash((bound.args, *bound.kwargs.values()))
+        except TypeError:
+            return factory(*args, **settings)  # which says what is wrong with them
         return cached(*bound.args, **bound.kwargs)
 
     return made
@@ -71,6 +73,8 @@ class Algorithm(NamedTuple):
         params: ``params(state)`` reads the parameters.
         params_low: ``params_low(state)`` is what rounding took from them: to go on from ``params`` without loss, give
             it to ``init``.
+        sets: ``sets(graph, steps)`` are the sets of nodes that so many steps project onto from the start, one after the
+            other; None where these steps reflect.
         describe: ``describe(problem, params, *data)`` prints how the copies of each operation are represented, and
             how many bytes that takes.
         call: the call that makes it, by which it is shown and pickled; None if there is none.
@@ -80,6 +84,7 @@ class Algorithm(NamedTuple):
     step: Callable[[Problem, Any], Any]
     params: Callable[[Any], Any]
     params_low: Callable[[Any], Any]
+    sets: Callable[[Graph, int], Schedule] | None
     describe: Callable[..., None]
     call: functools.partial[Algorithm] | None = None
 
@@ -123,7 +128,7 @@ def reflecting_algorithm(
         graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, representations(graph))
 
-    return Algorithm(_checked(first), step, _params, _params_low, describe)
+    return Algorithm(_checked(first), step, _params, _params_low, None, describe)
 
 
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
@@ -183,7 +188,11 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
         graph = problem.graph(*arguments.problem_arguments(params, data))
         _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
 
-    return Algorithm(_checked(first), step, _params, _params_low, describe)
+    def projected(graph: Graph, steps: int) -> Schedule:
+        sets = list(schedule(graph))
+        return (sets[-1:] if started else []) + sets * steps
+
+    return Algorithm(_checked(first), step, _params, _params_low, projected, describe)
 
 
 def _checked(first: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jax.typing import ArrayLike
+
 from pjax_core.algorithms.base import Algorithm, made_once, reflecting_algorithm
 from pjax_core.arrays import arguments
-from pjax_core.copies.count import Move, moving_slots
+from pjax_core.copies.count import Factor, Move, equals, moving_slots
 from pjax_core.copies.factored import Copies
 from pjax_core.copies.point import Constraints, CopiesState, Point, combined, of_colour
 from pjax_core.graph.colour import Colour
@@ -30,11 +32,13 @@ def alternating_reflections(*, copies: str | Copies = "auto", budget: int | None
 
 
 @made_once
-def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+def douglas_rachford(
+    relaxation: ArrayLike = 0.5, *, copies: str | Copies = "auto", budget: int | None = None
+) -> Algorithm:
     """Douglas-Rachford: ``z <- (1 - r) z + r R_B(R_A(z))`` with ``R = 2 P - I`` (paper, section 4).
 
     Args:
-        relaxation: r, in (0, 1].
+        relaxation: r, in (0, 1]; in a function that JAX traces it may be traced, so that a schedule compiles once.
         copies: how dense layers keep the deviations of their copies: "dense" stores them, ``Factored(history=3)``
             keeps coefficients of a few terms, "auto" is ``Factored()`` with a budget of 16 MiB.  Copies are stored
             by all other operations, which hold few, and by dense layers that have outputs which nothing reads.
@@ -44,11 +48,11 @@ def douglas_rachford(relaxation: float = 0.5, *, copies: str | Copies = "auto", 
         TypeError: ``relaxation`` is not a number.
         ValueError: ``relaxation`` or ``budget`` is out of range, or ``copies`` is none of these.
     """
-    relaxation = arguments.number("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
+    relaxation = arguments.number_or_traced("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
     return reflecting_algorithm(_relaxed(relaxation), copies, budget)
 
 
-def _relaxed(relaxation: float) -> Callable[[Point], CopiesState]:
+def _relaxed(relaxation: Factor) -> Callable[[Point], CopiesState]:
     """The step of relaxed reflections in A, then B."""
 
     def step(point: Point) -> CopiesState:
@@ -58,7 +62,7 @@ def _relaxed(relaxation: float) -> Callable[[Point], CopiesState]:
     return step
 
 
-def relaxed_reflections(point: Point, first: Constraints, second: Constraints, relaxation: float) -> CopiesState:
+def relaxed_reflections(point: Point, first: Constraints, second: Constraints, relaxation: Factor) -> CopiesState:
     """``(1 - r) z + r R(R(z))`` with the reflections in ``first``, then in ``second``, and the ``relaxation`` r.
 
     Written for what the copies share and for their deviations apart.  A reflection in the set that writes a copy
@@ -66,9 +70,10 @@ def relaxed_reflections(point: Point, first: Constraints, second: Constraints, r
     adds twice the change of the projection.  Both together leave ``1 - 2 r`` of a deviation.
     """
     keep, gain = 1 - 2 * relaxation, 2 * relaxation
+    minus_gain = -gain
 
     def move_first(consumer: Operation, place: int) -> Move:
-        return Move(1.0, keep, -gain) if second.hold(consumer, place) else Move(1.0, 1.0, gain)
+        return Move(1.0, keep, minus_gain) if second.hold(consumer, place) else Move(1.0, 1.0, gain)
 
     def move_second(consumer: Operation, place: int) -> Move:
         return Move(-1.0, keep, gain) if first.hold(consumer, place) else Move(1.0, 1.0, gain)
@@ -87,14 +92,14 @@ def relaxed_reflections(point: Point, first: Constraints, second: Constraints, r
     for node, old in point.means.items():
         terms = [(keep if node in outputs else 1.0, old)]
         if node in one.changes:
-            terms.append((-gain if node in second.nodes else gain, one.changes[node]))
+            terms.append((minus_gain if node in second.nodes else gain, one.changes[node]))
         if node in two.changes:
             terms.append((gain, two.changes[node]))
         means[node] = combined(*terms)
     deviations = one.deviations | two.deviations
     for node in point.copies:
         kept = [keep if first.hold(node, i) or second.hold(node, i) else 1.0 for i in range(moving_slots(node))]
-        if node not in deviations and any(factor != 1 for factor in kept):
+        if node not in deviations and not all(equals(factor, 1) for factor in kept):
             deviations[node] = point.copies[node].scaled(point.deviations(node), kept)
     return point.moved(
         shared={node: combined((keep, point.shared[node]), (gain, output)) for node, output in outputs.items()},

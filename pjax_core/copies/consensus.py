@@ -8,7 +8,7 @@ compensated pairs ``high + low``, since a step can move them by less than a roun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ class Consensus:
 
     def project(self, node: Operation, shared: Sequence[Array], output: Array | None) -> Projected:
         """Project copies that all have the ``shared`` values."""
-        changes, output = node.primitive.project(tuple(shared), output, **node.settings)
+        changes, output = node.primitive.project_values(tuple(shared), output, **node.settings)
         return Projected(changes, output, None, None)
 
     def __str__(self) -> str:
@@ -79,14 +79,25 @@ Schedule = Sequence[Sequence[Node]]
 
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
     """The point where every copy has the value that the network computes."""
-    if low is None:
-        low = jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
-    params, low = normalised(params, low)
+    return _evaluated(graph, *normalised(params, _no_low(params) if low is None else low), data).state()
+
+
+def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], Array]:
+    """The values that the network computes."""
+    return _evaluated(graph, params, _no_low(params), data).value
+
+
+def _no_low(params: Any) -> Any:
+    return jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
+
+
+def _evaluated(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> OpenState:
+    """The same point, opened; the pairs of parameters are kept as they are."""
     point = OpenState(graph, State(params, low, {}, {}, {}, with_computed(graph, data)))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             point.values[node] = node.start(point.value).astype(node.shape.dtype)
-    return point.state()
+    return point
 
 
 def normalised(high: Any, low: Any) -> tuple[Any, Any]:

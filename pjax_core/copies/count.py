@@ -20,15 +20,31 @@ Deviations: TypeAlias = Any
 """A pytree of arrays, of fixed shape for each operation."""
 
 
+Factor: TypeAlias = float | Array
+"""A number: of Python, or traced."""
+
+
+def equals(factor: Factor, number: float) -> bool:
+    """Whether a factor is this number, as far as can be said while it is traced."""
+    return not isinstance(factor, Array) and factor == number
+
+
+def times(factor: Factor, array: Any) -> Any:
+    """The product, in the precision of the array."""
+    if isinstance(factor, Array) and isinstance(array, Array):
+        factor = factor.astype(array.dtype)
+    return factor * array
+
+
 class Move(NamedTuple):
     """How the copies in one slot move.
 
     Projected is ``shared + scale * deviation``; afterwards the deviation is ``keep * deviation + gain * change``.
     """
 
-    scale: float
-    keep: float
-    gain: float
+    scale: Factor
+    keep: Factor
+    gain: Factor
 
 
 class Projected(NamedTuple):
@@ -80,8 +96,8 @@ def wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
 
 def moved(move: Move, deviation: Coefficient | None, change: Coefficient) -> Coefficient:
     """The deviation after a change; None for one that was zero."""
-    moved = move.gain * change
-    return moved if deviation is None or move.keep == 0 else move.keep * deviation + moved
+    moved = times(move.gain, change)
+    return moved if deviation is None or equals(move.keep, 0) else times(move.keep, deviation) + moved
 
 
 def sources(node: Operation) -> list[Node]:

@@ -14,7 +14,7 @@ from jax import Array
 from pjax_core.arrays import meshes
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
-from pjax_core.copies.count import Move, Projected, laid_out, moved, slot_is_fixed, wide_slots
+from pjax_core.copies.count import Factor, Move, Projected, laid_out, moved, slot_is_fixed, times, wide_slots
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.nodes import Operation
 from pjax_core.operations.primitive import in_places, side_of
@@ -78,10 +78,10 @@ class Factored:
         )
         return Terms(x, w, u, v)
 
-    def scaled(self, deviations: Terms, factors: Sequence[float]) -> Terms:
+    def scaled(self, deviations: Terms, factors: Sequence[Factor]) -> Terms:
         """The deviations of each slot times its factor."""
         u, v = (
-            jax.tree.map(lambda coefficient, factor=factor: factor * coefficient, combination)
+            jax.tree.map(lambda coefficient, factor=factor: times(factor, coefficient), combination)
             for factor, combination in zip(factors, (deviations.u, deviations.v), strict=True)
         )
         return Terms(deviations.x, deviations.w, u, v)
@@ -113,7 +113,7 @@ class Factored:
         u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
         v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
 
-        gain = max(abs(move_x.gain), abs(move_w.gain))
+        gain: Any = abs(move_x.gain)  # as of the other side
         norms = functools.partial(bilinear.squared_norms, **node.settings)
         left_out = gain**2 * found.squared_free + sum(
             _squared_bound(norms, x, w, c, slice(self.history, None)) for c in (u, v)
@@ -171,7 +171,8 @@ def _fixed_sides(node: Operation) -> list[bool]:
 
 def _common_move(node: Operation, moves: Sequence[Move], side: Sequence[int]) -> Move:
     """The move of all slots of a side."""
-    if len({moves[place] for place in side}) > 1:
+    # A traced number is the same one only where it is one object.
+    if len({tuple(id(n) if isinstance(n, Array) else n for n in moves[place]) for place in side}) > 1:
         raise ValueError(
             f"{node.name}: inputs on one side of its dot products move differently, since they are in different "
             'layers, which factored copies cannot do; take copies="dense", or another algorithm'
@@ -180,12 +181,12 @@ def _common_move(node: Operation, moves: Sequence[Move], side: Sequence[int]) ->
 
 
 def _with_shared(
-    own: tuple[float, float], fixed: tuple[bool, bool], deviation: Combination, scale: float
+    own: tuple[float, float], fixed: tuple[bool, bool], deviation: Combination, scale: Factor
 ) -> Combination:
     """The coefficients of the copies: ``own`` those of what they share, on which a fixed operand has its deviation."""
     return Combination(
         *(
-            (first + scale * terms[0],) if is_fixed else (first, *(scale * term for term in terms))
+            (first + times(scale, terms[0]),) if is_fixed else (first, *(times(scale, term) for term in terms))
             for first, is_fixed, terms in zip(own, fixed, deviation, strict=True)
         )
     )

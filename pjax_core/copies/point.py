@@ -23,13 +23,16 @@ from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies import consensus
 from pjax_core.copies.count import (
     Deviations,
+    Factor,
     Move,
+    equals,
     laid_out,
     low_dtype,
     mean_change,
     moving_slots,
     slot_is_fixed,
     sources,
+    times,
     unread_elements,
 )
 from pjax_core.copies.factored import Copies, Factored
@@ -282,9 +285,11 @@ class Point:
         return jax.tree.map(lambda array, old: array.astype(old.dtype), new, self.state)
 
 
-def combined(*terms: tuple[float, Array]) -> Array:
+def combined(*terms: tuple[Factor, Array]) -> Array:
     """The linear combination, computed without the terms that vanish."""
-    remaining = [array if factor == 1 else factor * array for factor, array in terms if factor != 0]
+    remaining = [
+        array if equals(factor, 1) else times(factor, array) for factor, array in terms if not equals(factor, 0)
+    ]
     return functools.reduce(operator.add, remaining) if remaining else jnp.zeros_like(terms[0][1])
 
 

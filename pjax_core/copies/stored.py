@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.copies.count import Deviations, Move, Projected, laid_out, moved, spread, wide_slots
+from pjax_core.copies.count import Deviations, Factor, Move, Projected, laid_out, moved, spread, times, wide_slots
 from pjax_core.graph.nodes import Operation
 from pjax_kernels import compose
 
@@ -24,9 +24,9 @@ class Dense:
         """No deviation, in the layout of the operation's copies."""
         return tuple(meshes.full(_sharded_as_output(node, shape), 0) for shape in laid_out(node))
 
-    def scaled(self, deviations: Deviations, factors: Sequence[float]) -> Deviations:
+    def scaled(self, deviations: Deviations, factors: Sequence[Factor]) -> Deviations:
         """The deviations of each slot times its factor."""
-        return tuple(factor * deviation for factor, deviation in zip(factors, deviations, strict=True))
+        return tuple(times(factor, deviation) for factor, deviation in zip(factors, deviations, strict=True))
 
     def project(
         self,
@@ -60,10 +60,10 @@ class Dense:
         primitive = node.primitive.copywise or node.primitive
         copies = list(spread(node)(*shared))
         for place, (deviation, move) in enumerate(zip(deviations, moves, strict=True)):
-            copies[place] = copies[place] + move.scale * deviation
+            copies[place] = copies[place] + times(move.scale, deviation)
         if output is not None and unread is not None:
             output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
-        changes, output = primitive.project(tuple(copies), output, **node.settings)
+        changes, output = primitive.project_values(tuple(copies), output, **node.settings)
         return Projected(_means(node, changes), output, tuple(map(moved, moves, deviations, changes)), None)
 
     def __str__(self) -> str:

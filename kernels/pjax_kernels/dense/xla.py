@@ -7,6 +7,7 @@ import functools
 import jax.numpy as jnp
 from jax import Array, lax
 
+from pjax_kernels import roots
 from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.dot_products import DotProducts
 
@@ -14,9 +15,13 @@ NARROW = 16
 """Most columns of weights whose change is better computed transposed, on a CPU."""
 
 
-def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+def dense_increments(
+    x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
+) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
-    return consensus_increments(dot_products(x, w, precision=precision), x, w, z)
+    # Without a product to form anew, few rows at a time take hardly longer, and hold less.
+    rows = None if residual is None else roots.rows_at_a_time(z.shape, max(roots.BLOCK, z.size // 16))
+    return consensus_increments(dot_products(x, w, precision=precision), x, w, z, residual, rows=rows)
 
 
 def dot_products(x: Array, w: Array, *, precision: lax.PrecisionLike) -> DotProducts:

@@ -37,11 +37,14 @@ def primitive(
     Source: paper, section 3.
     """
 
-    def project_changes(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    def project_changes(
+        inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array]:
+        del residual  # a user's projection takes values: changes below their rounding are lost in it
         returned = project(inputs, output, **settings)
         _require_shapes(name, (inputs, output), returned)
         new_inputs, new_output = returned
-        return tuple(new - old for new, old in zip(new_inputs, inputs, strict=True)), new_output
+        return tuple(new - old for new, old in zip(new_inputs, inputs, strict=True)), new_output - output
 
     return _operation(Primitive(name, forward, project_changes))
 

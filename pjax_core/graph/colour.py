@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pjax_core.graph.nodes import Computed, Node, Operation, Parameter, complete, is_fixed, of_node, sources_of
+from pjax_core.graph.nodes import Computed, Feedback, Node, Operation, Parameter, is_fixed, of_node, sources_of
 from pjax_core.operations import primitives
 
 
@@ -83,6 +83,8 @@ def two_colour(nodes: Sequence[Node], data_leaves: int) -> Graph:
     placed: list[Node] = []
 
     def source_for(consumer: Node, source: Node) -> Node:
+        if isinstance(source, Feedback):
+            return source  # of the other colour
         if is_fixed(source) or colours[source] is not colours[consumer]:
             return copied[source]
         if source not in through:
@@ -98,19 +100,13 @@ def two_colour(nodes: Sequence[Node], data_leaves: int) -> Graph:
             tuple(replace(slot, sources=tuple(copied[s] for s in slot.sources)) for slot in node.unrolled[0]),
             node.unrolled[1],
         )
-        feedback = copied[node.feedback] if node.feedback is not None else None
-        assert feedback is None or isinstance(feedback, Operation)
-        return replace(node, slots=tuple(slots), feedback=feedback, unrolled=unrolled)
+        return replace(node, slots=tuple(slots), unrolled=unrolled)
 
     for node in nodes:
-        if isinstance(node, Operation) and node.feedback is not None:
-            copied[node.feedback] = replace(node.feedback)
         if isinstance(node, Computed):
             copied[node] = replace(node, index=data_leaves + sum(isinstance(n, Computed) for n in copied))
         elif not isinstance(node, Operation):
             copied[node] = node
-        elif node in copied:
-            complete(copied[node], with_sources(node))
         else:
             copied[node] = with_sources(node)
         if not is_fixed(node):
@@ -125,6 +121,7 @@ def two_colour(nodes: Sequence[Node], data_leaves: int) -> Graph:
 def _search_colours(nodes: Sequence[Node]) -> dict[Node, Colour]:
     """Breadth-first alternation from the output constraints; parameters last, opposite to most of their consumers."""
     operations = [node for node in nodes if isinstance(node, Operation)]
+    place: dict[Node, Operation] = {node: node for node in operations}
     consumers = _consumers(nodes)
     neighbours: dict[Operation, list[Operation]] = {node: [] for node in operations}
     for node in operations:
@@ -132,8 +129,8 @@ def _search_colours(nodes: Sequence[Node]) -> dict[Node, Colour]:
             neighbours[node].append(consumer)
             neighbours[consumer].append(node)
     # No identity can stand between an operation and one before it that refers to it.
-    partners = {node: node.feedback for node in operations if node.feedback is not None}
-    partners |= {feedback: node for node, feedback in partners.items()}
+    partners: dict[Node, Operation] = {node: place[node.feedback] for node in operations if node.feedback is not None}
+    partners |= {later: node for node in operations for later in (partners.get(node),) if later is not None}
     colours: dict[Node, Colour] = {node: Colour.A for node in operations if node.primitive.constrains_output}
     queue = deque(node for node in operations if node in colours)
     while queue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -90,7 +90,7 @@ class Slot:
 
         viewed = jax.eval_shape(view, *shapes)
         sums = transposed(view, shapes, copies.astype(viewed.dtype))
-        return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node is source))
+        return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node == source))
 
     @property
     def is_fixed(self) -> bool:
@@ -180,20 +180,40 @@ class Constant(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Operation(Node):
+class Tagged(Node):
+    """A node that equals all of its tag: an operation as it is rebuilt, and what stands for it before it is there."""
+
+    tag: object = field(default_factory=object, repr=False, kw_only=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tagged) and self.tag is other.tag
+
+    def __hash__(self) -> int:
+        return hash(self.tag)
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback(Tagged):
+    """The output of a later operation, of the same tag, of which each element depends on others that come before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operation(Tagged):
     """A primitive applied to slots.
 
     Attributes:
-        feedback: a later operation that slots refer to, of which each element depends on others that come before it;
-            None where all slots come from earlier nodes.
-        unrolled: with ``feedback``, the slots from which the output is computed at the start, and how.
+        unrolled: with feedback, the slots from which the output is computed at the start, and how.
     """
 
     primitive: Primitive
     slots: tuple[Slot, ...]
     settings: dict[str, Any]
-    feedback: Operation | None = None
     unrolled: tuple[tuple[Slot, ...], Callable[..., Array]] | None = None
+
+    @property
+    def feedback(self) -> Feedback | None:
+        """The later operation that slots refer to; None where all slots come from earlier nodes."""
+        return next((source for source in sources_of(self) if isinstance(source, Feedback)), None)
 
     def start(self, values: Callable[[Node], Array]) -> Array:
         """The output that the network computes."""
@@ -216,7 +236,7 @@ def _earlier_sources(node: Node) -> tuple[Node, ...]:
         return ()
     unrolled = () if node.unrolled is None else node.unrolled[0]
     sources = (*sources_of(node), *(source for slot in unrolled for source in slot.sources))
-    return tuple(source for source in sources if source is not node.feedback)
+    return tuple(source for source in sources if not isinstance(source, Feedback))
 
 
 def ordered(outputs: Sequence[Operation]) -> list[Node]:
@@ -249,9 +269,3 @@ def _widened_shape(node: Node) -> Shape:
     """The shape of a node's output, in float32 or wider."""
     assert node.shape is not None
     return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))
-
-
-def complete(node: Node, like: Operation) -> None:
-    """Give an operation that later ones refer to what it reads of these, which it could not have before them."""
-    for name in ("slots", "feedback", "unrolled", "settings"):
-        object.__setattr__(node, name, getattr(like, name))

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
+from pjax_core.operations.convolutions import spread_convolution
 from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
 from pjax_kernels import compose
 
@@ -186,7 +187,7 @@ def _convolution_of_any_kind(x: Array, w: Array, *, settings: tuple[tuple[str, A
     return lax.conv_general_dilated(x, w, precision=lax.Precision.HIGHEST, **dict(settings))
 
 
-convolution_of_any_kind = bilinear("convolution", _convolution_of_any_kind)
+convolution_of_any_kind = bilinear("convolution", _convolution_of_any_kind, spread=spread_convolution)
 
 
 def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:

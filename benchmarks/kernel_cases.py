@@ -123,6 +123,19 @@ def layer_in_consensus(batch: int, length: int, width: int, precision: str = "hi
     )
 
 
+def whole_layer(batch: int, length: int, width: int) -> Case:
+    """``project_layer`` of a matrix product by its default rule: products as of back-propagation."""
+    shapes = (batch, length), (length, width), (batch, width)
+    return Case(
+        call=partial(pk.project_layer, jnp.matmul),
+        shapes=shapes,
+        arrays=lambda rng: dense_layer(rng, batch, length, width),
+        size=2 * 4 * (batch * length + length * width + batch * width),
+        flops=6 * batch * length * width,
+        operations=6 * batch * width * length,
+    )
+
+
 def dense_layer(rng: Generator, batch: int, length: int, width: int) -> tuple[Array, Array, Array]:
     """``x``, ``w`` and ``z`` with residuals as in training."""
     x = rng.standard_normal((batch, length), np.float32)
@@ -440,6 +453,10 @@ BENCHMARKS = {
         "32 x 64 x 32": layer_in_consensus(32, 64, 32),
         "256 x 784 x 256": layer_in_consensus(256, 784, 256),
         "512 x 1024 x 512": layer_in_consensus(512, 1024, 512),
+    },
+    "project_layer": {
+        "32 x 64 x 32": whole_layer(32, 64, 32),
+        "256 x 784 x 256": whole_layer(256, 784, 256),
     },
     "project_dense_copies": {
         "32 x 64 x 32": layer_with_deviations(32, 64, 32),

@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Patch
 
 import pjax_core as pj
-from pjax_core.graph import Colour, Graph, Node, Operation
+from pjax_core.graph.colour import Colour, Graph
+from pjax_core.graph.nodes import Node, Operation
 
 RESULTS = Path(__file__).parent / "results"
 SIDES = {Colour.A: "#2f6db3", Colour.B: "#c8642a"}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ class Record:
     seconds: float  # of training so far, without compilation and evaluation
     train_accuracy: float  # on the batch of this update
     test_accuracy: float
-    residual: float  # RMS change in the last step of this update
+    residual: float  # RMS change in the last step of this update; with Adam, of the direction
     truncation: float  # largest bound, over all updates so far, on what factored copies left out of an update
 
 
@@ -138,7 +138,17 @@ def make_algorithm(settings: Settings) -> pj.Algorithm:
         raise SettingsError(str(error)) from error
 
 
-def make_update(network: Network, settings: Settings) -> Callable[[Params, Params, Array, Array], pj.Solution]:
+class Outcome(NamedTuple):
+    """What an update found, before the parameters are moved."""
+
+    params: Params  # as iterations have moved them; with Adam, as they were
+    params_low: Params
+    direction: Params | None  # for Adam
+    residual: Array  # RMS change in the last iteration; with Adam, of the direction
+    truncation: Array  # the largest bound on what factored copies left out
+
+
+def make_update(network: Network, settings: Settings) -> Callable[[Params, Params, Array, Array], Outcome]:
     """One update: `settings.steps` iterations on a minibatch, from given parameters and their low parts."""
     if settings.margin:
         problem = pj.feasibility(lambda params, x, y: pj.margin_loss(network(params, x), y))
@@ -148,7 +158,15 @@ def make_update(network: Network, settings: Settings) -> Callable[[Params, Param
         )
     algorithm = make_algorithm(settings)
 
-    def update(params: Params, params_low: Params, x: Array, y: Array) -> pj.Solution:
+    def direct(params: Params, params_low: Params, x: Array, y: Array) -> Outcome:
+        one_sweep = settings.algorithm == "cp" and settings.steps == 1
+        given = None if one_sweep else algorithm
+        direction = pj.direction(problem, params, x, y, algorithm=given, steps=settings.steps)
+        leaves = jax.tree.leaves(direction)
+        residual = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves))
+        return jax.block_until_ready(Outcome(params, params_low, direction, residual, jnp.zeros(())))
+
+    def update(params: Params, params_low: Params, x: Array, y: Array) -> Outcome:
         solution = pj.solve(
             problem,
             params,
@@ -159,32 +177,31 @@ def make_update(network: Network, settings: Settings) -> Callable[[Params, Param
             params_low=params_low,
             tolerance=math.inf,  # the learning curve reports what is left out
         )
-        return jax.block_until_ready(solution)
+        left_out = [jnp.sum(left) for left in solution.info.truncation.values()]
+        truncation = jnp.max(jnp.stack([jnp.zeros(()), *left_out]))
+        residual = solution.info.residual[-1]
+        return jax.block_until_ready(Outcome(solution.params, solution.params_low, None, residual, truncation))
 
-    return update
+    return update if settings.adam is None else direct
 
 
-def make_advance(settings: Settings, params: Params) -> Callable[[Params, pj.Solution], tuple[Params, Params]]:
-    """The parameters that follow from those before an update and its outcome, and their low parts.
-
-    Adam takes the change for a direction.  It is told minus the change, in units that keep its square above the
-    smallest float: the changes of first layers may be 1e-15 of those of the last.
-    """
+def make_advance(settings: Settings, params: Params) -> Callable[[Params, Outcome], tuple[Params, Params]]:
+    """The parameters that follow from those before an update and its outcome, and their low parts."""
     if settings.adam is None:
-        return lambda before, solution: (solution.params, solution.params_low)
-    rate = optax.cosine_decay_schedule(settings.adam, settings.updates)
-    optimizer = optax.chain(optax.scale(-(2.0**40)), optax.adam(rate))
+        return lambda before, outcome: (outcome.params, outcome.params_low)
+    optimizer = optax.adam(optax.cosine_decay_schedule(settings.adam, settings.updates))
     state = optimizer.init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
 
     @jax.jit
-    def step(before: Params, change: Params, state: optax.OptState) -> tuple[Params, optax.OptState]:
-        updates, state = optimizer.update(change, state)
+    def step(before: Params, direction: Params, state: optax.OptState) -> tuple[Params, optax.OptState]:
+        updates, state = optimizer.update(direction, state)
         return optax.apply_updates(before, updates), state
 
-    def advance(before: Params, solution: pj.Solution) -> tuple[Params, Params]:
+    def advance(before: Params, outcome: Outcome) -> tuple[Params, Params]:
         nonlocal state
-        after, state = jax.block_until_ready(step(before, solution.change, state))
+        assert outcome.direction is not None
+        after, state = jax.block_until_ready(step(before, outcome.direction, state))
         return after, nothing
 
     return advance
@@ -222,6 +239,7 @@ def train(
     update = make_update(model.apply, settings)
     accuracy = make_accuracy(model.apply)
     params = model.init(jax.random.key(settings.seed), data.x_train.shape[1:], data.y_train.shape[-1])
+    begin = params
     # An increment can be smaller than the rounding of its parameter: the low parts keep it.
     params_low = jax.tree.map(jnp.zeros_like, params)
     advance = make_advance(settings, params)
@@ -237,23 +255,32 @@ def train(
         for number in bar:
             start = time.perf_counter()
             x, y = next(stream)
-            solution = update(params, params_low, x, y)
-            params, params_low = advance(params, solution)
+            outcome = update(params, params_low, x, y)
+            params, params_low = advance(params, outcome)
             seconds += time.perf_counter() - start
-            truncation = float(np.max([truncation, *(jnp.sum(left) for left in solution.info.truncation.values())]))
+            truncation = float(np.max([truncation, float(outcome.truncation)]))
             if number % settings.evaluate_every == 0 or number == settings.updates:
                 record = Record(
                     update=number,
                     seconds=seconds,
                     train_accuracy=accuracy(params, np.asarray(x), np.asarray(y)),
                     test_accuracy=accuracy(params, data.x_test, data.y_test),
-                    residual=float(solution.info.residual[-1]),
+                    residual=float(outcome.residual),
                     truncation=truncation,
                 )
                 curve.append(record)
                 on_record(record)
-                bar.set_postfix_str(f"test accuracy {record.test_accuracy:.1%}")
+                bar.set_postfix_str(f"test accuracy {record.test_accuracy:.1%}, {least_moved(begin, params)}")
     return Training(params, curve, compile_seconds)
+
+
+def least_moved(before: Params, after: Params) -> str:
+    """Which weights have moved least, and by what part of their size: whether layers learn."""
+    moved = {
+        name: float(jnp.linalg.norm(after[name] - w) / jnp.linalg.norm(w)) for name, w in before.items() if w.ndim > 1
+    }
+    least = min(moved, key=lambda name: moved[name])
+    return f"{least} moved by {moved[least]:.0e}"
 
 
 def profile(data: Dataset, settings: Settings, folder: Path) -> None:

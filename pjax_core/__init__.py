@@ -1,18 +1,11 @@
 """Train networks by projections: a function becomes a feasibility problem, an algorithm solves it."""
 
-from pjax_core.algorithms import (
-    DENSE_BUDGET,
-    Algorithm,
-    alternating_projections,
-    alternating_reflections,
-    cyclic_douglas_rachford,
-    cyclic_projections,
-    difference_map,
-    douglas_rachford,
-    reflect_reflect_relax,
-)
-from pjax_core.checks import check_projection
-from pjax_core.copies import Factored
+from pjax_core.algorithms.alternating import alternating_projections
+from pjax_core.algorithms.base import DENSE_BUDGET, Algorithm
+from pjax_core.algorithms.cyclic import cyclic_douglas_rachford, cyclic_projections
+from pjax_core.algorithms.difference_map import difference_map
+from pjax_core.algorithms.reflections import alternating_reflections, douglas_rachford, reflect_reflect_relax
+from pjax_core.copies.factored import Factored
 from pjax_core.deprecated import (
     add,
     broadcast_to,
@@ -41,13 +34,17 @@ from pjax_core.deprecated import (
     transpose,
     vmap,
 )
-from pjax_core.extension import bilinear, primitive
-from pjax_core.operations import identity, quantize, threshold
-from pjax_core.outputs import absolute_error, cross_entropy, margin_loss, output, squared_error, within
-from pjax_core.recurrence import recurrence
-from pjax_core.sets import Box, Levels, OneHot, Orthonormal, Simplex, Sparse, Sphere
-from pjax_core.solve import Info, Solution, evaluate, feasibility, solve
+from pjax_core.direction import direction, value_and_direction
+from pjax_core.graph.layers import Layer
+from pjax_core.graph.sets import Box, Levels, OneHot, Orthonormal, Simplex, Sparse, Sphere
+from pjax_core.problem import feasibility
+from pjax_core.solve import Info, Solution, evaluate, solve
+from pjax_core.testing import check_projection
 from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
+from pjax_core.trace.named.added import bilinear, primitive
+from pjax_core.trace.named.choices import identity, quantize, threshold
+from pjax_core.trace.named.losses import absolute_error, cross_entropy, margin_loss, output, squared_error, within
+from pjax_core.trace.named.recurrence import recurrence
 
 __all__ = [
     "DENSE_BUDGET",
@@ -57,6 +54,7 @@ __all__ = [
     "Circuits",
     "Factored",
     "Info",
+    "Layer",
     "Levels",
     "OneHot",
     "Orthonormal",
@@ -78,6 +76,7 @@ __all__ = [
     "cyclic_douglas_rachford",
     "cyclic_projections",
     "difference_map",
+    "direction",
     "dot",
     "douglas_rachford",
     "einsum",
@@ -112,6 +111,7 @@ __all__ = [
     "swapaxes",
     "threshold",
     "transpose",
+    "value_and_direction",
     "vmap",
     "within",
 ]

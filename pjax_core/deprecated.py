@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_core import primitives
-from pjax_core.call import call
+from pjax_core.operations import primitives
+from pjax_core.operations.call import call
 from pjax_kernels.compose import padding_pairs
 
 

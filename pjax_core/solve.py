@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core import arguments, outputs
-from pjax_core.algorithms import Algorithm
-from pjax_core.messages import described
-from pjax_core.reflections import CopiesState
-from pjax_core.serialization import exportable_dataclass
-from pjax_core.solution import Problem, State, require_problem
+from pjax_core.algorithms.base import Algorithm
+from pjax_core.arrays import arguments
+from pjax_core.arrays.messages import described
+from pjax_core.arrays.serialization import exportable_dataclass
+from pjax_core.copies.consensus import State
+from pjax_core.copies.point import CopiesState
+from pjax_core.problem import Problem, require_problem
+from pjax_core.trace.named.losses import require_labels
 from pjax_kernels.compose import difference_of_pairs
 
 
@@ -34,11 +35,15 @@ class Info:
             step, over that of the change that its projection made.  The sum over the steps estimates the relative
             error of the run from above: errors could be amplified, but were below it wherever it was measured.
         inaccurate: for each of these whether that sum exceeds the tolerance.
+        movement: structured like the parameters, the norm of each one's change over that of its value at the start:
+            whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params`` and
+            may be rounding itself; that of :func:`direction` is not.
     """
 
     residual: Array
     truncation: dict[str, Array]
     inaccurate: dict[str, Array]
+    movement: Any
 
 
 @exportable_dataclass
@@ -60,34 +65,6 @@ class Solution:
     change: Any
     state: State | CopiesState
     info: Info
-
-
-def feasibility(function: Callable[..., Any]) -> Problem:
-    """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
-
-    Args:
-        function: ``function(params, *data)``, written with the operations of this package, returns an output
-            constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
-            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
-            floating-point numbers, or of integers that :func:`embedding` and indexing take.
-
-    Returns:
-        The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
-
-    Source: paper, section 3.
-    """
-    try:
-        hash(function)
-    except TypeError:  # an object that compares by content: this one alone then
-        function = functools.partial(function)
-    problem = _problems.get(function)
-    if problem is None:
-        problem = _problems[function] = Problem(function)
-    return problem
-
-
-_problems: weakref.WeakValueDictionary[Callable[..., Any], Problem] = weakref.WeakValueDictionary()
-"""Those in use, so that a loop that makes them anew traces nothing anew."""
 
 
 def solve(
@@ -132,11 +109,33 @@ def solve(
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = arguments.problem_arguments(params, data)
     params_low = arguments.low_part(params, params_low)
-    outputs.require_labels(problem, params, data)
+    require_labels(problem.graph(params, data), data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)
+    if steps and params_low is None and tolerance != math.inf:
+        _warn_of_standstill(solution.info, params)
     return solution
+
+
+def _warn_of_standstill(info: Info, params: Any) -> None:
+    """Say which parameters moved by less than their rounding, where that is known and others moved by more."""
+    moved = jax.tree_util.tree_leaves_with_path(info.movement)
+    if any(isinstance(movement, jax.core.Tracer) for _, movement in moved):
+        return
+    still = [
+        jax.tree_util.keystr(path)
+        for (path, movement), param in zip(moved, jax.tree.leaves(params), strict=True)
+        if float(movement) < jnp.finfo(param.dtype).eps
+    ]
+    if 0 < len(still) < len(moved):
+        warnings.warn(
+            f"params{', params'.join(still)} moved by less than rounding (info.movement says how far): those layers do "
+            "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: it keeps "
+            "changes apart from values, so that their size does not matter",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_truncation(info: Info, tolerance: float) -> None:
@@ -174,15 +173,20 @@ def _solve(
     graph = problem.graph(params, data)
     truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
-    info = Info(residual, truncation, inaccurate)
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
-    return Solution(new, new_low, jax.tree.map(difference_of_pairs, new, new_low, params, old_low), state, info)
+    change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
+    movement = jax.tree.map(lambda moved, param: _rms([moved]) / _rms([param.astype(moved.dtype)]), change, params)
+    info = Info(residual, truncation, inaccurate, movement)
+    return Solution(new, new_low, change, state, info)
 
 
 def _rms(changes: list[Array]) -> Array:
-    """The root mean square."""
-    return jnp.sqrt(sum(jnp.sum(change**2) for change in changes) / sum(change.size for change in changes))
+    """The root mean square, of numbers that may be too small to be squared."""
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(change), initial=0) for change in changes))
+    scale = jnp.where(largest > 0, largest, 1)
+    total = sum(jnp.sum((change / scale) ** 2) for change in changes)
+    return scale * jnp.sqrt(total / sum(change.size for change in changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -12,6 +12,7 @@ from pjax_kernels.dense_copies.api import DenseCopies, project_dense_copies
 from pjax_kernels.dense_factored.api import project_dense_factored
 from pjax_kernels.elementwise.api import project_elementwise
 from pjax_kernels.elementwise.functions import ELEMENTWISE
+from pjax_kernels.layer.api import project_layer
 from pjax_kernels.maximum.api import project_max, project_max_pool, project_min
 from pjax_kernels.normalize.api import project_normalize
 from pjax_kernels.output.api import project_margin, prox_cross_entropy
@@ -49,6 +50,7 @@ __all__ = [
     "project_dense_copies",
     "project_dense_factored",
     "project_elementwise",
+    "project_layer",
     "project_levels",
     "project_margin",
     "project_max",

@@ -26,10 +26,17 @@ class Coefficients(NamedTuple):
 
 
 def consensus_increments(
-    dots: DotProducts, x: Tree, w: Tree, z: Array, *, rows: int | None = None
+    dots: DotProducts,
+    x: Tree,
+    w: Tree,
+    z: Array,
+    residual: Array | None = None,
+    *,
+    rows: int | None = None,
+    hold: bool = False,
 ) -> tuple[Tree, Tree, Array]:
-    """The mean changes of ``x`` and ``w``, and the change of ``z``; ``rows`` as in :func:`coefficients`."""
-    found = coefficients(dots, x, w, z, rows=rows)
+    """The mean changes of ``x`` and ``w``, and the change of ``z``; the rest as in :func:`coefficients`."""
+    found = coefficients(dots, x, w, z, residual, rows=rows, hold=hold)
     from_w, from_x = dots.to_x(found.minus_beta, w), dots.to_w(found.minus_beta, x)
     x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
     w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
@@ -43,22 +50,33 @@ def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, cop
 
 
 def coefficients(
-    dots: DotProducts, x: Tree, w: Tree, z: Array, *, rows: int | None = None, moves_x: bool = True
+    dots: DotProducts,
+    x: Tree,
+    w: Tree,
+    z: Array,
+    residual: Array | None = None,
+    *,
+    rows: int | None = None,
+    hold: bool = False,
+    moves_x: bool = True,
 ) -> Coefficients:
     """What the increments need of the roots; without ``moves_x`` those of ``w`` and ``z`` alone.
 
+    ``residual`` is ``z`` less the products where that is known better than by subtraction: no product is formed then.
+
     ``rows``: the first axis of ``x`` and of ``z`` is a batch, whose rows meet in no dot product.  Where roots are far,
     so many of them are then solved after the other: that holds less and takes longer, so it is for large ``z``.
+    With ``rows`` and not ``hold``, products are formed anew where one step was not enough for a root.
     """
-    p = dots.product(x, w)
+    p = _products(dots, x, w, z, residual)
     x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))
 
     def equations(p: Array) -> roots.Equations:
-        return p, x_squared + w_squared, z
+        return p, x_squared + w_squared, z, residual
 
     def again() -> roots.Equations:
         # Nothing of the size of z should be held until it turns out that it is needed again: its memory costs time.
-        return equations(p if rows is None else dots.product(x, w))
+        return equations(p if hold or rows is None else _products(dots, x, w, z, residual))
 
     def near(minus_t: Array) -> Coefficients:
         _, minus_beta, gamma, _ = root.near_coefficients(minus_t)
@@ -68,15 +86,22 @@ def coefficients(
 
     def anyway(found: Coefficients) -> Coefficients:
         if rows and z.size:
-            return _rows_in_turn(dots, x, w, z, x_squared, w_squared, found, rows)
+            return _rows_in_turn(dots, x, w, z, residual, x_squared, w_squared, found, rows)
         return _any_coefficients(dots, *again(), moves_x)
 
     return roots.near_first(equations(p), again, near, anyway)
 
 
-def _any_coefficients(dots: DotProducts, p: Array, q: Array, z: Array, moves_x: bool) -> Coefficients:
+def _products(dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None) -> Array:
+    """The dot products, from what ``z`` has beyond them if that is known."""
+    return dots.product(x, w) if residual is None else z - residual
+
+
+def _any_coefficients(
+    dots: DotProducts, p: Array, q: Array, z: Array, residual: Array | None, moves_x: bool
+) -> Coefficients:
     """What the increments need, whatever the roots."""
-    t, beta, gamma, radius = roots.any_roots(p, q, z)
+    t, beta, gamma, radius = roots.any_roots(p, q, z, residual)
     length = jnp.asarray(dots.length, z.dtype)
     t = jnp.where(length == 0, z, t)  # the only point of a set of no entries has z = 0
     free = radius * (1 / jnp.sqrt(jnp.maximum(length, 1)))
@@ -85,7 +110,15 @@ def _any_coefficients(dots: DotProducts, p: Array, q: Array, z: Array, moves_x: 
 
 
 def _rows_in_turn(
-    dots: DotProducts, x: Tree, w: Tree, z: Array, x_squared: Tree, w_squared: Tree, into: Coefficients, rows: int
+    dots: DotProducts,
+    x: Tree,
+    w: Tree,
+    z: Array,
+    residual: Array | None,
+    x_squared: Tree,
+    w_squared: Tree,
+    into: Coefficients,
+    rows: int,
 ) -> Coefficients:
     """The same for a few rows of a batch after the other: what is held meanwhile is of these.
 
@@ -101,8 +134,8 @@ def _rows_in_turn(
             part = lax.dynamic_slice_in_dim(in_shards(array, parts), k * rows, rows, 1)
             return part.reshape(parts * rows, *array.shape[1:])
 
-        p, q = dots.product(of_rows(x), w), of_rows(x_squared) + w_squared
-        new = _any_coefficients(dots, p, q, of_rows(z), found.gamma_x is not None)
+        p, q = _products(dots, of_rows(x), w, of_rows(z), of_rows(residual)), of_rows(x_squared) + w_squared
+        new = _any_coefficients(dots, p, q, of_rows(z), of_rows(residual), found.gamma_x is not None)
 
         def put(array: Array, part: Array) -> Array:
             part = in_shards(part, parts)

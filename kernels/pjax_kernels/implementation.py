@@ -33,6 +33,7 @@ def run(
     unsupported: Mapping[str, str | None] | None = None,
     increments: bool | None = None,
     like: Callable[..., Any] | None = None,
+    known: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Any:
     """What the implementation that :func:`choose` takes makes of the operands, compiled once for each of their shapes.
@@ -49,10 +50,15 @@ def run(
         increments: whether to return the changes of the first operands or their new values; None where there is no
             choice.  The implementations are told, the formula is not.
         like: ``like(*operands)`` has the shardings of the results, see :func:`pjax_kernels.meshes.on_automatic_axes`.
+        known: a residual, see :func:`pjax_kernels.arguments.known_residual`; with it there is no derivative.
         **settings: what else implementations and formula are given; equal settings share compiled code.  Of those that
             are functions the identity counts: they are the user's own.
     """
     project = choose(kernel, implementation, available, unsupported=unsupported)
+    if known:
+        told = {} if increments is None else {"increments": increments}
+        of_operands = None if like is None else lambda *operands, **_: like(*operands)
+        return on_automatic_axes(project, of_operands)(*operands, **told, **settings, **known)
     fixed = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
     call = _Call(project, formula, increments, fixed)
     return on_automatic_axes(partial(_called, call), like)(*operands)

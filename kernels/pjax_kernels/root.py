@@ -44,27 +44,32 @@ class BilinearRoot(NamedTuple):
     radius: Array
 
 
-def bilinear_root(p: Array, q: Array, z: Array) -> BilinearRoot:
-    """The root for every finite ``p``, ``q``, ``z`` of one floating-point dtype: inside [-1, 1] and never NaN."""
-    scaled = scaled_residual(p, q, z)
+def bilinear_root(p: Array, q: Array, z: Array, residual: Array | None = None) -> BilinearRoot:
+    """The root for every finite ``p``, ``q``, ``z`` of one floating-point dtype: inside [-1, 1] and never NaN.
+
+    ``residual`` is ``z - p`` where that is known beyond the rounding of both.
+    """
+    scaled = scaled_residual(p, q, z, residual)
     near = near_coefficients(near_root(scaled, p, q))
     far = far_root(*squares(p, q), z)
     is_near = jnp.abs(scaled) <= NEAR
     return BilinearRoot(*(jnp.where(is_near, n, f) for n, f in zip(near, far, strict=True)))
 
 
-def scaled_residual(p: Array, q: Array, z: Array) -> Array:
+def scaled_residual(p: Array, q: Array, z: Array, residual: Array | None = None) -> Array:
     """``(z - p)/(1 + q)``: a first guess of the root, and the measure of how hard it is to find."""
     # Halved: the difference of two finite numbers must not overflow.
-    return (0.5 * z - 0.5 * p) / (0.5 + 0.5 * q)
+    half = 0.5 * z - 0.5 * p if residual is None else 0.5 * residual
+    return half / (0.5 + 0.5 * q)
 
 
-def quick_scaled_residual(p: Array, q: Array, z: Array) -> Array:
+def quick_scaled_residual(p: Array, q: Array, z: Array, residual: Array | None = None) -> Array:
     """The same with one rounding more, by the reciprocal of :func:`near_root`.
 
     XLA fuses it into all that uses it; a quotient it would store.  Meant for rounded ``p``, whose error is larger.
     """
-    return (0.25 * z - 0.25 * p) * (1 / (0.25 + 0.25 * q))
+    quarter = 0.25 * z - 0.25 * p if residual is None else 0.25 * residual
+    return quarter * (1 / (0.25 + 0.25 * q))
 
 
 def near_limits(dtype: DTypeLike) -> tuple[float, float, float]:

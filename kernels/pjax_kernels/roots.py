@@ -25,8 +25,8 @@ _BEYOND, _FAR = 1.0, 2.0
 
 Result = TypeVar("Result")
 
-Equations: TypeAlias = tuple[Array, Array, Array]
-"""``p``, ``q`` and ``z`` of all equations for a root, in shapes that broadcast to that of ``z``."""
+Equations: TypeAlias = tuple[Array, Array, Array, Array | None]
+"""``p``, ``q``, ``z`` of all equations for a root, in shapes that broadcast to that of ``z``; ``z - p`` if known."""
 
 
 def near_first(
@@ -44,23 +44,24 @@ def near_first(
             not its result, saves a pass over memory.
         anyway: the same, whatever the roots; it is given the result of ``near``, whose memory it may use.
     """
-    one_step, _, three_steps = root.near_limits(equations[-1].dtype)
+    z = equations[2]
+    one_step, _, three_steps = root.near_limits(z.dtype)
 
     def minus_roots(equations: Equations, steps: int, limit: float) -> Array:
-        p, q, z = equations
-        scaled = root.quick_scaled_residual(p, q, z)
+        p, q, z, residual = equations
+        scaled = root.quick_scaled_residual(p, q, z, residual)
         marks = jnp.where(jnp.abs(scaled) > three_steps, _FAR, _BEYOND).astype(scaled.dtype)
         return jnp.where(jnp.abs(scaled) > limit, marks, -root.near_root(scaled, p, q, steps=steps))
 
     # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
-    size = equations[-1].size
-    small = not is_symbolic_dim(size) and size <= SMALL
+    small = not is_symbolic_dim(z.size) and z.size <= SMALL
     minus_t = minus_roots(equations, *((3, three_steps) if small else (1, one_step)))
     # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
     mark = jnp.max(jnp.abs(minus_t), initial=0)
     if not small:
         minus_t = replaced_if(mark == _BEYOND, lambda _: minus_roots(again(), 3, three_steps), minus_t)
-    return replaced_if(mark == _FAR, anyway, near(minus_t))
+    # Not a number, it may hide far ones in other rows.
+    return replaced_if(~(mark <= _BEYOND), anyway, near(minus_t))
 
 
 def replaced_if(condition: Array, replace: Callable[[Result], Result], result: Result) -> Result:
@@ -75,20 +76,19 @@ def replaced_if(condition: Array, replace: Callable[[Result], Result], result: R
 
 
 @jax.jit  # outside jit, a branch would be compiled anew at every call
-def near_or_any(p: Array, q: Array, z: Array) -> root.BilinearRoot:
-    """The roots, for arrays of one shape."""
-    scaled = root.scaled_residual(p, q, z)
+def near_or_any(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
+    """The roots, for arrays of one shape; ``residual`` is ``z - p`` if known."""
+    scaled = root.scaled_residual(p, q, z, residual)
 
-    def near(p: Array, q: Array, z: Array) -> root.BilinearRoot:
-        del z
+    def near(p: Array, q: Array, *_: Array | None) -> root.BilinearRoot:
         return root.near_coefficients(root.near_root(scaled, p, q))
 
-    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, any_roots, p, q, z)
+    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, any_roots, p, q, z, residual)
 
 
-def any_roots(p: Array, q: Array, z: Array) -> root.BilinearRoot:
-    """The roots whatever they are; ``p`` and ``q`` of shapes that broadcast to that of ``z``."""
-    scaled = root.scaled_residual(p, q, z)
+def any_roots(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
+    """The roots whatever they are; ``p`` and ``q`` of shapes that broadcast to that of ``z``, ``z - p`` if known."""
+    scaled = root.scaled_residual(p, q, z, residual)
     near = root.near_coefficients(root.near_root(scaled, p, q, steps=3))
     far = far_roots(root.squares, (p, q), z)
     is_near = jnp.abs(scaled) <= root.near_limits(z.dtype)[-1]

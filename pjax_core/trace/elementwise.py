@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_core.graph import Slot
-from pjax_core.meshes import Shape
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Slot
 from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import slot_of

@@ -12,7 +12,7 @@ import jax
 import jax.extend.core
 import numpy as np
 
-from pjax_core.meshes import Shape, shape_of_aval
+from pjax_core.arrays.meshes import Shape, shape_of_aval
 
 _NOT_THE_USERS = tuple(
     str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 
-from pjax_core import primitives
-from pjax_core.call import Composite, call_p
-from pjax_core.graph import Slot, select
-from pjax_core.meshes import Shape
-from pjax_core.primitive import Primitive
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Operation, Slot, select
+from pjax_core.operations import primitives
+from pjax_core.operations.call import Composite, call_p
+from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
     broadcast_by_operation,
@@ -45,25 +46,45 @@ def _call(equation: Equation, *inputs: Value) -> Value:
 
 
 def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
-    """What becomes of output constraints: several are joined, means are taken, and nothing else."""
+    """What becomes of output constraints: several are joined, means are taken, numbers multiply their strengths."""
     losses = [value for value in inputs if isinstance(value, Loss)]
     numbers = [number_of(value) for value in inputs if not isinstance(value, Loss)]
     first = losses[0]
-    if equation.name in _KEEP_LOSSES:
+    if equation.name in _KEEP_LOSSES and math.prod(equation.shape.shape) <= math.prod(first.shape.shape):
         return Loss(first.nodes, equation.shape, first.count)
-    if equation.name in ("add", "add_any") and all(loss.count == 1 for loss in losses) and set(numbers) <= {0.0}:
+    joins = equation.name in _JOIN_LOSSES and set(numbers) <= ({0.0} if "add" in equation.name else set())
+    if joins and all(loss.count == 1 for loss in losses):
         return Loss(tuple(node for loss in losses for node in loss.nodes), equation.shape)
-    if equation.name == "div" and inputs[0] is first and numbers == [float(first.count)]:
+    factor = _factor(equation, inputs, numbers)
+    if factor is not None and math.isclose(factor * first.count, 1):
         return Loss(first.nodes, equation.shape)
-    if equation.name == "mul" and numbers and numbers[0] is not None and math.isclose(numbers[0] * first.count, 1):
-        return Loss(first.nodes, equation.shape)
+    if factor is not None and 0 < factor < math.inf and all("strength" in node.settings for node in first.nodes):
+        return Loss(tuple(_stronger(node, factor) for node in first.nodes), equation.shape, first.count)
     raise ValueError(
         f"{equation.where()}: {equation.name} of the output constraint {first.nodes[0].name}; return it as it is, or a "
-        "mean or a sum of several: how much each counts is its strength, and its weights"
+        "mean or a sum of several, or a positive number times one that has a strength, which that number multiplies"
     )
 
 
-_KEEP_LOSSES = frozenset({"convert_element_type", "reshape", "squeeze", "reduce_sum", "copy", "transpose"})
+def _factor(equation: Equation, inputs: Sequence[Value], numbers: Sequence[float | None]) -> float | None:
+    """The number that an equation multiplies a loss by; None for other equations."""
+    if len(numbers) != 1 or not numbers[0]:
+        return None
+    if equation.name == "mul":
+        return numbers[0]
+    return 1 / numbers[0] if equation.name == "div" and isinstance(inputs[0], Loss) else None
+
+
+def _stronger(node: Operation, factor: float) -> Operation:
+    """Another output constraint, with a multiple of the strength."""
+    settings = node.settings | {"strength": factor * node.settings["strength"]}
+    return replace(node, settings=settings, tag=object())
+
+
+_JOIN_LOSSES = frozenset({"add", "add_any", "stack", "concatenate"})
+_KEEP_LOSSES = frozenset(
+    {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "reduce_sum", "copy", "transpose"}
+)
 
 # Sums and products.
 

@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pjax_core.graph import Computed, Data, Graph, Node, Parameter, Slot, of_node, ordered, select, two_colour
-from pjax_core.meshes import Shape, shape_of_type, without_manual_axes
-from pjax_core.rewrite import rewritten
-from pjax_core.sets import of_parameters
+from pjax_core.arrays.meshes import shape_of_type, without_manual_axes
+from pjax_core.graph.colour import Graph, two_colour
+from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
+from pjax_core.graph.rewrite import rewritten
+from pjax_core.graph.sets import of_parameters
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation, of_jaxpr
 from pjax_core.trace.equations import CALLS, RULES, average
+from pjax_core.trace.loops import scan
 from pjax_core.trace.operations import constant, slot_of
 from pjax_core.trace.values import Elementwise, Loss, Value, known
 
@@ -169,8 +171,8 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
 
 
 def _control(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """Loops are unrolled; of branches the one that is known to be taken, or all, chosen by data."""
-    return _scan(equation, inputs) if equation.name == "scan" else _cond(equation, inputs)
+    """Loops, and branches: the one that is known to be taken, or all, chosen by data."""
+    return scan(equation, inputs, _run_inside) if equation.name == "scan" else _cond(equation, inputs)
 
 
 def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
@@ -191,39 +193,3 @@ def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
 
 def _choose(which: Any, *cases: Any) -> Any:
     return jax.lax.select_n(jnp.clip(which, 0, len(cases) - 1) if len(cases) > 2 else which.astype(bool), *cases)
-
-
-def _scan(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """A loop as its steps, one after the other."""
-    params, body = equation.params, equation.params["jaxpr"]
-    inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
-    # What is carried has the same axes inside and outside; sequences have one more outside.
-    n_carry = sum(map(_same_rank, inner.outvars, equation.of.outvars))
-    first = sum(map(_same_rank, inner.invars, equation.of.invars))
-    consts, carry, sequences = inputs[: first - n_carry], list(inputs[first - n_carry : first]), inputs[first:]
-    steps = range(params["length"])
-    stacked: list[list[Slot]] = [[] for _ in equation.shapes[n_carry:]]
-    for step in reversed(steps) if params["reverse"] else steps:
-        entries = [_entry(slot_of(sequence), step) for sequence in sequences]
-        outputs = _run_inside(equation, body, [*consts, *carry, *entries])
-        carry = outputs[:n_carry]
-        for column, output in zip(stacked, outputs[n_carry:], strict=True):
-            column.append(slot_of(output))
-    columns = [reversed(column) if params["reverse"] else column for column in stacked]
-    return [
-        *carry,
-        *(
-            select("stack", lambda *arrays: jnp.stack(arrays), {"axis": 0}, shape, *column)
-            for column, shape in zip(columns, equation.shapes[n_carry:], strict=True)
-        ),
-    ]
-
-
-def _same_rank(inside: Any, outside: Any) -> bool:
-    return inside.aval.ndim == outside.aval.ndim
-
-
-def _entry(sequence: Slot, step: int) -> Slot:
-    """What a sequence has for a step."""
-    shape = Shape(sequence.shape.shape[1:], sequence.shape.dtype)
-    return select("slice", lambda array: array[step], {}, shape, sequence)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pjax_core import primitives
-from pjax_core.graph import Constant, Operation, Slot, is_fixed, of_node, select
-from pjax_core.meshes import Shape, shape_of_type
-from pjax_core.primitive import Primitive
+from pjax_core.arrays.meshes import Shape, shape_of_type
+from pjax_core.graph.nodes import Constant, Operation, Slot, is_fixed, of_node, select
+from pjax_core.operations import primitives
+from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.functions import recognised
 from pjax_core.trace.values import Elementwise, Loss, Value
 

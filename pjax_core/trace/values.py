@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.graph import Constant, Operation, Slot
-from pjax_core.meshes import Shape
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Constant, Operation, Slot
 
 
 @dataclass(eq=False)

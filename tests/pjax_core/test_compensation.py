@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import pjax_core as pj
-from pjax_core.solution import low_dtype
+from pjax_core.copies.count import low_dtype
 from pjax_kernels.pairs import add_to_pair
 
 

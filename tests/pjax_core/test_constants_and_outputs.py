@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from pjax_core import primitives
-from pjax_core.call import call
+from pjax_core.operations import primitives
+from pjax_core.operations.call import call
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -316,3 +316,20 @@ def test_algorithms_are_made_once_for_the_same_settings() -> None:
         pj.douglas_rachford(True)  # equal to 1.0, as a key of a dictionary is
     with pytest.raises(ValueError, match=r"copies is \[1\]"):
         pj.douglas_rachford(copies=[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("copies", ["dense", pj.Factored(2)])
+@pytest.mark.parametrize(("make", "values"), [(pj.douglas_rachford, (0.3, 0.6)), (pj.difference_map, (0.7, 1.3))])
+def test_a_schedule_compiles_once(make: Any, values: tuple[float, float], copies: Any, params: Any, data: Any) -> None:
+    """Relaxation and beta may be traced, and come in any precision."""
+    state = make(values[0], copies=copies).init(PROBLEM, params, *data)
+    step = jax.jit(lambda number, state: make(number, copies=copies).step(PROBLEM, state))
+    for value in values:
+        expected = make(value, copies=copies).step(PROBLEM, state)
+        new = step(jnp.asarray(value), state)
+        for got, right, old in zip(*map(jax.tree.leaves, (new, expected, state)), strict=True):
+            assert got.dtype == right.dtype
+            np.testing.assert_allclose(got - old, right - old, rtol=1e-5, atol=1e-6)
+        state = new
+    assert step._cache_size() == 1
+    assert make(jnp.asarray(0.5)) is make(np.asarray(0.5)) is make(0.5)

@@ -38,6 +38,7 @@ NETWORKS = {
     "dense": (dense, {"w0": (8, 12), "b0": (12,), "w1": (12, 2)}, (16, 8)),
     "convolutional": (convolutional, {"f": (3, 3, 1, 4), "w": (16, 2)}, (16, 6, 6, 1)),
 }
+DIRECTIONS = {"each": "each", "rank one": "layer", "coupled": pj.Layer("coupled")}
 ALGORITHMS = {
     "dense": [
         pj.alternating_projections(),
@@ -47,16 +48,20 @@ ALGORITHMS = {
         pj.douglas_rachford(copies=pj.Factored()),
         pj.difference_map(0.7),
         pj.cyclic_douglas_rachford(),
+        *DIRECTIONS,
     ],
-    "convolutional": [pj.alternating_projections(), pj.douglas_rachford()],
+    "convolutional": [pj.alternating_projections(), pj.douglas_rachford(), *DIRECTIONS],
 }
 
 
 def check(network, shapes, x_shape, algorithm):
-    problem = pj.feasibility(lambda p, x, y: pj.cross_entropy(network(p, x), y))
+    dot_products = DIRECTIONS.get(algorithm, "each")
+    problem = pj.feasibility(lambda p, x, y: pj.cross_entropy(network(p, x), y), dot_products=dot_products)
     p, x = {name: rng.normal(size=shape) for name, shape in shapes.items()}, rng.normal(size=x_shape)
 
     def solve(p, x, y):
+        if algorithm in DIRECTIONS:
+            return pj.direction(problem, p, x, y)
         return pj.solve(problem, p, x, y, algorithm=algorithm, steps=3).change
 
     if AXES == "manual":

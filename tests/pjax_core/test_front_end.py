@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 
 import pjax_core as pj
-from pjax_core.graph import Graph, Operation
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Operation
 from pjax_core.trace.jaxpr import trace
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -225,6 +227,111 @@ def test_loops_are_unrolled() -> None:
     assert_same(changes(scanned, PARAMS, X, LABELS), changes(written_out, PARAMS, X, LABELS))
 
 
+RECURRENT = {
+    "w_x": NORMAL(size=(3, 4)),
+    "w_h": NORMAL(size=(4, 4)),
+    "b": NORMAL(size=4),
+    "out": NORMAL(size=(4, 3)),
+}
+SEQUENCES, LABEL_OF_EACH_STEP = NORMAL(size=(5, 6, 3)), np.eye(3)[np.arange(30).reshape(5, 6) % 3]
+
+
+def by_scan(activation: Function, concatenated: bool = False, biased: bool = True, reverse: bool = False) -> Function:
+    """A recurrent network as a user writes it, over time first."""
+
+    def network(p: Any, x: Any, y: Any, strength: float = 5.0) -> Any:
+        def step(h: Any, rows: Any) -> tuple[Any, Any]:
+            if concatenated:
+                total = jnp.concatenate([rows, h], 1) @ jnp.concatenate([p["w_x"], p["w_h"]])
+            else:
+                total = rows @ p["w_x"] + h @ p["w_h"]
+            h = activation(total + p["b"] if biased else total)
+            return h, h
+
+        h, states = lax.scan(step, jnp.zeros((5, 4), x.dtype), jnp.swapaxes(x, 0, 1), reverse=reverse)
+        logits = jnp.swapaxes(states, 0, 1) @ p["out"]
+        return pj.cross_entropy(logits if biased else logits + p["b"][:3], y, strength=strength)
+
+    return network
+
+
+@pytest.mark.parametrize("concatenated", [False, True])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pj.alternating_projections(),
+        pj.cyclic_projections(),
+        pj.douglas_rachford(copies="dense"),
+        pj.douglas_rachford(copies=pj.Factored(3)),
+        pj.difference_map(),
+    ],
+    ids=["AP", "CP", "DR dense", "DR factored", "DM"],
+)
+def test_a_recurrent_scan_is_the_recurrence(algorithm: pj.Algorithm, concatenated: bool) -> None:
+    def recurrence(p: Any, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(pj.recurrence(x, p["w_x"], p["w_h"], p["b"]) @ p["out"], y)
+
+    with jax.enable_x64(True):
+        found, sizes = [], []
+        for function in (by_scan(jax.nn.relu, concatenated), recurrence):
+            problem = pj.feasibility(function)
+            arguments = (problem, RECURRENT, SEQUENCES, LABEL_OF_EACH_STEP)
+            found.append(pj.solve(*arguments, algorithm=algorithm, steps=5, tolerance=np.inf).change)
+            state = algorithm.init(*arguments)
+            program = jax.jit(functools.partial(algorithm.step, problem)).lower(state).as_text()
+            sizes.append(program.count(" = "))
+    for left, right in zip(*map(jax.tree.leaves, found), strict=True):
+        assert np.abs(right).max() > 0
+        np.testing.assert_array_equal(left, right)
+    assert abs(sizes[0] / sizes[1] - 1) <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (by_scan(jnp.tanh), ["recurrence", "sum", "tanh"]),
+        (by_scan(jnp.tanh, concatenated=True, biased=False), ["recurrence", "tanh"]),
+        (by_scan(lambda total: total), ["recurrence", "sum"]),
+        (by_scan(lambda total: total, biased=False), ["recurrence"]),
+        (by_scan(jax.nn.relu, reverse=True), ["recurrence", "sum_relu"]),
+    ],
+)
+def test_recurrent_scans_of_any_activation(
+    network: Function, expected: list[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    assert operations(network, RECURRENT, SEQUENCES, LABEL_OF_EACH_STEP)[: len(expected)] == expected
+    assert not recwarn.list
+    arguments = (RECURRENT, SEQUENCES, LABEL_OF_EACH_STEP)
+    algorithm = pj.alternating_projections()
+    solution = pj.solve(pj.feasibility(network), *arguments, algorithm=algorithm, steps=5)
+    assert all(np.abs(change).max() > 0 for change in jax.tree.leaves(solution.change))
+    # The first state is what the network computes: where the loss asks for little, nothing moves.
+    solution = pj.solve(
+        pj.feasibility(functools.partial(network, strength=1e-6)), *arguments, algorithm=algorithm, steps=5
+    )
+    assert all(np.abs(change).max() < 1e-5 for change in jax.tree.leaves(solution.change))
+
+
+def test_other_scans_say_that_they_are_unrolled() -> None:
+    def lstm(p: Any, x: Any, y: Any) -> Any:
+        def step(state: Any, rows: Any) -> tuple[Any, None]:
+            h, c = state
+            i, f, g, o = jnp.split(rows @ p["w_x"] + h @ p["w_h"] + p["b"], 4, axis=1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+        start = jnp.zeros((5, 2))
+        (h, _), _ = lax.scan(step, (start, start), jnp.swapaxes(x, 0, 1))
+        return pj.cross_entropy(h @ p["out"], y)
+
+    params = {"w_x": NORMAL(size=(3, 8)), "w_h": NORMAL(size=(2, 8)), "b": NORMAL(size=8), "out": NORMAL(size=(2, 3))}
+    problem, labels = pj.feasibility(lstm), LABEL_OF_EACH_STEP[:, -1]
+    with pytest.warns(UserWarning, match="test_front_end.py, line .*lax.scan.*unrolled into 6 steps") as caught:
+        solution = pj.solve(problem, params, SEQUENCES, labels, algorithm=pj.alternating_projections(), steps=3)
+    assert len(caught) == 1
+    assert all(np.abs(change).max() > 0 for change in jax.tree.leaves(solution.change))
+
+
 def test_open_batch_sizes() -> None:
     """FOUND 9."""
     from jax import export
@@ -249,6 +356,46 @@ def test_weights_with_outputs_first_are_read_as_they_are() -> None:
     assert loss.slots[0].view is None
     assert product.slots[1].view is not None
     assert [step.name for step in product.slots[1].view.steps] == ["transpose"]
+
+
+@pytest.mark.parametrize(
+    ("scaled", "strengths"),
+    [
+        (lambda a, b: 0.5 * a, [0.5]),
+        (lambda a, b: a / 4, [0.25]),
+        (lambda a, b: 3 * (a + 0.5 * b), [3, 3]),
+        (lambda a, b: jnp.mean(jnp.stack([a, b])), [0.5, 1]),
+        (lambda a, b: {"a": a + 0.5 * a, "b": b}, [1, 0.5, 2]),
+    ],
+)
+def test_a_factor_of_a_loss_is_one_of_its_strength(scaled: Function, strengths: list[float]) -> None:
+    def function(p: Any, x: Any, y: Any) -> Any:
+        out = x @ p["w0"] @ p["w1"] + p["b0"][:3]
+        return scaled(pj.cross_entropy(out, y, strength=1.0), pj.squared_error(out, y, strength=2.0))
+
+    graph = trace(function, PARAMS, (X, LABELS))
+    assert [
+        node.settings["strength"] for node in graph.nodes if "strength" in getattr(node, "settings", {})
+    ] == strengths
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out, y: jnp.mean((out - y) ** 2),
+        lambda out, y: optax.softmax_cross_entropy(out, y).mean(),
+        lambda out, y: optax.softmax_cross_entropy_with_integer_labels(out, CLASSES).mean(),
+        lambda out, y: optax.sigmoid_binary_cross_entropy(out, y).mean(),
+        lambda out, y: optax.l2_loss(out, y).sum(),
+        lambda out, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(out), -1)),
+    ],
+)
+def test_ordinary_losses_name_the_constraints(loss: Function) -> None:
+    problem = pj.feasibility(lambda p, x, y: loss(logits(p, x), y))
+    with pytest.raises(
+        ValueError, match=r"must return an output constraint, such as pj.cross_entropy\(logits, labels\)"
+    ):
+        pj.solve(problem, PARAMS, X, LABELS, algorithm=pj.alternating_projections(), steps=1)
 
 
 def logits(p: Any, x: Any) -> Any:

@@ -13,6 +13,15 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 
+FOLDERS = ("arrays", "operations", "graph", "copies", "trace", "problem", "algorithms")
+"""From the lowest to the highest; one is a single module."""
+
+
+def height(module: str) -> int:
+    """The place of a module's folder."""
+    folder = module.split(".")[1] if "." in module else ""
+    return FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS)
+
 
 def imported(node: ast.AST) -> list[str]:
     """The modules of the package that a statement imports."""
@@ -52,6 +61,13 @@ def test_there_is_no_circle() -> None:
         remaining = {name: needed for name, needed in remaining.items() if name not in free}
 
 
+def test_folders_import_those_below_them_only() -> None:
+    """And what belongs to no folder stands on top of them all."""
+    upwards = [(name, module) for name, needed in IMPORTS.items() for module in needed if height(module) > height(name)]
+    assert upwards == []
+
+
 def test_the_modules_are_found() -> None:
-    assert "pjax_core.graph" in IMPORTS["pjax_core.trace.jaxpr"]
-    assert len(MODULES) > 20
+    assert "pjax_core.graph.nodes" in IMPORTS["pjax_core.trace.jaxpr"]
+    assert {name.split(".")[1] for name in MODULES if name.count(".") > 1} == set(FOLDERS) - {"problem"}
+    assert len(MODULES) > 30

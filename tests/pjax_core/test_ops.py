@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from pjax_core import primitives
-from pjax_core.graph import Constant, Operation, Parameter, ordered
-from pjax_core.rewrite import rewritten
+from pjax_core.graph.nodes import Constant, Operation, Parameter, ordered
+from pjax_core.graph.rewrite import rewritten
+from pjax_core.operations import primitives
 from pjax_core.trace.jaxpr import trace, values_of
 from pjax_core.trace.operations import operation_node, slot_of
 

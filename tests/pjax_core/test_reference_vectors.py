@@ -29,8 +29,8 @@ from jax import Array
 
 import pjax_core as pj
 import pjax_kernels as pk
-from pjax_core.call import call
-from pjax_core.primitive import Primitive
+from pjax_core.operations.call import call
+from pjax_core.operations.primitive import Primitive
 
 from .networks import changes_by_step
 from .stored_copies import StoredCopies
@@ -93,9 +93,9 @@ def rectified_sum(*inputs: Array) -> Array:
 def rule(name: str, forward: Any, changes: Any) -> Primitive:
     """An operation that holds one copy of each element of its slots, projected by a published rule."""
 
-    def project(inputs: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
-        input_changes, z_change = changes(inputs, z)
-        return input_changes, z + z_change
+    def project(inputs: tuple[Array, ...], z: Array, residual: Array | None) -> tuple[tuple[Array, ...], Array]:
+        del residual  # the published rules subtract
+        return changes(inputs, z)
 
     return Primitive(name, forward, project)
 
@@ -110,8 +110,8 @@ def operation_of_package(primitive: Primitive, *operands: Array) -> Array:
 
 def operation_of_oracle(oracle: StoredCopies, primitive: Primitive, *operands: Any) -> Any:
     def project(copies: list[Any], z: Any) -> tuple[list[Any], Any]:
-        changes, output = primitive.project(tuple(copies), z)
-        return [old + change for old, change in zip(copies, changes, strict=True)], output
+        changes, z_change = primitive.project(tuple(copies), z, None)
+        return [old + change for old, change in zip(copies, changes, strict=True)], z + z_change
 
     return oracle.operation(project, primitive.forward, *operands)
 

@@ -159,6 +159,7 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
             partial(pk.project_normalize, axis=0, centred=False, epsilon=0.1), (n(3, 4), n(3, 4))
         ),
         "project_levels": Case(partial(pk.project_levels, levels=(-1, 0, 1)), (n(3, 4),)),
+        "project_layer": Case(partial(pk.project_layer, jnp.matmul), (x, w, z)),
         "project_margin": Case(pk.project_margin, (n(3, 5), 2 * np.eye(3, 5))),
         "project_max": Case(partial(pk.project_max, axis=(0, 2)), (n(3, 4, 2), n(4) + [0, 4, 0, 4])),
         "project_max_pool": Case(pool, (n(2, 4, 3, 2), n(2, 2, 2, 2))),
@@ -166,6 +167,9 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
         "project_one_hot": Case(one_hot, (n(3, 4), np.float64(-1.0), np.float64(2.0))),
         "project_orthonormal": Case(pk.project_orthonormal, (n(5, 3),)),
         "project_quantize": Case(quantize, (2 * n(3, 5), 2 * n(3, 5), np.float64(1.5))),
+        "project_quantize, relaxed": Case(
+            partial(pk.project_quantize, levels=3, scale=1.5, relaxed=True), (2 * n(3, 5), 2 * n(3, 5))
+        ),
         "project_recurrence": Case(
             pk.project_recurrence, (n(2, 3, 4), n(2, 3, 2), n(4, 2), n(2, 2), FAR[:, None] * n(2, 3, 2))
         ),

@@ -211,3 +211,22 @@ def test_captured_arrays_of_a_map(rng: np.random.Generator) -> None:
 
     with pytest.raises(Exception, match=r".*"):
         jax.grad(captured)(jnp.ones((3, 2)))
+
+
+def rapid(x: Any) -> Any:
+    """Of more waves than are searched."""
+    return jnp.sin(1e3 * x**2)
+
+
+@pytest.mark.parametrize("increments", [False, True])
+def test_where_no_nearer_point_is_found_the_one_above_x_moves_with_x(
+    increments: bool, rng: np.random.Generator
+) -> None:
+    x, z, dx, dz = (jnp.asarray(3 * rng.normal(size=2000)) for _ in range(4))
+    stays = pk.project_elementwise(rapid, x, z, increments=True)[0] == 0
+    assert 0 < jnp.sum(stays) < 200
+    call = partial(pk.project_elementwise, rapid, increments=increments)
+    moved_x, moved_z = jax.jvp(call, (x, z), (dx, dz))[1]
+    expected = jax.jvp(rapid, (x,), (dx,))[1] - (dz if increments else 0)
+    np.testing.assert_allclose(moved_x[stays], jnp.where(increments, 0, dx)[stays], atol=1e-12)
+    np.testing.assert_allclose(moved_z[stays], expected[stays], rtol=1e-12)

@@ -10,6 +10,7 @@ import pytest
 
 import pjax_kernels as pk
 
+from .cases import cases
 from .test_transformations import KERNELS, case, lane
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -58,11 +59,31 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+ON_DEVICES = {
+    "triton": ["project_bilinear", "project_max", "project_max_pool"],
+    "tpu": ["project_bilinear", "project_max_pool", "project_sum_relu"],
+}
+"""Kernels of rows with an implementation of their own, here in its interpreter."""
+
+BY_IMPLEMENTATION = [(kernel, implementation) for kernel in CALLS for implementation in IMPLEMENTATIONS] + [
+    (kernel, device) for device, kernels in ON_DEVICES.items() for kernel in kernels
+]
+
+
+@pytest.fixture
+def interpreted(implementation: str, request: pytest.FixtureRequest) -> None:
+    """Implementations for devices run, interpreted."""
+    if implementation in ON_DEVICES:
+        request.getfixturevalue(f"{implementation}_interpreted")
+
+
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("kernel", CALLS)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("kernel", "implementation"), BY_IMPLEMENTATION)
 def test_one_bad_row_stays_one_bad_row(kernel: str, implementation: str, dtype: str, rng: np.random.Generator) -> None:
     """Every argument in turn is bad in row 2; the others come out as if it were not bad."""
+    if implementation == "tpu" and dtype == "float64":
+        pytest.skip("TPUs have no float64")
     call = jax.jit(lambda *arrays: CALLS[kernel](*arrays, implementation=implementation))
     arrays = [array.astype(jnp.dtype(dtype)) for array in rows(kernel, rng)]
     expected = jax.tree.leaves(call(*arrays))
@@ -123,3 +144,40 @@ def test_strict_dtype_and_rank_promotion(
     inputs = lane(case(kernel, jnp.dtype(dtype), rng), 0)
     with jax.enable_x64(False), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         jax.eval_shape(lambda *arrays: KERNELS[kernel][0](*arrays, implementation=implementation), *inputs)
+
+
+SAMPLES = {
+    "project_dense": ((0, 2), (0, 2)),
+    "project_dense_copies": ((0, 2, 3, 4), (0, 1, 2, 4)),
+    "project_conv2d": ((0, 2), (0, 2)),
+    "project_recurrence": ((0, 1, 4), (0, 1, 4)),
+    "project_bilinear_map": ((0, 1, 2), (0, 1, 2)),
+    "project_threshold_dense": ((0, 2), (0, 2)),
+}
+"""Of dot products: which arrays and which results have a row for each sample, whose weights all share."""
+
+OF_SAMPLES = [(kernel, implementation) for kernel in SAMPLES for implementation in IMPLEMENTATIONS] + [
+    (kernel, device) for kernel in ("project_dense", "project_recurrence") for device in ON_DEVICES
+]
+OF_SAMPLES += [("project_dense_copies", "triton")]
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("kernel", "implementation"), OF_SAMPLES)
+def test_one_bad_sample_stays_one_bad_sample(
+    kernel: str, implementation: str, bad: float, rng: np.random.Generator
+) -> None:
+    """What belongs to the other samples comes out as if it were not bad; the weights know all samples."""
+    call, arrays = cases(rng)[kernel]
+    arrays = [np.asarray(array, np.float32) for array in arrays]
+    project = jax.jit(lambda *arrays: call(*arrays, implementation=implementation))
+    expected = project(*arrays)
+    batched, results = SAMPLES[kernel]
+    for index in batched:
+        spoilt = [array.copy() for array in arrays]
+        spoilt[index][1] = bad
+        new = project(*spoilt)
+        for place in results:
+            others = (np.delete(np.asarray(tree[place]), 1, axis=0) for tree in (new, expected))
+            np.testing.assert_allclose(*others, rtol=2e-6, atol=2e-6)

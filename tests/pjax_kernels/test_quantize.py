@@ -163,3 +163,22 @@ def test_any_shape(shape: tuple[int, ...], implementation: str, rng: Generator) 
     ):
         assert change.shape == shape
         np.testing.assert_allclose(change, expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("levels", "scale"), SETTINGS)
+def test_relaxed_changes_go_to_the_nearest_point_of_a_line(
+    levels: int, scale: float, implementation: str, rng: Generator
+) -> None:
+    """Of slope 1 through x and its level, or level itself where x is beyond the outermost levels."""
+    x, z = points(rng, "float64", scale)
+    x_change, z_change = as_float64(
+        *pk.project_quantize(
+            x, z, levels=levels, scale=scale, relaxed=True, increments=True, implementation=implementation
+        )
+    )
+    level = scale * (2 * np.rint(np.clip((x / scale + 1) * (levels - 1) / 2, 0, levels - 1)) / (levels - 1) - 1)
+    inside = np.abs(x) <= scale
+    assert inside.any()
+    np.testing.assert_allclose(z + z_change, level + x_change, atol=1e-12 * scale * 100)
+    np.testing.assert_allclose(z_change[inside], -x_change[inside], rtol=1e-9, atol=1e-12)
+    assert not x_change[~inside].any()

@@ -56,7 +56,9 @@ SETS = {
         lambda rng, shape: 3 * unit(rng.normal(size=shape), (0, 2)),
     ),
     "levels": Set(
-        partial(pk.project_levels, levels=(0.3, 2.0, -1.0, 0.0)), off_levels, lambda rng, shape: rng.choice(LEVELS, shape)
+        partial(pk.project_levels, levels=(0.3, 2.0, -1.0, 0.0)),
+        off_levels,
+        lambda rng, shape: rng.choice(LEVELS, shape),
     ),
     "sparse": Set(
         partial(pk.project_sparse, count=3, axis=1),

@@ -36,7 +36,13 @@ _IMPLEMENTATIONS = {
 
 
 def project_bilinear(
-    a: ArrayLike, b: ArrayLike, z: ArrayLike, *, increments: bool = False, implementation: str | None = None
+    a: ArrayLike,
+    b: ArrayLike,
+    z: ArrayLike,
+    *,
+    residual: ArrayLike | None = None,
+    increments: bool = False,
+    implementation: str | None = None,
 ) -> tuple[Array, Array, Array]:
     """Project every row of ``(a, b, z)`` onto the set ``{z = a . b}``.
 
@@ -48,6 +54,9 @@ def project_bilinear(
         a: ``(..., N)``, floating-point.
         b: ``(..., N)``.
         z: ``(...)``, the estimates of the dot products.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), "tpu", or None for the best that runs here.
@@ -69,7 +78,9 @@ def project_bilinear(
         raise ValueError(f"{_KERNEL}: a has shape (), but needs a last axis to take the dot product over")
     arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
     arguments.require_shape(_KERNEL, "z", z, a.shape[:-1], f"a of shape {a.shape}")
-    unsupported = {"triton": gpu.unsupported(arrays), "tpu": tpu.unsupported(arrays)}
+    known = arguments.known_residual(_KERNEL, residual, z)
+    without = arguments.only_for_residuals(known)
+    unsupported = {"triton": without or gpu.unsupported(arrays), "tpu": without or tpu.unsupported(arrays)}
     found: tuple[Array, Array, Array] = run(
         _KERNEL,
         implementation,
@@ -77,6 +88,7 @@ def project_bilinear(
         (a, b, z),
         formula=bilinear_formula,
         unsupported=unsupported,
+        known=known,
         increments=increments,
     )
     return found

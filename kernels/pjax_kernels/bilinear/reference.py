@@ -12,12 +12,12 @@ from pjax_kernels.root import BilinearRoot
 BISECTIONS = 250
 
 
-def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:
+def bilinear_increments(a: Array, b: Array, z: Array, residual: Array | None = None) -> tuple[Array, Array, Array]:
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
     if a.shape[-1] == 0:  # the only point of the set has z = 0
         return a, b, -z
     half_sum, half_difference = (a + b) / 2, (a - b) / 2
-    found = _halves(half_sum, half_difference, a, b, z)
+    found = _halves(half_sum, half_difference, z - jnp.sum(a * b, axis=-1) if residual is None else residual)
     sum_part = found.sum_change[..., None] * half_sum
     difference_part = found.difference_change[..., None] * half_difference
     free_part = found.radius[..., None] * jnp.full_like(a, max(a.shape[-1], 1) ** -0.5)
@@ -28,11 +28,11 @@ def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Arr
     )
 
 
-def bilinear_root(a: Array, b: Array, z: Array) -> BilinearRoot:
+def bilinear_root(a: Array, b: Array, z: Array, residual: Array | None = None) -> BilinearRoot:
     """The root of every row and the coefficients of the increments."""
     if a.shape[-1] == 0:
         return BilinearRoot(z, *(jnp.zeros_like(z),) * 3)
-    found = _halves((a + b) / 2, (a - b) / 2, a, b, z)
+    found = _halves((a + b) / 2, (a - b) / 2, z - jnp.sum(a * b, axis=-1) if residual is None else residual)
     gamma, beta = (found.sum_change + s * found.difference_change for s in (1, -1))
     return BilinearRoot(found.t, beta / 2, gamma / 2, found.radius)
 
@@ -46,10 +46,9 @@ class _Halves(NamedTuple):
     radius: Array
 
 
-def _halves(half_sum: Array, half_difference: Array, a: Array, b: Array, z: Array) -> _Halves:
-    """The root by bisection, and what follows from it."""
+def _halves(half_sum: Array, half_difference: Array, residual: Array) -> _Halves:
+    """The root by bisection, and what follows from it; ``residual`` is ``z - a . b``."""
     plus, minus = jnp.sum(half_sum**2, axis=-1), jnp.sum(half_difference**2, axis=-1)
-    residual = z - jnp.sum(a * b, axis=-1)
     x = _root(plus, minus, residual)
     beyond_one = (plus == 0) & (residual >= 1 + 3 / 4 * minus)
     beyond_minus_one = (minus == 0) & (-residual >= 1 + 3 / 4 * plus)

@@ -8,12 +8,12 @@ from jax import Array, lax
 from pjax_kernels import root, roots
 
 
-def bilinear_increments(a: Array, b: Array, z: Array) -> tuple[Array, Array, Array]:
+def bilinear_increments(a: Array, b: Array, z: Array, residual: Array | None = None) -> tuple[Array, Array, Array]:
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
     if a.shape[-1] == 0:  # the only point of the set has z = 0
         return a, b, -z
     p, q = jnp.sum(a * b, axis=-1), jnp.sum(a * a + b * b, axis=-1)
-    scaled = root.scaled_residual(p, q, z)
+    scaled = root.scaled_residual(p, q, z, residual)
 
     def near(a: Array, b: Array, steps: int = 2) -> tuple[Array, Array, Array]:
         t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, q, steps=steps))

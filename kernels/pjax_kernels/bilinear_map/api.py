@@ -28,6 +28,7 @@ def project_bilinear_map(
     w: Any,
     z: ArrayLike,
     *,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Any, Any, Array]:
@@ -49,6 +50,9 @@ def project_bilinear_map(
         x: an array, or a pytree of arrays, floating-point.
         w: likewise.
         z: the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         implementation: "reference" (stores all copies, and finds them from ``bilinear`` on all pairs of unit vectors:
@@ -71,6 +75,7 @@ def project_bilinear_map(
     wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
     wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
     arguments.require_output(_KERNEL, bilinear, wide_x, wide_w, wide_z)
+    known = arguments.known_residual(_KERNEL, residual, wide_z)
     found: tuple[Any, Any, Array] = run(
         _KERNEL,
         implementation,
@@ -79,6 +84,7 @@ def project_bilinear_map(
         formula=_formula,
         increments=increments,
         bilinear=bilinear,
+        known=known,
     )
     return found
 

@@ -24,16 +24,26 @@ class Selection(NamedTuple):
     w: NDArray[np.intp]  # (count, length)
 
 
-def bilinear_map_increments(x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap) -> tuple[Tree, Tree, Array]:
+def bilinear_map_increments(
+    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, residual: Array | None = None
+) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
-    return selected_increments(selections(bilinear, x, w), x, w, z)
+    return selected_increments(selections(bilinear, x, w), x, w, z, residual)
 
 
-def selected_increments(selected: Sequence[Selection], x: Tree, w: Tree, z: Array) -> tuple[Tree, Tree, Array]:
+def selected_increments(
+    selected: Sequence[Selection], x: Tree, w: Tree, z: Array, residual: Array | None = None
+) -> tuple[Tree, Tree, Array]:
     """The same, for given selections."""
     flat_x, flat_w, flat_z = flat(x), flat(w), z.ravel()
     changes = [
-        reference.bilinear_increments(flat_x[chosen.x], flat_w[chosen.w], flat_z[chosen.outputs]) for chosen in selected
+        reference.bilinear_increments(
+            flat_x[chosen.x],
+            flat_w[chosen.w],
+            flat_z[chosen.outputs],
+            None if residual is None else residual.ravel()[chosen.outputs],
+        )
+        for chosen in selected
     ]
     z_change = jnp.zeros_like(flat_z)
     for chosen, (_, _, change) in zip(selected, changes, strict=True):

@@ -14,9 +14,11 @@ from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.dot_products import BilinearMap, DotProducts, Tree
 
 
-def bilinear_map_increments(x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap) -> tuple[Tree, Tree, Array]:
+def bilinear_map_increments(
+    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, residual: Array | None = None
+) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
-    return consensus_increments(dot_products(bilinear, x, w, z), x, w, z)
+    return consensus_increments(dot_products(bilinear, x, w, z), x, w, z, residual)
 
 
 def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProducts:

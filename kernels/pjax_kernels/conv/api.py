@@ -26,6 +26,7 @@ def project_conv2d(
     *,
     strides: int | Sequence[int] = (1, 1),
     padding: str | Sequence[tuple[int, int]] = "VALID",
+    residual: ArrayLike | None = None,
     increments: bool = False,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
@@ -50,6 +51,9 @@ def project_conv2d(
         z: ``(B, H', W', K)``, the estimates of the outputs.
         strides: two positive integers, for rows and columns, or one for both.
         padding: "VALID" (none), "SAME", or the rows and columns before and after, ``((top, bottom), (left, right))``.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         precision: of the convolutions, as in :func:`jax.lax.conv_general_dilated`.
@@ -82,6 +86,7 @@ def project_conv2d(
         arrays,
         formula=_formula,
         increments=increments,
+        known=arguments.known_residual(_KERNEL, residual, z),
         windows=axes,
         precision=precision,
     )

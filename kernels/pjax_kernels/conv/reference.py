@@ -10,7 +10,13 @@ from pjax_kernels.conv.windows import Windows
 
 
 def conv2d_increments(
-    x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike
+    x: Array,
+    w: Array,
+    z: Array,
+    *,
+    windows: Windows,
+    precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     del precision  # there is no convolution here
@@ -23,5 +29,5 @@ def conv2d_increments(
         return of_x.ravel(), w_places[np.ix_(i, j)][..., k].ravel()
 
     selected = by_length([entries(*output) for output in np.ndindex(z.shape)])
-    x_change, w_change, z_change = selected_increments(selected, x, w, z)
+    x_change, w_change, z_change = selected_increments(selected, x, w, z, residual)
     return x_change, w_change, z_change

@@ -16,12 +16,17 @@ from pjax_kernels.dot_products import DotProducts
 
 
 def conv2d_increments(
-    x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike
+    x: Array,
+    w: Array,
+    z: Array,
+    *,
+    windows: Windows,
+    precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     dots = dot_products(x, w, z, windows=windows, precision=precision)
-    x_change, w_change, z_change = consensus_increments(dots, x, w, z, rows=roots.rows_at_a_time(z.shape))
-    return x_change, w_change, z_change
+    return consensus_increments(dots, x, w, z, residual, rows=roots.rows_at_a_time(z.shape))
 
 
 def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike) -> DotProducts:

@@ -42,6 +42,7 @@ def project_dense(
     w: ArrayLike,
     z: ArrayLike,
     *,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
@@ -58,6 +59,9 @@ def project_dense(
         x: ``(B, N)``, floating-point.
         w: ``(N, M)``.
         z: ``(B, M)``, the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.  The default keeps full float32 on
@@ -81,9 +85,11 @@ def project_dense(
     arguments.require_weights(_KERNEL, "w", w, x.shape[1], f"x of shape {x.shape}")
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
+    known = arguments.known_residual(_KERNEL, residual, z)
+    without = arguments.only_for_residuals(known)
     unsupported = {
-        "triton": gpu.unsupported(arrays),
-        "tpu": tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
+        "triton": without or gpu.unsupported(arrays),
+        "tpu": without or tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
     }
     found: tuple[Array, Array, Array] = run(
         _KERNEL,
@@ -92,6 +98,7 @@ def project_dense(
         (x, w, z),
         formula=_formula,
         unsupported=unsupported,
+        known=known,
         increments=increments,
         precision=precision,
     )

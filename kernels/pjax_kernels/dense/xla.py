@@ -6,7 +6,9 @@ import functools
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
+from pjax_kernels import roots
 from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.dot_products import DotProducts
 
@@ -14,9 +16,14 @@ NARROW = 16
 """Most columns of weights whose change is better computed transposed, on a CPU."""
 
 
-def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+def dense_increments(
+    x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
+) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
-    return consensus_increments(dot_products(x, w, precision=precision), x, w, z)
+    # Without a product to form anew, few rows at a time take hardly longer, and hold less.
+    entries = 4 * roots.BLOCK if residual is None else max(roots.BLOCK, z.size // 16)
+    rows = None if is_symbolic_dim(z.size) or z.size <= entries else roots.rows_at_a_time(z.shape, entries)
+    return consensus_increments(dot_products(x, w, precision=precision), x, w, z, residual, rows=rows, hold=True)
 
 
 def dot_products(x: Array, w: Array, *, precision: lax.PrecisionLike) -> DotProducts:

@@ -102,7 +102,7 @@ def _near(block: _Layer, settings: _Settings) -> tuple[Array, _Result]:
     a, b = _copies(block, settings)
     p, q = _inner_products(a, b)
     scaled = root.scaled_residual(p, q, block.z)
-    is_far = jnp.max(jnp.abs(scaled), initial=0) > root.near_limits(scaled.dtype)[-1]
+    is_far = ~(jnp.max(jnp.abs(scaled), initial=0) <= root.near_limits(scaled.dtype)[-1])  # nor is what is not a number
     t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, q, steps=3))
     beta, gamma = beta[..., None], gamma[..., None]
     gain_u, gain_v = settings.gain

@@ -38,16 +38,22 @@ def elementwise_formula(
     def curve_of(constants: Sequence[Array]) -> Curve | Pieces:
         return elementwise_function(f, constants, dict(fixed))
 
-    new_x, new_z = _nearest(curve_of, (x + changes[0], z + changes[1]), x, z, constants)
+    new = x + changes[0], z + changes[1]
+    new_x, new_z = _nearest(curve_of, new, changes[0] == 0, x, z, constants)
     return new_x - x, new_z - z
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _nearest(
-    curve_of: Callable[..., Any], new: tuple[Array, Array], x: Array, z: Array, constants: Sequence[Array]
+    curve_of: Callable[..., Any],
+    new: tuple[Array, Array],
+    above: Array,
+    x: Array,
+    z: Array,
+    constants: Sequence[Array],
 ) -> tuple[Array, Array]:
-    """The known point of the curve, as a function of ``x``, ``z`` and the constants alone."""
-    del curve_of, x, z, constants
+    """The known point of the curve, as a function of ``x``, ``z`` and the constants alone, of x ``x`` if ``above``."""
+    del curve_of, above, x, z, constants
     return new
 
 
@@ -56,9 +62,11 @@ def _(curve_of: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[An
     """Along the curve from the known point, the derivative of the squared distance stays 0.
 
     At the end of a curve the point stays.  Where several points are about to become equally near, at a centre of
-    curvature, the derivative grows without limit.
+    curvature, the derivative grows without limit.  Where no point nearer than ``(x, f(x))`` was found, it is this one
+    that moves with ``x``, whatever its distance.
     """
     new = _nearest(curve_of, *primals)
+    above, *primals_of_distance = primals[1:]
     anchor = curve_of(primals[-1]).anchors[0](*new)
     here, ones = jnp.zeros_like(anchor), jnp.ones_like(anchor)
 
@@ -66,8 +74,8 @@ def _(curve_of: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[An
         point, slope = jax.jvp(partial(curve_of(constants).point, anchor), (t,), (ones,))
         return (point[0] - x) * slope[0] + (point[1] - z) * slope[1]
 
-    bend = jax.jvp(lambda t: half_slope(t, *primals[1:]), (here,), (ones,))[1]
-    moved = -jax.jvp(partial(half_slope, here), primals[1:], tangents[1:])[1] / bend
+    slope, bend = jax.jvp(lambda t: half_slope(t, *primals_of_distance), (here,), (ones,))
+    moved = -jax.jvp(partial(half_slope, here), tuple(primals_of_distance), tuple(tangents[2:]))[1] / bend
     lowest = curve_of(primals[-1]).lowest
     if lowest is not None:
         moved = jnp.where(lowest(anchor) < 0, moved, 0)
@@ -76,4 +84,6 @@ def _(curve_of: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[An
         found: tuple[Array, Array] = curve_of(constants).point(anchor, t)
         return found
 
+    x_slope = jax.jvp(lambda t: point(t, primals[-1])[0], (here,), (ones,))[1]
+    moved = jnp.where(above & (slope != 0), tangents[2] / jnp.where(x_slope == 0, 1, x_slope), moved)
     return new, jax.jvp(point, (here, primals[-1]), (moved, tangents[-1]))[1]

@@ -59,6 +59,7 @@ def project_max(
     z: ArrayLike,
     *,
     axis: int | Sequence[int] | None = -1,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -73,6 +74,9 @@ def project_max(
             Entries may be -inf where others are not: they are never the maximum, and stay.
         z: the estimates of the maxima, of the shape of ``x`` without ``axis``.
         axis: the axes to take the maximum over, as in ``jnp.max``; None for all.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
 
@@ -87,7 +91,15 @@ def project_max(
     Source: paper, section 3.2.
     """
     arrays = arguments.floating_arrays(_MAX, x=x, z=z)
-    return _project_max(_MAX, arrays["x"], arrays["z"], axis=axis, increments=increments, implementation=implementation)
+    return _project_max(
+        _MAX,
+        arrays["x"],
+        arrays["z"],
+        axis=axis,
+        residual=residual,
+        increments=increments,
+        implementation=implementation,
+    )
 
 
 def _project_max(
@@ -96,6 +108,7 @@ def _project_max(
     z: Array,
     *,
     axis: int | Sequence[int] | None,
+    residual: ArrayLike | None,
     increments: bool,
     implementation: str | None,
 ) -> tuple[Array, Array]:
@@ -104,7 +117,9 @@ def _project_max(
     if 0 in (x.shape[i] for i in axes):
         raise ValueError(f"{kernel}: x has shape {x.shape}, which has no entries over axis {axis} to choose from")
     entries = math.prod(x.shape[i] for i in axes)
-    unsupported = {"triton": gpu.unsupported({"x": x, "z": z}, length=entries, longest=_LONGEST_ON_GPU)}
+    known = arguments.known_residual(kernel, residual, z)
+    without = arguments.only_for_residuals(known)
+    unsupported = {"triton": without or gpu.unsupported({"x": x, "z": z}, length=entries, longest=_LONGEST_ON_GPU)}
     new_x, new_z = run(
         kernel,
         implementation,
@@ -113,6 +128,7 @@ def _project_max(
         formula=derivative.max_formula,
         unsupported=unsupported,
         increments=increments,
+        known={name: jnp.expand_dims(array, axes) for name, array in known.items()},
         axes=axes,
     )
     return new_x, jnp.squeeze(new_z, axes)
@@ -123,6 +139,7 @@ def project_min(
     z: ArrayLike,
     *,
     axis: int | Sequence[int] | None = -1,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -132,6 +149,7 @@ def project_min(
         x: floating-point, as for :func:`project_max`; entries may be inf where others are not.
         z: the estimates of the minima, of the shape of ``x`` without ``axis``.
         axis: the axes to take the minimum over, as in ``jnp.min``; None for all.
+        residual: as for :func:`project_max`.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
 
@@ -147,7 +165,9 @@ def project_min(
     """
     arrays = arguments.floating_arrays(_MIN, x=x, z=z)
     options: dict[str, Any] = {"axis": axis, "increments": increments, "implementation": implementation}
-    new_x, new_z = _project_max(_MIN, -arrays["x"], -arrays["z"], **options)
+    new_x, new_z = _project_max(
+        _MIN, -arrays["x"], -arrays["z"], residual=None if residual is None else -jnp.asarray(residual), **options
+    )
     return -new_x, -new_z
 
 
@@ -158,6 +178,7 @@ def project_max_pool(
     window: int | tuple[int, int],
     strides: int | tuple[int, int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -172,6 +193,9 @@ def project_max_pool(
         window: rows and columns of a window, or one number for both.
         strides: rows and columns from a window to the next; by default those of the window, without overlap.
         padding: "VALID", "SAME", or pairs ``((top, bottom), (left, right))``.  Padding is never the maximum.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", "triton" (GPUs), "tpu", or None for the best that runs here.
 
@@ -193,9 +217,11 @@ def project_max_pool(
     batch, _, _, channels = x.shape
     expected = batch, rows.count, columns.count, channels
     arguments.require_shape(_POOL, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
+    known = arguments.known_residual(_POOL, residual, z)
+    without = arguments.only_for_residuals(known)
     unsupported = {
-        "triton": gpu.unsupported(arrays),
-        "tpu": tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
+        "triton": without or gpu.unsupported(arrays),
+        "tpu": without or tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
     }
     found: tuple[Array, Array] = run(
         _POOL,
@@ -205,6 +231,7 @@ def project_max_pool(
         formula=derivative.max_pool_formula,
         unsupported=unsupported,
         increments=increments,
+        known=known,
         rows=rows,
         columns=columns,
     )

@@ -19,7 +19,7 @@ MAX_UNROLLED = 25
 """Entries of a window for which a loop over them is unrolled, so that XLA fuses its iterations into one."""
 
 
-def max_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
 
     def total_loss(x: Array, top: Array, fall: Array) -> tuple[Array, Array]:
@@ -28,9 +28,10 @@ def max_increments(x: Array, z: Array, axes: tuple[int, ...]) -> tuple[Array, Ar
         return jnp.sum(losses, axis=axes, keepdims=True), count
 
     top = jnp.max(x, axis=axes, keepdims=True)
-    fall = _fall_of_maximum(x, top, z, total_loss)
+    excess = top - z if residual is None else -residual
+    fall = _fall_of_maximum(x, top, excess, total_loss)
     raised = (fall < 0) & _is_first(x == top, axes)
-    return jnp.where(raised, -fall, -_loss(x, top, fall)), (top - z) - fall
+    return jnp.where(raised, -fall, -_loss(x, top, fall)), excess - fall
 
 
 def _loss(entry: Array, top: Array, fall: Array) -> Array:
@@ -39,18 +40,17 @@ def _loss(entry: Array, top: Array, fall: Array) -> Array:
 
 
 def _fall_of_maximum(
-    x: Array, top: Array, z: Array, total_loss: Callable[[Array, Array, Array], tuple[Array, Array]]
+    x: Array, top: Array, excess: Array, total_loss: Callable[[Array, Array, Array], tuple[Array, Array]]
 ) -> Array:
-    """How far the maximum falls: half its excess over ``z`` where that is negative, else the root of an equation.
+    """How far the maximum falls: half its ``excess`` over ``z`` where that is negative, else the root of an equation.
 
-    The root of ``total_loss(x, top, fall) = top - z - fall``, what the entries lose and what ``z`` gains; the
+    The root of ``total_loss(x, top, fall) = excess - fall``, what the entries lose and what ``z`` gains; the
     function also counts the entries that lose.  The difference of the sides is convex and increases, so Newton's
     method from a fall that is too large comes down without overshooting, and is at the root once no entry drops out.
     A step divides the product of the difference and its slope by at least four; as the slope is a count, few are
     needed: eight for 784 normally distributed entries.  The last step, in which no entry drops out, takes away the
     rounding of those before.
     """
-    excess = top - z
 
     def entries_drop_out(state: _State) -> Array:
         _, count, previous_count = state
@@ -76,7 +76,9 @@ def _is_first(candidates: Array, axes: tuple[int, ...]) -> Array:
     return order == jnp.min(order, axis=axes, keepdims=True, initial=order.size, where=candidates)
 
 
-def max_pool_increments(x: Array, z: Array, rows: Windows, columns: Windows) -> tuple[Array, Array]:
+def max_pool_increments(
+    x: Array, z: Array, rows: Windows, columns: Windows, residual: Array | None = None
+) -> tuple[Array, Array]:
     """The mean changes of ``x`` over its copies, and the changes of ``z``.
 
     Copies are not stored: the change of one follows from its entry and from how far its window's maximum falls.
@@ -98,7 +100,8 @@ def max_pool_increments(x: Array, z: Array, rows: Windows, columns: Windows) -> 
         return fold(add, (jnp.zeros_like(z), jnp.zeros_like(z, jnp.int32)))
 
     top = fold(lambda top, i, j: jnp.maximum(top, entry(padded, i, j)), jnp.full_like(z, -math.inf))
-    fall = _fall_of_maximum(padded, top, z, total_loss)
+    excess = top - z if residual is None else -residual
+    fall = _fall_of_maximum(padded, top, excess, total_loss)
 
     def add_change(state: tuple[Array, Array], i: _Index, j: _Index) -> tuple[Array, Array]:
         totals, not_raised = state
@@ -113,7 +116,7 @@ def max_pool_increments(x: Array, z: Array, rows: Windows, columns: Windows) -> 
 
     totals, _ = fold(add_change, (jnp.zeros_like(padded), fall < 0))
     copies = copies_of_each_entry(rows, columns).astype(x.dtype)
-    return totals[:, rows.inside, columns.inside] / copies, (top - z) - fall
+    return totals[:, rows.inside, columns.inside] / copies, excess - fall
 
 
 def _block(padded: Array, i: _Index, j: _Index, rows: Windows, columns: Windows) -> Array:

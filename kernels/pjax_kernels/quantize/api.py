@@ -27,6 +27,8 @@ def project_quantize(
     *,
     levels: int,
     scale: ArrayLike,
+    relaxed: bool = False,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -38,11 +40,18 @@ def project_quantize(
     their ends, or there would be no nearest point: an ``x`` that moves goes to a midpoint, which rounds to either
     of two levels.
 
+    A small change never crosses a midpoint, so that an exact rounding hands none down.  The ``relaxed`` set is the
+    exact one between levels turned into a line: through ``x`` and its level with slope 1 where ``x`` is within
+    ``[-scale, scale]``, and level outside, as the straight-through estimator has it for gradients.
+
     Args:
         x: floating-point, any shape.
         z: the shape of ``x``, the estimates of the rounded values.
         levels: how many; an integer, at least 2.
         scale: the highest level, a positive number, which may be traced.
+        relaxed: whether changes pass between levels.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -53,7 +62,7 @@ def project_quantize(
         TypeError: an argument is not floating-point.
         ValueError: the shapes differ, ``levels`` or ``scale`` are none of the above, or the implementation is unknown.
 
-    Source: paper, section 3.2.
+    Source: paper, section 3.2; Bengio, Leonard, Courville (2013) for what is relaxed.
     """
     arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
@@ -67,7 +76,9 @@ def project_quantize(
         (x, z, positive),
         formula=_FORMULA,
         increments=increments,
+        known=arguments.known_residual(_KERNEL, residual, z),
         levels=_levels(levels),
+        relaxed=bool(relaxed),
     )
     return found
 

@@ -7,7 +7,9 @@ import numpy as np
 from jax import Array
 
 
-def quantize_increments(x: Array, z: Array, scale: Array, *, levels: int) -> tuple[Array, Array]:
+def quantize_increments(
+    x: Array, z: Array, scale: Array, *, levels: int, relaxed: bool = False, residual: Array | None = None
+) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``."""
     parts = np.linspace(-1, 1, levels)
     midpoints = (parts[1:] + parts[:-1]) / 2
@@ -17,6 +19,14 @@ def quantize_increments(x: Array, z: Array, scale: Array, *, levels: int) -> tup
 
     x_changes = jnp.maximum(low - x[..., None], 0) + jnp.minimum(high - x[..., None], 0)
     z_changes = values - z[..., None]
+    if relaxed:
+        level = values[jnp.argmin(jnp.abs(x_changes), axis=-1)]
+        normal = jnp.stack([jnp.where(jnp.abs(x) <= scale, -1.0, 0.0), jnp.ones_like(x)])
+        share = (z - level if residual is None else residual) / jnp.sum(normal**2, axis=0)
+        return -share * normal[0], -share * normal[1]
+    if residual is not None:
+        own = jnp.argmin(jnp.abs(x_changes), axis=-1)  # of two levels that x lies between the lower
+        z_changes = values - values[own][..., None] - residual[..., None]
     nearest = jnp.argmin(x_changes**2 + z_changes**2, axis=-1, keepdims=True)
     x_change, z_change = (jnp.take_along_axis(changes, nearest, axis=-1) for changes in (x_changes, z_changes))
     return x_change[..., 0], z_change[..., 0]

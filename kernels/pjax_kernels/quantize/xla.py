@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def quantize_increments(x: Array, z: Array, scale: Array, *, levels: int) -> tuple[Array, Array]:
+def quantize_increments(
+    x: Array, z: Array, scale: Array, *, levels: int, relaxed: bool = False, residual: Array | None = None
+) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``.
 
     Three levels can be nearest: that of ``x`` itself and the best ones above and below, where the squared distance
@@ -22,8 +24,12 @@ def quantize_increments(x: Array, z: Array, scale: Array, *, levels: int) -> tup
         return scale * ((2 * position - last) / last)
 
     at, target = position(x), position(z)
-    middle = 0.5 * at + 0.5 * target
     own = jnp.clip(_nearest(at), 0, last)
+    if relaxed:
+        beyond = z - value(own) if residual is None else residual
+        share = jnp.where(jnp.abs(x) <= scale, 0.5 * beyond, 0)
+        return share, share - beyond
+    middle = 0.5 * at + 0.5 * target
     above = jnp.minimum(jnp.maximum(_nearest(middle + 0.25), own + 1), last)
     below = jnp.maximum(jnp.minimum(_nearest(middle - 0.25), own - 1), 0)
 
@@ -34,7 +40,9 @@ def quantize_increments(x: Array, z: Array, scale: Array, *, levels: int) -> tup
     x_up = jnp.maximum(value(level - 0.5) - x, 0)
     x_down = jnp.minimum(value(level + 0.5) - x, 0)
     x_change = jnp.where(up, x_up, jnp.where(down, x_down, 0))
-    return x_change, value(level) - z
+    if residual is None:
+        return x_change, value(level) - z
+    return x_change, (2 * scale / last) * (level - own) - residual
 
 
 def _nearest(position: Array) -> Array:

@@ -42,6 +42,7 @@ def project_recurrence(
     w_h: ArrayLike,
     z: ArrayLike,
     *,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
@@ -61,6 +62,9 @@ def project_recurrence(
         w_x: ``(N, M)``.
         w_h: ``(H, M)``; in a recurrence ``M`` is ``H``, or a multiple of it where there are gates.
         z: ``(B, T, M)``, the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
@@ -87,9 +91,11 @@ def project_recurrence(
     hidden_weights = f"h of shape {h.shape} beside w_x of shape {w_x.shape}"
     arguments.require_shape(_KERNEL, "w_h", w_h, (hidden, width), hidden_weights)
     arguments.require_shape(_KERNEL, "z", z, (batch, steps, width), f"x of shape {x.shape} times w_x of {w_x.shape}")
+    known = arguments.known_residual(_KERNEL, residual, z)
+    without = arguments.only_for_residuals(known)
     unsupported = {
-        "triton": gpu.unsupported(arrays),
-        "tpu": tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
+        "triton": without or gpu.unsupported(arrays),
+        "tpu": without or tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
     }
     found: Changes = run(
         _KERNEL,
@@ -98,6 +104,7 @@ def project_recurrence(
         (x, h, w_x, w_h, z),
         formula=xla.formula,
         unsupported=unsupported,
+        known=known,
         increments=increments,
         precision=precision,
     )

@@ -15,12 +15,21 @@ Pair = tuple[Array, Array]
 
 
 def recurrence_increments(
-    x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike
+    x: Array,
+    h: Array,
+    w_x: Array,
+    w_h: Array,
+    z: Array,
+    *,
+    precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The mean changes of ``x``, ``h``, ``w_x`` and ``w_h``, and the change of ``z``."""
     rows, columns = (_flat(x), _flat(h)), (w_x, w_h)
     dots = _dot_products(rows, columns, precision=precision)
-    (x_change, h_change), (w_x_change, w_h_change), z_change = consensus_increments(dots, rows, columns, _flat(z))
+    (x_change, h_change), (w_x_change, w_h_change), z_change = consensus_increments(
+        dots, rows, columns, _flat(z), None if residual is None else _flat(residual)
+    )
     return x_change.reshape(x.shape), h_change.reshape(h.shape), w_x_change, w_h_change, z_change.reshape(z.shape)
 
 

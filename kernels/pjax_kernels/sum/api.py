@@ -32,6 +32,7 @@ def project_sum(
     z: ArrayLike,
     *,
     coefficients: Sequence[float] | None = None,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[tuple[Array, ...], Array]:
@@ -46,6 +47,8 @@ def project_sum(
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the sums.
         coefficients: one number for each input; 1 by default.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -61,7 +64,7 @@ def project_sum(
     """
     numbers = (1.0,) * len(inputs) if coefficients is None else _numbers(inputs, coefficients)
     return project_summands(
-        _KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, increments, implementation, coefficients=numbers
+        _KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, residual, increments, implementation, coefficients=numbers
     )
 
 
@@ -79,6 +82,7 @@ def project_sum_over(
     *,
     axis: int | Sequence[int] | None = None,
     factor: float = 1.0,
+    residual: ArrayLike | None = None,
     increments: bool = False,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
@@ -89,6 +93,8 @@ def project_sum_over(
         z: the estimates of the sums, in the shape of ``x`` without the axes.
         axis: one axis or several; all by default.
         factor: a finite number.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", or None for the best that runs here.
 
@@ -112,6 +118,7 @@ def project_sum_over(
         (x, z),
         formula=_OVER_FORMULA,
         increments=increments,
+        known=arguments.known_residual(_OVER, residual, z),
         axes=axes,
         factor=arguments.finite_number(_OVER, "factor", factor),
     )
@@ -124,6 +131,7 @@ def project_summands(
     formula: Callable[..., Any],
     inputs: Sequence[ArrayLike],
     z: ArrayLike,
+    residual: ArrayLike | None,
     increments: bool,
     implementation: str | None,
     **settings: Any,
@@ -131,14 +139,16 @@ def project_summands(
     """Check the arguments of a kernel that sums its inputs, and run the implementation of them that is named."""
     arrays = summand_arrays(kernel, inputs, z)
     *summands, z = arrays.values()
+    known = arguments.known_residual(kernel, residual, z)
     found: tuple[tuple[Array, ...], Array] = run(
         kernel,
         implementation,
         available,
         (tuple(summands), z),
         formula=formula,
-        unsupported={"tpu": tpu.unsupported(arrays)},
+        unsupported={"tpu": arguments.only_for_residuals(known) or tpu.unsupported(arrays)},
         increments=increments,
+        known=known,
         **settings,
     )
     return found

@@ -30,7 +30,12 @@ _FORMULA = of_formula(xla.sum_relu_increments)
 
 
 def project_sum_relu(
-    inputs: Sequence[ArrayLike], z: ArrayLike, *, increments: bool = False, implementation: str | None = None
+    inputs: Sequence[ArrayLike],
+    z: ArrayLike,
+    *,
+    residual: ArrayLike | None = None,
+    increments: bool = False,
+    implementation: str | None = None,
 ) -> tuple[tuple[Array, ...], Array]:
     """Project each element onto the set ``{z = max(x_1 + ... + x_n, 0)}``.
 
@@ -42,6 +47,9 @@ def project_sum_relu(
     Args:
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
+            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
+            for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider.
         implementation: "reference", "xla", "tpu", or None for the best that runs here.
 
@@ -55,4 +63,4 @@ def project_sum_relu(
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, increments, implementation)
+    return project_summands(_KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, residual, increments, implementation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +13,11 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_core import primitives
-from pjax_core.call import Composite, call
-from pjax_core.graph import Slot, complete, of_node, select
-from pjax_core.meshes import Shape
-from pjax_core.trace.operations import constant, number, operation_node
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Feedback, Operation, Slot, of_node, select
+from pjax_core.operations import primitives
+from pjax_core.operations.call import Composite, call
+from pjax_core.trace.operations import constant, operation_node
 
 
 def recurrence(
@@ -82,7 +84,7 @@ def _forward(x: Array, w_x: Array, w_h: Array, *operands: Array, has_bias: bool,
     b, h0 = _arguments(operands, has_bias, has_state)
     before = jnp.zeros((x.shape[0], w_h.shape[0]), x.dtype) if h0 is None else h0
     bias = jnp.zeros((), x.dtype) if b is None else b
-    return jnp.maximum(_unroll(x, w_x, w_h, bias, before) + bias, 0)
+    return _rectify(_unroll(x, w_x, w_h, before, bias, activation=_rectify) + bias)
 
 
 def _step_by_step(x: Array, w_x: Array, w_h: Array, *operands: Array, has_bias: bool, has_state: bool) -> Array:
@@ -100,42 +102,60 @@ def _step_by_step(x: Array, w_x: Array, w_h: Array, *operands: Array, has_bias: 
     return jnp.stack(states, axis=1)
 
 
-def _unroll(x: Any, w_x: Any, w_h: Any, b: Any, h0: Any) -> Any:
+def _rectify(x: Array) -> Array:
+    return jnp.maximum(x, 0)
+
+
+def _unroll(x: Any, w_x: Any, w_h: Any, h0: Any, *biases: Any, activation: Callable[[Array], Array]) -> Any:
     """The products ``x_t w_x + h_{t-1} w_h`` of all time steps, one after the other."""
     inputs = jnp.moveaxis(jnp.matmul(x, w_x), 1, 0)
-    biases = jnp.moveaxis(jnp.broadcast_to(b, jnp.moveaxis(inputs, 0, 1).shape), 1, 0)
+    bias = jnp.asarray(sum(biases, jnp.zeros((), inputs.dtype)))
+    biases_of_steps = jnp.moveaxis(jnp.broadcast_to(bias, jnp.moveaxis(inputs, 0, 1).shape), 1, 0)
 
     def step(h: Any, at_step: Any) -> tuple[Any, Any]:
         from_input, bias = at_step
         product = from_input + jnp.matmul(h, w_h)
-        return jnp.maximum(product + bias, 0).astype(h.dtype), product
+        return activation(product + bias).astype(h.dtype), product
 
     start = jnp.asarray(h0, jnp.result_type(inputs, w_h, h0))
-    return jnp.moveaxis(lax.scan(step, start, (inputs, biases))[1], 0, 1)
+    return jnp.moveaxis(lax.scan(step, start, (inputs, biases_of_steps))[1], 0, 1)
 
 
 def _tied(x: Slot, w_x: Slot, w_h: Slot, *operands: Slot, has_bias: bool, has_state: bool) -> Slot:
     """The hidden states as two operations, each of which reads the other's output."""
     b, h0 = _arguments(operands, has_bias, has_state)
-    (batch, steps, _), width = x.shape.shape, w_x.shape.shape[1]
+    biases = () if b is None else (b,)
     dtype = jnp.result_type(x.shape.dtype, w_x.shape.dtype, w_h.shape.dtype)
-    states = Shape((batch, steps, width), dtype)
-    first = constant(np.zeros((batch, width), dtype)) if h0 is None else h0
-    bias = number(0, states) if b is None else b
-    # A stand-in for the states before, which do not exist yet, has their shape.
-    product = operation_node(primitives.recurrence, x, constant(np.zeros(states.shape, dtype)), w_x, w_h, shape=states)
-    output = operation_node(primitives.sum_relu, of_node(product), *([] if b is None else [b]), shape=states)
-    before = select("concatenate", _states_before, {}, states, first, of_node(output))
-    complete(
-        product,
-        replace(
-            product,
-            slots=(x, before, w_x, w_h),
-            feedback=output,
-            unrolled=((x, w_x, w_h, bias, first), _unroll),
-        ),
+    first = constant(np.zeros((x.shape.shape[0], w_x.shape.shape[1]), dtype)) if h0 is None else h0
+
+    def rectified(product: Slot) -> Operation:
+        return operation_node(primitives.sum_relu, product, *biases, shape=product.shape)
+
+    return tied(x, w_x, w_h, first, biases, rectified, _rectify)
+
+
+def tied(
+    x: Slot,
+    w_x: Slot,
+    w_h: Slot,
+    first: Slot,
+    biases: Sequence[Slot],
+    close: Callable[[Slot], Operation],
+    activation: Callable[[Array], Array],
+) -> Slot:
+    """The hidden states ``activation(x_t w_x + h_{t-1} w_h + biases)``: a product, and what ``close`` makes of it.
+
+    The product reads the output of the last of these operations.
+    """
+    dtype = jnp.result_type(x.shape.dtype, w_x.shape.dtype, w_h.shape.dtype)
+    states = Shape((*x.shape.shape[:2], w_x.shape.shape[1]), dtype)
+    later = Feedback("hidden states", states)
+    before = select("concatenate", _states_before, {}, states, first, of_node(later))
+    product = replace(
+        operation_node(primitives.recurrence, x, before, w_x, w_h, shape=states),
+        unrolled=((x, w_x, w_h, first, *biases), functools.partial(_unroll, activation=activation)),
     )
-    return of_node(output)
+    return of_node(replace(close(of_node(product)), tag=later.tag))
 
 
 def _states_before(first: Array, states: Array) -> Array:

@@ -18,13 +18,28 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_core import solution
-from pjax_core.copies import Copies, Deviations, Factored, Move, laid_out, low_dtype, moving_slots, slot_is_fixed
-from pjax_core.graph import Colour, Constant, Data, Graph, Node, Operation, Parameter, is_fixed
-from pjax_core.meshes import varying, varying_axes
-from pjax_core.serialization import exportable_dataclass
-from pjax_core.sets import placed
-from pjax_core.solution import mean_change, sources, unread_elements
+from pjax_core.arrays.meshes import varying, varying_axes
+from pjax_core.arrays.serialization import exportable_dataclass
+from pjax_core.copies import consensus
+from pjax_core.copies.count import (
+    Deviations,
+    Factor,
+    Move,
+    equals,
+    laid_out,
+    low_dtype,
+    mean_change,
+    moving_slots,
+    slot_is_fixed,
+    sources,
+    times,
+    unread_elements,
+)
+from pjax_core.copies.factored import Copies, Factored
+from pjax_core.graph.colour import Colour, Graph
+from pjax_core.graph.computed import Fixed
+from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, is_fixed
+from pjax_core.graph.sets import placed
 
 
 @functools.partial(exportable_dataclass, static=["parameters"])
@@ -49,7 +64,7 @@ class CopiesState:
     deviations: dict[str, Deviations]
     projected: dict[str, Array]
     truncation: dict[str, Array]
-    data: tuple[Any, ...] | solution.Fixed
+    data: tuple[Any, ...] | Fixed
     parameters: tuple[str, ...]
 
     def changes(self, old: CopiesState) -> list[Array]:
@@ -65,7 +80,7 @@ class CopiesState:
 
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
-    start = solution.initial_state(graph, params, low, data)
+    start = consensus.initial_state(graph, params, low, data)
     start = _from_zero(start, {parameter.index for parameter in graph.regions})
     lows = jax.tree.leaves(start.low)
     index = graph.keys
@@ -91,7 +106,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
     )
 
 
-def _from_zero(start: solution.State, indices: Set[int]) -> solution.State:
+def _from_zero(start: consensus.State, indices: Set[int]) -> consensus.State:
     """The state with these parameters as differences from 0: their sets are of values."""
     highs, structure = jax.tree.flatten(start.high)
     lows = jax.tree.leaves(start.low)
@@ -199,9 +214,8 @@ class Point:
                         self._project_operation(node, shared, estimates, move, found)
                     elif isinstance(node, Parameter) and node in self.graph.regions:
                         # Such a parameter is the difference from 0.
-                        found.outputs[node] = sum(
-                            placed(self.graph.regions[node], (estimates[node], 0 * estimates[node]))
-                        )
+                        high, low = placed(self.graph.regions[node], (estimates[node], 0 * estimates[node]))
+                        found.outputs[node] = high + low
                     else:
                         found.outputs[node] = estimates[node]
         return found
@@ -292,89 +306,11 @@ class Point:
         return jax.tree.map(lambda array, old: array.astype(old.dtype), new, self.state)
 
 
-def relaxed_reflections(point: Point, first: Constraints, second: Constraints, relaxation: float) -> CopiesState:
-    """``(1 - r) z + r R(R(z))`` with the reflections in ``first``, then in ``second``, and the ``relaxation`` r.
-
-    Written for what the copies share and for their deviations apart.  A reflection in the set that writes a copy
-    turns its deviation around (it shares twice the written value less the old one); one in the set of its consumer
-    adds twice the change of the projection.  Both together leave ``1 - 2 r`` of a deviation.
-    """
-    keep, gain = 1 - 2 * relaxation, 2 * relaxation
-
-    def move_first(consumer: Operation, place: int) -> Move:
-        return Move(1.0, keep, -gain) if second.hold(consumer, place) else Move(1.0, 1.0, gain)
-
-    def move_second(consumer: Operation, place: int) -> Move:
-        return Move(-1.0, keep, gain) if first.hold(consumer, place) else Move(1.0, 1.0, gain)
-
-    one = point.project(first, point.shared, point.estimates, move_first)
-    reflected = {
-        node: 2 * one.outputs[node] - old if node in one.outputs else old for node, old in point.shared.items()
-    }
-    estimates = {
-        node: old + 2 * one.changes[node] if node in one.changes else old for node, old in point.estimates.items()
-    }
-    two = point.project(second, reflected, estimates, move_second)
-
-    outputs = one.outputs | two.outputs
-    means = {}
-    for node, old in point.means.items():
-        terms = [(keep if node in outputs else 1.0, old)]
-        if node in one.changes:
-            terms.append((-gain if node in second.nodes else gain, one.changes[node]))
-        if node in two.changes:
-            terms.append((gain, two.changes[node]))
-        means[node] = _combined(*terms)
-    deviations = one.deviations | two.deviations
-    for node in point.copies:
-        kept = [keep if first.hold(node, i) or second.hold(node, i) else 1.0 for i in range(moving_slots(node))]
-        if node not in deviations and any(factor != 1 for factor in kept):
-            deviations[node] = point.copies[node].scaled(point.deviations(node), kept)
-    return point.moved(
-        shared={node: _combined((keep, point.shared[node]), (gain, output)) for node, output in outputs.items()},
-        means=means,
-        deviations=deviations,
-        projections=(one, two),
-    )
-
-
-def difference_map(point: Point, a: Constraints, b: Constraints, beta: float) -> CopiesState:
-    """``z + b [P_A(f_B(z)) - P_B(f_A(z))]`` with ``f_A = (1 - 1/b) P_A + z/b``, ``f_B = (1 + 1/b) P_B - z/b``.
-
-    For the copies of the outputs of A, ``P_A(f_B(z))`` is what all share, and ``z`` cancels: their new deviation is
-    ``-beta`` times the change of ``P_B`` at ``f_A(z)``.  The other way round for B.
-    """
-    minus, plus = 1 - 1 / beta, 1 + 1 / beta
-
-    def mean_only(consumer: Operation, place: int) -> Move:
-        return Move(1.0, 0.0, 0.0)
-
-    def shifted(old: Mapping[Node, Array], factor: float, change: Mapping[Node, Array]) -> dict[Node, Array]:
-        return {n: _combined((1.0, array), (factor, change[n])) if n in change else array for n, array in old.items()}
-
-    of_a = point.project(a, point.shared, point.estimates, mean_only)
-    of_b = point.project(b, point.shared, point.estimates, mean_only)
-    shared_a = {n: _combined((minus, output), (1 / beta, point.shared[n])) for n, output in of_a.outputs.items()}
-    shared_b = {n: _combined((plus, output), (-1 / beta, point.shared[n])) for n, output in of_b.outputs.items()}
-    at_b = point.project(
-        a, shared_b, shifted(point.estimates, plus, of_b.changes), lambda *_: Move(-1 / beta, 0.0, beta)
-    )
-    at_a = point.project(
-        b, shared_a, shifted(point.estimates, minus, of_a.changes), lambda *_: Move(1 / beta, 0.0, -beta)
-    )
-    return point.moved(
-        shared={n: _combined((beta, at_b.outputs[n]), (1 - beta, output)) for n, output in of_a.outputs.items()}
-        | {n: _combined((1 + beta, output), (-beta, at_a.outputs[n])) for n, output in of_b.outputs.items()},
-        means={n: -beta * change for n, change in at_a.changes.items()}
-        | {n: beta * change for n, change in at_b.changes.items()},
-        deviations=at_a.deviations | at_b.deviations,
-        projections=(at_b, at_a),
-    )
-
-
-def _combined(*terms: tuple[float, Array]) -> Array:
+def combined(*terms: tuple[Factor, Array]) -> Array:
     """The linear combination, computed without the terms that vanish."""
-    remaining = [array if factor == 1 else factor * array for factor, array in terms if factor != 0]
+    remaining = [
+        array if equals(factor, 1) else times(factor, array) for factor, array in terms if not equals(factor, 0)
+    ]
     return functools.reduce(operator.add, remaining) if remaining else jnp.zeros_like(terms[0][1])
 
 

@@ -9,86 +9,34 @@ compensated pairs ``high + low``, since a step can move them by less than a roun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from pjax_core.copies import Consensus, low_dtype
-from pjax_core.graph import Computed, Constant, Data, Graph, Node, Operation, Parameter, is_fixed, is_index
-from pjax_core.meshes import full, shape_of_type
-from pjax_core.serialization import exportable_dataclass
-from pjax_core.sets import placed
-from pjax_core.trace.jaxpr import trace
+from pjax_core.arrays.meshes import full, shape_of_type
+from pjax_core.arrays.serialization import exportable_dataclass
+from pjax_core.copies.count import Projected, low_dtype, mean_change, sources, unread_elements
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.computed import Fixed, with_computed
+from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter
+from pjax_core.graph.sets import placed
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A feasibility problem: find parameters such that ``function(params, *data)`` can hold.
+class Consensus:
+    """No deviations: right where the copies agree before each projection, as in alternating and cyclic projections."""
 
-    Two problems are the same if their functions are, as for :func:`jax.jit`: a lambda made in a loop is a new one.
-    """
+    def project(self, node: Operation, shared: Sequence[Array], output: Array | None) -> Projected:
+        """Project copies that all have the ``shared`` values."""
+        changes, output = node.primitive.project_values(tuple(shared), output, **node.settings)
+        return Projected(changes, output, None, None)
 
-    function: Callable[..., Any]
-    _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def graph(self, params: Any, data: tuple[Any, ...] | Fixed) -> Graph:
-        """The graph for arguments of these shapes, traced once and kept."""
-        given = data.given if isinstance(data, Fixed) else data
-        leaves, structure = jax.tree.flatten((params, given))
-        config: Any = jax.config
-        settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
-        key = (structure, tuple(map(jax.typeof, leaves)), settings)
-        if key not in self._graphs:
-            graph = trace(self.function, params, given)
-            if graph.holds_tracers:  # which belong to the function that is traced just now
-                return graph
-            self._graphs[key] = graph
-        return self._graphs[key]
-
-    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any]]]:
-        return Problem, (self.function,)
-
-
-@exportable_dataclass
-@dataclass(frozen=True)
-class Fixed:
-    """The data that were ``given``, and what is ``computed`` from them once."""
-
-    given: tuple[Any, ...]
-    computed: tuple[Array, ...]
-
-
-def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixed:
-    """The data, and beside them what operations read of functions of data."""
-    if not graph.computed:
-        return data
-    leaves = jax.tree.leaves(data)
-    known: dict[Node, Array] = {}
-
-    def value(node: Node) -> Array:
-        if isinstance(node, Constant):
-            return node.value
-        if isinstance(node, Computed):
-            if node not in known:
-                known[node] = node.function(*(slot.read(value) for slot in node.slots))
-            return known[node]
-        assert isinstance(node, Data)
-        return leaves[node.index]
-
-    return Fixed(data, tuple(value(node) for node in graph.computed))
-
-
-def require_problem(problem: Any) -> None:
-    """Raise ``TypeError`` unless the argument is a problem."""
-    if not isinstance(problem, Problem):
-        raise TypeError(
-            f"problem is of type {type(problem).__name__}; pass pj.feasibility(function) before params and data"
-        )
+    def __str__(self) -> str:
+        return "consensus"
 
 
 @exportable_dataclass
@@ -132,14 +80,25 @@ Schedule = Sequence[Sequence[Node]]
 
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
     """The point where every copy has the value that the network computes."""
-    if low is None:
-        low = jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
-    params, low = normalised(params, low)
+    return _evaluated(graph, *normalised(params, _no_low(params) if low is None else low), data).state()
+
+
+def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], Array]:
+    """The values that the network computes."""
+    return _evaluated(graph, params, _no_low(params), data).value
+
+
+def _no_low(params: Any) -> Any:
+    return jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
+
+
+def _evaluated(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> OpenState:
+    """The same point, opened; the pairs of parameters are kept as they are."""
     point = OpenState(graph, State(params, low, {}, {}, {}, with_computed(graph, data)))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             point.values[node] = node.start(point.value).astype(node.shape.dtype)
-    return point.state()
+    return point
 
 
 def normalised(high: Any, low: Any) -> tuple[Any, Any]:
@@ -275,104 +234,3 @@ def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[tuple[Array,
     if estimate is not None and unread is not None:
         estimate = jnp.where(unread, node.primitive.forward(*inputs, **node.settings), estimate)
     return inputs, estimate
-
-
-def sources(node: Operation) -> list[Node]:
-    """The nodes whose outputs an operation holds copies of, each once, without those that never move."""
-    return list(dict.fromkeys(source for slot in node.slots for source in slot.sources if not is_fixed(source)))
-
-
-def may_be_unread(graph: Graph, node: Operation) -> bool:
-    """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
-    if node.shape is None or node.primitive.constrains_output:
-        return False
-    return _chosen_by_data(graph, node) or unread_elements(graph, node, _no_data) is not None
-
-
-def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Array]) -> Array | None:
-    """Which elements of the output no consumer holds a copy of; None if there are none.
-
-    ``values`` gives the data that select elements.
-    """
-    consumers = graph.consumers[node]
-    if (
-        node.shape is None
-        or node.primitive.constrains_output
-        or any(direct_slot(consumer, node) is not None for consumer in consumers)
-    ):
-        return None
-    if _chosen_by_data(graph, node):
-        chosen = sum(_sum_over_copies(consumer, node, None, values) for consumer in consumers)
-        return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
-    with jax.ensure_compile_time_eval():
-        copies = np.asarray(sum(_sum_over_copies(consumer, node, None, _no_data) for consumer in consumers))
-    return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
-
-
-def _chosen_by_data(graph: Graph, node: Operation) -> bool:
-    """Whether data say which elements of the output are read."""
-    return any(
-        isinstance(source, Data) and is_index(source)
-        for consumer in graph.consumers[node]
-        for slot in consumer.slots
-        if node in slot.sources
-        for source in slot.sources
-    )
-
-
-def _no_data(node: Node) -> Array:
-    """The values of indices that are known while tracing."""
-    assert isinstance(node, Constant)
-    return node.value
-
-
-def mean_change(
-    graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array], values: Callable[[Node], Array]
-) -> Array:
-    """What ``changes`` of one consumer's inputs add to the mean over all copies of ``source``.
-
-    Each consumer has the same weight, and within it each copy (paper, section 3.1).
-    """
-    consumers = graph.consumers[source]
-    direct = direct_slot(consumer, source)
-    if direct is not None and (len(consumers) == 1 or all(direct_slot(c, source) is not None for c in consumers)):
-        return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
-    transposed = _transposed_slot(consumer, source)
-    if transposed is not None and len(consumers) == 1:
-        return consumer.slots[transposed].sum_over_copies(source, changes[transposed], values)
-    copies = [_sum_over_copies(c, source, None, values) for c in consumers]
-    holders = sum((count > 0).astype(count.dtype) for count in copies)
-    own = copies[consumers.index(consumer)]
-    return _sum_over_copies(consumer, source, changes, values) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
-
-
-def direct_slot(consumer: Operation, source: Node) -> int | None:
-    """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
-    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
-    if len(places) != 1 or consumer.slots[places[0]].view is not None:
-        return None
-    count = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)[places[0]]
-    return places[0] if np.all(count) else None
-
-
-def _transposed_slot(consumer: Operation, source: Node) -> int | None:
-    """The place of the only slot that holds ``source``, if it does so with its axes permuted, as weights (out, in)."""
-    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
-    view = consumer.slots[places[0]].view
-    only = len(places) == len(consumer.slots[places[0]].sources) == 1
-    return places[0] if only and view is not None and {step.name for step in view.steps} == {"transpose"} else None
-
-
-def _sum_over_copies(
-    consumer: Operation, source: Node, changes: Sequence[Array] | None, values: Callable[[Node], Array]
-) -> Array:
-    """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
-    assert source.shape is not None
-    total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
-    multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
-    for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
-        if source in slot.sources:
-            copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
-            copies = jnp.asarray(multiplicity, total.dtype) * copies
-            total = total + slot.sum_over_copies(source, copies, values, counts=changes is None).astype(total.dtype)
-    return total

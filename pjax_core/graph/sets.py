@@ -12,15 +12,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 import pjax_kernels as pk
-from pjax_core.graph import Constant, Operation, Parameter, ordered
-from pjax_core.messages import is_known
-from pjax_core.primitive import Primitive
+from pjax_core.arrays.messages import is_known
+from pjax_core.graph.nodes import Constant, Operation, Parameter, ordered
+from pjax_core.operations.primitive import Primitive
 from pjax_kernels.compose import add_to_pair
 
 
 class Box(NamedTuple):
-    """The set ``{low <= value <= high}``: numbers, or data that broadcast to the value's shape; ``Box(0)`` is that of
-    values that are not negative.
+    """The set ``{low <= value <= high}``: numbers, or data that broadcast to the value's shape.
+
+    ``Box(0)`` is that of values that are not negative.
     """
 
     low: Any = -math.inf
@@ -139,8 +140,8 @@ def setting_and_operands(region: Any) -> tuple[Any, dict[str, ArrayLike]]:
     if callable(region):
         return _OwnSet(region), {}
     raise TypeError(
-        f"within: the set is of type {type(region).__name__}; pass one, such as pj.Box(low, high) or pj.Sphere(norm), or "
-        "a function that gives the nearest point of one"
+        f"within: the set is of type {type(region).__name__}; pass one, such as pj.Box(low, high) or pj.Sphere(norm), "
+        "or a function that gives the nearest point of one"
     )
 
 
@@ -149,7 +150,7 @@ def _mean_squared_distance(value: Array, *limits: Array, region: Any) -> Array:
     return jnp.mean(change * change)
 
 
-def _project(inputs: tuple[Array, ...], output: None, *, region: Any) -> tuple[tuple[Array, ...], None]:
+def _project(inputs: tuple[Array, ...], output: None, residual: None, *, region: Any) -> tuple[tuple[Array, ...], None]:
     return (region.project(*inputs, increments=True),), None
 
 

@@ -12,13 +12,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core import primitives, sets
-from pjax_core.arguments import Known
-from pjax_core.call import call
-from pjax_core.graph import Computed, Data, Node, Operation, Slot
-from pjax_core.messages import described, is_known
-from pjax_core.primitive import Primitive
-from pjax_core.solution import Problem
+from pjax_core.arrays.arguments import Known
+from pjax_core.arrays.messages import described, is_known
+from pjax_core.graph import sets
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Computed, Data, Node, Operation, Slot
+from pjax_core.operations import primitives
+from pjax_core.operations.call import call
+from pjax_core.operations.primitive import Primitive
 
 
 def margin_loss(logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -236,9 +237,8 @@ def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[st
     return call(operation, moving, *data.values(), **settings)
 
 
-def require_labels(problem: Problem, params: Any, data: tuple[Any, ...]) -> None:
+def require_labels(graph: Graph, data: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
-    graph = problem.graph(params, data)
     arrays = jax.tree.leaves(data)
 
     def value(source: Node) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,26 +14,35 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
-from pjax_core.primitive import Batching, Bilinear, Primitive, bilinear
+from pjax_core.operations.convolutions import spread_convolution
+from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
 from pjax_kernels import compose
 
 # Dot products.
 
 
-def _project_dot(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+_Projected = tuple[tuple[Array, ...], Array]
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.sum(a * b, axis=-1)
+
+
+def _project_dot(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     a, b = inputs
-    a_change, b_change, z_change = pk.project_bilinear(a, b, output, increments=True)
-    return (a_change, b_change), output + z_change
+    a_change, b_change, z_change = pk.project_bilinear(a, b, output, residual=residual, increments=True)
+    return (a_change, b_change), z_change
 
 
-dot = Primitive("dot", forward=lambda a, b: jnp.sum(a * b, axis=-1), project=_project_dot)
+_ONE_EACH = ((0,), (1,))
+dot = Primitive("dot", forward=_dot, project=_project_dot, increment=bilinear_increment(_dot, _ONE_EACH))
 
 
 @jax.jit  # traced once for all layers of one shape
-def _project_matmul(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+def _project_matmul(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     x, w = inputs
-    x_change, w_change, z_change = pk.project_dense(x, w, output, increments=True)
-    return (x_change, w_change), output + z_change
+    x_change, w_change, z_change = pk.project_dense(x, w, output, residual=residual, increments=True)
+    return (x_change, w_change), z_change
 
 
 def _dot_products(x: Array, w: Array) -> tuple[Array, Array]:
@@ -46,15 +56,23 @@ def _squared_norms(x: Array, w: Array) -> tuple[Array, Array]:
     return jnp.sum(x * x, axis=1)[:, None], jnp.sum(w * w, axis=0)
 
 
+def _matmul_shares(x: Array, w: Array) -> tuple[Array, Array]:
+    """By the norms as the projection forms them, so that they are formed once."""
+    of_x, of_w = lax.optimization_barrier(_squared_norms(x, w))
+    return (1 / (1 + jnp.mean(of_x) + jnp.mean(of_w)),) * 2
+
+
 matmul = Primitive(
     "matmul",
     forward=jnp.matmul,
     project=_project_matmul,
     spread=_dot_products,
+    increment=bilinear_increment(functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), _ONE_EACH),
     copywise=dot,
-    bilinear=Bilinear(((0,), (1,)), pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
+    bilinear=Bilinear(_ONE_EACH, pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
     project_in_place=compose.project_dense_in_place,
+    shares=_matmul_shares,
 )
 
 
@@ -90,14 +108,18 @@ def _spread_multiply(a: Array, b: Array) -> tuple[Array, ...]:
 multiply = bilinear("multiply", jnp.multiply, spread=_spread_multiply, batching=Batching.BROADCAST)
 
 
-def _project_divide(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+def _project_divide(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     """The same set as that of ``output * divisor = dividend``."""
     dividend, divisor = (jnp.broadcast_to(x, output.shape) for x in inputs)
     z_change, divisor_change, dividend_change = pk.project_bilinear(
-        output[..., None], divisor[..., None], dividend, increments=True
+        output[..., None],
+        divisor[..., None],
+        dividend,
+        residual=None if residual is None else -divisor * residual,
+        increments=True,
     )
     changes = (dividend_change, divisor_change[..., 0])
-    return tuple(map(_mean_of_copies, inputs, changes)), output + z_change[..., 0]
+    return tuple(map(_mean_of_copies, inputs, changes)), z_change[..., 0]
 
 
 def _mean_of_copies(x: Array, change: Array) -> Array:
@@ -147,10 +169,12 @@ def _spread_convolution(x: Array, w: Array, *, strides: tuple[int, int], padding
     return jnp.broadcast_to(rows, shape), jnp.broadcast_to(columns, shape)
 
 
-def _project_convolution(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+def _project_convolution(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
     x, w = inputs
-    x_change, w_change, z_change = pk.project_conv2d(x, w, output, increments=True, **settings)
-    return (x_change, w_change), output + z_change
+    x_change, w_change, z_change = pk.project_conv2d(x, w, output, residual=residual, increments=True, **settings)
+    return (x_change, w_change), z_change
 
 
 conv2d = bilinear(
@@ -163,7 +187,7 @@ def _convolution_of_any_kind(x: Array, w: Array, *, settings: tuple[tuple[str, A
     return lax.conv_general_dilated(x, w, precision=lax.Precision.HIGHEST, **dict(settings))
 
 
-convolution_of_any_kind = bilinear("convolution", _convolution_of_any_kind)
+convolution_of_any_kind = bilinear("convolution", _convolution_of_any_kind, spread=spread_convolution)
 
 
 def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
@@ -172,10 +196,10 @@ def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
     return product(x, w_x) + product(h, w_h)
 
 
-def _project_recurrence(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+def _project_recurrence(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     x, h, w_x, w_h = inputs
-    *changes, z_change = pk.project_recurrence(x, h, w_x, w_h, output, increments=True)
-    return tuple(changes), output + z_change
+    *changes, z_change = pk.project_recurrence(x, h, w_x, w_h, output, residual=residual, increments=True)
+    return tuple(changes), z_change
 
 
 def _spread_recurrence(x: Array, h: Array, w_x: Array, w_h: Array) -> tuple[Array, ...]:
@@ -211,13 +235,30 @@ def _total(*inputs: Array) -> Array:
     return jnp.asarray(sum(inputs))
 
 
-def _project_sum(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum(inputs, output, increments=True)
-    return changes, output + output_change
+def _sum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+    shape = jnp.broadcast_shapes(*(start.shape for start in starts))
+    return jnp.broadcast_to(sum(change for change in changes if change is not None), shape)
 
 
-add = Primitive("sum", forward=_total, project=_project_sum, spread=_broadcast, batching=Batching.BROADCAST)
-identity = Primitive("identity", forward=_total, project=_project_sum, spread=_broadcast, batching=Batching.BROADCAST)
+def _project_sum(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    return pk.project_sum(inputs, output, residual=residual, increments=True)
+
+
+def _equal_shares(*inputs: Array, **_: Any) -> tuple[float, ...]:
+    """A residual is shared by all inputs and the output."""
+    return (1 / (len(inputs) + 1),) * len(inputs)
+
+
+add = Primitive(
+    "sum",
+    _total,
+    _project_sum,
+    spread=_broadcast,
+    increment=_sum_increment,
+    batching=Batching.BROADCAST,
+    shares=_equal_shares,
+)
+identity = replace(add, name="identity")
 
 
 def _signed_total(*inputs: Array, coefficients: tuple[float, ...]) -> Array:
@@ -225,20 +266,32 @@ def _signed_total(*inputs: Array, coefficients: tuple[float, ...]) -> Array:
 
 
 def _project_signed_sum(
-    inputs: tuple[Array, ...], output: Array, *, coefficients: tuple[float, ...]
-) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum(inputs, output, coefficients=coefficients, increments=True)
-    return changes, output + output_change
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, *, coefficients: tuple[float, ...]
+) -> _Projected:
+    return pk.project_sum(inputs, output, coefficients=coefficients, residual=residual, increments=True)
 
 
-signed_sum = Primitive("signed_sum", _signed_total, _project_signed_sum, spread=_broadcast, batching=Batching.BROADCAST)
+def _signed_sum_increment(
+    starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, coefficients: tuple[float, ...]
+) -> Array:
+    scaled = (None if d is None else c * d for d, c in zip(changes, coefficients, strict=True))
+    return _sum_increment(starts, tuple(scaled))
+
+
+signed_sum = Primitive(
+    "signed_sum",
+    _signed_total,
+    _project_signed_sum,
+    spread=_broadcast,
+    increment=_signed_sum_increment,
+    batching=Batching.BROADCAST,
+)
 """``z = c_1 x_1 + ... + c_n x_n``; setting ``coefficients``, one number for each input: differences, negations."""
 
 
-def _project_sum_over(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    (x,) = inputs
-    change, output_change = pk.project_sum_over(x, output, increments=True, **settings)
-    return (change,), output + output_change
+def _project_sum_over(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+    change, output_change = pk.project_sum_over(inputs[0], output, residual=residual, increments=True, **settings)
+    return (change,), output_change
 
 
 def _sum_over(x: Array, *, axis: tuple[int, ...], factor: float = 1.0) -> Array:
@@ -246,17 +299,53 @@ def _sum_over(x: Array, *, axis: tuple[int, ...], factor: float = 1.0) -> Array:
     return total if factor == 1 else factor * total
 
 
-sum_over = Primitive("sum over axes", forward=_sum_over, project=_project_sum_over)
+sum_over = Primitive(
+    "sum over axes",
+    forward=_sum_over,
+    project=_project_sum_over,
+    increment=lambda _, changes, **settings: _sum_over(jnp.asarray(changes[0]), **settings),
+    shares=lambda x, *, axis, factor=1.0: (1 / (factor**2 * x.size / max(jnp.sum(x, axis).size, 1) + 1),),
+)
 """``z = factor sum(x)`` over ``axis``; the mean for a ``factor`` of 1/n."""
 
+_SMALL = 3e-4
+"""Changes below this part of what they change are to first order those of a smooth function."""
 
-def _project_affine(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+
+def _smooth_increment(function: Callable[[Array], Array], x: Array, change: Array) -> Array:
+    """``function(x + change) - function(x)``, element by element."""
+    _, first_order = jax.jvp(function, (x.astype(change.dtype),), (change,))
+    small = jnp.abs(change) <= _SMALL * (1 + jnp.abs(x))
+    return jnp.where(small, first_order, function(x + change) - function(x))
+
+
+def _with_small_residuals(
+    function: Callable[[Array], Array], x: Array, output: Array, residual: Array | None, found: tuple[Array, Array]
+) -> _Projected:
+    """The changes that a kernel has ``found`` from values, to first order where the residual is small beside these."""
+    change, output_change = found
+    if residual is None:
+        return (change,), output_change
+    x = x.astype(residual.dtype)
+    _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+    step = slope * residual / (1 + slope * slope)
+    small = jnp.abs(residual) <= _SMALL * (1 + jnp.abs(output))
+    return (jnp.where(small, step, change),), jnp.where(small, slope * step - residual, output_change)
+
+
+def _project_affine(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     x, scale, offset = inputs
-    change, output_change = pk.project_affine(x, output, scale=scale, offset=offset, increments=True)
-    return (change,), output + output_change
+    found = pk.project_affine(x, output, scale=scale, offset=offset, increments=True)
+    return _with_small_residuals(lambda x: scale * x + offset, x, output, residual, found)
 
 
-affine = Primitive("affine", lambda x, scale, offset: scale * x + offset, _project_affine, moving=1)
+affine = Primitive(
+    "affine",
+    lambda x, scale, offset: scale * x + offset,
+    _project_affine,
+    increment=lambda starts, changes: jnp.broadcast_to(starts[1] * changes[0], starts[0].shape),
+    moving=1,
+)
 """``z = scale x + offset``; ``scale`` and ``offset`` are data, of shapes that broadcast to that of ``x``."""
 
 
@@ -274,11 +363,13 @@ def _windows_of(
 
 
 def _project_average_pool(
-    inputs: tuple[Array, ...], output: Array, *, size: Any, **settings: Any
-) -> tuple[tuple[Array, ...], Array]:
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, *, size: Any, **settings: Any
+) -> _Projected:
     del size
+    if residual is not None:  # the projection is linear in it: that of windows of zeros
+        inputs, output = (jnp.zeros_like(inputs[0], residual.dtype),), residual
     change, output_change = pk.project_average_pool(inputs[0], output, increments=True, **settings)
-    return (change,), output + output_change
+    return (change,), output_change
 
 
 def _normal_of_windows(dtype: Any, **settings: Any) -> Array:
@@ -288,12 +379,17 @@ def _normal_of_windows(dtype: Any, **settings: Any) -> Array:
 
 
 def _project_windows_average(
-    inputs: tuple[Array, ...], output: Array, **settings: Any
-) -> tuple[tuple[Array, ...], Array]:
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
     (windows,) = inputs
     normal = _normal_of_windows(windows.dtype, **settings)
-    share = (output - jnp.sum(normal * windows, -1)) / (1 + jnp.sum(normal**2, -1))
-    return (normal * share[..., None],), output - share
+    residual = output - jnp.sum(normal * windows, -1) if residual is None else residual
+    share = residual / (1 + jnp.sum(normal**2, -1))
+    return (normal * share[..., None],), -share
+
+
+def _windows_average(windows: Array, **settings: Any) -> Array:
+    return jnp.sum(_normal_of_windows(windows.dtype, **settings) * windows, -1)
 
 
 average_pool = Primitive(
@@ -303,23 +399,35 @@ average_pool = Primitive(
     spread=lambda x, **settings: (_windows_of(**settings).spread(x),),
     copywise=Primitive(
         "windows",
-        lambda x, **settings: jnp.sum(_normal_of_windows(x.dtype, **settings) * x, -1),
+        _windows_average,
         _project_windows_average,
+        increment=lambda _, changes, **settings: _windows_average(jnp.asarray(changes[0]), **settings),
     ),
+    increment=lambda _, changes, **settings: _average_pool(jnp.asarray(changes[0]), **settings),
     uneven=True,
 )
 """``z = factor (sum of a window)``, the mean for None; settings those of :func:`pjax_kernels.project_average_pool`,
 ``padding`` as pairs, and ``size``, the shape of ``x``."""
 
 
-def _project_sum_relu(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
-    changes, output_change = pk.project_sum_relu(inputs, output, increments=True)
+def _project_sum_relu(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    return pk.project_sum_relu(inputs, output, residual=residual, increments=True)
+
+
+def _sum_relu_of_moved(inputs: tuple[Array, ...], changes: tuple[Array, ...]) -> Array | None:
+    """All inputs move by the same amount, which is seen where one has the shape of the output."""
+    shape = jnp.broadcast_shapes(*(x.shape for x in inputs))
     for x, change in zip(inputs, changes, strict=True):
-        if x.shape == output.shape:
-            # All inputs move by the same amount, so the new output follows from them, and has no rounding of the old.
+        if x.shape == shape:
             # From the moved inputs: those in place are then free before the output is written.
-            return changes, jnp.maximum(_total(*(moved + change for moved in inputs)), 0)
-    return changes, output + output_change
+            return jnp.maximum(_total(*(moved + change for moved in inputs)), 0)
+    return None
+
+
+def _sum_relu_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+    before, growth = _total(*starts), _sum_increment(starts, changes)
+    after = _total(*map(moved, starts, changes))
+    return jnp.where((before > 0) & (after > 0), growth, jnp.maximum(after, 0) - jnp.maximum(before, 0))
 
 
 sum_relu = Primitive(
@@ -327,26 +435,43 @@ sum_relu = Primitive(
     forward=lambda *inputs: jnp.maximum(_total(*inputs), 0),
     project=_project_sum_relu,
     spread=_broadcast,
+    increment=_sum_relu_increment,
+    output_of_moved=_sum_relu_of_moved,
+    shares=_equal_shares,
     batching=Batching.BROADCAST,
 )
 
 # Selections and steps.
 
 
-def _project_maximum(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    (x,) = inputs
-    change, output_change = pk.project_max(x, output, increments=True, **settings)
-    return (change,), output + output_change
+def _project_maximum(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+    change, output_change = pk.project_max(inputs[0], output, residual=residual, increments=True, **settings)
+    return (change,), output_change
 
 
-def _project_minimum(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    (x,) = inputs
-    change, output_change = pk.project_min(x, output, increments=True, **settings)
-    return (change,), output + output_change
+def _maximum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
+    (x,), (change,) = starts, changes
+    assert change is not None
+    return jnp.max((x - jnp.max(x, axis, keepdims=True)) + change, axis)
 
 
-minimum = Primitive("min", forward=lambda x, *, axis: jnp.min(x, axis), project=_project_minimum)
-maximum = Primitive("max", forward=lambda x, *, axis: jnp.max(x, axis), project=_project_maximum)
+maximum = Primitive(
+    "max", forward=lambda x, *, axis: jnp.max(x, axis), project=_project_maximum, increment=_maximum_increment
+)
+
+
+def _project_minimum(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+    change, output_change = pk.project_min(inputs[0], output, residual=residual, increments=True, **settings)
+    return (change,), output_change
+
+
+def _minimum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
+    return -_maximum_increment((-starts[0],), (-jnp.asarray(changes[0]),), axis=axis)
+
+
+minimum = Primitive(
+    "min", forward=lambda x, *, axis: jnp.min(x, axis), project=_project_minimum, increment=_minimum_increment
+)
 
 
 def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], padding: Any, size: Any) -> Array:
@@ -355,12 +480,17 @@ def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], pa
 
 
 def _project_max_pool(
-    inputs: tuple[Array, ...], output: Array, *, size: Any, **settings: Any
-) -> tuple[tuple[Array, ...], Array]:
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, *, size: Any, **settings: Any
+) -> _Projected:
     del size
-    (x,) = inputs
-    change, output_change = pk.project_max_pool(x, output, increments=True, **settings)
-    return (change,), output + output_change
+    change, output_change = pk.project_max_pool(inputs[0], output, residual=residual, increments=True, **settings)
+    return (change,), output_change
+
+
+def _max_pool_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
+    assert changes[0] is not None
+    (change,) = _spread_windows(changes[0], **settings)
+    return _windows_increment(_spread_windows(*starts, **settings), (change,), **settings)
 
 
 def _spread_windows(x: Array, *, window: Any, strides: Any, padding: Any, size: Any) -> tuple[Array]:
@@ -375,10 +505,14 @@ def _without_padding(windows: Array, *, size: tuple[int, int], **settings: Any) 
     return jnp.where(inside == 0, -jnp.inf, windows)
 
 
-def _project_windows(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+def _project_windows(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
     windows = _without_padding(inputs[0], **settings)
-    change, output_change = pk.project_max(windows, output, axis=-1, increments=True)
-    return (jnp.where(windows == -jnp.inf, 0, change),), output + output_change
+    change, output_change = pk.project_max(windows, output, axis=-1, residual=residual, increments=True)
+    return (jnp.where(windows == -jnp.inf, 0, change),), output_change
+
+
+def _windows_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
+    return _maximum_increment((_without_padding(*starts, **settings),), changes, axis=-1)
 
 
 max_pool = Primitive(
@@ -386,22 +520,28 @@ max_pool = Primitive(
     forward=_max_pool,
     project=_project_max_pool,
     spread=_spread_windows,
-    copywise=Primitive("windows", lambda x, **settings: jnp.max(_without_padding(x, **settings), -1), _project_windows),
+    increment=_max_pool_increment,
+    copywise=Primitive(
+        "windows",
+        lambda x, **settings: jnp.max(_without_padding(x, **settings), -1),
+        _project_windows,
+        increment=_windows_increment,
+    ),
     uneven=True,
     batching=Batching.ROWS,
 )
 
 
-def _quantize(x: Array, *, levels: int, scale: float) -> Array:
+def _quantize(x: Array, *, levels: int, scale: float, relaxed: bool = False) -> Array:
     """The nearest of the levels."""
+    del relaxed
     place = jnp.clip(jnp.round((x / scale + 1) * ((levels - 1) / 2)), 0, levels - 1)
     return (scale * (2 * place - (levels - 1)) / (levels - 1)).astype(x.dtype)
 
 
-def _project_quantize(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
-    (x,) = inputs
-    change, output_change = pk.project_quantize(x, output, increments=True, **settings)
-    return (change,), output + output_change
+def _project_quantize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+    change, output_change = pk.project_quantize(inputs[0], output, residual=residual, increments=True, **settings)
+    return (change,), output_change
 
 
 quantize = Primitive("quantize", forward=_quantize, project=_project_quantize, batching=Batching.BROADCAST)
@@ -411,18 +551,20 @@ def _signs(products: Array) -> Array:
     return jnp.where(products >= 0, 1, -1).astype(products.dtype)
 
 
-def _project_threshold(inputs: tuple[Array, ...], output: Array, *, margin: float) -> tuple[tuple[Array, ...], Array]:
+def _project_threshold(
+    inputs: tuple[Array, ...], output: Array, residual: None, *, margin: float
+) -> tuple[tuple[Array, ...], Array]:
     a, b = inputs
     *changes, z_change = pk.project_threshold(a, b, output, margin=margin, increments=True)
-    return tuple(changes), output + z_change
+    return tuple(changes), z_change
 
 
 def _project_threshold_layer(
-    inputs: tuple[Array, ...], output: Array, *, margin: float
+    inputs: tuple[Array, ...], output: Array, residual: None, *, margin: float
 ) -> tuple[tuple[Array, ...], Array]:
     x, w = inputs
     *changes, z_change = pk.project_threshold_dense(x, w, output, margin=margin, increments=True)
-    return tuple(changes), output + z_change
+    return tuple(changes), z_change
 
 
 threshold = Primitive(
@@ -441,9 +583,10 @@ def _normalize(x: Array, *, axis: int, epsilon: float, centred: bool) -> Array:
     return entries * lax.rsqrt(jnp.mean(entries * entries, axis, keepdims=True) + epsilon)
 
 
-def _project_normalize(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+def _project_normalize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+    del residual  # its kernel takes values alone: changes below their rounding are lost in it
     change, output_change = pk.project_normalize(inputs[0], output, increments=True, **settings)
-    return (change,), output + output_change
+    return (change,), output_change
 
 
 normalize = Primitive("normalize", _normalize, _project_normalize)
@@ -469,28 +612,37 @@ def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:
             return function(x, *constants)
         return compose.elementwise_function(function, (), settings).value(x)
 
-    def project(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
         x, *constants = inputs
-        change, output_change = pk.project_elementwise(
-            function, x, output, constants=constants, increments=True, **settings
-        )
-        return (change,), output + output_change
+        found = pk.project_elementwise(function, x, output, constants=constants, increments=True, **settings)
+        return _with_small_residuals(lambda x: forward(x, *constants, **settings), x, output, residual, found)
 
-    return Primitive(
-        name, forward, project, batching=Batching.BROADCAST if isinstance(function, str) else Batching.EACH, moving=1
-    )
+    def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
+        x, *constants = starts
+        return _smooth_increment(lambda x: forward(x, *constants, **settings), x, jnp.asarray(changes[0]))
+
+    batching = Batching.BROADCAST if isinstance(function, str) else Batching.EACH
+    return Primitive(name, forward, project, increment=increment, batching=batching, moving=1)
 
 
 _NAMED = {name: _elementwise(name, name) for name in pk.ELEMENTWISE}
 
 
-def _project_clip(inputs: tuple[Array, ...], output: Array) -> tuple[tuple[Array, ...], Array]:
+def _project_clip(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     x, low, high = inputs
-    change, output_change = pk.project_elementwise("clip", x, output, low=low, high=high, increments=True)
-    return (change,), output + output_change
+    found = pk.project_elementwise("clip", x, output, low=low, high=high, increments=True)
+    return _with_small_residuals(lambda x: jnp.clip(x, low, high), x, output, residual, found)
 
 
-clip = Primitive("clip", lambda x, low, high: jnp.clip(x, low, high), _project_clip, moving=1)
+clip = Primitive(
+    "clip",
+    lambda x, low, high: jnp.clip(x, low, high),
+    _project_clip,
+    increment=lambda starts, changes: _smooth_increment(
+        lambda x: jnp.clip(x, *starts[1:]), starts[0], jnp.asarray(changes[0])
+    ),
+    moving=1,
+)
 """``z = min(max(x, low), high)``; the limits are data, of shapes that broadcast to that of ``x``, infinite for none."""
 
 # Output constraints.
@@ -510,7 +662,7 @@ def _margin_violation(logits: Array, labels: Array, weights: Array | None = None
     return _weighted_mean(jnp.sum(change * change, axis=-1), weights)
 
 
-def _project_margin(inputs: tuple[Array, ...], output: None) -> tuple[tuple[Array, ...], None]:
+def _project_margin(inputs: tuple[Array, ...], output: None, residual: None) -> tuple[tuple[Array, ...], None]:
     logits, labels, *weights = inputs
     change = pk.project_margin(logits, labels, increments=True)
     return (weights[0][..., None].astype(change.dtype) * change if weights else change,), None
@@ -553,7 +705,12 @@ def _mean_cross_entropy(
 
 
 def _project_cross_entropy(
-    inputs: tuple[Array, ...], output: None, *, strength: float, class_weights: tuple[float, ...] | None = None
+    inputs: tuple[Array, ...],
+    output: None,
+    residual: None,
+    *,
+    strength: float,
+    class_weights: tuple[float, ...] | None = None,
 ) -> tuple[tuple[Array, ...], None]:
     logits, labels, *given = inputs
     labels, weights = _cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)
@@ -571,7 +728,9 @@ def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array
         del strength
         return _weighted_mean(error(prediction - target), weights)
 
-    def project(inputs: tuple[Array, ...], output: None, *, strength: float) -> tuple[tuple[Array, ...], None]:
+    def project(
+        inputs: tuple[Array, ...], output: None, residual: None, *, strength: float
+    ) -> tuple[tuple[Array, ...], None]:
         prediction, target, *weights = inputs
         options = {"weights": weights[0]} if weights else {}
         return (prox(prediction, target, strength=strength, increments=True, **options),), None
@@ -586,7 +745,9 @@ absolute_error = _error("absolute_error", jnp.abs, pk.prox_absolute_error)
 def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array]) -> Primitive:
     """The output constraint of a loss with its proximal operator, both functions of a prediction and of data."""
 
-    def project(inputs: tuple[Array, ...], output: None, **settings: Any) -> tuple[tuple[Array, ...], None]:
+    def project(
+        inputs: tuple[Array, ...], output: None, residual: None, **settings: Any
+    ) -> tuple[tuple[Array, ...], None]:
         return (prox(*inputs, **settings) - inputs[0],), None
 
     return Primitive(name, loss, project, constrains_output=True)

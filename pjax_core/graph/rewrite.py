@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from pjax_core import primitives
-from pjax_core.graph import Constant, Data, Node, Operation, Parameter, Slot, complete, ordered
-from pjax_core.meshes import says_more_than_shape
+from pjax_core.arrays.meshes import says_more_than_shape
+from pjax_core.graph.nodes import Constant, Data, Feedback, Node, Operation, Parameter, Slot, ordered
+from pjax_core.operations import primitives
 
 
 def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
@@ -24,7 +24,7 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     typed = any(says_more_than_shape(node.shape) for node in nodes if isinstance(node, (Parameter, Data)))
 
     def moved(slot: Slot) -> Slot:
-        sources = tuple(new[source] for source in slot.sources)
+        sources = tuple(s if isinstance(s, Feedback) else new[s] for s in slot.sources)
         shape = jax.eval_shape(slot.view or (lambda a: a), *(s.shape for s in sources)) if typed else slot.shape
         return replace(slot, sources=sources, shape=shape)
 
@@ -32,21 +32,13 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
         if not isinstance(node, Operation):
             new[node] = node
             continue
-        feedback = None
-        if node.feedback is not None:
-            feedback = new[node.feedback] = replace(node.feedback)
         unrolled = node.unrolled and (tuple(map(moved, node.unrolled[0])), node.unrolled[1])
-        rebuilt = replace(node, slots=tuple(map(moved, node.slots)), feedback=feedback, unrolled=unrolled)
+        rebuilt = replace(node, slots=tuple(map(moved, node.slots)), unrolled=unrolled)
         if node.primitive in _SUMS:
             rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses) for slot in node.slots], new)
         elif node.primitive is primitives.affine:
             rebuilt = _scaled_sum(node, uses, new) or rebuilt
-        if typed:
-            rebuilt = _with_type(rebuilt)
-        if node in new:
-            complete(new[node], rebuilt)
-        else:
-            new[node] = rebuilt
+        new[node] = _with_type(rebuilt) if typed else rebuilt
     return [node for output in outputs if isinstance(node := new[output], Operation)]
 
 
@@ -93,10 +85,10 @@ def _with_terms(node: Operation, inside: Sequence[Operation | None], new: Mappin
         coefficients += [own] if fused is None else [own * c for c in _coefficients(fused)]
     if node.primitive is primitives.sum_relu:
         return replace(node, slots=tuple(slots))
-    if set(coefficients) == {1.0}:
-        return Operation(primitives.add.name, node.shape, primitives.add, tuple(slots), {})
-    settings = {"coefficients": tuple(coefficients)}
-    return Operation(primitives.signed_sum.name, node.shape, primitives.signed_sum, tuple(slots), settings)
+    plain = set(coefficients) == {1.0}
+    primitive = primitives.add if plain else primitives.signed_sum
+    settings = {} if plain else {"coefficients": tuple(coefficients)}
+    return replace(node, name=primitive.name, primitive=primitive, slots=tuple(slots), settings=settings)
 
 
 def _coefficients(node: Operation) -> tuple[float, ...]:

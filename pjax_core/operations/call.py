@@ -14,7 +14,7 @@ from jax import Array
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
-from pjax_core.primitive import Batching, Primitive
+from pjax_core.operations.primitive import Batching, Primitive
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Projections one after the other, where :mod:`pjax_core.solution` leaves them side by side: for the least memory.
+"""Projections one after the other, where :func:`project` leaves them side by side: for the least memory.
 
 What XLA's CPU compiler holds at a time follows from its order of the program, and it orders for speed: all matrix
 products first, so that their results are all alive together.  Here each operation that takes much memory stands in a
@@ -14,21 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_core.graph import Graph, Node, Operation, Parameter
-from pjax_core.solution import (
-    OpenState,
-    State,
-    direct_slot,
-    inputs_and_estimate,
-    mean_change,
-    project_operation,
-    sources,
-)
+from pjax_core.copies.consensus import OpenState, State, inputs_and_estimate, project_operation
+from pjax_core.copies.count import direct_slot, mean_change, sources
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Node, Operation, Parameter
 from pjax_kernels.compose import replaced_if
 
 
 def project_in_turn(graph: Graph, nodes: Sequence[Node], later: Sequence[Node], state: State) -> State:
-    """The same as :func:`pjax_core.solution.project`, with one large operation after the other.
+    """The same as :func:`pjax_core.copies.consensus.project`, with one large operation after the other.
 
     Where only one operation uses a parameter that is among the ``later`` nodes, both are projected together.
     """

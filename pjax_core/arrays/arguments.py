@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.meshes import varying, varying_axes
-from pjax_core.messages import described, is_known
+from pjax_core.arrays.meshes import varying, varying_axes
+from pjax_core.arrays.messages import described, is_known
 
 
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -85,8 +85,17 @@ def number_of_steps(steps: Any) -> int:
     return count
 
 
+def number_or_traced(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -> float | Array:
+    """As :func:`number`, but a number that is traced, which cannot be looked at, stays as it is."""
+    if isinstance(value, jax.core.Tracer) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    return number(name, value, valid, wanted)
+
+
 def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -> float:
     """``value`` as a float of Python, which takes part in arithmetic of any precision."""
+    if isinstance(value, (np.ndarray, Array)) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
         raise TypeError(f"{name} is {described(value)}; pass {wanted}")
     if not valid(float(value)):

@@ -9,9 +9,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core import arguments, primitives
-from pjax_core.call import call
-from pjax_core.messages import described
+from pjax_core.arrays import arguments
+from pjax_core.arrays.messages import described
+from pjax_core.operations import primitives
+from pjax_core.operations.call import call
 
 
 def identity(x: ArrayLike) -> Array:
@@ -28,13 +29,15 @@ def identity(x: ArrayLike) -> Array:
     return call(primitives.identity, x)
 
 
-def quantize(x: ArrayLike, levels: int, *, scale: float = 1.0) -> Array:
+def quantize(x: ArrayLike, levels: int, *, scale: float = 1.0, relaxed: bool = False) -> Array:
     """The nearest of ``levels`` equally spaced numbers from ``-scale`` to ``scale``: not differentiable.
 
     Args:
         x: any shape.
         levels: how many, at least 2.
         scale: the largest level, positive.
+        relaxed: whether projections hand changes down where ``|x| <= scale``, as if the rounding had slope 1 there.
+            With the exact set, small changes end here, and what lies below hardly learns.
 
     Returns:
         The shape of ``x``.
@@ -48,7 +51,7 @@ def quantize(x: ArrayLike, levels: int, *, scale: float = 1.0) -> Array:
         raise ValueError(f"quantize: levels is {described(levels)}; pass an integer of at least 2")
     if not 0 < scale < math.inf:
         raise ValueError(f"quantize: scale is {described(scale)}; pass a positive number")
-    return call(primitives.quantize, x, levels=int(levels), scale=float(scale))
+    return call(primitives.quantize, x, levels=int(levels), scale=float(scale), relaxed=bool(relaxed))
 
 
 def threshold(x: ArrayLike, w: ArrayLike, *, margin: float) -> Array:

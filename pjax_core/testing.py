@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pjax_core.graph import Operation, Parameter
-from pjax_core.meshes import Shape
-from pjax_core.primitive import Primitive
-from pjax_core.rewrite import rewritten
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Operation, Parameter
+from pjax_core.graph.rewrite import rewritten
+from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.jaxpr import values_of
 from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Loss
@@ -132,7 +132,7 @@ def _flattened(
 
     @jax.jit
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, new = primitive.project((*parts(vector), *fixed), output, **settings)
+        changes, new = primitive.project_values((*parts(vector), *fixed), output, **settings)
         assert new is not None
         return vector + jnp.concatenate([change.ravel() for change in changes]), new
 

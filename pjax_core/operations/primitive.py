@@ -67,9 +67,16 @@ class Primitive:
     Attributes:
         name: what graphs and error messages call it.
         forward: ``forward(*inputs, **settings)`` computes the output.
-        project: ``project(inputs, output, **settings)`` projects onto the operation's graph, from the values that
-            all copies of each input share and the estimate of the output.  It returns the mean changes of the
-            copies, one array for each input, and the new output.  The output of an output constraint is None.
+        project: ``project(inputs, output, residual, **settings)`` projects onto the operation's graph, from the
+            values that all copies of each input share and the estimate of the output.  ``residual`` is what that
+            estimate has beyond the output which follows from the inputs, known beyond the rounding of both, or None.
+            It returns the mean changes of the copies, one array for each input, and the change of the output.  For an
+            output constraint, output, residual and change are None.
+        output_of_moved: ``output_of_moved(inputs, changes, **settings)`` is the new output where it follows from how
+            inputs move, with no rounding of the old one, or None where it does not.
+        increment: ``increment(starts, changes, **settings)`` is by how much the output grows when the inputs grow
+            from ``starts`` by ``changes``, not rounded to the precision of the output; None for the difference of
+            two outputs.
         spread: ``spread(*inputs, **settings)`` lays each input out with one element for each copy that the operation
             holds.  None if there is no such layout, so that copies cannot be stored.
         copywise: the same constraint between inputs laid out like that; None if ``project`` takes them as well.
@@ -79,6 +86,8 @@ class Primitive:
         project_in_place: where there is one, a kernel with the signature of
             :func:`pjax_kernels.compose.project_dense_in_place`: it projects onto the operation and then makes
             the copies of its second input equal.
+        shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
+            the output grows by with it; None for a half, and for dot products for ``1/(1 + |a|^2 + |b|^2)``.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
         moving: how many inputs, from the first on, hold copies that move; those after them are data, of which
             ``project`` returns no change.  None for all of them, or for the first of an output constraint.
@@ -88,11 +97,14 @@ class Primitive:
     forward: Callable[..., Array]
     project: Callable[..., tuple[tuple[Array, ...], Array | None]]
     spread: Callable[..., tuple[Array, ...]] | None = as_they_are
+    increment: Callable[..., Array] | None = None
+    output_of_moved: Callable[..., Array | None] | None = None
     copywise: Primitive | None = None
     uneven: bool = False
     bilinear: Bilinear | None = None
     batching: Batching = Batching.EACH
     project_in_place: Callable[..., Any] | None = None
+    shares: Callable[..., Sequence[float | Array]] | None = None
     constrains_output: bool = False
     moving: int | None = None
 
@@ -112,6 +124,25 @@ class Primitive:
         laid_out = jax.eval_shape(functools.partial(self.spread, **settings), *shapes)
         return tuple(copies.size // max(shape.size, 1) for copies, shape in zip(laid_out, shapes, strict=True))
 
+    def project_values(
+        self, inputs: tuple[Array, ...], output: Array | None, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array | None]:
+        """The mean changes of the copies, and the new output."""
+        changes, output_change = self.project(inputs, output, None, **settings)
+        if output is None or output_change is None:
+            return changes, None
+        new = None if self.output_of_moved is None else self.output_of_moved(inputs, changes, **settings)
+        return changes, output + output_change if new is None else new
+
+    def growth(self, starts: Sequence[Array], changes: Sequence[Array | None], **settings: Any) -> Array | None:
+        """By how much the output grows with changes of the inputs; None stands for no change."""
+        if all(change is None for change in changes):
+            return None
+        if self.increment is not None:
+            return self.increment(tuple(starts), tuple(changes), **settings)
+        new = map(moved, starts, changes)
+        return self.forward(*new, **settings) - self.forward(*starts, **settings)
+
     def vmapped(self) -> Primitive:
         """The operation on operands that all have one more axis, the first, for each element of it."""
         forward, spread = _over_first_axis(self.forward), self.spread and _over_first_axis(self.spread)
@@ -122,11 +153,17 @@ class Primitive:
             forward,
             _over_first_axis(self.project),
             spread,
-            self.copywise and self.copywise.vmapped(),
-            self.uneven,
+            self.increment and _over_first_axis(self.increment),
+            copywise=self.copywise and self.copywise.vmapped(),
+            uneven=self.uneven,
             constrains_output=self.constrains_output,
             moving=self.moving,
         )
+
+
+def moved(start: Array, change: Array | None) -> Array:
+    """The value after a change; None stands for no change."""
+    return start if change is None else start + change
 
 
 def _over_first_axis(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,7 +213,7 @@ def bilinear(
     *,
     sides: Sides = ((0,), (1,)),
     spread: Callable[..., tuple[Array, ...]] | None = None,
-    project: Callable[..., tuple[tuple[Array, ...], Array | None]] | None = None,
+    project: Callable[..., tuple[tuple[Array, ...], Array]] | None = None,
     batching: Batching = Batching.EACH,
 ) -> Primitive:
     """The primitive of a bilinear map, each of whose outputs is a dot product of entries of two sides.
@@ -189,12 +226,14 @@ def bilinear(
         inputs = dict(zip(sides[0], _arrays(x), strict=True)) | dict(zip(sides[1], _arrays(w), strict=True))
         return forward(*(inputs[place] for place in range(len(inputs))), **settings)
 
-    def project_map(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    def project_map(
+        inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array]:
         x, w = (side_of(inputs, side) for side in sides)
         *changes, z_change = pk.project_bilinear_map(
-            functools.partial(function, **settings), x, w, output, increments=True
+            functools.partial(function, **settings), x, w, output, residual=residual, increments=True
         )
-        return in_places(changes, sides), output + z_change
+        return in_places(changes, sides), z_change
 
     def project_factored(x: Any, w: Any, u: Any, v: Any, z: Array, **settings: Any) -> Any:
         return pk.project_bilinear_map_factored(functools.partial(function, **settings), x, w, u, v, z)
@@ -204,14 +243,16 @@ def bilinear(
         x_ones, w_ones = (jax.tree.map(jnp.ones_like, side) for side in (x, w))
         return function(x_squares, w_ones, **settings), function(x_ones, w_squares, **settings)
 
-    def project_laid_out(inputs: tuple[Array, ...], output: Array, **_: Any) -> tuple[tuple[Array, ...], Array]:
+    def project_laid_out(
+        inputs: tuple[Array, ...], output: Array, residual: Array | None, **_: Any
+    ) -> tuple[tuple[Array, ...], Array]:
         a, b = (jnp.concatenate([inputs[place] for place in side], axis=-1) for side in sides)
-        *changes, z_change = pk.project_bilinear(a, b, output, increments=True)
+        *changes, z_change = pk.project_bilinear(a, b, output, residual=residual, increments=True)
         parts = []
         for side, change in zip(sides, changes, strict=True):
             ends = np.cumsum([inputs[place].shape[-1] for place in side])[:-1]
             parts.append(side_of(jnp.split(change, ends, axis=-1), range(len(side))))
-        return in_places(parts, sides), output + z_change
+        return in_places(parts, sides), z_change
 
     def laid_out_forward(*inputs: Array, **_: Any) -> Array:
         return sum(
@@ -224,11 +265,32 @@ def bilinear(
         forward,
         project or project_map,
         spread,
-        copywise=Primitive(name, laid_out_forward, project_laid_out),
+        increment=bilinear_increment(forward, sides),
+        copywise=Primitive(
+            name, laid_out_forward, project_laid_out, increment=bilinear_increment(laid_out_forward, sides)
+        ),
         uneven=True,
         bilinear=Bilinear(sides, project_factored, squared_norms),
         batching=batching,
     )
+
+
+def bilinear_increment(forward: Callable[..., Array], sides: Sides) -> Callable[..., Array]:
+    """The increment of a map that is linear in either side: ``F(dx, w + dw) + F(x, dw)``."""
+
+    def increment(starts: Sequence[Array], changes: Sequence[Array | None], **settings: Any) -> Array:
+        new = list(map(moved, starts, changes))
+        terms = []
+        for side, others in zip(sides, (new, starts), strict=True):
+            if any(changes[place] is not None for place in side):
+                inputs = list(others)
+                for place in side:
+                    change = changes[place]
+                    inputs[place] = jnp.zeros_like(starts[place]) if change is None else change
+                terms.append(forward(*inputs, **settings))
+        return jnp.asarray(sum(terms))
+
+    return increment
 
 
 def side_of(arrays: Sequence[Any], places: Sequence[int]) -> Any:

@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core.call import call
-from pjax_core.messages import described
-from pjax_core.primitive import Primitive
-from pjax_core.primitive import bilinear as bilinear_primitive
+from pjax_core.arrays.messages import described
+from pjax_core.operations.call import call
+from pjax_core.operations.primitive import Primitive
+from pjax_core.operations.primitive import bilinear as bilinear_primitive
 
 
 def primitive(
@@ -37,11 +37,14 @@ def primitive(
     Source: paper, section 3.
     """
 
-    def project_changes(inputs: tuple[Array, ...], output: Array, **settings: Any) -> tuple[tuple[Array, ...], Array]:
+    def project_changes(
+        inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array]:
+        del residual  # a user's projection takes values: changes below their rounding are lost in it
         returned = project(inputs, output, **settings)
         _require_shapes(name, (inputs, output), returned)
         new_inputs, new_output = returned
-        return tuple(new - old for new, old in zip(new_inputs, inputs, strict=True)), new_output
+        return tuple(new - old for new, old in zip(new_inputs, inputs, strict=True)), new_output - output
 
     return _operation(Primitive(name, forward, project_changes))
 

@@ -1,0 +1,247 @@
+"""MNIST by directions: projections and gradients with the same optimiser, update by update.
+
+    python benchmarks/directions.py --data-dir ../shared/data --hidden 256 256 --epochs 3 --seeds 1 2 3
+
+Each contender takes the same batches. Of several `--rates` the best is chosen on the last 5,000 training images, with
+seeds of their own. Test accuracy after each epoch; with `--time` the milliseconds and the memory of an update with its
+optimiser, interleaved with that of gradients in the same process (so say on which machine, and how busy it was).
+"""
+
+import argparse
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import optax
+from jax import Array
+
+import datasets
+import pjax_core as pj
+
+Params = dict[str, Array]
+OPTIMIZERS: dict[str, Any] = {
+    "adam": optax.adam,
+    "muon": optax.contrib.muon,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "none": optax.sgd,  # the direction times a rate
+}
+RULES: dict[str, str | pj.Layer] = {
+    "each": "each",
+    "layer": "layer",
+    "layer, apart": pj.Layer("apart", steps=2),
+    "layer, coupled": pj.Layer("coupled"),
+}
+
+
+def initial(arguments: argparse.Namespace) -> Callable[[int], Params]:
+    """The parameters of a seed, He initialisation; the hidden layers after the first of a residual network scaled.
+
+    relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact.
+    """
+    depth = len(arguments.hidden)
+    scale = {"none": 1.0, "1/depth": 1 / depth, "1/sqrt": depth**-0.5}[arguments.residual]
+
+    def init(seed: int) -> Params:
+        params = models.mlp(tuple(arguments.hidden)).init(jax.random.key(seed), (784,), 10)
+        return {name: scale * a if name[0] == "w" and 0 < int(name[1:]) < depth else a for name, a in params.items()}
+
+    return init
+
+
+def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, Any], Any]:
+    """An MLP, with `--residual` one whose hidden layers after the first are added to their inputs."""
+    depth = len(arguments.hidden)
+    activation: Callable[..., Any] = jax.nn.relu
+    if arguments.sign:
+        relaxed = functools.partial(pj.quantize, levels=2, relaxed=arguments.sign == "relaxed")
+        activation = straight_through if rule == "gradients" else relaxed
+
+    def apply(params: Params, x: Any) -> Any:
+        h = x
+        for k in range(depth):
+            new = activation(h @ params[f"w{k}"] + params[f"b{k}"])
+            h = h + new if k and arguments.residual != "none" else new
+        return h @ params[f"w{depth}"]
+
+    return apply
+
+
+def straight_through(x: Array) -> Array:
+    """The sign, with the derivative of a line from -1 to 1."""
+    line = jnp.clip(x, -1, 1)
+    return line + jax.lax.stop_gradient(pj.quantize(x, levels=2) - line)
+
+
+def contender(rule: str, network: Any, strength: float) -> Callable[..., Any]:
+    """The direction of a rule, or the gradient of the mean cross-entropy."""
+    if rule == "gradients":
+
+        def loss(params: Params, x: Array, y: Array) -> Array:
+            return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(network(params, x)), axis=-1))
+
+        return jax.grad(loss)
+
+    def constraint(params: Params, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(network(params, x), y, strength=strength)
+
+    return functools.partial(pj.direction, pj.feasibility(constraint, dot_products=RULES[rule]))
+
+
+def make_update(direction: Callable[..., Any], optimizer: Any) -> Callable[..., Any]:
+    """One compiled update."""
+
+    @jax.jit
+    def update(params: Params, state: Any, x: Array, y: Array) -> tuple[Params, Any]:
+        changes, state = optimizer.update(direction(params, x, y), state, params)
+        return optax.apply_updates(params, changes), state
+
+    return update
+
+
+def optimizer_of(name: str) -> Any:
+    """An optimiser whose rate is a number in its state, so that it is compiled once for all rates."""
+    return optax.inject_hyperparams(OPTIMIZERS[name])(learning_rate=1e-3)
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    accuracies: list[float]  # in percent, after each epoch
+    least_movement: float  # of all weight matrices: the norm of the change over that of the start
+
+
+def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, seed: int, hits: Any) -> Run:
+    """Train from the parameters."""
+    (x, y), (x_test, y_test) = data
+    generator, accuracies, begin = np.random.default_rng(seed), [], params
+    for _ in range(arguments.epochs):
+        order = generator.permutation(len(x))
+        for start in range(0, len(x) - arguments.batch + 1, arguments.batch):
+            chosen = order[start : start + arguments.batch]
+            params, state = update(params, state, x[chosen], y[chosen])
+        accuracies.append(100 * float(hits(params, x_test, y_test)))
+    norms = {name: (jnp.linalg.norm(params[name] - w), jnp.linalg.norm(w)) for name, w in begin.items() if w.ndim == 2}
+    return Run(accuracies, min(float(change / size) for change, size in norms.values()))
+
+
+def milliseconds(updates: dict[str, Any], begin: dict[str, Any], x: Array, y: Array) -> dict[str, float]:
+    """The median time of an update, one of each contender after the other."""
+    times: dict[str, list[float]] = {name: [] for name in updates}
+    for _ in range(200):
+        for name, update in updates.items():
+            start = time.perf_counter()
+            jax.block_until_ready(update(*begin[name], x, y))
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: float(np.median(of_one[10:])) for name, of_one in times.items()}
+
+
+def mebibytes(update: Any, begin: Any, x: Array, y: Array) -> float:
+    """What an update holds that replaces parameters and optimiser state in their places."""
+    used: Any = jax.jit(update, donate_argnums=(0, 1)).lower(*begin, x, y).compile().memory_analysis()
+    held = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
+    return (held + used.temp_size_in_bytes) / 2**20
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA)")
+    parser.add_argument("--rules", nargs="+", default=["gradients", "each", "layer"], choices=["gradients", *RULES])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
+    parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
+    parser.add_argument("--sign", choices=["relaxed", "exact"], help="signs for activations")
+    parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[1e-3], help="of several, the best on images held back"
+    )
+    parser.add_argument("--choosing-seeds", type=int, nargs="+", default=[11, 12])
+    parser.add_argument("--strength", type=float, default=0.05)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=60_000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--raw", action="store_true", help="images from 0 to 1, not standardised")
+    parser.add_argument("--time", action="store_true", help="time updates instead of training")
+    return parser.parse_args()
+
+
+HELD = 5_000
+"""Of the training images the last, on which rates are chosen."""
+
+
+class Split(NamedTuple):
+    """Images as rows with mean 0 and standard deviation 1 over all training images, and labels; what is tested on."""
+
+    train: tuple[Array, Array]
+    test: tuple[Array, Array]
+
+
+def splits(arguments: argparse.Namespace) -> tuple[Split, Split]:
+    """For choosing, without the images that are held back, and for testing."""
+    data = datasets.load_mnist(arguments.data_dir)
+    x, x_test = (np.asarray(a, np.float32).reshape(len(a), -1) for a in (data.x_train, data.x_test))
+    mean, deviation = (0, 1) if arguments.raw else (x.mean(), x.std())
+
+    def pair(x: Any, y: Any) -> tuple[Array, Array]:
+        return jnp.asarray((x - mean) / deviation, jnp.float32), jnp.asarray(y, jnp.float32)
+
+    fewer, held = slice(0, min(arguments.samples, len(x) - HELD)), slice(len(x) - HELD, None)
+    all_samples, test = slice(0, arguments.samples), pair(x_test, data.y_test)
+    choosing = Split(pair(x[fewer], data.y_train[fewer]), pair(x[held], data.y_train[held]))
+    return choosing, Split(pair(x[all_samples], data.y_train[all_samples]), test)
+
+
+def print_times(updates: dict[str, Any], begin: Any, batch: Any) -> None:
+    """Milliseconds and memory of an update of each rule, and how much that is of the first one."""
+    times = milliseconds(updates, dict.fromkeys(updates, begin), *batch)
+    memory = {rule: mebibytes(update, begin, *batch) for rule, update in updates.items()}
+    for rule in updates:
+        as_long, as_much = (of[rule] / next(iter(of.values())) for of in (times, memory))
+        print(f"{rule:16} {times[rule]:8.2f} ms {as_long:6.2f} {memory[rule]:8.2f} MiB {as_much:6.2f}")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    (choosing, testing), init = splits(arguments), initial(arguments)
+    optimizer = optimizer_of(arguments.optimizer)
+    networks = {rule: network_of(arguments, rule) for rule in arguments.rules}
+    updates = {
+        rule: make_update(contender(rule, network, arguments.strength), optimizer) for rule, network in networks.items()
+    }
+
+    def begin(seed: int, rate: float) -> tuple[Params, Any]:
+        state = optimizer.init(init(seed))
+        return init(seed), state._replace(hyperparams={"learning_rate": jnp.asarray(rate)})
+
+    if arguments.time:
+        print_times(updates, begin(1, 1e-3), [array[: arguments.batch] for array in testing.train])
+        return
+    for rule, network in networks.items():
+        hits = jax.jit(lambda params, x, y, f=network: jnp.mean(jnp.argmax(f(params, x), -1) == jnp.argmax(y, -1)))
+
+        def runs(split: Split, seeds: list[int], rate: float, rule: str = rule, hits: Any = hits) -> list[Run]:
+            return [train(updates[rule], *begin(seed, rate), split, arguments, seed, hits) for seed in seeds]
+
+        rate = arguments.rates[0]
+        if len(arguments.rates) > 1:
+            held = {
+                rate: float(np.mean([run.accuracies[-1] for run in runs(choosing, arguments.choosing_seeds, rate)]))
+                for rate in arguments.rates
+            }
+            rate = max(held, key=lambda rate: held[rate])
+            print(f"{rule:16}  held back: " + "  ".join(f"{rate:g}: {found:.2f}" for rate, found in held.items()))
+        found = runs(testing, arguments.seeds, rate)
+        accuracies = np.array([run.accuracies for run in found])
+        pairs = zip(accuracies.mean(axis=0), accuracies.std(axis=0), strict=True)
+        epochs = "".join(f"  {mean:.2f} +- {spread:.2f}" for mean, spread in pairs)
+        moved = min(run.least_movement for run in found)
+        print(f"{rule:16}  rate {rate:g}{epochs}  weights moved by {moved:.1e} or more", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Alternating projections."""
+
+from __future__ import annotations
+
+from pjax_core.algorithms.base import Algorithm, consensus_algorithm, made_once
+from pjax_core.arrays.messages import described
+from pjax_core.copies.consensus import Schedule
+from pjax_core.graph.colour import Colour, Graph
+
+
+@made_once
+def alternating_projections(*, in_turn: bool = False) -> Algorithm:
+    """Alternating projections: ``z <- P_B(P_A(z))`` (paper, section 4), in consensus form.
+
+    No copy is stored, since after ``P_A`` all copies of a value agree.  The state is kept after ``P_A``, one half
+    step on, where the fewest arrays are alive; the parameters read from it are those after whole steps.
+
+    Args:
+        in_turn: compute the projections of ``P_A``, and those of ``P_B``, one after the other and in the memory of
+            those before, where they would else run beside each other.  That takes less memory and more time.  It
+            matters on CPUs: elsewhere nothing changes.
+
+    Raises:
+        TypeError: ``in_turn`` is not True or False.
+    """
+    if not isinstance(in_turn, bool):
+        raise TypeError(f"in_turn is {described(in_turn)}; pass True for less memory, or False for less time")
+    return consensus_algorithm(_alternating_schedule, started=True, in_turn=in_turn)
+
+
+def _alternating_schedule(graph: Graph) -> Schedule:
+    return (graph.coloured(Colour.B), graph.coloured(Colour.A))

@@ -1,0 +1,218 @@
+"""Algorithms as tuples of pure functions, each made by a short factory.
+
+All start from the network's own computation (every copy has the value that the forward pass gives it) and keep
+parameters as compensated pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, ParamSpec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pjax_core.algorithms.in_turn import project_in_turn
+from pjax_core.arrays import arguments
+from pjax_core.arrays.messages import described
+from pjax_core.copies import consensus, point
+from pjax_core.copies.consensus import Consensus, Schedule, State, at_boundary, normalised, project
+from pjax_core.copies.count import may_be_unread
+from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
+from pjax_core.copies.point import CopiesState, Point
+from pjax_core.copies.stored import Dense
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Operation
+from pjax_core.problem import Problem, require_problem
+from pjax_core.trace.named.losses import require_labels
+
+DENSE_BUDGET = 16 * 2**20
+"""Bytes of dense copies that a node may hold before ``copies="auto"`` takes the factored form."""
+
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, Algorithm]:
+    """The same algorithm for the same arguments: compiled code is kept for each, also where loops make it anew."""
+    signature = inspect.signature(factory)
+
+    @functools.lru_cache(maxsize=None, typed=True)
+    def cached(*args: Any, **settings: Any) -> Algorithm:
+        return factory(*args, **settings)._replace(call=functools.partial(made, *args, **settings))
+
+    @functools.wraps(factory)
+    def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
+        bound = signature.bind(*args, **settings)
+        bound.apply_defaults()
+        if any(isinstance(value, jax.core.Tracer) for value in bound.arguments.values()):
+            return factory(*args, **settings)  # nothing that is traced is kept
+        for name, value in bound.arguments.items():
+            if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
+                bound.arguments[name] = value.item()  # the same as a number of Python
+        try:
+            hash((bound.args, *bound.kwargs.values()))
+        except TypeError:
+            return factory(*args, **settings)  # which says what is wrong with them
+        return cached(*bound.args, **bound.kwargs)
+
+    return made
+
+
+class Algorithm(NamedTuple):
+    """An iterative algorithm; all functions but ``describe`` are pure and work inside ``jax.jit`` and ``lax.scan``.
+
+    Attributes:
+        init: ``init(problem, params, *data, params_low=None)`` is the first state.
+        step: ``step(problem, state)`` is the next one.
+        params: ``params(state)`` reads the parameters.
+        params_low: ``params_low(state)`` is what rounding took from them: to go on from ``params`` without loss, give
+            it to ``init``.
+        sets: ``sets(graph, steps)`` are the sets of nodes that so many steps project onto from the start, one after the
+            other; None where these steps reflect.
+        describe: ``describe(problem, params, *data)`` prints how the copies of each operation are represented, and
+            how many bytes that takes.
+        call: the call that makes it, by which it is shown and pickled; None if there is none.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[[Problem, Any], Any]
+    params: Callable[[Any], Any]
+    params_low: Callable[[Any], Any]
+    sets: Callable[[Graph, int], Schedule] | None
+    describe: Callable[..., None]
+    call: functools.partial[Algorithm] | None = None
+
+    def __repr__(self) -> str:
+        if self.call is None:
+            return f"Algorithm(step={self.step!r})"
+        parameters = inspect.signature(self.call.func).parameters
+        settings = [f"{k}={v!r}" for k, v in self.call.keywords.items() if v != parameters[k].default]
+        return f"{self.call.func.__name__}({', '.join([*map(repr, self.call.args), *settings])})"
+
+    def __reduce__(self) -> Any:
+        return (Algorithm, tuple(self)) if self.call is None else (self.call, ())
+
+
+def reflecting_algorithm(
+    step_of: Callable[[Point], CopiesState], copies: str | Copies, budget: int | None
+) -> Algorithm:
+    """The algorithm with a step on points whose copies are represented as ``copies`` says."""
+    wanted, dense_budget = _wanted(copies, budget)
+
+    def representations(graph: Graph) -> dict[Operation, Copies]:
+        return {
+            node: choose(node, wanted, dense_budget, may_be_unread(graph, node))
+            for node in graph.nodes
+            if isinstance(node, Operation)
+        }
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
+        graph = problem.graph(params, data)
+        return point.initial_state(graph, representations(graph), params, low, data)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(problem: Problem, state: CopiesState) -> CopiesState:
+        graph = problem.graph(state.high, state.data)
+        state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
+        return step_of(Point(graph, representations(graph), state))
+
+    def describe(problem: Problem, params: Any, *data: Any) -> None:
+        require_problem(problem)
+        graph = problem.graph(*arguments.problem_arguments(params, data))
+        _print_table(graph, representations(graph))
+
+    return Algorithm(_checked(first), step, _params, _params_low, None, describe)
+
+
+def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
+    """The representation asked for, and the bytes up to which copies are dense all the same."""
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+        raise ValueError(f"budget is {described(budget)}; pass a number of bytes, an integer of at least 0")
+    if isinstance(copies, (Dense, Factored)):
+        return copies, budget or 0
+    if isinstance(copies, str) and copies == "dense":
+        return Dense(), 0
+    if isinstance(copies, str) and copies == "auto":
+        return Factored(), DENSE_BUDGET if budget is None else budget
+    raise ValueError(f'copies is {described(copies)}; pass "auto", "dense", or Factored(history=...)')
+
+
+def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -> None:
+    """One row an operation: its name, the shape of its output, and how and in how many bytes it keeps its copies."""
+    rows = [("operation", "output", "copies", "bytes")]
+    for node, held in copies.items():
+        shape = "" if node.shape is None or node.primitive.constrains_output else str(node.shape.shape)
+        deviations = (
+            None
+            if isinstance(held, Consensus)
+            else jax.eval_shape(functools.partial(point.no_deviations, graph, node, held))
+        )
+        rows.append((graph.label(node), shape, str(held), f"{n_bytes(deviations):,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]))
+
+
+def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool, in_turn: bool = False) -> Algorithm:
+    """An algorithm that projects onto the sets of a schedule in turn; if ``started``, onto the last one first."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
+        graph = problem.graph(params, data)
+        state = consensus.initial_state(graph, params, low, data)
+        if started:
+            state = project(graph, schedule(graph)[-1], state)
+        return at_boundary(graph, schedule(graph), state)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(problem: Problem, state: State) -> State:
+        graph = problem.graph(state.high, state.data)
+        sets = schedule(graph)
+        for place, nodes in enumerate(sets):
+            if in_turn and jax.default_backend() == "cpu":
+                later = list(itertools.chain.from_iterable(sets[place + 1 :]))
+                state = project_in_turn(graph, nodes, later, state)
+            else:
+                state = project(graph, nodes, state)
+        return at_boundary(graph, schedule(graph), state)
+
+    def describe(problem: Problem, params: Any, *data: Any) -> None:
+        require_problem(problem)
+        graph = problem.graph(*arguments.problem_arguments(params, data))
+        _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
+
+    def projected(graph: Graph, steps: int) -> Schedule:
+        sets = list(schedule(graph))
+        return (sets[-1:] if started else []) + sets * steps
+
+    return Algorithm(_checked(first), step, _params, _params_low, projected, describe)
+
+
+def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
+    """The ``init`` of an algorithm whose first state is ``first(problem, params, data, params_low)``."""
+
+    def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
+        require_problem(problem)
+        params, data = arguments.problem_arguments(params, data)
+        params_low = arguments.low_part(params, params_low)
+        require_labels(problem.graph(params, data), data)
+        return first(problem, params, data, params_low)
+
+    return init
+
+
+def _params(state: State | CopiesState) -> Any:
+    """The parameters, rounded to their dtypes."""
+    return normalised(state.high, state.low)[0]
+
+
+def _params_low(state: State | CopiesState) -> Any:
+    """What rounding took from the parameters."""
+    return normalised(state.high, state.low)[1]

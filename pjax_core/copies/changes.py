@@ -1,0 +1,143 @@
+"""Projections from a network's own computation, with changes held apart from values, however small they are.
+
+A change is often far below the rounding of what it changes, so it is never added to that and taken from it again.  With
+``V`` the values at the start and ``D`` the changes since, the output of an operation ``f`` has beyond what follows from
+its inputs
+
+    (V_z + D_z) - f(V_x + D_x)  =  D_z - (f(V_x + D_x) - f(V_x)),          as V_z = f(V_x) to begin with,
+
+and the bracket, the operation's growth, is made of changes alone: for dot products ``F(D_x, W + D_W) + F(X, D_W)``.
+This residual is all that a projection needs to be precise; the values enter as coefficients.  Where nothing has changed
+yet there is no array: a sweep from the output back forms no product to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_core.arrays.meshes import full, shape_of_type
+from pjax_core.copies.count import low_dtype, mean_change, sources, unread_elements
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_index
+from pjax_core.operations.primitive import moved
+
+LINEAR = -60
+"""Changes that are below 2 to this power of what they change leave every projection linear in them."""
+
+
+class Changes:
+    """What projections have changed since the start, by node; where there is no array, nothing.
+
+    Attributes:
+        values: by how much the value that all copies of a node's output share has changed.
+        targets: by how much the mean of these copies has, once some have been moved.
+        exponents: for each node the whole number n for which its changes are held in units of ``2^n``; None for 0.
+            Without, changes fall below the smallest float32 ten or twenty layers below the output.
+    """
+
+    def __init__(
+        self, graph: Graph, start_of: Callable[[Node], Array], exponents: Mapping[Node, Array] | None = None
+    ) -> None:
+        self.graph = graph
+        self.start_of = start_of
+        self.exponents = exponents
+        self.values: dict[Node, Array] = {}
+        self.targets: dict[Node, Array] = {}
+
+    def project(self, node: Node) -> None:
+        """Project onto the constraint of one node."""
+        if isinstance(node, Parameter):
+            if node in self.targets:
+                self.values[node] = self.targets.pop(node)
+        elif isinstance(node, Operation):
+            self._project_operation(node)
+
+    def of_parameter(self, parameter: Parameter) -> Array:
+        """By how much it has changed."""
+        assert parameter.shape is not None
+        return self.values[parameter] if parameter in self.values else _nothing(parameter)
+
+    def _project_operation(self, node: Operation) -> None:
+        starts = [slot.read(self.start_of) for slot in node.slots]
+        changes = [self._change_of(slot, node) for slot in node.slots]
+        values = tuple(map(moved, starts, changes))
+        if node.primitive.constrains_output:
+            found, _ = node.primitive.project(values, None, None, **node.settings)
+        else:
+            growth = node.primitive.growth(starts, changes, **node.settings)
+            change = self._scaled(node, node, self.targets.pop(node, self.values.pop(node, None)))
+            if growth is None and change is None:
+                return
+            change, residual = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
+            estimate = self.start_of(node) + change
+            found, output_change = node.primitive.project(values, estimate, residual, **node.settings)
+            assert output_change is not None
+            self.values[node] = self._unscaled(node, node, change + output_change)
+        for source in sources(node):
+            mean = self._unscaled(source, node, mean_change(self.graph, node, source, found, self.start_of))
+            self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
+
+    def _change_of(self, slot: Slot, reader: Operation) -> Array | None:
+        """The change of a slot's value; None if none of its sources has changed."""
+        changed = {node: self.values[node] for node in slot.sources if node in self.values}
+        if not changed:
+            return None
+
+        def change(source: Node) -> Array:
+            if source in changed:
+                scaled = self._scaled(source, reader, changed[source])
+                assert scaled is not None
+                return scaled
+            return self.start_of(source) if is_index(source) else _nothing(source)
+
+        return slot.read(change)
+
+    def _scale(self, node: Node, operation: Operation) -> Array | None:
+        """What turns changes of a node in its units into those that an operation is projected with.
+
+        These are the true ones, or where the true ones of its output are tiny, larger: the operation is linear in them
+        then.
+        """
+        if self.exponents is None:
+            return None
+        exponent = self.exponents[node]
+        if not operation.primitive.constrains_output:
+            own = self.exponents[operation]
+            exponent = exponent - own + jnp.maximum(own, LINEAR)
+        return jnp.ldexp(jnp.ones((), jnp.result_type(float)), exponent)
+
+    def _scaled(self, node: Node, operation: Operation, change: Array | None) -> Array | None:
+        scale = None if change is None else self._scale(node, operation)
+        return change if change is None or scale is None else change * scale.astype(change.dtype)
+
+    def _unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
+        """The change in the units of its node, in the dtype of changes."""
+        assert node.shape is not None
+        scale = self._scale(node, operation)
+        change = change.astype(low_dtype(node.shape.dtype))
+        return change if scale is None else change * (1 / scale).astype(change.dtype)
+
+
+def _beyond(growth: Array | None, change: Array | None, unread: Array | None) -> tuple[Array, Array]:
+    """The change of an output's estimate, and what that is beyond its growth, of which one may be None for zero.
+
+    Where it is ``unread``, the estimate follows from the inputs.
+    """
+    if change is None:
+        assert growth is not None
+        change = jnp.zeros_like(growth)
+    if growth is None:
+        change = change if unread is None else jnp.where(unread, 0, change)
+        return change, change
+    if unread is not None:
+        change = jnp.where(unread, growth, change)
+    return change, change - growth
+
+
+def _nothing(node: Node) -> Array:
+    """No change of a node's output."""
+    assert node.shape is not None
+    return full(shape_of_type(node.shape, low_dtype(node.shape.dtype)), 0)

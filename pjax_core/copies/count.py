@@ -1,0 +1,201 @@
+"""How many copies operations hold of the values that they read, and what a change of some is to their mean."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pjax_core.arrays import meshes
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Constant, Data, Node, Operation, is_fixed, is_index
+from pjax_kernels import Coefficient
+
+Deviations: TypeAlias = Any
+"""A pytree of arrays, of fixed shape for each operation."""
+
+
+Factor: TypeAlias = float | Array
+"""A number: of Python, or traced."""
+
+
+def equals(factor: Factor, number: float) -> bool:
+    """Whether a factor is this number, as far as can be said while it is traced."""
+    return not isinstance(factor, Array) and factor == number
+
+
+def times(factor: Factor, array: Any) -> Any:
+    """The product, in the precision of the array."""
+    if isinstance(factor, Array) and isinstance(array, Array):
+        factor = factor.astype(array.dtype)
+    return factor * array
+
+
+class Move(NamedTuple):
+    """How the copies in one slot move.
+
+    Projected is ``shared + scale * deviation``; afterwards the deviation is ``keep * deviation + gain * change``.
+    """
+
+    scale: Factor
+    keep: Factor
+    gain: Factor
+
+
+class Projected(NamedTuple):
+    """What the projection of one operation gives.
+
+    Attributes:
+        changes: the mean changes of the copies in each slot that moves, before ``gain``.
+        output: the new output; None for an output constraint.
+        deviations: of the copies, by their :class:`Move`.
+        truncation: norm of what ``deviations`` leave out, over that of the change; None if nothing is left out.
+    """
+
+    changes: tuple[Array, ...]
+    output: Array | None
+    deviations: Deviations
+    truncation: Array | None
+
+
+def low_dtype(dtype: Any) -> Any:
+    """The dtype in which changes are kept: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def slot_is_fixed(node: Operation, place: int) -> bool:
+    """Whether the slot holds nothing but data and constants."""
+    return all(is_fixed(source) for source in node.slots[place].sources)
+
+
+def moving_slots(node: Operation) -> int:
+    """How many of the slots, from the first on, hold copies that move."""
+    return node.primitive.moving_inputs(len(node.slots))
+
+
+def laid_out(node: Operation) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shape of the copies in each slot that moves."""
+    return jax.eval_shape(spread(node), *wide_slots(node))[: moving_slots(node)]
+
+
+def spread(node: Operation) -> Callable[..., tuple[Array, ...]]:
+    """What lays out the copies that an operation holds."""
+    assert node.primitive.spread is not None
+    return functools.partial(node.primitive.spread, **node.settings)
+
+
+def wide_slots(node: Operation) -> list[jax.ShapeDtypeStruct]:
+    """The shape of each slot, in float32 or wider."""
+    return [meshes.shape_of_type(slot.shape, low_dtype(slot.shape.dtype)) for slot in node.slots]
+
+
+def moved(move: Move, deviation: Coefficient | None, change: Coefficient) -> Coefficient:
+    """The deviation after a change; None for one that was zero."""
+    moved = times(move.gain, change)
+    return moved if deviation is None or equals(move.keep, 0) else times(move.keep, deviation) + moved
+
+
+def sources(node: Operation) -> list[Node]:
+    """The nodes whose outputs an operation holds copies of, each once, without those that never move."""
+    return list(dict.fromkeys(source for slot in node.slots for source in slot.sources if not is_fixed(source)))
+
+
+def may_be_unread(graph: Graph, node: Operation) -> bool:
+    """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
+    if node.shape is None or node.primitive.constrains_output:
+        return False
+    return _chosen_by_data(graph, node) or unread_elements(graph, node, _no_data) is not None
+
+
+def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Array]) -> Array | None:
+    """Which elements of the output no consumer holds a copy of; None if there are none.
+
+    ``values`` gives the data that select elements.
+    """
+    consumers = graph.consumers[node]
+    if (
+        node.shape is None
+        or node.primitive.constrains_output
+        or any(direct_slot(consumer, node) is not None for consumer in consumers)
+    ):
+        return None
+    if _chosen_by_data(graph, node):
+        chosen = sum(_sum_over_copies(consumer, node, None, values) for consumer in consumers)
+        return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
+    with jax.ensure_compile_time_eval():
+        copies = np.asarray(sum(_sum_over_copies(consumer, node, None, _no_data) for consumer in consumers))
+    return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
+
+
+def _chosen_by_data(graph: Graph, node: Operation) -> bool:
+    """Whether data say which elements of the output are read."""
+    return any(
+        isinstance(source, Data) and is_index(source)
+        for consumer in graph.consumers[node]
+        for slot in consumer.slots
+        if node in slot.sources
+        for source in slot.sources
+    )
+
+
+def _no_data(node: Node) -> Array:
+    """The values of indices that are known while tracing."""
+    assert isinstance(node, Constant)
+    return node.value
+
+
+def mean_change(
+    graph: Graph, consumer: Operation, source: Node, changes: Sequence[Array], values: Callable[[Node], Array]
+) -> Array:
+    """What ``changes`` of one consumer's inputs add to the mean over all copies of ``source``.
+
+    Each consumer has the same weight, and within it each copy (paper, section 3.1).
+    """
+    consumers = graph.consumers[source]
+    direct = direct_slot(consumer, source)
+    if direct is not None and (len(consumers) == 1 or all(direct_slot(c, source) is not None for c in consumers)):
+        return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
+    transposed = _transposed_slot(consumer, source)
+    if transposed is not None and len(consumers) == 1:
+        return consumer.slots[transposed].sum_over_copies(source, changes[transposed], values)
+    copies = [_sum_over_copies(c, source, None, values) for c in consumers]
+    holders = sum((count > 0).astype(count.dtype) for count in copies)
+    own = copies[consumers.index(consumer)]
+    return _sum_over_copies(consumer, source, changes, values) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
+
+
+def direct_slot(consumer: Operation, source: Node) -> int | None:
+    """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
+    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
+    if len(places) != 1 or consumer.slots[places[0]].view is not None:
+        return None
+    count = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)[places[0]]
+    return places[0] if np.all(count) else None
+
+
+def _transposed_slot(consumer: Operation, source: Node) -> int | None:
+    """The place of the only slot that holds ``source``, if it does so with its axes permuted, as weights (out, in)."""
+    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
+    view = consumer.slots[places[0]].view
+    only = len(places) == len(consumer.slots[places[0]].sources) == 1
+    return places[0] if only and view is not None and {step.name for step in view.steps} == {"transpose"} else None
+
+
+def _sum_over_copies(
+    consumer: Operation, source: Node, changes: Sequence[Array] | None, values: Callable[[Node], Array]
+) -> Array:
+    """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
+    assert source.shape is not None
+    total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
+    multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
+    for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
+        if source in slot.sources:
+            copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
+            copies = jnp.asarray(multiplicity, total.dtype) * copies
+            total = total + slot.sum_over_copies(source, copies, values, counts=changes is None).astype(total.dtype)
+    return total

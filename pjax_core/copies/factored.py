@@ -1,0 +1,228 @@
+"""Deviations of copies as combinations of a few terms, and which operations have which representation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_core.arrays import meshes
+from pjax_core.arrays.messages import described
+from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
+from pjax_core.copies.count import Factor, Move, Projected, laid_out, moved, slot_is_fixed, times, wide_slots
+from pjax_core.copies.stored import Dense
+from pjax_core.graph.nodes import Operation
+from pjax_core.operations.primitive import in_places, side_of
+from pjax_kernels import Combination
+
+exportable_namedtuple(Combination)
+
+
+@exportable_dataclass
+@dataclass(frozen=True)
+class Terms:
+    """Deviations ``u`` and ``v`` of the copies of ``x`` and ``w`` as combinations of earlier ones, latest first.
+
+    ``x`` or ``w`` is empty where the operand never moves: its combination has one coefficient, of the operand itself.
+    An operand is an array, or a tuple of arrays where the operation has several inputs on a side.
+    """
+
+    x: tuple[Any, ...]
+    w: tuple[Any, ...]
+    u: Combination
+    v: Combination
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Deviations of the copies of dot products as combinations of the last ``history`` shared operands.
+
+    Memory ``4 history`` arrays in the shape of the operation's output, and ``history`` copies of its operands.  Exact
+    with as many terms as projections of the layer (one a step; two in cyclic Douglas-Rachford).  Else each projection
+    leaves out the oldest term, whose coefficients have by then been multiplied ``history`` times by the root ``t``,
+    about residual/(1 + |x|^2 + |w|^2): safe for wide layers, not for narrow ones.  With a relaxation r other than 1/2
+    they also keep a factor 1 - 2 r each time, and do not decay at all in alternating reflections (r = 1).
+
+    The means of the copies are kept beside the terms, with what these leave out: only later projections miss it.
+
+    Attributes:
+        history: the number of terms, at least 1.
+    """
+
+    history: int = 3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
+            raise ValueError(f"Factored: history is {described(self.history)}; pass an integer of at least 1")
+
+    def start(self, node: Operation) -> Terms:
+        """No deviation: coefficients of zero."""
+        assert node.shape is not None
+        assert node.primitive.bilinear is not None
+        fixed = _fixed_sides(node)
+        slots = wide_slots(node)
+        zeros = [meshes.full(slot, 0) for slot in slots]
+        x, w = (
+            () if is_fixed else (side_of(zeros, side),) * self.history
+            for is_fixed, side in zip(fixed, node.primitive.bilinear.sides, strict=True)
+        )
+        output = meshes.shape_of_type(node.shape, jnp.result_type(*(slot.dtype for slot in slots)))
+        counts = [1 if is_fixed else self.history for is_fixed in fixed]
+        u, v = (
+            Combination(*(tuple(meshes.full(output, 0) for _ in range(count)) for count in counts)) for _ in range(2)
+        )
+        return Terms(x, w, u, v)
+
+    def scaled(self, deviations: Terms, factors: Sequence[Factor]) -> Terms:
+        """The deviations of each slot times its factor."""
+        u, v = (
+            jax.tree.map(lambda coefficient, factor=factor: times(factor, coefficient), combination)
+            for factor, combination in zip(factors, (deviations.u, deviations.v), strict=True)
+        )
+        return Terms(deviations.x, deviations.w, u, v)
+
+    def project(
+        self,
+        node: Operation,
+        shared: Sequence[Array],
+        deviations: Terms,
+        output: Array | None,
+        moves: Sequence[Move],
+        unread: Array | None,
+    ) -> Projected:
+        """Project the copies, and leave out the oldest terms."""
+        bilinear = node.primitive.bilinear
+        assert bilinear is not None
+        assert output is not None
+        assert unread is None
+        move_x, move_w = (_common_move(node, moves, side) for side in bilinear.sides)
+        # The vectors that span all copies, latest first: what they share now comes before the terms.
+        x, w = (
+            (side_of(shared, side), *terms)
+            for side, terms in zip(bilinear.sides, (deviations.x, deviations.w), strict=True)
+        )
+        fixed = (not deviations.x, not deviations.w)
+        u = _with_shared((1.0, 0.0), fixed, deviations.u, move_x.scale)
+        v = _with_shared((0.0, 1.0), fixed, deviations.v, move_w.scale)
+        found = bilinear.project_factored(x, w, u, v, output, **node.settings)
+        u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
+        v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
+
+        gain: Any = abs(move_x.gain)  # as of the other side
+        norms = functools.partial(bilinear.squared_norms, **node.settings)
+        left_out = gain**2 * found.squared_free + sum(
+            _squared_bound(norms, x, w, c, slice(self.history, None)) for c in (u, v)
+        )
+        changed = gain**2 * found.squared_change
+        return Projected(
+            in_places((found.x_mean, found.w_mean), bilinear.sides),
+            output + found.z_change,
+            Terms(
+                deviations.x and x[: self.history],
+                deviations.w and w[: self.history],
+                _terms(u, slice(self.history)),
+                _terms(v, slice(self.history)),
+            ),
+            jnp.where(left_out == 0, 0, jnp.sqrt(left_out / changed)),
+        )
+
+    def __str__(self) -> str:
+        return f"factored, history {self.history}"
+
+
+Copies: TypeAlias = Dense | Factored
+"""How an operation keeps the deviations of its copies."""
+
+
+def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies:
+    """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes.
+
+    Outputs that may be ``unread`` need dense copies.
+    """
+    can_be_factored = node.primitive.bilinear is not None and not unread
+    if node.primitive.spread is None:
+        if can_be_factored and isinstance(wanted, Factored):
+            return wanted
+        raise ValueError(
+            f"{node.name}: its copies cannot be stored, since it was declared without a layout for them"
+            + (", and some of its outputs may be read by nothing; " if unread else "; ")
+            + "take copies=pj.Factored(...), give pj.bilinear a spread, or use alternating or cyclic projections"
+        )
+    if not can_be_factored or n_bytes(laid_out(node)) <= budget:
+        return Dense()
+    return wanted
+
+
+def n_bytes(arrays: Any) -> int:
+    """The size of a tree of arrays, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
+
+
+def _fixed_sides(node: Operation) -> list[bool]:
+    """Which sides of a bilinear operation hold nothing but data and constants."""
+    assert node.primitive.bilinear is not None
+    return [all(slot_is_fixed(node, place) for place in side) for side in node.primitive.bilinear.sides]
+
+
+def _common_move(node: Operation, moves: Sequence[Move], side: Sequence[int]) -> Move:
+    """The move of all slots of a side."""
+    # A traced number is the same one only where it is one object.
+    if len({tuple(id(n) if isinstance(n, Array) else n for n in moves[place]) for place in side}) > 1:
+        raise ValueError(
+            f"{node.name}: inputs on one side of its dot products move differently, since they are in different "
+            'layers, which factored copies cannot do; take copies="dense", or another algorithm'
+        )
+    return moves[side[0]]
+
+
+def _with_shared(
+    own: tuple[float, float], fixed: tuple[bool, bool], deviation: Combination, scale: Factor
+) -> Combination:
+    """The coefficients of the copies: ``own`` those of what they share, on which a fixed operand has its deviation."""
+    return Combination(
+        *(
+            (first + times(scale, terms[0]),) if is_fixed else (first, *(times(scale, term) for term in terms))
+            for first, is_fixed, terms in zip(own, fixed, deviation, strict=True)
+        )
+    )
+
+
+def _moved_terms(
+    move: Move, fixed: tuple[bool, bool], deviation: Combination, change: Combination, like: Array
+) -> Combination:
+    """The coefficients of the deviations after a change, those of what the copies share first."""
+    return Combination(
+        *(
+            tuple(
+                jnp.broadcast_to(moved(move, old, new), like.shape)
+                for old, new in zip(terms if is_fixed else (None, *terms), changes, strict=True)
+            )
+            for is_fixed, terms, changes in zip(fixed, deviation, change, strict=True)
+        )
+    )
+
+
+def _terms(combination: Combination, which: slice) -> Combination:
+    return Combination(combination.x[which], combination.w[which])
+
+
+def _squared_bound(
+    norms: Callable[..., tuple[Array, Array]],
+    x: Sequence[Any],
+    w: Sequence[Any],
+    combination: Combination,
+    which: slice,
+) -> Array:
+    """At least the sum of squares of the combinations of some terms, by the triangle inequality.
+
+    ``norms`` gives the squared norms of what enters each dot product from either side.
+    """
+    terms = [jnp.abs(c) * jnp.sqrt(norms(a, w[0])[0]) for c, a in zip(combination.x[which], x[which], strict=True)] + [
+        jnp.abs(c) * jnp.sqrt(norms(x[0], b)[1]) for c, b in zip(combination.w[which], w[which], strict=True)
+    ]
+    return jnp.sum(jnp.asarray(sum(terms)) ** 2)

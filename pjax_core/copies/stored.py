@@ -1,0 +1,101 @@
+"""Copies that are stored, one deviation for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pjax_core.arrays import meshes
+from pjax_core.copies.count import Deviations, Factor, Move, Projected, laid_out, moved, spread, times, wide_slots
+from pjax_core.graph.nodes import Operation
+from pjax_kernels import compose
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A deviation for each copy; exact."""
+
+    def start(self, node: Operation) -> Deviations:
+        """No deviation, in the layout of the operation's copies."""
+        return tuple(meshes.full(_sharded_as_output(node, shape), 0) for shape in laid_out(node))
+
+    def scaled(self, deviations: Deviations, factors: Sequence[Factor]) -> Deviations:
+        """The deviations of each slot times its factor."""
+        return tuple(times(factor, deviation) for factor, deviation in zip(factors, deviations, strict=True))
+
+    def project(
+        self,
+        node: Operation,
+        shared: Sequence[Array],
+        deviations: Deviations,
+        output: Array | None,
+        moves: Sequence[Move],
+        unread: Array | None,
+    ) -> Projected:
+        """Project the copies; the output is free where it is ``unread``."""
+        bilinear = node.primitive.bilinear
+        if bilinear is not None and bilinear.project_copies is not None and unread is None:
+            scale, keep, gain = zip(*moves, strict=True)
+            found = bilinear.project_copies(
+                *shared, *deviations, output, scale=scale, keep=keep, gain=gain, **node.settings
+            )
+            return Projected((found.x_mean, found.w_mean), output + found.z_change, (found.u, found.v), None)
+        return self._project_laid_out(node, shared, deviations, output, moves, unread)
+
+    def _project_laid_out(
+        self,
+        node: Operation,
+        shared: Sequence[Array],
+        deviations: Deviations,
+        output: Array | None,
+        moves: Sequence[Move],
+        unread: Array | None,
+    ) -> Projected:
+        """The projection with all copies formed."""
+        primitive = node.primitive.copywise or node.primitive
+        copies = list(spread(node)(*shared))
+        for place, (deviation, move) in enumerate(zip(deviations, moves, strict=True)):
+            copies[place] = copies[place] + times(move.scale, deviation)
+        if output is not None and unread is not None:
+            output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
+        changes, output = primitive.project_values(tuple(copies), output, **node.settings)
+        return Projected(_means(node, changes), output, tuple(map(moved, moves, deviations, changes)), None)
+
+    def __str__(self) -> str:
+        return "dense"
+
+
+def _sharded_as_output(node: Operation, copies: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape of copies, sharded as the output along the axes that they have in common with it."""
+    assert node.shape is not None
+    common, extra = node.shape.shape, len(copies.shape) - len(node.shape.shape)
+    if not common or copies.shape[: len(common)] != common:
+        return copies
+    return jax.eval_shape(
+        lambda output: jnp.broadcast_to(output.reshape(*common, *(1,) * extra), copies.shape).astype(copies.dtype),
+        node.shape,
+    )
+
+
+def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
+    """The means of changes over the copies of each element of a slot."""
+    slots = wide_slots(node)
+    held = jax.eval_shape(spread(node), *slots)
+    if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
+        return tuple(changes)
+    cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
+    # On automatic axes: what is laid out of an array that all devices hold is not sharded by its type.
+    plain = tuple(jax.ShapeDtypeStruct(slot.shape, slot.dtype) for slot in slots)
+    transpose = compose.on_automatic_axes(
+        lambda *cotangents: meshes.transposed(spread(node), plain, cotangents), like=lambda *_: tuple(slots)
+    )
+    sums = transpose(*cotangents)
+    counts = node.primitive.copies(*slots, **node.settings)
+    return tuple(
+        total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)
+    )

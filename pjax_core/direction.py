@@ -1,0 +1,182 @@
+"""A sweep of projections as a direction for an optimiser, in the place of a gradient."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pjax_core.algorithms.base import Algorithm
+from pjax_core.algorithms.cyclic import cyclic_projections
+from pjax_core.arrays import arguments
+from pjax_core.copies import consensus
+from pjax_core.copies.changes import Changes
+from pjax_core.copies.count import low_dtype
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Node, Operation, Parameter
+from pjax_core.problem import Problem, require_problem
+from pjax_core.trace.named.losses import require_labels
+from pjax_kernels.compose import difference_of_pairs
+
+Values: TypeAlias = Callable[[Node], Array]
+"""The value of each node at the start."""
+
+
+def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | None = None, steps: int = 1) -> Any:
+    """The direction in which projections move the parameters, in the place of a gradient.
+
+    The network is evaluated, an algorithm makes ``steps`` steps from there, and the changes of the parameters are
+    returned with the opposite sign, as a gradient points: any optimiser of optax takes them.  Each parameter's change
+    is divided by one number, about the part of the output constraint's pull that projections let through to it: the
+    product of what each operation on the way takes of a residual, ``1/(1 + |a|^2 + |b|^2)`` of dot products and
+    ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times the constraint's strength.  Of it,
+    then, the direction hardly depends, nor does its size on depth; as a gradient it is a mean over the batch.
+
+    Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
+    algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
+    By default, with no algorithm, they may even be too small for float32: they are held in units of their own.  There
+    one sweep takes as many products as back-propagation.
+
+    Args:
+        problem: from :func:`feasibility`.
+        params: a tree of floating-point arrays.
+        *data: what else the problem's function takes.
+        algorithm: by default one sweep in the reverse order of the computation, each operation after all that use its
+            output; without skip connections that is a step of :func:`cyclic_projections`.
+        steps: how many steps, at least 1; more than one without an algorithm are steps of cyclic projections.
+
+    Returns:
+        A tree like ``params``, in float32 or wider.  It works under ``jax.jit``, ``lax.scan`` and sharding.
+
+    Raises:
+        TypeError: as :func:`solve`.
+        ValueError: as :func:`solve`, or ``steps`` is below 1.
+
+    Source: paper, section 4, for the sweep.
+    """
+    return value_and_direction(problem, params, *data, algorithm=algorithm, steps=steps)[1]
+
+
+def value_and_direction(
+    problem: Problem, params: Any, *data: Any, algorithm: Algorithm | None = None, steps: int = 1
+) -> tuple[Array, Any]:
+    """What the problem's function is on arrays, its outputs added up, and :func:`direction`; arguments as there.
+
+    Of ``cross_entropy`` that is the mean cross-entropy, of ``margin_loss`` the mean squared distance to it.
+    """
+    require_problem(problem)
+    if algorithm is not None and not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm is {algorithm!r}; pass one, such as pj.alternating_projections(), or None")
+    if arguments.number_of_steps(steps) < 1:
+        raise ValueError(f"steps is {steps}; pass at least 1, or the parameters do not move")
+    params, data = arguments.problem_arguments(params, data)
+    require_labels(problem.graph(params, data), data)
+    return _value_and_direction(problem, algorithm, steps, params, data)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _value_and_direction(
+    problem: Problem, algorithm: Algorithm | None, steps: int, params: Any, data: tuple[Any, ...]
+) -> tuple[Array, Any]:
+    graph = problem.graph(params, data)
+    start_of = consensus.start(graph, params, data)
+    shares = log_shares(graph, start_of)
+    if algorithm is None and steps == 1:
+        exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}
+        moved = _changes(graph, start_of, [reversed(graph.nodes)], exponents)
+    else:
+        algorithm, exponents = algorithm or cyclic_projections(), {}
+        if algorithm.sets is None:
+            moved = _changes_of_values(problem, algorithm, steps, params, data)
+        else:
+            moved = _changes(graph, start_of, algorithm.sets(graph, steps), None)
+    left = {node.index: share - exponents.get(node, 0) for node, share in shares.items() if isinstance(node, Parameter)}
+    directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
+    return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
+
+
+def _changes(
+    graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]], exponents: dict[Node, Array] | None
+) -> list[Array]:
+    """By how much projections onto some sets of nodes, one after the other, change each parameter."""
+    changes = Changes(graph, start_of, exponents)
+    for node in itertools.chain.from_iterable(sets):
+        with jax.named_scope(graph.label(node)):
+            changes.project(node)
+    parameters = sorted((node for node in graph.nodes if isinstance(node, Parameter)), key=lambda node: node.index)
+    return [changes.of_parameter(parameter) for parameter in parameters]
+
+
+def _changes_of_values(
+    problem: Problem, algorithm: Algorithm, steps: int, params: Any, data: tuple[Any, ...]
+) -> list[Array]:
+    """By how much steps of an algorithm that reflects change each parameter."""
+    state = algorithm.init(problem, params, *data)
+    for _ in range(steps):
+        state = algorithm.step(problem, state)
+    new = (jax.tree.leaves(tree) for tree in (algorithm.params(state), algorithm.params_low(state)))
+    return [
+        difference_of_pairs(high, low, old, jnp.zeros_like(low))
+        for high, low, old in zip(*new, jax.tree.leaves(params), strict=True)
+    ]
+
+
+def _value(graph: Graph, start_of: Values) -> Array:
+    """The outputs of all output constraints, added up."""
+    constraints = (node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output)
+    return jnp.asarray(sum(node.start(start_of) for node in constraints))
+
+
+def log_shares(graph: Graph, start_of: Values) -> dict[Node, Array]:
+    """Of each node the logarithm to base 2 of the part of the pull of its output constraint that reaches it.
+
+    Where there are several ways, that of the largest part.
+    """
+    ways: dict[Node, list[Array]] = {node: [] for node in graph.nodes}
+    shares: dict[Node, Array] = {}
+    for node in reversed(graph.nodes):
+        if not isinstance(node, Operation):
+            continue
+        if node.primitive.constrains_output:
+            own = jnp.zeros(())
+            of_slots = [jnp.log2(node.settings.get("strength", 1.0))] * len(node.slots)
+        else:
+            own = functools.reduce(jnp.maximum, ways[node])
+            of_slots = _log_shares_of_slots(node, start_of)
+        shares[node] = own
+        for slot, of_slot, copies in zip(node.slots, of_slots, _copies(node), strict=True):
+            for source in slot.sources:
+                if source in ways:
+                    one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else copies)
+                    ways[source].append(own + of_slot - float(np.log2(max(one_of, 1))))
+    return shares | {
+        node: functools.reduce(jnp.maximum, ways[node]) for node in graph.nodes if isinstance(node, Parameter)
+    }
+
+
+def _copies(node: Operation) -> list[float]:
+    """How many copies the operation holds of the elements of each slot, at most."""
+    counts = node.primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
+    return [float(np.max(count, initial=0)) for count in counts]
+
+
+def _log_shares_of_slots(node: Operation, start_of: Values) -> list[Array]:
+    """What part of a residual of the operation reaches each of its slots, besides the copies."""
+    inputs = [slot.read(start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots]
+    primitive = node.primitive
+    if primitive.shares is not None:
+        found = primitive.shares(*inputs, **node.settings)
+    elif primitive.bilinear is not None:
+        assert node.shape is not None
+        counts = primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
+        squares = sum(jnp.sum(np.asarray(n) * x * x) for n, x in zip(counts, inputs, strict=True))
+        found = (1 / (1 + squares / max(node.shape.size, 1)),) * len(inputs)
+    else:
+        found = (0.5,) * len(inputs)
+    return [jnp.log2(jnp.asarray(share)) for share in found]

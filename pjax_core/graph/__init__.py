@@ -1,0 +1,1 @@
+"""The graph of constraints: its nodes, what is rewritten, and its two colours."""

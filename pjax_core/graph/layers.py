@@ -1,0 +1,113 @@
+"""Whole-layer constraints: all dot products of an operation as one, with one copy of its inputs and outputs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+
+import pjax_kernels as pk
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.nodes import Operation
+from pjax_core.operations.primitive import Primitive, Sides, as_they_are, in_places, side_of
+from pjax_kernels.layer.api import RULES, is_layer
+from pjax_kernels.layer.xla import metric
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How the layers of a problem are projected: the settings of :func:`pjax_kernels.project_layer`.
+
+    Attributes:
+        rule: "rank one", "apart" or "coupled".
+        b: how easily weights move.
+        c: how easily outputs do, of "coupled".
+        steps: of conjugate gradients, of "apart" and "coupled".
+    """
+
+    rule: str = "rank one"
+    b: float = 10.0
+    c: float = 10.0
+    steps: int = 3
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"Layer: rule is {self.rule!r}; pass one of {', '.join(map(repr, RULES))}")
+
+
+def with_layers(graph: Graph, layer: Layer) -> Graph:
+    """The graph in which the operations that are layers have one constraint each."""
+    for node in graph.nodes:
+        if isinstance(node, Operation) and node.primitive.bilinear is not None:
+            shapes = [slot.shape for slot in node.slots]
+            function = functools.partial(_function(node.primitive), **node.settings)
+            if is_layer(function, *(side_of(shapes, side) for side in node.primitive.bilinear.sides)):
+                # In place: the graph has just been made, and other nodes refer to this one.
+                x_moves = not all(node.slots[place].is_fixed for place in node.primitive.bilinear.sides[0])
+                object.__setattr__(node, "primitive", as_layer(node.primitive, layer, x_moves))
+    return graph
+
+
+@functools.lru_cache(maxsize=256)
+def as_layer(primitive: Primitive, layer: Layer, moves_x: bool) -> Primitive:
+    """The operation with one copy of each of its inputs, projected as a whole; without ``moves_x`` they are held."""
+    assert primitive.bilinear is not None
+    sides, function = primitive.bilinear.sides, _function(primitive)
+
+    def project(
+        inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+    ) -> tuple[tuple[Array, ...], Array]:
+        x, w = (side_of(inputs, side) for side in sides)
+        *changes, output_change = pk.project_layer(
+            functools.partial(function, **settings) if settings else function,
+            x,
+            w,
+            output,
+            rule=layer.rule,
+            b=layer.b,
+            c=layer.c,
+            steps=layer.steps,
+            moves_x=moves_x,
+            residual=residual,
+            increments=True,
+        )
+        return in_places(changes, sides), output_change
+
+    return Primitive(
+        f"{primitive.name} as a layer",
+        primitive.forward,
+        project,
+        as_they_are,
+        primitive.increment,
+        batching=primitive.batching,
+        shares=functools.partial(_shares, layer, sides, function),
+    )
+
+
+def _function(primitive: Primitive) -> Callable[..., Array]:
+    """The bilinear map of both sides."""
+    assert primitive.bilinear is not None
+    sides = primitive.bilinear.sides
+    if sides == ((0,), (1,)):
+        return primitive.forward
+    return lambda x, w, **settings: primitive.forward(*in_places((x, w), sides), **settings)
+
+
+def _shares(
+    layer: Layer, sides: Sides, function: Callable[..., Array], *inputs: Array, **settings: Any
+) -> tuple[float | Array, ...]:
+    """About which part of a residual reaches each input; weights besides by their rows, as the mean of copies."""
+    x, w = (side_of(inputs, side) for side in sides)
+    output = jax.eval_shape(functools.partial(function, **settings), x, w)
+    rows, x_squared, w_squared = metric(x, w, output)
+    if layer.rule == "coupled":
+        mobility = layer.b / (rows * x_squared)
+        of_all = 1 / ((1 + layer.c) * (w_squared + layer.b / rows))
+        of_x, of_w = of_all, rows * mobility * of_all
+    else:
+        of_x, of_w = 1 / (1 + w_squared), 1 / x_squared
+    return tuple(of_x if place in sides[0] else of_w for place in range(len(inputs)))

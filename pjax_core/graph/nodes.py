@@ -1,0 +1,271 @@
+"""A function as a graph of constraints: its nodes, what they read of each other, and its two colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pjax_core.arrays.meshes import Shape, shape_of_type, transposed, varying, varying_axes
+from pjax_core.operations.primitive import Primitive
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One selection of elements: ``function`` of the arrays at ``places`` among the sources and what came before.
+
+    ``name`` and ``settings`` are those of the equation that it is from.
+    """
+
+    name: str
+    function: Callable[..., Array]
+    settings: dict[str, Any]
+    places: tuple[int, ...]
+    shape: Shape
+
+    def __call__(self, *arrays: Array) -> Array:
+        """The selected elements; numbers of different precision are promoted, since some equations do not."""
+        dtypes = {array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)}
+        if len(dtypes) > 1:
+            widest = jnp.promote_types(*dtypes) if len(dtypes) == 2 else jnp.result_type(*dtypes)
+            arrays = tuple(a.astype(widest) if a.dtype in dtypes else a for a in arrays)
+        return self.function(*varying(arrays, varying_axes(arrays)))
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A selection of elements in steps, the last of which gives the result."""
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, *sources: Array) -> Array:
+        """The selection from these sources."""
+        arrays = list(sources)
+        for step in self.steps:
+            arrays.append(step(*(arrays[place] for place in step.places)))
+        return arrays[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """An input of an operation: a view of the outputs of other nodes.
+
+    A view selects: each of its elements is one element of a source, so that its transpose sums over copies.
+    Sources of integers say which.  ``view`` is None where the slot is its only source unchanged.
+    """
+
+    sources: tuple[Node, ...]
+    view: View | None
+    shape: Shape
+
+    def read(self, values: Callable[[Node], Array]) -> Array:
+        """The slot's value, given those of the sources."""
+        arrays = [values(source) for source in self.sources]
+        return arrays[0] if self.view is None else self.view(*arrays)
+
+    def sum_over_copies(
+        self, source: Node, copies: Array, values: Callable[[Node], Array], *, counts: bool = False
+    ) -> Array:
+        """The sum over the elements of the slot that are copies of each element of ``source``.
+
+        What ``counts`` is the same on all devices, and may be known while tracing.
+        """
+        if self.view is None:
+            return copies
+        # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
+        moving = [node for node in self.sources if not is_index(node)]
+        shapes = tuple(_widened_shape(node) for node in moving)
+        if counts:
+            shapes = tuple(Shape(shape.shape, shape.dtype) for shape in shapes)
+        indices = {node: values(node) for node in self.sources if is_index(node)}
+
+        def view(*arrays: Array) -> Array:
+            remaining = iter(arrays)
+            assert self.view is not None
+            return self.view(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
+
+        viewed = jax.eval_shape(view, *shapes)
+        sums = transposed(view, shapes, copies.astype(viewed.dtype))
+        return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node == source))
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the slot holds nothing but data and constants."""
+        return all(is_fixed(source) for source in self.sources)
+
+    @property
+    def last(self) -> Step | None:
+        """The last step of the view."""
+        return None if self.view is None else self.view.steps[-1]
+
+    def before_last(self) -> Slot:
+        """The slot without the last step of its view, which must be of one array."""
+        assert self.view is not None
+        steps = self.view.steps[:-1]
+        if steps:
+            return Slot(self.sources, View(steps), steps[-1].shape)
+        assert len(self.sources) == 1
+        return of_node(self.sources[0])
+
+
+def of_node(node: Node) -> Slot:
+    """The whole output of a node."""
+    assert node.shape is not None
+    return Slot((node,), None, node.shape)
+
+
+def select(name: str, function: Callable[..., Array], settings: dict[str, Any], shape: Shape, *slots: Slot) -> Slot:
+    """The slot that ``function``, a selection of elements, makes of others."""
+    count = sum(len(slot.sources) for slot in slots)
+    steps: list[Step] = []
+    places: list[int] = []
+    first = 0
+    for slot in slots:
+        own = range(first, first + len(slot.sources))
+        first += len(slot.sources)
+        offset = count + len(steps) - len(own)
+        if slot.view is None:
+            places.append(own[0])
+            continue
+        for step in slot.view.steps:
+            moved = tuple(own[p] if p < len(own) else p + offset for p in step.places)
+            steps.append(replace(step, places=moved))
+        places.append(count + len(steps) - 1)
+    steps.append(Step(name, function, settings, tuple(places), shape))
+    return Slot(tuple(source for slot in slots for source in slot.sources), View(tuple(steps)), shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A parameter, a data array, a constant, or an operation."""
+
+    name: str
+    shape: Shape | None
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter(Node):
+    """A leaf of the parameters; ``index`` is its place among them."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Data(Node):
+    """A leaf of the data; ``index`` is its place among them."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Computed(Data):
+    """A function of data and constants, computed once, at the start, and kept among the data.
+
+    Its ``index`` is its place after the leaves of the data.
+    """
+
+    function: Callable[..., Array]
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Node):
+    """An array that the function brought along."""
+
+    value: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Tagged(Node):
+    """A node that equals all of its tag: an operation as it is rebuilt, and what stands for it before it is there."""
+
+    tag: object = field(default_factory=object, repr=False, kw_only=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tagged) and self.tag is other.tag
+
+    def __hash__(self) -> int:
+        return hash(self.tag)
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback(Tagged):
+    """The output of a later operation, of the same tag, of which each element depends on others that come before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operation(Tagged):
+    """A primitive applied to slots.
+
+    Attributes:
+        unrolled: with feedback, the slots from which the output is computed at the start, and how.
+    """
+
+    primitive: Primitive
+    slots: tuple[Slot, ...]
+    settings: dict[str, Any]
+    unrolled: tuple[tuple[Slot, ...], Callable[..., Array]] | None = None
+
+    @property
+    def feedback(self) -> Feedback | None:
+        """The later operation that slots refer to; None where all slots come from earlier nodes."""
+        return next((source for source in sources_of(self) if isinstance(source, Feedback)), None)
+
+    def start(self, values: Callable[[Node], Array]) -> Array:
+        """The output that the network computes."""
+        if self.unrolled is not None:
+            slots, function = self.unrolled
+            return function(*(slot.read(values) for slot in slots))
+        return self.primitive.forward(*(slot.read(values) for slot in self.slots), **self.settings)
+
+
+def sources_of(node: Node) -> tuple[Node, ...]:
+    """What the slots of a node are views of."""
+    if not isinstance(node, Operation):
+        return ()
+    return tuple(source for slot in node.slots for source in slot.sources)
+
+
+def _earlier_sources(node: Node) -> tuple[Node, ...]:
+    """The nodes that the output is computed from at the start."""
+    if not isinstance(node, Operation):
+        return ()
+    unrolled = () if node.unrolled is None else node.unrolled[0]
+    sources = (*sources_of(node), *(source for slot in unrolled for source in slot.sources))
+    return tuple(source for source in sources if not isinstance(source, Feedback))
+
+
+def ordered(outputs: Sequence[Operation]) -> list[Node]:
+    """All nodes that the outputs need, each after its sources."""
+    done: dict[Node, None] = {}
+    stack: list[tuple[Node, bool]] = [(node, False) for node in reversed(outputs)]
+    while stack:
+        node, sources_done = stack.pop()
+        if node in done:
+            continue
+        if sources_done:
+            done[node] = None
+        else:
+            stack.append((node, True))
+            stack.extend((source, False) for source in reversed(_earlier_sources(node)))
+    return list(done)
+
+
+def is_fixed(node: Node) -> bool:
+    """Data and constants never move, so they can stand on both sides."""
+    return isinstance(node, (Data, Constant))
+
+
+def is_index(node: Node) -> bool:
+    """Whether the node holds integers, which select elements of others."""
+    return node.shape is not None and not jnp.issubdtype(node.shape.dtype, jnp.floating)
+
+
+def _widened_shape(node: Node) -> Shape:
+    """The shape of a node's output, in float32 or wider."""
+    assert node.shape is not None
+    return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))

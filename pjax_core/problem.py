@@ -1,0 +1,92 @@
+"""A function as a feasibility problem: its graph, traced once and kept."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.computed import Fixed
+from pjax_core.graph.layers import Layer, with_layers
+from pjax_core.trace.jaxpr import trace
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A feasibility problem: find parameters such that ``function(params, *data)`` can hold.
+
+    Two problems are the same if their functions are, as for :func:`jax.jit`: a lambda made in a loop is a new one.
+    ``layer`` says how layers are constraints of their own; None for one constraint for each dot product.
+    """
+
+    function: Callable[..., Any]
+    layer: Layer | None = None
+    _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def graph(self, params: Any, data: tuple[Any, ...] | Fixed) -> Graph:
+        """The graph for arguments of these shapes, traced once and kept."""
+        given = data.given if isinstance(data, Fixed) else data
+        leaves, structure = jax.tree.flatten((params, given))
+        config: Any = jax.config
+        settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
+        key = (structure, tuple(map(jax.typeof, leaves)), settings)
+        if key not in self._graphs:
+            graph = trace(self.function, params, given)
+            if self.layer is not None:
+                graph = with_layers(graph, self.layer)
+            if graph.holds_tracers:  # which belong to the function that is traced just now
+                return graph
+            self._graphs[key] = graph
+        return self._graphs[key]
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None]]:
+        return Problem, (self.function, self.layer)
+
+
+def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each") -> Problem:
+    """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
+
+    Args:
+        function: ``function(params, *data)``, written with the operations of this package, returns an output
+            constraint (``cross_entropy``, ``margin_loss``), or a tree of several.  It is traced by shape; ``params``
+            is any tree of floating-point arrays, each argument after it a tree of arrays that stay fixed: of
+            floating-point numbers, or of integers that :func:`embedding` and indexing take.
+
+        dot_products: "each" for one constraint for each dot product, which holds copies of its own of all its entries
+            (the paper's), or "layer" for one for each whole layer (:class:`Layer`, which says how): a dense layer, a
+            convolution, a recurrence, an einsum like these.  Products of other kinds have one each all the same.
+
+    Returns:
+        The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
+
+    Source: paper, section 3.
+    """
+    try:
+        hash(function)
+    except TypeError:  # an object that compares by content: this one alone then
+        function = functools.partial(function)
+    if not isinstance(dot_products, Layer) and dot_products not in ("each", "layer"):
+        raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
+    named = {"each": None, "layer": Layer()}
+    layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
+    problem = _problems.get((function, layer))
+    if problem is None:
+        problem = _problems[function, layer] = Problem(function, layer)
+    return problem
+
+
+_problems: weakref.WeakValueDictionary[tuple[Callable[..., Any], Layer | None], Problem] = weakref.WeakValueDictionary()
+"""Those in use, so that a loop that makes them anew traces nothing anew."""
+
+
+def require_problem(problem: Any) -> None:
+    """Raise ``TypeError`` unless the argument is a problem."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem is of type {type(problem).__name__}; pass pj.feasibility(function) before params and data"
+        )

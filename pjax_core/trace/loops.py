@@ -1,0 +1,238 @@
+"""Loops: a recurrence where their step is one, else one step after the other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr
+
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, of_node, ordered, select
+from pjax_core.graph.rewrite import rewritten
+from pjax_core.operations import primitives
+from pjax_core.trace.equation import Equation
+from pjax_core.trace.named.recurrence import tied
+from pjax_core.trace.operations import operation, reshaped, slot_of, transposed
+from pjax_core.trace.values import Elementwise, Loss, Value
+
+Run: TypeAlias = Callable[[Equation, Any, Sequence[Value]], list[Value]]
+"""The outputs of a jaxpr in an equation."""
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What a loop goes through: ``consts`` are the same in all steps, ``sequences`` have an entry for each."""
+
+    equation: Equation
+    consts: list[Value]
+    carry: list[Value]
+    sequences: list[Slot]
+
+    def body(self, run: Run, carry: Sequence[Value], entries: Sequence[Value]) -> list[Value]:
+        """The outputs of one step."""
+        return run(self.equation, self.equation.params["jaxpr"], [*self.consts, *carry, *entries])
+
+
+def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
+    """The outputs of a loop; ``run`` traces its step."""
+    body = equation.params["jaxpr"]
+    inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+    # What is carried has the same axes inside and outside; sequences have one more outside.
+    n_carry = sum(map(_same_rank, inner.outvars, equation.of.outvars))
+    first = sum(map(_same_rank, inner.invars, equation.of.invars))
+    consts, carry, sequences = inputs[: first - n_carry], inputs[first - n_carry : first], inputs[first:]
+    loop = _Loop(equation, list(consts), list(carry), [slot_of(sequence) for sequence in sequences])
+    steps = equation.params["length"]
+    if steps == 0:
+        raise NotImplementedError(f"{equation.where()}: a scan without steps; give it a sequence that has some")
+    found = _as_recurrence(loop, run)
+    if found is None and steps > 1:
+        warnings.warn(
+            f"{equation.where()}: this scan is unrolled into {steps} steps with constraints of their own, and takes "
+            "longer to compile for each; only a step h = activation(x @ U + h @ W + b) of rows of samples becomes one "
+            "constraint of all steps",
+            UserWarning,
+            stacklevel=2,
+        )
+    return _unrolled(loop, run) if found is None else found
+
+
+def _same_rank(inside: Any, outside: Any) -> bool:
+    return inside.aval.ndim == outside.aval.ndim
+
+
+def _unrolled(loop: _Loop, run: Run) -> list[Value]:
+    """The outputs of a loop by its steps, one after the other."""
+    params, carry = loop.equation.params, loop.carry
+    columns: list[list[Slot]] = [[] for _ in loop.equation.shapes[len(carry) :]]
+    steps = range(params["length"])
+    for step in reversed(steps) if params["reverse"] else steps:
+        outputs = loop.body(run, carry, [_entry(sequence, step) for sequence in loop.sequences])
+        carry = outputs[: len(carry)]
+        for column, output in zip(columns, outputs[len(carry) :], strict=True):
+            column.append(slot_of(output))
+    return [
+        *carry,
+        *(
+            select("stack", _stack, {"axis": 0}, shape, *(reversed(column) if params["reverse"] else column))
+            for column, shape in zip(columns, loop.equation.shapes[len(carry) :], strict=True)
+        ),
+    ]
+
+
+def _stack(*arrays: Array) -> Array:
+    return jnp.stack(arrays)
+
+
+def _entry(sequence: Slot, step: int) -> Slot:
+    """What a sequence has for a step."""
+    shape = Shape(sequence.shape.shape[1:], sequence.shape.dtype)
+    return select("slice", lambda array: array[step], {}, shape, sequence)
+
+
+def _as_recurrence(loop: _Loop, run: Run) -> list[Value] | None:
+    """The outputs of a loop over rows of samples with the step ``h = activation(x U + h W + b)``; None for others."""
+    if (
+        len(loop.carry) != 1
+        or len(loop.sequences) != 1
+        or any(isinstance(v, Loss) for v in (*loop.consts, *loop.carry))
+    ):
+        return None
+    first, sequence = slot_of(loop.carry[0]), loop.sequences[0]
+    if len(first.shape.shape) != 2 or len(sequence.shape.shape) != 3:
+        return None
+    state = Parameter("state", first.shape, 0)
+    entry = Parameter("entry", Shape(sequence.shape.shape[1:], sequence.shape.dtype), 1)
+    # Copies of functions that are no operations yet, since this step may be for nothing.
+    trial = replace(loop, consts=[replace(v) if isinstance(v, Elementwise) else v for v in loop.consts])
+    new, *outputs = trial.body(run, [of_node(state)], [of_node(entry)])
+    terms = None if any(output is not new for output in outputs) else _terms(slot_of(new))
+    split = None if terms is None else _weights(terms, state, entry)
+    if split is None:
+        return None
+    w_x, w_h, biases = split
+    backwards = loop.equation.params["reverse"]
+    x = transposed(_reversed(sequence) if backwards else sequence, (1, 0, 2))
+    activation = new.function if isinstance(new, Elementwise) else lambda total: total
+    biases = [_for_each_step(bias) for bias in biases]
+    states = tied(x, w_x, w_h, first, biases, lambda product: _closed(product, biases, new), activation)
+    last = select("slice", lambda array: array[:, -1], {}, first.shape, states)
+    by_step = transposed(states, (1, 0, 2))
+    return [last, *[_reversed(by_step) if backwards else by_step for _ in outputs]]
+
+
+def _reversed(slot: Slot) -> Slot:
+    """The slot from its last step to its first."""
+    return select("rev", lambda array: array[::-1], {}, slot.shape, slot)
+
+
+def _terms(state: Slot) -> tuple[Slot, ...] | None:
+    """The summands in a new state that is a sum, or a function of each element of one."""
+    node = _whole(state)
+    if node is None:
+        return None
+    (node,) = rewritten([node])
+    if node.primitive not in _SUMS and node.primitive is not primitives.matmul and node.primitive.moving == 1:
+        inside = _whole(node.slots[0])
+        if inside is None:
+            return None
+        node = inside
+    if node.primitive is primitives.matmul:
+        return (of_node(node),)
+    return node.slots if node.primitive in _SUMS else None
+
+
+_SUMS = (primitives.add, primitives.sum_relu)
+
+
+def _whole(slot: Slot) -> Operation | None:
+    """The operation whose output the slot is."""
+    source = slot.sources[0]
+    return source if slot.view is None and isinstance(source, Operation) else None
+
+
+def _weights(terms: Sequence[Slot], state: Node, entry: Node) -> tuple[Slot, Slot, list[Slot]] | None:
+    """The weights of entries, those of states, and biases."""
+    own: dict[Node, Slot] = {}
+    biases = []
+    for term in terms:
+        node = _whole(term)
+        if not _reads(term, (state, entry)):
+            biases.append(term)
+        elif node is not None and node.primitive is primitives.matmul and not _reads(node.slots[1], (state, entry)):
+            parts = _rows(*node.slots)
+            if parts is None or parts.keys() & own.keys():
+                return None
+            own |= parts
+        else:
+            return None
+    return (own[entry], own[state], biases) if own.keys() == {state, entry} else None
+
+
+def _reads(slot: Slot, nodes: Sequence[Node]) -> bool:
+    """Whether the slot depends on any of the nodes."""
+    return any(node in nodes for node in ordered([s for s in slot.sources if isinstance(s, Operation)])) or any(
+        source in nodes for source in slot.sources
+    )
+
+
+def _rows(rows: Slot, weights: Slot) -> dict[Node, Slot] | None:
+    """The weights of each node whose outputs, one after the other, are the rows."""
+    if rows.view is None:
+        return {rows.sources[0]: weights}
+    if (
+        len(rows.view.steps) != 1
+        or rows.view.steps[0].name != "concatenate"
+        or len(set(rows.sources)) < len(rows.sources)
+    ):
+        return None
+    found, start = {}, 0
+    for source in rows.sources:
+        assert source.shape is not None
+        found[source] = _part(weights, start, source.shape.shape[-1])
+        start += source.shape.shape[-1]
+    return found if start == weights.shape.shape[0] else None
+
+
+def _part(weights: Slot, start: int, length: int) -> Slot:
+    """Some of the rows of weights, which may be all of one source."""
+    if (
+        weights.view is not None
+        and len(weights.view.steps) == 1
+        and weights.view.steps[0].settings.get("dimension") == 0
+    ):
+        first = 0
+        for source in weights.sources:
+            assert source.shape is not None
+            if (first, source.shape.shape[0]) == (start, length):
+                return of_node(source)
+            first += source.shape.shape[0]
+    shape = Shape((length, weights.shape.shape[1]), weights.shape.dtype)
+    return select("slice", lambda array: array[start : start + length], {}, shape, weights)
+
+
+def _for_each_step(bias: Slot) -> Slot:
+    """A bias of a step as one of all steps."""
+    shape = bias.shape.shape
+    return reshaped(bias, (shape[0], 1, shape[1])) if len(shape) == 2 and shape[0] > 1 else bias
+
+
+def _closed(product: Slot, biases: Sequence[Slot], like: Value) -> Operation:
+    """The operation with the new states, from the products: an even number with these, as colours in a loop need."""
+    if isinstance(like, Elementwise):
+        rectified = _whole(slot_of(replace(like, base=product, shape=product.shape, slot=None)))
+        if rectified is not None and rectified.primitive is primitives.sum_relu:
+            return replace(rectified, slots=(*rectified.slots, *biases))
+    new = operation(primitives.add, product, *biases, shape=product.shape) if biases else product
+    if isinstance(like, Elementwise):
+        new = slot_of(replace(like, base=new, shape=product.shape, slot=None))
+    if bool(biases) == isinstance(like, Elementwise):
+        new = operation(primitives.identity, new, shape=product.shape)
+    last = _whole(new)
+    assert last is not None
+    return last

@@ -1,0 +1,1 @@
+"""Operations that JAX has no name for."""

@@ -1,0 +1,96 @@
+"""Convolutions of any kind: their copies laid out, their projection, and algorithms that store the copies."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import pjax_core as pj
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KINDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "one axis, dilated": (
+        (2, 7, 2),
+        (3, 2, 3),
+        {"window_strides": (2,), "padding": [(2, 1)], "rhs_dilation": (2,), "dimension_numbers": ("NWC", "WIO", "NWC")},
+    ),
+    "groups, channels first, less than no padding": (
+        (2, 4, 3, 5),
+        (2, 2, 2, 2),
+        {
+            "window_strides": (1, 2),
+            "padding": [(1, 1), (-1, 2)],
+            "feature_group_count": 2,
+            "dimension_numbers": ("NCHW", "OIHW", "NCHW"),
+        },
+    ),
+    "transposed": (
+        (2, 3, 2, 2),
+        (2, 3, 2, 2),
+        {
+            "window_strides": (1, 1),
+            "padding": [(1, 1), (0, 2)],
+            "lhs_dilation": (2, 3),
+            "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+        },
+    ),
+    "three axes": (
+        (1, 2, 3, 2, 2),
+        (2, 2, 1, 2, 2),
+        {"window_strides": (1, 2, 1), "padding": "SAME", "dimension_numbers": ("NDHWC", "DHWIO", "NDHWC")},
+    ),
+    "each channel by itself": (
+        (2, 3, 3, 3),
+        (3, 3, 1, 3),
+        {
+            "window_strides": (1, 1),
+            "padding": "SAME",
+            "feature_group_count": 3,
+            "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+        },
+    ),
+    "groups of samples": (
+        (4, 2, 3, 3),
+        (4, 2, 2, 2),
+        {
+            "window_strides": (1, 1),
+            "padding": "VALID",
+            "batch_group_count": 2,
+            "dimension_numbers": ("NCHW", "OIHW", "NCHW"),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stored_copies_are_what_factored_ones_are(kind: str) -> None:
+    """And the first state is what the network computes, so that a weak loss moves nothing much."""
+    x_shape, w_shape, settings = KINDS[kind]
+    generator = np.random.default_rng(2)
+    x, w = generator.normal(size=x_shape), generator.normal(size=w_shape)
+    convolve = functools.partial(lax.conv_general_dilated, **settings)
+    target = generator.normal(size=jax.eval_shape(convolve, x, w).shape)
+    problem = pj.feasibility(lambda p, x, y: pj.squared_error(convolve(x + p["shift"], p["w"]), y))
+    with jax.enable_x64(True):
+        params = {"w": jnp.asarray(w), "shift": jnp.zeros(x_shape[1:])}
+        changes = [
+            pj.solve(problem, params, x, target, algorithm=algorithm, steps=3, tolerance=np.inf).change
+            for algorithm in (pj.douglas_rachford(copies="dense"), pj.douglas_rachford(copies=pj.Factored(3)))
+        ]
+    for stored, factored in zip(*map(jax.tree.leaves, changes), strict=True):
+        assert np.abs(factored).max() > 1e-3
+        np.testing.assert_allclose(stored, factored, rtol=1e-7, atol=1e-10)
+
+
+def test_projection() -> None:
+    *_, settings = KINDS["one axis, dilated"]
+    generator = np.random.default_rng(3)
+    inputs = [generator.normal(size=shape) for shape in ((1, 4, 1), (2, 1, 2))]
+    pj.check_projection(functools.partial(lax.conv_general_dilated, **settings), inputs, samples=20)

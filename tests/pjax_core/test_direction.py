@@ -1,0 +1,167 @@
+"""Directions: a sweep as an update direction, in float32 what it is in float64, at any depth."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import pjax_core as pj
+
+STRENGTHS = [0.01, 0.3, 5.0]
+
+
+def network(params: dict[str, Any], x: Any) -> Any:
+    depth = len(params) // 2
+    for k in range(depth):
+        x = jax.nn.relu(x @ params[f"w{k}"] + params[f"b{k}"])
+    return x @ params[f"w{depth}"]
+
+
+@functools.cache
+def problem(strength: float, dot_products: Any = "each") -> pj.Problem:
+    def constraint(params: Any, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(network(params, x), y, strength=strength)
+
+    return pj.feasibility(constraint, dot_products=dot_products)
+
+
+def arguments(generator: np.random.Generator, sizes: tuple[int, ...], batch: int) -> tuple[dict[str, Any], Any, Any]:
+    """In float32, He initialisation, with biases that are not zero."""
+    params = {}
+    for k, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        params[f"w{k}"] = np.float32(generator.normal(size=(before, after)) * np.sqrt(2 / before))
+        if k < len(sizes) - 2:
+            params[f"b{k}"] = np.float32(0.1 * generator.normal(size=after))
+    x = np.float32(generator.normal(size=(batch, sizes[0])))
+    return params, x, np.eye(sizes[-1], dtype=np.float32)[generator.integers(sizes[-1], size=batch)]
+
+
+def as_dtype(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda array: jnp.asarray(array, dtype), tree)
+
+
+def cosine(a: Any, b: Any) -> float:
+    a, b = np.float64(a).ravel(), np.float64(b).ravel()
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize(
+    ("algorithm", "steps"),
+    [(pj.cyclic_projections(), 1), (pj.cyclic_projections(), 3), (pj.alternating_projections(), 4)],
+)
+def test_changes_survive_float32(algorithm: Any, steps: int, strength: float, generator: np.random.Generator) -> None:
+    """Those of the first layer are 1e-12 of its values."""
+    start = arguments(generator, (100, 48, 48, 10), 64)
+    with jax.enable_x64(True):
+        rough, exact = (
+            pj.direction(problem(strength), *as_dtype(start, dtype), algorithm=algorithm, steps=steps)
+            for dtype in (jnp.float32, jnp.float64)
+        )
+    for name, expected in exact.items():
+        assert cosine(rough[name], expected) > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "steps"),
+    [(pj.cyclic_projections(), 3), (pj.alternating_projections(), 4), (pj.difference_map(), 6)],
+)
+def test_steps_are_those_of_the_algorithm(algorithm: Any, steps: int, generator: np.random.Generator) -> None:
+    start = arguments(generator, (30, 16, 16, 5), 32)
+    with jax.enable_x64(True):
+        exact = as_dtype(start, jnp.float64)
+        moved = pj.solve(problem(5.0), *exact, algorithm=algorithm, steps=steps, tolerance=np.inf).change
+        direction = pj.direction(problem(5.0), *exact, algorithm=algorithm, steps=steps)
+    for name, change in moved.items():
+        assert cosine(direction[name], -change) > 1 - 1e-9
+
+
+@pytest.mark.parametrize("strength", [0.01, 5.0])
+def test_a_direction_is_minus_the_sweep_for_each_parameter(strength: float, generator: np.random.Generator) -> None:
+    start = arguments(generator, (30, 16, 16, 5), 32)
+    with jax.enable_x64(True):
+        exact = as_dtype(start, jnp.float64)
+        sweep = pj.solve(problem(strength), *exact, algorithm=pj.cyclic_projections(), steps=1, tolerance=np.inf).change
+        given = pj.direction(problem(strength), *exact, algorithm=pj.cyclic_projections())
+    direction = pj.direction(problem(strength), *start)
+    for name, change in sweep.items():
+        assert cosine(direction[name], -change) > 1 - 1e-9
+        np.testing.assert_allclose(direction[name], given[name], rtol=1e-3, atol=1e-5 * np.abs(given[name]).max())
+
+
+@pytest.mark.parametrize("rule", ["each", "layer", pj.Layer("apart"), pj.Layer("coupled")])
+def test_depth_is_no_limit(rule: Any, generator: np.random.Generator) -> None:
+    """Twelve layers below the output, true changes are below the smallest float32."""
+    start = arguments(generator, (20, *(16,) * 12, 5), 16)
+    with jax.enable_x64(True):
+        exact = pj.direction(problem(0.01, rule), *as_dtype(start, jnp.float64))
+    rough = pj.direction(problem(0.01, rule), *start)
+    for name, expected in exact.items():
+        assert rough[name].dtype == jnp.float32
+        assert cosine(rough[name], expected) > 0.99
+
+
+@pytest.mark.parametrize("rule", ["each", "layer", pj.Layer("coupled")])
+def test_half_precision_has_changes_in_float32(rule: Any, generator: np.random.Generator) -> None:
+    half = as_dtype(arguments(generator, (100, 48, 48, 10), 64), jnp.bfloat16)
+    rough, fine = (pj.direction(problem(0.05, rule), *as_dtype(half, dtype)) for dtype in (jnp.bfloat16, jnp.float32))
+    for name, expected in fine.items():
+        assert rough[name].dtype == jnp.float32
+        assert cosine(rough[name], expected) > 0.999
+
+
+def test_the_value_is_that_of_the_loss(generator: np.random.Generator) -> None:
+    params, x, y = arguments(generator, (10, 8, 5), 12)
+    value, direction = pj.value_and_direction(problem(1.0), params, x, y)
+    expected = -np.mean(np.sum(y * jax.nn.log_softmax(network(params, x)), axis=-1))
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    assert jax.tree.structure(direction) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("rule", ["each", "layer", pj.Layer("coupled")])
+def test_an_optimiser_that_takes_it_learns(rule: Any, generator: np.random.Generator) -> None:
+    """Inside jit and scan, with donated arrays."""
+    params, x, y = arguments(generator, (10, 32, 32, 5), 32)
+    optimizer = optax.adam(1e-2)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train(carry: Any) -> Any:
+        def update(carry: Any, _: None) -> Any:
+            params, state = carry
+            value, direction = pj.value_and_direction(problem(1.0, rule), params, x, y)
+            changes, state = optimizer.update(direction, state)
+            return (optax.apply_updates(params, changes), state), value
+
+        return jax.lax.scan(update, carry, length=60)
+
+    params = as_dtype(params, jnp.float32)
+    _, values = train((params, optimizer.init(params)))
+    assert values[-1] < 0.2 * values[0]
+
+
+def test_wrong_arguments(generator: np.random.Generator) -> None:
+    params, x, y = arguments(generator, (10, 8, 5), 12)
+    with pytest.raises(ValueError, match="steps is 0; pass at least 1"):
+        pj.direction(problem(1.0), params, x, y, steps=0)
+    with pytest.raises(TypeError, match="algorithm is 'cp'; pass one"):
+        pj.direction(problem(1.0), params, x, y, algorithm="cp")
+    with pytest.raises(ValueError, match="dot_products is 'all'; pass"):
+        pj.feasibility(network, dot_products="all")
+    with pytest.raises(ValueError, match="Layer: rule is 'all'; pass one of"):
+        pj.Layer("all")
+
+
+def test_a_layer_that_stands_still_is_named(generator: np.random.Generator) -> None:
+    start = arguments(generator, (100, 48, 48, 10), 64)
+    with pytest.warns(RuntimeWarning, match=r"params\['w0'\].* moved by less than rounding"):
+        solution = pj.solve(problem(0.01), *start, algorithm=pj.cyclic_projections(), steps=1)
+    moved = solution.info.movement
+    assert moved["w0"] < 1e-7 < moved["w2"]
+    expected = np.linalg.norm(solution.change["w2"]) / np.linalg.norm(start[0]["w2"])
+    assert float(moved["w2"]) == pytest.approx(expected, rel=1e-5)

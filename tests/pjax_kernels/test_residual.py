@@ -1,0 +1,90 @@
+"""A residual that is known: the same projection, and no loss where it is far below the rounding of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pjax_kernels as pk
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+Generator = np.random.Generator
+
+
+def levels(x: Any) -> Any:
+    grid = jnp.linspace(-1, 1, 5)
+    return grid[jnp.argmin(jnp.abs(x[..., None] - grid), axis=-1)].astype(x.dtype)
+
+
+KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]] = {
+    "bilinear": (pk.project_bilinear, lambda a, b: jnp.sum(a * b, -1), [(6, 5), (6, 5)]),
+    "dense": (pk.project_dense, jnp.matmul, [(6, 5), (5, 4)]),
+    "map": (lambda *a, **k: pk.project_bilinear_map(jnp.matmul, *a, **k), jnp.matmul, [(6, 5), (5, 4)]),
+    "conv": (
+        pk.project_conv2d,
+        lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")),
+        [(2, 4, 4, 2), (3, 3, 2, 3)],
+    ),
+    "recurrence": (
+        pk.project_recurrence,
+        lambda x, h, w, u: x @ w + h @ u,
+        [(2, 3, 4), (2, 3, 5), (4, 5), (5, 5)],
+    ),
+    "sum": (lambda *a, **k: pk.project_sum(a[:-1], a[-1], **k), lambda x, y: x + y, [(6, 5), (5,)]),
+    "sum over": (lambda *a, **k: pk.project_sum_over(*a, axis=1, **k), lambda x: jnp.sum(x, 1), [(6, 5)]),
+    "sum_relu": (
+        lambda *a, **k: pk.project_sum_relu(a[:-1], a[-1], **k),
+        lambda x, y: jnp.maximum(x + y, 0),
+        [(6, 5), (5,)],
+    ),
+    "max": (pk.project_max, lambda x: jnp.max(x, -1), [(6, 5)]),
+    "min": (pk.project_min, lambda x: jnp.min(x, -1), [(6, 5)]),
+    "max pool": (
+        lambda *a, **k: pk.project_max_pool(*a, window=(2, 2), **k),
+        lambda x: jnp.max(x.reshape(2, 2, 2, 2, 2, 3), axis=(2, 4)),
+        [(2, 4, 4, 3)],
+    ),
+    "relaxed": (lambda *a, **k: pk.project_quantize(*a, levels=5, scale=1.0, relaxed=True, **k), levels, [(6, 5)]),
+    "quantize": (lambda *a, **k: pk.project_quantize(*a, levels=5, scale=1.0, **k), levels, [(6, 5)]),
+}
+
+
+@pytest.fixture(params=KERNELS)
+def case(request: pytest.FixtureRequest, rng: Generator) -> tuple[Callable[..., Any], Any, Any]:
+    """The kernel, its inputs, and the output that follows from these, all exact in float32."""
+    kernel, forward, shapes = KERNELS[request.param]
+    inputs = [np.float64(np.float32(rng.normal(size=shape))) for shape in shapes]
+    return kernel, inputs, np.asarray(forward(*map(jnp.asarray, inputs)))
+
+
+def test_is_the_difference(case: Any, implementation: str, rng: Generator) -> None:
+    kernel, inputs, output = case
+    residual = rng.normal(size=output.shape)
+    expected = kernel(*inputs, output + residual, increments=True, implementation=implementation)
+    found = kernel(*inputs, output + residual, residual=residual, increments=True, implementation=implementation)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_small_ones_are_not_lost(case: Any, implementation: str, rng: Generator) -> None:
+    """1e-12 of the output, in float32: the changes are those of float64, which still resolves it, to first order."""
+    kernel, inputs, output = case
+    residual = 1e-12 * rng.normal(size=output.shape)
+    settings = {"increments": True, "implementation": implementation}
+    expected = kernel(*inputs, output + residual, residual=residual, **settings)
+    narrow = [np.float32(array) for array in (*inputs, output + residual)]
+    found = kernel(*narrow, residual=np.float32(residual), **settings)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-17)
+
+
+def test_its_shape_is_that_of_the_output(case: Any) -> None:
+    kernel, inputs, output = case
+    with pytest.raises(ValueError, match="residual has shape"):
+        kernel(*inputs, output, residual=np.zeros((*output.shape, 2)))

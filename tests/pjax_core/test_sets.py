@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from pjax_core.sets import within
+from pjax_core.graph.sets import within
 from pjax_core.trace.jaxpr import trace
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -93,5 +93,5 @@ def test_weights_and_limits_must_be_data() -> None:
         pj.solve(problem, params, x, algorithm=pj.alternating_projections(), steps=1)
     with pytest.raises(ValueError, match=r"within: low has shape \(2,\)"):
         pj.within(x, pj.Box(np.zeros(2)))
-    with pytest.raises(TypeError, match="pass pj.Box"):
+    with pytest.raises(TypeError, match="pass one, such as pj.Box"):
         pj.within(x, (0, 1))  # type: ignore[arg-type]

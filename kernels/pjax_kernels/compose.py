@@ -12,16 +12,22 @@ from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.in_place import project_dense_in_place
 from pjax_kernels.elementwise.functions import elementwise_function
+from pjax_kernels.layer.api import RULES as LAYER_RULES
+from pjax_kernels.layer.api import is_layer
+from pjax_kernels.layer.xla import metric as layer_metric
 from pjax_kernels.meshes import on_automatic_axes
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
 from pjax_kernels.roots import replaced_if
 
 __all__ = [
+    "LAYER_RULES",
     "WindowsOfArray",
     "add_to_pair",
     "conv2d",
     "difference_of_pairs",
     "elementwise_function",
+    "is_layer",
+    "layer_metric",
     "max_pool",
     "on_automatic_axes",
     "padding_pairs",

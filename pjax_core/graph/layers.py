@@ -14,8 +14,7 @@ import pjax_kernels as pk
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Operation
 from pjax_core.operations.primitive import Primitive, Sides, as_they_are, in_places, side_of
-from pjax_kernels.layer.api import RULES, is_layer
-from pjax_kernels.layer.xla import metric
+from pjax_kernels.compose import LAYER_RULES, is_layer, layer_metric
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Layer:
     steps: int = 3
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"Layer: rule is {self.rule!r}; pass one of {', '.join(map(repr, RULES))}")
+        if self.rule not in LAYER_RULES:
+            raise ValueError(f"Layer: rule is {self.rule!r}; pass one of {', '.join(map(repr, LAYER_RULES))}")
 
 
 def with_layers(graph: Graph, layer: Layer) -> Graph:
@@ -103,7 +102,7 @@ def _shares(
     """About which part of a residual reaches each input; weights besides by their rows, as the mean of copies."""
     x, w = (side_of(inputs, side) for side in sides)
     output = jax.eval_shape(functools.partial(function, **settings), x, w)
-    rows, x_squared, w_squared = metric(x, w, output)
+    rows, x_squared, w_squared = layer_metric(x, w, output)
     if layer.rule == "coupled":
         mobility = layer.b / (rows * x_squared)
         of_all = 1 / ((1 + layer.c) * (w_squared + layer.b / rows))

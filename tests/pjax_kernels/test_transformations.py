@@ -193,6 +193,11 @@ def lane(inputs: Inputs, index: int) -> Inputs:
     return jax.tree.map(lambda array: array[index], inputs)
 
 
+def in_tuple(results: Any) -> Inputs:
+    """A single array likewise."""
+    return results if isinstance(results, tuple) else (results,)
+
+
 def assert_close(left: Any, right: Any, tolerance: float = 1e-12) -> None:
     """Equal to rounding of the largest number: XLA may contract and reorder differently in another program."""
     for x, y in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
@@ -211,8 +216,7 @@ def test_vmap_and_scan_are_loops(kernel: str, rng: np.random.Generator) -> None:
     @jax.jit
     def scan_of_vmap(start: Inputs, labels: Inputs) -> tuple[Inputs, Inputs]:
         def step(carry: Inputs, _: None) -> tuple[Inputs, Inputs]:
-            new = jax.vmap(KERNELS[kernel][0])(*carry, *labels)
-            new = (new,) if labels else new
+            new = in_tuple(jax.vmap(KERNELS[kernel][0])(*carry, *labels))
             return new, (carry, new)
 
         return jax.lax.scan(step, start, length=4)
@@ -224,7 +228,7 @@ def test_vmap_and_scan_are_loops(kernel: str, rng: np.random.Generator) -> None:
         for index in range(LANES):
             old, new = (lane(lane(stacked, step), index) for stacked in (before, after))
             looped = call(*old, *lane(labels, index))
-            assert_close(new, (looped,) if labels else looped)
+            assert_close(new, in_tuple(looped))
         if step > 0:
             assert_close(lane(before, step), lane(after, step - 1), 0)
 
@@ -243,8 +247,7 @@ def test_a_carry_of_half_precision_can_be_scanned(kernel: str, rng: np.random.Ge
     labels = inputs[1:] if kernel in WITH_LABELS else ()
 
     def step(carry: Inputs, _: None) -> tuple[Inputs, None]:
-        new = KERNELS[kernel][0](*carry, *labels)
-        return ((new,) if labels else new), None
+        return in_tuple(KERNELS[kernel][0](*carry, *labels)), None
 
     jax.eval_shape(partial(jax.lax.scan, step, length=4), inputs[:1] if labels else inputs)
 

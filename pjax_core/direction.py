@@ -66,9 +66,22 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
 def value_and_direction(
     problem: Problem, params: Any, *data: Any, algorithm: Algorithm | None = None, steps: int = 1
 ) -> tuple[Array, Any]:
-    """What the problem's function is on arrays, its outputs added up, and :func:`direction`; arguments as there.
+    """What the problem's function is on arrays, its outputs added up, and :func:`direction`.
 
-    Of ``cross_entropy`` that is the mean cross-entropy, of ``margin_loss`` the mean squared distance to it.
+    Args:
+        problem: from :func:`feasibility`.
+        params: a tree of floating-point arrays.
+        *data: what else the problem's function takes.
+        algorithm: as in :func:`direction`.
+        steps: likewise.
+
+    Returns:
+        The value, of ``cross_entropy`` the mean cross-entropy, of ``margin_loss`` the mean squared distance to it; and
+        a tree like ``params``.
+
+    Raises:
+        TypeError: as :func:`direction`.
+        ValueError: likewise.
     """
     require_problem(problem)
     if algorithm is not None and not isinstance(algorithm, Algorithm):

@@ -53,8 +53,6 @@ NORMAL = np.random.default_rng(0).normal
         (functools.partial(pj.sum, axis=1), [(3, 4)]),
         (functools.partial(pj.max, axis=1), [(3, 4)]),
         (functools.partial(pj.quantize, levels=3), [(6,)]),
-        (functools.partial(pj.threshold, margin=0.7), [(2, 3), (3, 2)]),
-        (functools.partial(pj.threshold, margin=3.0), [(1, 4), (4, 3)]),
         (functools.partial(pj.max_pool, window=2, strides=1, padding="SAME"), [(1, 3, 3, 1)]),
         (functools.partial(pj.conv2d, strides=2, padding="SAME"), [(1, 3, 3, 1), (2, 2, 1, 2)]),
         (functools.partial(pj.einsum, "ij,jk->k"), [(2, 3), (3, 2)]),

@@ -410,7 +410,7 @@ def logits(p: Any, x: Any) -> Any:
             ValueError,
             "must return an output constraint.*squared_error",
         ),
-        (lambda p, x, y: 0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*its strength"),
+        (lambda p, x, y: -0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*a positive number times one"),
         (lambda p, x, y: pj.cross_entropy(jnp.sort(logits(p, x)), y), NotImplementedError, "sort .*pj.primitive"),
         (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
     ],

@@ -77,23 +77,22 @@ def test_parameters_are_in_their_sets_after_each_step(
 
 
 def test_the_step_is_the_projection_of_the_mean(generator: np.random.Generator) -> None:
-    """Alternating projections, a parameter of two consumers: against the step without the set."""
-    params, x, y = arrays(generator)
-    params = {"w": params["w0"], "v": np.zeros((8, 4), np.float32)}
+    """Alternating projections, a parameter that two operations use: against the step without the set."""
+    params, x, _ = arrays(generator)
 
-    def free(p: Any, x: Any) -> Any:
-        return (
-            pj.squared_error(x @ p["w"], p["v"] * 0 + 1.0) if False else pj.squared_error(x @ p["w"], np.ones((8, 4)))
-        )
+    def free(w: Any, x: Any) -> Any:
+        return pj.squared_error(x @ w, np.ones((8, 4))), pj.squared_error(x[:3] @ w, np.zeros((3, 4)))
 
-    params.pop("v")
-    held = lambda p, x: (free(p, x), pj.within(p["w"], pj.Sphere(2.0, axis=0)))  # noqa: E731
-    ap = pj.alternating_projections()
-    start = {"w": np.asarray(pj.Sphere(2.0, axis=0).project(params["w"]))}
-    mean = pj.solve(pj.feasibility(free), start, x, algorithm=ap, steps=1).params["w"]
-    found = pj.solve(pj.feasibility(held), start, x, algorithm=ap, steps=1).params["w"]
+    def held(w: Any, x: Any) -> Any:
+        return free(w, x), pj.within(w, pj.Sphere(2.0, axis=0))
+
+    start = np.asarray(pj.Sphere(2.0, axis=0).project(params["w0"]))
+    mean, found = (
+        pj.solve(pj.feasibility(f), start, x, algorithm=pj.alternating_projections(), steps=1).params
+        for f in (free, held)
+    )
+    assert np.abs(np.linalg.norm(mean, axis=0) - 2).max() > 1e-3
     np.testing.assert_allclose(found, 2 * mean / np.linalg.norm(mean, axis=0), rtol=1e-5)
-    del y
 
 
 @pytest.mark.parametrize("algorithm", ["AP", "CP", "DR", "DM"])

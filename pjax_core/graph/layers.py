@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax import Array
 
 import pjax_kernels as pk
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.nodes import Operation
+from pjax_core.graph.nodes import Node, Operation
 from pjax_core.operations.primitive import Primitive, Sides, as_they_are, in_places, side_of
 from pjax_kernels.compose import LAYER_RULES, is_layer, layer_metric
 
@@ -40,15 +40,27 @@ class Layer:
 
 def with_layers(graph: Graph, layer: Layer) -> Graph:
     """The graph in which the operations that are layers have one constraint each."""
-    for node in graph.nodes:
-        if isinstance(node, Operation) and node.primitive.bilinear is not None:
-            shapes = [slot.shape for slot in node.slots]
-            function = functools.partial(_function(node.primitive), **node.settings)
-            if is_layer(function, *(side_of(shapes, side) for side in node.primitive.bilinear.sides)):
-                # In place: the graph has just been made, and other nodes refer to this one.
-                x_moves = not all(node.slots[place].is_fixed for place in node.primitive.bilinear.sides[0])
-                object.__setattr__(node, "primitive", as_layer(node.primitive, layer, x_moves))
-    return graph
+    # Slots go on to refer to the nodes as they were: rebuilt ones equal them.
+    rebuilt: dict[Node, Operation] = {
+        node: _with_layer(node, layer) for node in graph.nodes if isinstance(node, Operation)
+    }
+    return replace(
+        graph,
+        nodes=tuple(rebuilt.get(node, node) for node in graph.nodes),
+        consumers={node: tuple(rebuilt[user] for user in users) for node, users in graph.consumers.items()},
+    )
+
+
+def _with_layer(node: Operation, layer: Layer) -> Operation:
+    """The operation with one constraint, where it is a layer."""
+    if node.primitive.bilinear is None:
+        return node
+    sides, shapes = node.primitive.bilinear.sides, [slot.shape for slot in node.slots]
+    function = functools.partial(_function(node.primitive), **node.settings)
+    if not is_layer(function, *(side_of(shapes, side) for side in sides)):
+        return node
+    x_moves = not all(node.slots[place].is_fixed for place in sides[0])
+    return replace(node, primitive=as_layer(node.primitive, layer, x_moves))
 
 
 @functools.lru_cache(maxsize=256)

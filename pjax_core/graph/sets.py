@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
@@ -28,20 +28,28 @@ class Box(NamedTuple):
     high: Any = math.inf
 
 
+class _KernelSet:
+    """A set whose projection is a ``kernel``, which takes the set's attributes as keywords."""
+
+    kernel: ClassVar[Callable[..., Array]]
+
+    def project(self, value: ArrayLike, *, increments: bool = False) -> Array:
+        """The nearest point of the set, or the change to it."""
+        return self.kernel(value, **vars(self), increments=increments)
+
+
 @dataclass(frozen=True)
-class Sphere:
+class Sphere(_KernelSet):
     """Vectors of a norm, along an axis, several, or None for all: see :func:`pjax_kernels.project_sphere`."""
 
     norm: float = 1.0
     axis: int | tuple[int, ...] | None = -1
 
-    def project(self, value: ArrayLike, *, increments: bool = False) -> Array:
-        """The nearest point of the set, or the change to it."""
-        return pk.project_sphere(value, norm=self.norm, axis=self.axis, increments=increments)
+    kernel = staticmethod(pk.project_sphere)
 
 
 @dataclass(frozen=True)
-class Levels:
+class Levels(_KernelSet):
     """Elements each of which is one of a few numbers: see :func:`pjax_kernels.project_levels`."""
 
     levels: Sequence[float] = (-1.0, 1.0)
@@ -49,13 +57,11 @@ class Levels:
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
 
-    def project(self, value: ArrayLike, *, increments: bool = False) -> Array:
-        """The nearest point of the set, or the change to it."""
-        return pk.project_levels(value, levels=self.levels, increments=increments)
+    kernel = staticmethod(pk.project_levels)
 
 
 @dataclass(frozen=True)
-class Sparse:
+class Sparse(_KernelSet):
     """Vectors with at most ``count`` entries other than 0, along an axis or, for None, all of them as one.
 
     See :func:`pjax_kernels.project_sparse`.
@@ -64,43 +70,35 @@ class Sparse:
     count: int
     axis: int | None = -1
 
-    def project(self, value: ArrayLike, *, increments: bool = False) -> Array:
-        """The nearest point of the set, or the change to it."""
-        return pk.project_sparse(value, count=self.count, axis=self.axis, increments=increments)
+    kernel = staticmethod(pk.project_sparse)
 
 
 @dataclass(frozen=True)
-class OneHot:
+class OneHot(_KernelSet):
     """Vectors with one entry ``high``, all others ``low``: see :func:`pjax_kernels.project_one_hot`."""
 
     low: float = 0.0
     high: float = 1.0
     axis: int = -1
 
-    def project(self, value: ArrayLike, *, increments: bool = False) -> Array:
-        """The nearest point of the set, or the change to it."""
-        return pk.project_one_hot(value, low=self.low, high=self.high, axis=self.axis, increments=increments)
+    kernel = staticmethod(pk.project_one_hot)
 
 
 @dataclass(frozen=True)
-class Simplex:
+class Simplex(_KernelSet):
     """Vectors that are not negative, with the sum ``total``: see :func:`pjax_kernels.project_simplex`."""
 
     total: float = 1.0
     axis: int = -1
 
-    def project(self, value: ArrayLike, *, increments: bool = False) -> Array:
-        """The nearest point of the set, or the change to it."""
-        return pk.project_simplex(value, total=self.total, axis=self.axis, increments=increments)
+    kernel = staticmethod(pk.project_simplex)
 
 
 @dataclass(frozen=True)
-class Orthonormal:
+class Orthonormal(_KernelSet):
     """Matrices with orthonormal columns: see :func:`pjax_kernels.project_orthonormal`."""
 
-    def project(self, value: ArrayLike, *, increments: bool = False) -> Array:
-        """The nearest point of the set, or the change to it."""
-        return pk.project_orthonormal(value, increments=increments)
+    kernel = staticmethod(pk.project_orthonormal)
 
 
 Region: TypeAlias = Box | Sphere | Levels | Sparse | OneHot | Simplex | Orthonormal | Callable[[Array], Array]
@@ -135,7 +133,7 @@ def setting_and_operands(region: Any) -> tuple[Any, dict[str, ArrayLike]]:
     """What projects onto a set, and the operands that it takes beside the value; ``TypeError`` for no set."""
     if isinstance(region, Box):
         return _Limits(), {"low": region.low, "high": region.high}
-    if isinstance(region, (Sphere, Levels, Sparse, OneHot, Simplex, Orthonormal)):
+    if isinstance(region, _KernelSet):
         return region, {}
     if callable(region):
         return _OwnSet(region), {}

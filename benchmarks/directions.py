@@ -1,6 +1,6 @@
 """MNIST by directions: projections and gradients with the same optimiser, update by update.
 
-    python benchmarks/directions.py --data-dir ../shared/data --hidden 256 256 --epochs 3 --seeds 1 2 3
+    python benchmarks/directions.py --data-dir FOLDER --hidden 256 256 --epochs 3 --seeds 1 2 3
 
 Each contender takes the same batches. Of several `--rates` the best is chosen on the last 5,000 training images, with
 seeds of their own. Test accuracy after each epoch; with `--time` the milliseconds and the memory of an update with its

@@ -15,6 +15,7 @@ from jax import Array
 from pjax_core.algorithms.base import Algorithm
 from pjax_core.algorithms.cyclic import cyclic_projections
 from pjax_core.arrays import arguments
+from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.count import low_dtype
@@ -85,7 +86,7 @@ def value_and_direction(
     """
     require_problem(problem)
     if algorithm is not None and not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm is {algorithm!r}; pass one, such as pj.alternating_projections(), or None")
+        raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections(), or None")
     if arguments.number_of_steps(steps) < 1:
         raise ValueError(f"steps is {steps}; pass at least 1, or the parameters do not move")
     params, data = arguments.problem_arguments(params, data)

@@ -120,13 +120,13 @@ def solve(
 
 def _warn_of_standstill(info: Info, params: Any) -> None:
     """Say which parameters moved by less than their rounding, where that is known and others moved by more."""
-    moved = jax.tree_util.tree_leaves_with_path(info.movement)
-    if any(isinstance(movement, jax.core.Tracer) for _, movement in moved):
+    if any(isinstance(movement, jax.core.Tracer) for movement in jax.tree.leaves(info.movement)):
         return
+    moved = jax.tree_util.tree_leaves_with_path(jax.device_get(info.movement))  # together: each transfer waits
     still = [
         jax.tree_util.keystr(path)
         for (path, movement), param in zip(moved, jax.tree.leaves(params), strict=True)
-        if float(movement) < jnp.finfo(param.dtype).eps
+        if movement < jnp.finfo(param.dtype).eps
     ]
     if 0 < len(still) < len(moved):
         warnings.warn(

@@ -1,5 +1,6 @@
 """The projection onto the graph of a scalar function: against a dense search, by optimality, and in increments."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,14 +51,15 @@ def points(name: str, size: float, rng: Generator) -> tuple[Array, Array]:
     return (np.abs(x) + 0.01 if name in POSITIVE else x), z
 
 
-def changes_of(name: str, x: Array, z: Array, implementation: str = "xla", **options: Any) -> tuple[Array, Array]:
+@functools.cache
+def projection(name: str, implementation: str) -> Callable[..., Any]:
+    """Compiled once for all tests."""
     f, settings, _ = FUNCTIONS[name]
-    project = jax.jit(
-        lambda x, z: pk.project_elementwise(
-            f, x, z, increments=True, implementation=implementation, **settings, **options
-        )
-    )
-    changes = project(x, z)
+    return jax.jit(functools.partial(pk.project_elementwise, f, increments=True, implementation=implementation, **settings))
+
+
+def changes_of(name: str, x: Array, z: Array, implementation: str = "xla", **arrays: Array) -> tuple[Array, Array]:
+    changes = projection(name, implementation)(x, z, **arrays)
     return tuple(np.asarray(change, np.float64) for change in changes)  # type: ignore[return-value]
 
 

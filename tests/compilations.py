@@ -1,4 +1,4 @@
-"""Counts what JAX compiles."""
+"""How JAX compiles in tests, and how often."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,3 +21,16 @@ def compilations() -> Iterator[list[str]]:
         yield seen
     finally:
         jax.monitoring.unregister_event_duration_listener(record)
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Compiles without most optimizations: for tiny problems, of which compilation takes nearly all of the time.
+
+    Where rounding is no matter, or in float64 beside what is tested in a narrower dtype.  What is compiled already stays.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from .compilations import quickly
+
 # XLA's older code generator for the CPU compiles twice as fast. Tests of rounding ask for the one that users run, by
 # AS_FOR_USERS in pjax_kernels/code_generation.py. An unknown flag ends the process, so other releases keep their own.
 if jax.__version_info__[:2] == (0, 10):
@@ -26,12 +28,23 @@ def compiled_code_released() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def shared_compilation(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment variables of processes that take from each other what they have compiled."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # that of all workers of this run
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
     """For modules of tiny problems, of which compilation takes nearly all of the time, and where rounding is no matter.
 
     For a whole module: what is compiled already stays as it is.
     """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with quickly():
+        yield

@@ -96,10 +96,10 @@ for network, algorithms in ALGORITHMS.items():
 
 
 @pytest.mark.parametrize("axes", ["auto", "explicit", "manual"])
-def test_batches_over_devices(axes: str) -> None:
+def test_batches_over_devices(axes: str, shared_compilation: dict[str, str]) -> None:
     """On manual axes, inside ``shard_map``, the mean of separate calls; else the same as on one device."""
     root = Path(pj.__file__).parents[1]
-    environment = os.environ | {
+    environment = os.environ | shared_compilation | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",

@@ -13,6 +13,8 @@ import pytest
 
 import pjax_core as pj
 
+from ..compilations import quickly
+
 STRENGTHS = [0.01, 0.3, 5.0]
 
 
@@ -29,6 +31,16 @@ def problem(strength: float, dot_products: Any = "each") -> pj.Problem:
         return pj.cross_entropy(network(params, x), y, strength=strength)
 
     return pj.feasibility(constraint, dot_products=dot_products)
+
+
+@functools.cache
+def weighted() -> pj.Problem:
+    """The same for any strength, which is an array: compiled once for all of them."""
+
+    def constraint(params: Any, x: Any, y: Any, strengths: Any) -> Any:
+        return pj.cross_entropy(network(params, x), y, strength=1.0, weights=strengths)
+
+    return pj.feasibility(constraint)
 
 
 def arguments(generator: np.random.Generator, sizes: tuple[int, ...], batch: int) -> tuple[dict[str, Any], Any, Any]:
@@ -58,12 +70,11 @@ def cosine(a: Any, b: Any) -> float:
 )
 def test_changes_survive_float32(algorithm: Any, steps: int, strength: float, generator: np.random.Generator) -> None:
     """Those of the first layer are 1e-12 of its values."""
-    start = arguments(generator, (100, 48, 48, 10), 64)
+    start = (*arguments(generator, (100, 48, 48, 10), 64), np.full(64, strength))
     with jax.enable_x64(True):
-        rough, exact = (
-            pj.direction(problem(strength), *as_dtype(start, dtype), algorithm=algorithm, steps=steps)
-            for dtype in (jnp.float32, jnp.float64)
-        )
+        rough = pj.direction(weighted(), *as_dtype(start, jnp.float32), algorithm=algorithm, steps=steps)
+        with quickly():
+            exact = pj.direction(weighted(), *as_dtype(start, jnp.float64), algorithm=algorithm, steps=steps)
     for name, expected in exact.items():
         assert cosine(rough[name], expected) > 0.9999
 
@@ -74,7 +85,7 @@ def test_changes_survive_float32(algorithm: Any, steps: int, strength: float, ge
 )
 def test_steps_are_those_of_the_algorithm(algorithm: Any, steps: int, generator: np.random.Generator) -> None:
     start = arguments(generator, (30, 16, 16, 5), 32)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), quickly():
         exact = as_dtype(start, jnp.float64)
         moved = pj.solve(problem(5.0), *exact, algorithm=algorithm, steps=steps, tolerance=np.inf).change
         direction = pj.direction(problem(5.0), *exact, algorithm=algorithm, steps=steps)
@@ -84,12 +95,12 @@ def test_steps_are_those_of_the_algorithm(algorithm: Any, steps: int, generator:
 
 @pytest.mark.parametrize("strength", [0.01, 5.0])
 def test_a_direction_is_minus_the_sweep_for_each_parameter(strength: float, generator: np.random.Generator) -> None:
-    start = arguments(generator, (30, 16, 16, 5), 32)
-    with jax.enable_x64(True):
+    start = (*arguments(generator, (30, 16, 16, 5), 32), np.full(32, np.float32(strength)))
+    with jax.enable_x64(True), quickly():
         exact = as_dtype(start, jnp.float64)
-        sweep = pj.solve(problem(strength), *exact, algorithm=pj.cyclic_projections(), steps=1, tolerance=np.inf).change
-        given = pj.direction(problem(strength), *exact, algorithm=pj.cyclic_projections())
-    direction = pj.direction(problem(strength), *start)
+        sweep = pj.solve(weighted(), *exact, algorithm=pj.cyclic_projections(), steps=1, tolerance=np.inf).change
+        given = pj.direction(weighted(), *exact, algorithm=pj.cyclic_projections())
+    direction = pj.direction(weighted(), *start)
     for name, change in sweep.items():
         assert cosine(direction[name], -change) > 1 - 1e-9
         np.testing.assert_allclose(direction[name], given[name], rtol=1e-3, atol=1e-5 * np.abs(given[name]).max())
@@ -99,7 +110,7 @@ def test_a_direction_is_minus_the_sweep_for_each_parameter(strength: float, gene
 def test_depth_is_no_limit(rule: Any, generator: np.random.Generator) -> None:
     """Twelve layers below the output, true changes are below the smallest float32."""
     start = arguments(generator, (20, *(16,) * 12, 5), 16)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), quickly():
         exact = pj.direction(problem(0.01, rule), *as_dtype(start, jnp.float64))
     rough = pj.direction(problem(0.01, rule), *start)
     for name, expected in exact.items():
@@ -110,7 +121,9 @@ def test_depth_is_no_limit(rule: Any, generator: np.random.Generator) -> None:
 @pytest.mark.parametrize("rule", ["each", "layer", pj.Layer("coupled")])
 def test_half_precision_has_changes_in_float32(rule: Any, generator: np.random.Generator) -> None:
     half = as_dtype(arguments(generator, (100, 48, 48, 10), 64), jnp.bfloat16)
-    rough, fine = (pj.direction(problem(0.05, rule), *as_dtype(half, dtype)) for dtype in (jnp.bfloat16, jnp.float32))
+    rough = pj.direction(problem(0.05, rule), *half)
+    with quickly():
+        fine = pj.direction(problem(0.05, rule), *as_dtype(half, jnp.float32))
     for name, expected in fine.items():
         assert rough[name].dtype == jnp.float32
         assert cosine(rough[name], expected) > 0.999

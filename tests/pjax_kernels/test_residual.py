@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,8 +66,9 @@ def case(request: pytest.FixtureRequest, rng: Generator) -> tuple[Callable[..., 
 def test_is_the_difference(case: Any, implementation: str, rng: Generator) -> None:
     kernel, inputs, output = case
     residual = rng.normal(size=output.shape)
-    expected = kernel(*inputs, output + residual, increments=True, implementation=implementation)
-    found = kernel(*inputs, output + residual, residual=residual, increments=True, implementation=implementation)
+    project = jax.jit(functools.partial(kernel, increments=True, implementation=implementation))
+    expected = project(*inputs, output + residual)
+    found = project(*inputs, output + residual, residual=residual)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
@@ -75,10 +77,10 @@ def test_small_ones_are_not_lost(case: Any, implementation: str, rng: Generator)
     """1e-12 of the output, in float32: the changes are those of float64, which still resolves it, to first order."""
     kernel, inputs, output = case
     residual = 1e-12 * rng.normal(size=output.shape)
-    settings = {"increments": True, "implementation": implementation}
-    expected = kernel(*inputs, output + residual, residual=residual, **settings)
+    project = jax.jit(functools.partial(kernel, increments=True, implementation=implementation))
+    expected = project(*inputs, output + residual, residual=residual)
     narrow = [np.float32(array) for array in (*inputs, output + residual)]
-    found = kernel(*narrow, residual=np.float32(residual), **settings)
+    found = project(*narrow, residual=np.float32(residual))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-17)

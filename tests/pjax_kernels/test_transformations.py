@@ -477,13 +477,13 @@ assert not failures, failures
 
 
 @pytest.mark.parametrize("axes", ["auto", "explicit", "manual"])
-def test_batches_over_devices(implementation: str, axes: str) -> None:
+def test_batches_over_devices(implementation: str, axes: str, shared_compilation: dict[str, str]) -> None:
     """As on one device, without gathering.
 
     On manual axes each shard projects its part, and the means over shards of weights and biases are those over the
     batch.  Explicit axes are the default of ``jax.make_mesh``.
     """
-    environment = os.environ | {
+    environment = os.environ | shared_compilation | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",

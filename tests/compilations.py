@@ -27,7 +27,8 @@ def compilations() -> Iterator[list[str]]:
 def quickly() -> Iterator[None]:
     """Compiles without most optimizations: for tiny problems, of which compilation takes nearly all of the time.
 
-    Where rounding is no matter, or in float64 beside what is tested in a narrower dtype.  What is compiled already stays.
+    Where rounding is no matter, or in float64 beside what is tested in a narrower dtype.
+    What is compiled already stays as it is.
     """
     jax.config.update("jax_disable_most_optimizations", True)
     try:

@@ -99,12 +99,16 @@ for network, algorithms in ALGORITHMS.items():
 def test_batches_over_devices(axes: str, shared_compilation: dict[str, str]) -> None:
     """On manual axes, inside ``shard_map``, the mean of separate calls; else the same as on one device."""
     root = Path(pj.__file__).parents[1]
-    environment = os.environ | shared_compilation | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = (
+        os.environ
+        | shared_compilation
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
+            "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),
+        }
+    )
     run = subprocess.run(
         [sys.executable, "-c", f"AXES = {axes!r}\n{PROGRAM}"], env=environment, capture_output=True, text=True
     )

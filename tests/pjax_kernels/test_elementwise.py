@@ -55,7 +55,8 @@ def points(name: str, size: float, rng: Generator) -> tuple[Array, Array]:
 def projection(name: str, implementation: str) -> Callable[..., Any]:
     """Compiled once for all tests."""
     f, settings, _ = FUNCTIONS[name]
-    return jax.jit(functools.partial(pk.project_elementwise, f, increments=True, implementation=implementation, **settings))
+    settings = {"increments": True, "implementation": implementation} | settings
+    return jax.jit(functools.partial(pk.project_elementwise, f, **settings))
 
 
 def changes_of(name: str, x: Array, z: Array, implementation: str = "xla", **arrays: Array) -> tuple[Array, Array]:

@@ -483,12 +483,16 @@ def test_batches_over_devices(implementation: str, axes: str, shared_compilation
     On manual axes each shard projects its part, and the means over shards of weights and biases are those over the
     batch.  Explicit axes are the default of ``jax.make_mesh``.
     """
-    environment = os.environ | shared_compilation | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = (
+        os.environ
+        | shared_compilation
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
+            "PYTHONPATH": os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        }
+    )
     program = f"IMPLEMENTATION, AXES = {implementation!r}, {axes!r}\n{SHARDED}"
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -192,6 +192,22 @@ def test_bilinear_operations_that_are_not_made_of_dot_products(function: Any, me
         pj.solve(problem, params, x, y, algorithm=pj.alternating_projections(), steps=1)
 
 
+def test_what_a_bilinear_operation_captures_must_be_known() -> None:
+    """No tracer is kept in it, then, from which it would leak as from a function under ``jax.custom_jvp``."""
+    x, w, y = NORMAL(size=(4, 3)), NORMAL(size=(3, 2)), np.eye(2)[[0, 1, 0, 1]]
+
+    def solve(mask: Any) -> Any:
+        masked = pj.bilinear("masked", lambda x, w: (x @ w) * mask)
+        problem = pj.feasibility(lambda w, x: pj.margin_loss(masked(x, w), y))
+        return pj.solve(problem, w, x, algorithm=pj.alternating_projections(), steps=1, tolerance=np.inf).change
+
+    known = np.eye(4, 2)
+    with jax.checking_leaks():
+        np.testing.assert_allclose(jax.jit(lambda: solve(known))(), solve(known), rtol=1e-4, atol=1e-6)
+        with pytest.raises(ValueError, match="masked: the function has captured an array whose values are not known"):
+            jax.jit(solve)(known)
+
+
 def test_the_check_takes_a_list_of_inputs_and_an_operation() -> None:
     with pytest.raises(TypeError, match=r"inputs is an array of shape \(3,\); pass a list"):
         pj.check_projection(pj.relu, np.ones(3))

@@ -62,13 +62,14 @@ def bilinear(
     Args:
         name: what error messages and profiles call it.
         function: ``function(x, w, **settings)``, in ``jax.numpy``, linear in each operand with coefficients 0 and 1.
+            Arrays that it captures must be known: under ``jax.jit`` those of NumPy, no argument.
         spread: ``spread(x, w, **settings)`` gives the entries of each dot product along the last axis of two arrays,
             and has zeros where a dot product has fewer.  Only algorithms that store copies need it; without, they
             keep them in factored form.
 
     Returns:
         The operation: a function of arrays, and of ``settings`` by keyword, which must be hashable.
-        It raises ``ValueError`` where ``function`` is not linear, or has other coefficients.
+        It raises ``ValueError`` where ``function`` is not linear, has other coefficients, or unknown ones.
 
     Source: paper, section 3.2, for the projection of a dot product.
     """
@@ -103,6 +104,11 @@ def _require_dot_products(
                 (coefficients,) = jax.linear_transpose(of_one, operand)(unit)
             except (AssertionError, NotImplementedError, TypeError, ValueError) as error:  # as JAX finds it
                 raise ValueError(f"{name}: the function is not linear in operand {place}") from error
+            if isinstance(coefficients, jax.core.Tracer):
+                raise ValueError(
+                    f"{name}: the function has captured an array whose values are not known yet, as under jax.jit; "
+                    "which entries a dot product has must be known: capture a NumPy array, or pass it as an operand"
+                )
             wrong = jnp.abs(coefficients)[~jnp.isin(jnp.abs(coefficients), jnp.array([0, 1]))]
             if wrong.size:
                 raise ValueError(

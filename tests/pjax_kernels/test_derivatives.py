@@ -90,6 +90,36 @@ def test_reverse_mode_is_the_transpose(case: Case, implementation: str, rng: np.
     np.testing.assert_allclose(left, right, rtol=1e-10)
 
 
+ON_DEVICES = [
+    (device, name)
+    for device, names in {
+        "triton": ["bilinear", "dense", "dense_copies", "dense_factored", "max", "max_pool", "recurrence"],
+        "tpu": ["bilinear", "dense", "max_pool", "recurrence", "sum_relu"],
+    }.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("device", "name"), ON_DEVICES)
+def test_kernels_of_devices_have_the_same_derivatives(
+    device: str, name: str, rng: np.random.Generator, request: pytest.FixtureRequest
+) -> None:
+    """In both modes, interpreted, in float32."""
+    request.getfixturevalue(f"{device}_interpreted")
+    case = CASES[f"project_{name}"]
+    if name == "max":  # whose kernel takes the last axis
+        case = Case(pk.project_max, (case.arrays[0][..., 0], case.arrays[1][:3]))
+    arrays, direction = jax.tree.map(jnp.float32, (case.arrays, random_like(rng, case.arrays)))
+    derivatives = {}
+    for implementation in (device, "xla"):
+        call = partial(case.kernel, implementation=implementation)
+        results, pull = jax.vjp(call, *arrays)
+        weights = jax.tree.map(jnp.ones_like, results)
+        derivatives[implementation] = jax.jvp(call, arrays, direction)[1], pull(weights)
+    for found, expected in zip(*map(jax.tree.leaves, derivatives.values()), strict=True):
+        assert_near(np.float64(found), np.float64(expected), 1e-5)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if "copies" not in name and "factored" not in name])
 def test_increments_and_values_have_the_same_derivative(name: str, rng: np.random.Generator) -> None:
     case = CASES[name]

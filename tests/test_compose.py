@@ -49,6 +49,21 @@ def test_a_network_on_kernels_alone(page: dict[str, Any], arrays: Any, steps: in
         assert np.linalg.norm(found[name] - change) <= 1e-12 * np.linalg.norm(change)
 
 
+@pytest.mark.parametrize("steps", [5, 20])
+def test_in_float32_it_is_as_accurate_as_solve(page: dict[str, Any], arrays: Any, steps: int) -> None:
+    """Two orders of rounding differ; neither is nearer to float64."""
+    problem = pj.feasibility(lambda p, x, y: pj.cross_entropy(jax.nn.relu(x @ p["w0"] + p["b"]) @ p["w1"], y))
+    algorithm = pj.alternating_projections()
+    found = jax.jit(page["train"], static_argnums=3)(*arrays, steps)
+    solved = pj.solve(problem, *arrays, algorithm=algorithm, steps=steps).change
+    with jax.enable_x64(True):
+        exact = pj.solve(problem, *jax.tree.map(np.float64, arrays), algorithm=algorithm, steps=steps).change
+    exact = jax.tree.map(np.asarray, exact)
+    for name, change in exact.items():
+        errors = [np.linalg.norm(np.float64(of[name]) - change) for of in (found, solved)]
+        assert errors[0] <= 1.5 * errors[1] < 1e-5 * np.linalg.norm(change)
+
+
 def test_the_network_takes_at_most_forty_lines() -> None:
     (train,) = (code for code in CODE if code.startswith("def train"))
     assert len(train.splitlines()) <= 40

@@ -181,3 +181,29 @@ def test_one_bad_sample_stays_one_bad_sample(
         for place in results:
             others = (np.delete(np.asarray(tree[place]), 1, axis=0) for tree in (new, expected))
             np.testing.assert_allclose(*others, rtol=2e-6, atol=2e-6)
+
+
+FACTORED = [(name, i) for name in ("project_dense_factored", "project_bilinear_map_factored") for i in IMPLEMENTATIONS]
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("kernel", "implementation"), [*FACTORED, ("project_dense_factored", "triton")])
+def test_one_bad_sample_of_factored_copies(
+    kernel: str, implementation: str, bad: float, rng: np.random.Generator
+) -> None:
+    """Coefficients, outputs and inputs of the other samples come out as if it were not bad."""
+    call, arrays = cases(rng)[kernel]
+    arrays = jax.tree.map(np.float32, arrays)
+    project = jax.jit(lambda *arrays: call(*arrays, implementation=implementation))
+    expected = project(*arrays)
+    for place in (0, 2, 3, 4):  # not the weights
+        spoilt = jax.tree.map(np.copy, arrays)
+        jax.tree.leaves(spoilt[place])[0][1] = bad
+        new = project(*spoilt)
+        for found, right in zip(
+            *(jax.tree.leaves((of.u, of.v, of.x_mean, of.z_change)) for of in (new, expected)), strict=True
+        ):
+            if np.ndim(right):
+                others = (np.delete(np.asarray(array), 1, axis=0) for array in (found, right))
+                np.testing.assert_allclose(*others, rtol=2e-6, atol=2e-6)

@@ -119,7 +119,9 @@ def compare(commit: str, only: list[str], wanted: list[str]) -> None:
         pair = old[name, key], new[name, key]
         before, after = (operations(measured.programs[1]) for measured in pair)
         runs = [many_steps(measured) for measured in pair]
-        params = [jax.export.deserialize(m.params).call(run(STEPS)) for m, run in zip(pair, runs, strict=True)]
+        params = [
+            jax.export.deserialize(bytearray(m.params)).call(run(STEPS)) for m, run in zip(pair, runs, strict=True)
+        ]
         largest = max(float(np.max(np.abs(a - b), initial=0)) for a, b in zip(*params, strict=True))
         share, ratio = after / before - 1, ratio_of_times(runs)
         same = "the same program" if pair[0].programs == pair[1].programs else f"{share:+.1%}"
@@ -128,7 +130,7 @@ def compare(commit: str, only: list[str], wanted: list[str]) -> None:
 
 def many_steps(measured: Measured) -> Callable[[int], Any]:
     """The state after a number of steps, in one call."""
-    step = jax.export.deserialize(measured.step).call
+    step = jax.export.deserialize(bytearray(measured.step)).call
     run = jax.jit(lambda steps, state: jax.lax.fori_loop(0, steps, lambda _, state: step(state), state))
     return lambda steps: jax.block_until_ready(run(steps, measured.state))
 

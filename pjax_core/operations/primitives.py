@@ -76,6 +76,40 @@ matmul = Primitive(
 )
 
 
+@jax.jit
+def _project_transposed(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    x, w = inputs
+    found = pk.project_dense(x, w, output, transposed=True, residual=residual, increments=True)
+    return found[:2], found[2]
+
+
+def _transposed_factored(x: Any, w: Any, u: Any, v: Any, z: Array) -> pk.FactoredChanges:
+    found = pk.project_dense_factored(x, [array.T for array in w], u, v, z)
+    return found._replace(w_mean=found.w_mean.T)
+
+
+def _transposed_copies(x: Array, w: Array, *copies: Array, **moves: Any) -> pk.DenseCopies:
+    found = pk.project_dense_copies(x, w.T, *copies, **moves)
+    return found._replace(w_mean=found.w_mean.T)
+
+
+def _matmul_transposed(x: Array, w: Array, *, precision: Any = None) -> Array:
+    return jnp.matmul(x, w.T, precision=precision)
+
+
+matmul_transposed = replace(
+    matmul,
+    forward=_matmul_transposed,
+    project=_project_transposed,
+    spread=lambda x, w: _dot_products(x, w.T),
+    increment=bilinear_increment(functools.partial(_matmul_transposed, precision=lax.Precision.HIGHEST), _ONE_EACH),
+    bilinear=Bilinear(_ONE_EACH, _transposed_factored, lambda x, w: _squared_norms(x, w.T), _transposed_copies),
+    project_in_place=None,
+    shares=lambda x, w: _matmul_shares(x, w.T),
+)
+"""``x w^T``: products with weights (out, in), as Equinox keeps them, which stay so."""
+
+
 def _spread_einsum(a: Array, b: Array, *, equation: str) -> tuple[Array, Array]:
     """Each dot product of an einsum along the last axis."""
     left, output = equation.split("->")

@@ -611,21 +611,6 @@ threshold = Primitive(
 )
 """``z = sgn(x w)`` with ``|x w| >= margin``, for the rows of ``x`` and the columns of ``w``."""
 
-
-def _normalize(x: Array, *, axis: int, epsilon: float, centred: bool) -> Array:
-    entries = x - jnp.mean(x, axis, keepdims=True) if centred else x
-    return entries * lax.rsqrt(jnp.mean(entries * entries, axis, keepdims=True) + epsilon)
-
-
-def _project_normalize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    del residual  # its kernel takes values alone: changes below their rounding are lost in it
-    change, output_change = pk.project_normalize(inputs[0], output, increments=True, **settings)
-    return (change,), output_change
-
-
-normalize = Primitive("normalize", _normalize, _project_normalize)
-"""Layer normalisation along an ``axis``, or RMS normalisation if not ``centred``, without scale and bias."""
-
 # Scalar functions.
 
 

@@ -334,6 +334,43 @@ def test_other_scans_say_that_they_are_unrolled() -> None:
     assert value < 0.5 * start
 
 
+def test_loops_of_python_are_told_of_scan() -> None:
+    def network(p: Any, x: Any, y: Any) -> Any:
+        h = jnp.zeros((5, 4))
+        for rows in jnp.swapaxes(x, 0, 1):
+            h = jnp.tanh(rows @ p["w_x"] + h @ p["w_h"] + p["b"])
+        return pj.cross_entropy(h @ p["out"], y)
+
+    with pytest.warns(UserWarning, match=r"params\['w_[hx]'\] is used in 9 products.*lax.scan") as caught:
+        operations(network, RECURRENT, np.tile(SEQUENCES, (1, 2, 1))[:, :9], LABEL_OF_EACH_STEP[:, 0])
+    assert len(caught) == 1
+
+
+def test_masks_keys_and_objects_in_data_are_told_what_to_pass() -> None:
+    def masked(p: Any, x: Any, y: Any, mask: Any) -> Any:
+        return pj.cross_entropy(jnp.where(mask, x, 0) @ p["w"], y)
+
+    class Object:
+        def __repr__(self) -> str:
+            raise AssertionError
+
+    params, algorithm = {"w": PARAMS["w0"][:, :3]}, pj.alternating_projections()
+    for wrong, message in (
+        (X > 0, r"dtype bool.*mask.astype\(int\)"),
+        (jax.random.key(0), r"dtype key.*jax.random.key_data"),
+        (Object(), r"data\[2\] is of type Object.*register_dataclass"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            pj.solve(pj.feasibility(masked), params, X, LABELS, wrong, algorithm=algorithm, steps=1)
+
+    def dropped(p: Any, x: Any, y: Any, mask: Any, key: Any) -> Any:
+        kept = jax.random.bernoulli(jax.random.wrap_key_data(key), 0.5, x.shape)
+        return masked(p, jnp.where(kept, x, 0), y, mask != 0)
+
+    found = changes(dropped, params, X, LABELS, (X > 0).astype(int), jax.random.key_data(jax.random.key(0)))
+    assert np.linalg.norm(found["w"]) > 0
+
+
 def test_open_batch_sizes() -> None:
     """FOUND 9."""
     from jax import export

@@ -123,7 +123,8 @@ def reflecting_algorithm(
         return step_of(Point(graph, representations(graph), state))
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
-        graph = problem.graph(*checked_arguments(problem, params, data))
+        params, data = checked_arguments(problem, params, data)
+        graph = problem.graph(params, data)
         _print_table(graph, representations(graph))
 
     return Algorithm(_checked(first), step, _params, _params_low, None, describe)
@@ -182,7 +183,8 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
         return at_boundary(graph, schedule(graph), state)
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
-        graph = problem.graph(*checked_arguments(problem, params, data))
+        params, data = checked_arguments(problem, params, data)
+        graph = problem.graph(params, data)
         _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
 
     def projected(graph: Graph, steps: int) -> Schedule:

@@ -5,10 +5,10 @@
     python benchmarks/front_end.py --times
 
 For each network of tests/pjax_core/networks.py and each algorithm, in float64: how many operations a step lowers to, or
-whether it and the first state lower to the same program, byte for byte; the largest difference of a parameter after
-five steps; and the time of a step, of many in one call, in turns with those of the earlier commit in one process. The
-kernels are those of this tree for both. With `--times`: seconds to trace 40 layers
-here and there, and a step with weights (out, in), as Equinox keeps them, against one with (in, out).
+whether it and the first state lower to the same program, byte for byte; how many compiled instructions differ; the
+largest difference of a parameter after five steps; and the time of a step as a multiple of that of the earlier commit,
+of many in one call, in turns in one process. The kernels are those of this tree for both. With `--times`: seconds to
+trace 40 layers here and there, and a step with weights (out, in), as Equinox keeps them, against one with (in, out).
 """
 
 import argparse
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,8 +114,8 @@ def compare(commit: str, only: list[str], wanted: list[str]) -> None:
         # The same networks, in the names that both have.
         Path(folder, "tests").symlink_to(REPOSITORY / "tests")
         old, new = (in_process(tree, only, wanted) for tree in (Path(folder), REPOSITORY))
-    print("| network | algorithm | operations before | now | more | largest difference | step time, before = 1 |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| network | algorithm | operations before | now | more | compiled | largest difference | step time |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, key in old:
         pair = old[name, key], new[name, key]
         before, after = (operations(measured.programs[1]) for measured in pair)
@@ -125,7 +126,20 @@ def compare(commit: str, only: list[str], wanted: list[str]) -> None:
         largest = max(float(np.max(np.abs(a - b), initial=0)) for a, b in zip(*params, strict=True))
         share, ratio = after / before - 1, ratio_of_times(runs)
         same = "the same program" if pair[0].programs == pair[1].programs else f"{share:+.1%}"
-        print(f"| {name} | {key} | {before} | {after} | {same} | {largest:.3g} | {ratio:.3f} |", flush=True)
+        first, second = map(instructions, pair)
+        differ = (first - second).total() + (second - first).total()
+        compiled = f"{differ} differ" if differ else "the same"
+        print(
+            f"| {name} | {key} | {before} | {after} | {same} | {compiled} | {largest:.3g} | {ratio:.3f} |", flush=True
+        )
+
+
+def instructions(measured: Measured) -> Counter[str]:
+    """The instructions that a step is compiled to, without names and lines of source."""
+    step = jax.jit(jax.export.deserialize(bytearray(measured.step)).call)
+    lines = str(step.lower(measured.state).compile().as_text()).splitlines()
+    plain = (re.sub(r"%[\w.\-]+", "%", re.sub(r", metadata=\{[^}]*\}", "", line)).strip() for line in lines)
+    return Counter(line for line in plain if " = " in line)
 
 
 def many_steps(measured: Measured) -> Callable[[int], Any]:

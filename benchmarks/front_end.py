@@ -4,10 +4,11 @@
     python benchmarks/front_end.py --commit 28ccc80 --only mlp attention --algorithms AP DM
     python benchmarks/front_end.py --times
 
-For each network of tests/pjax_core/networks.py and each algorithm: whether the first state and a step lower to the same
-program, byte for byte; where they do not, the number of operations of both, and the largest difference of a parameter
-after five steps in float64. The kernels are those of this tree for both. With `--times`: seconds to trace 40 layers
-here and there, and a step with weights (out, in), as Equinox keeps them, against one with (in, out).
+For each network of tests/pjax_core/networks.py and each algorithm, in float64: how many operations a step lowers to, or
+whether it and the first state lower to the same program, byte for byte; how many compiled instructions differ; the
+largest difference of a parameter after five steps; and the time of a step as a multiple of that of the earlier commit,
+of many in one call, in turns in one process. The kernels are those of this tree for both. With `--times`: seconds to
+trace 40 layers here and there, and a step with weights (out, in), as Equinox keeps them, against one with (in, out).
 """
 
 import argparse
@@ -22,10 +23,13 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import numpy as np
 
 REPOSITORY = Path(__file__).parents[1]
@@ -47,36 +51,59 @@ def algorithms() -> dict[str, Any]:
     return dict(zip(ALGORITHMS, made, strict=True))
 
 
-def measure(only: list[str], wanted: list[str], solved: bool) -> dict[tuple[str, str], Any]:
-    """Of the package on the path: the programs of the first state and of a step, or parameters after some steps."""
+class Measured(NamedTuple):
+    """Of a network and an algorithm: the programs, that of a step to be run, the first state, and what reads it."""
+
+    programs: tuple[str, str]
+    step: bytes
+    state: list[np.ndarray]
+    params: bytes
+
+
+def measure(only: list[str], wanted: list[str]) -> dict[tuple[str, str], Measured]:
+    """Of the package on the path: what is compared."""
     import pjax_core as pj
 
     networks = importlib.import_module("tests.pjax_core.networks").NETWORKS
-    found: dict[tuple[str, str], Any] = {}
+    found: dict[tuple[str, str], Measured] = {}
     for name in only or networks:
         network = networks[name]
         params, x, y = network.arrays(np.random.default_rng(1))
         problem = network.problem()
+        try:
+            problem.graph(params, (x, y))
+        except AttributeError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)  # this package does not have the operation
+            continue
         for key in wanted:
-            algorithm = algorithms()[key]
-            if solved:
-                run = functools.partial(pj.solve, problem, algorithm=algorithm, steps=STEPS, tolerance=np.inf)
-                found[name, key] = jax.tree.map(np.asarray, run(params, x, y).params)
-                continue
+            algorithm: pj.Algorithm = algorithms()[key]
             first = jax.jit(functools.partial(algorithm.init, problem))
-            state = jax.eval_shape(first, params, x, y)
-            step = jax.jit(functools.partial(algorithm.step, problem))
-            found[name, key] = first.lower(params, x, y).as_text(), step.lower(state).as_text()
+            state = first(params, x, y)
+            step = functools.partial(algorithm.step, problem)
+            programs = first.lower(params, x, y).as_text(), jax.jit(step).lower(state).as_text()
+            exported = [exported_on_leaves(function, state) for function in (step, algorithm.params)]
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+            found[name, key] = Measured(programs, exported[0], leaves, exported[1])
     return found
 
 
-def in_process(tree: Path, only: list[str], wanted: list[str], solved: bool) -> dict[tuple[str, str], Any]:
+def exported_on_leaves(function: Callable[[Any], Any], state: Any) -> bytes:
+    """A function of a state as one of the list of its arrays, to be run without the package."""
+    leaves, structure = jax.tree.flatten(state)
+
+    def on_leaves(leaves: list[Any]) -> list[Any]:
+        return jax.tree.leaves(function(jax.tree.unflatten(structure, leaves)))
+
+    return bytes(jax.export.export(jax.jit(on_leaves))(leaves).serialize())
+
+
+def in_process(tree: Path, only: list[str], wanted: list[str]) -> dict[tuple[str, str], Measured]:
     """The same for the package in a folder, in a process of its own."""
     paths = [str(tree), str(REPOSITORY / "kernels")]
     with tempfile.NamedTemporaryFile(suffix=".pickle") as file:
         command = [sys.executable, __file__, "--output", file.name, "--algorithms", *wanted, "--only", *only]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        subprocess.run(command + ["--solve"] * solved, check=True, cwd=tree, env=environment)
+        subprocess.run(command, check=True, cwd=tree, env=environment)
         return pickle.load(file)
 
 
@@ -86,20 +113,66 @@ def operations(program: str) -> int:
 
 
 def compare(commit: str, only: list[str], wanted: list[str]) -> None:
-    """Print a line for each program that differs, and how many do not."""
+    """Print a line for each network and algorithm."""
     with tempfile.TemporaryDirectory() as folder:
         unpack(commit, folder)
         # The same networks, in the names that both have.
         Path(folder, "tests").symlink_to(REPOSITORY / "tests")
-        old, new = (in_process(tree, only, wanted, False) for tree in (Path(folder), REPOSITORY))
-        different = [key for key in old if old[key] != new[key]]
-        print(f"{len(old) - len(different)} of {len(old)} networks and algorithms lower to the same programs")
-        for name in dict.fromkeys(name for name, _ in different):
-            solutions = [in_process(tree, [name], wanted, True) for tree in (Path(folder), REPOSITORY)]
-            for key in (key for key in different if key[0] == name):
-                before, after = (operations(programs[key][1]) for programs in (old, new))
-                largest = max(np.abs(a - b).max() for a, b in zip(*(s[key].values() for s in solutions), strict=True))
-                print(f"{name}, {key[1]}: {before} and {after} operations, parameters differ by {largest:.3g}")
+        old, new = (in_process(tree, only, wanted) for tree in (Path(folder), REPOSITORY))
+    print("| network | algorithm | operations before | now | more | compiled | largest difference | step time |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, key in old:  # which may have fewer operations
+        pair = old[name, key], new[name, key]
+        before, after = (operations(measured.programs[1]) for measured in pair)
+        runs = [many_steps(measured) for measured in pair]
+        params = [
+            jax.export.deserialize(bytearray(m.params)).call(run(STEPS)) for m, run in zip(pair, runs, strict=True)
+        ]
+        largest = max(float(np.max(np.abs(a - b), initial=0)) for a, b in zip(*params, strict=True))
+        share, ratio = after / before - 1, ratio_of_times(runs)
+        same = "the same program" if pair[0].programs == pair[1].programs else f"{share:+.1%}"
+        first, second = map(instructions, pair)
+        differ = (first - second).total() + (second - first).total()
+        compiled = f"{differ} differ" if differ else "the same"
+        print(
+            f"| {name} | {key} | {before} | {after} | {same} | {compiled} | {largest:.3g} | {ratio:.3f} |", flush=True
+        )
+
+
+def instructions(measured: Measured) -> Counter[str]:
+    """The instructions that a step is compiled to, without names and lines of source."""
+    step = jax.jit(jax.export.deserialize(bytearray(measured.step)).call)
+    lines = str(step.lower(measured.state).compile().as_text()).splitlines()
+    plain = (re.sub(r"%[\w.\-]+", "%", re.sub(r", metadata=\{[^}]*\}", "", line)).strip() for line in lines)
+    return Counter(line for line in plain if " = " in line)
+
+
+def many_steps(measured: Measured) -> Callable[[int], Any]:
+    """The state after a number of steps, in one call."""
+    step = jax.export.deserialize(bytearray(measured.step)).call
+    run = jax.jit(lambda steps, state: jax.lax.fori_loop(0, steps, lambda _, state: step(state), state))
+    return lambda steps: jax.block_until_ready(run(steps, measured.state))
+
+
+def ratio_of_times(runs: list[Callable[[int], Any]], repeats: int = 21, seconds: float = 0.02) -> float:
+    """The median ratio of the second's time to the first's, of calls that take at least ``seconds``."""
+    steps = 64
+    while seconds_of(runs[0], steps) < seconds:
+        steps *= 2
+    ratios = []
+    for number in range(repeats):
+        times = [0.0, 0.0]
+        for place in (0, 1) if number % 2 else (1, 0):
+            times[place] = seconds_of(runs[place], steps)
+        ratios.append(times[1] / times[0])
+    return float(np.median(ratios))
+
+
+def seconds_of(run: Callable[[int], Any], steps: int) -> float:
+    """What some steps take."""
+    start = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - start
 
 
 def deep(params: Any, x: Any, y: Any) -> Any:
@@ -180,7 +253,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="networks; all by default")
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
     parser.add_argument("--output", help=argparse.SUPPRESS)
-    parser.add_argument("--solve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--times", action="store_true", help="times instead of programs")
     parser.add_argument("--trace", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -191,11 +263,11 @@ def main() -> None:
     if options.times:
         print_times(options.commit)
         return
+    jax.config.update("jax_enable_x64", True)
     if options.output is None:
         compare(options.commit, options.only, options.algorithms)
         return
-    jax.config.update("jax_enable_x64", True)
-    Path(options.output).write_bytes(pickle.dumps(measure(options.only, options.algorithms, options.solve)))
+    Path(options.output).write_bytes(pickle.dumps(measure(options.only, options.algorithms)))
 
 
 if __name__ == "__main__":

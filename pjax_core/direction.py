@@ -21,8 +21,7 @@ from pjax_core.copies.changes import Changes
 from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
-from pjax_core.problem import Problem, require_problem
-from pjax_core.trace.named.losses import require_labels
+from pjax_core.problem import Problem, checked_arguments
 from pjax_kernels.compose import difference_of_pairs
 
 Values: TypeAlias = Callable[[Node], Array]
@@ -84,13 +83,11 @@ def value_and_direction(
         TypeError: as :func:`direction`.
         ValueError: likewise.
     """
-    require_problem(problem)
     if algorithm is not None and not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections(), or None")
     if arguments.number_of_steps(steps) < 1:
         raise ValueError(f"steps is {steps}; pass at least 1, or the parameters do not move")
-    params, data = arguments.problem_arguments(params, data)
-    require_labels(problem.graph(params, data), data)
+    params, data = checked_arguments(problem, params, data)
     return _value_and_direction(problem, algorithm, steps, params, data)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 
+from pjax_core.arrays import arguments
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed
 from pjax_core.graph.layers import Layer, with_layers
 from pjax_core.trace.jaxpr import trace
+from pjax_core.trace.named.losses import require_labels
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,12 @@ _problems: weakref.WeakValueDictionary[tuple[Callable[..., Any], Layer | None], 
 """Those in use, so that a loop that makes them anew traces nothing anew."""
 
 
-def require_problem(problem: Any) -> None:
-    """Raise ``TypeError`` unless the argument is a problem."""
+def checked_arguments(problem: Problem, params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Parameters and data as arrays, which the problem takes, with labels that its output constraints take."""
     if not isinstance(problem, Problem):
         raise TypeError(
             f"problem is of type {type(problem).__name__}; pass pj.feasibility(function) before params and data"
         )
+    params, data = arguments.problem_arguments(params, data)
+    require_labels(problem.graph(params, data), data)
+    return params, data

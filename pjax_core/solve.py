@@ -19,8 +19,7 @@ from pjax_core.arrays.messages import described
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState
-from pjax_core.problem import Problem, require_problem
-from pjax_core.trace.named.losses import require_labels
+from pjax_core.problem import Problem, checked_arguments
 from pjax_kernels.compose import difference_of_pairs
 
 
@@ -102,14 +101,12 @@ def solve(
 
     Source: paper, section 4.
     """
-    require_problem(problem)
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections()")
     steps = arguments.number_of_steps(steps)
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
-    params, data = arguments.problem_arguments(params, data)
+    params, data = checked_arguments(problem, params, data)
     params_low = arguments.low_part(params, params_low)
-    require_labels(problem.graph(params, data), data)
     solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
     arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)

@@ -28,8 +28,7 @@ from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Operation
-from pjax_core.problem import Problem, require_problem
-from pjax_core.trace.named.losses import require_labels
+from pjax_core.problem import Problem, checked_arguments
 
 DENSE_BUDGET = 16 * 2**20
 """Bytes of dense copies that a node may hold before ``copies="auto"`` takes the factored form."""
@@ -124,8 +123,8 @@ def reflecting_algorithm(
         return step_of(Point(graph, representations(graph), state))
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
-        require_problem(problem)
-        graph = problem.graph(*arguments.problem_arguments(params, data))
+        params, data = checked_arguments(problem, params, data)
+        graph = problem.graph(params, data)
         _print_table(graph, representations(graph))
 
     return Algorithm(_checked(first), step, _params, _params_low, None, describe)
@@ -184,8 +183,8 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
         return at_boundary(graph, schedule(graph), state)
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
-        require_problem(problem)
-        graph = problem.graph(*arguments.problem_arguments(params, data))
+        params, data = checked_arguments(problem, params, data)
+        graph = problem.graph(params, data)
         _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
 
     def projected(graph: Graph, steps: int) -> Schedule:
@@ -199,10 +198,8 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
     """The ``init`` of an algorithm whose first state is ``first(problem, params, data, params_low)``."""
 
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
-        require_problem(problem)
-        params, data = arguments.problem_arguments(params, data)
+        params, data = checked_arguments(problem, params, data)
         params_low = arguments.low_part(params, params_low)
-        require_labels(problem.graph(params, data), data)
         return first(problem, params, data, params_low)
 
     return init

@@ -122,7 +122,7 @@ def _array(label: str, leaf: Any) -> Array:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None:
             raise TypeError(
-                f"{label} is {described(leaf)}, of type {type(leaf).__name__}; params and data are trees of arrays: "
+                f"{label} is {_short(leaf)}; params and data are trees of arrays: "
                 "give other settings to the network by its closure, and register a class of your own that holds "
                 "arrays with jax.tree_util.register_dataclass"
             ) from None
@@ -131,14 +131,24 @@ def _array(label: str, leaf: Any) -> Array:
         ) from None
 
 
+def _short(leaf: Any) -> str:
+    """What came in the place of an array; of a class that a user wrote, which may hold some, the name."""
+    own = not isinstance(leaf, (str, bytes, int, float, complex, type(None)))
+    return f"of type {type(leaf).__name__}" if own else f"{described(leaf)}, of type {type(leaf).__name__}"
+
+
 def _require_kinds(name: str, arrays: Any, kinds: tuple[Any, ...]) -> None:
     """Raise ``TypeError`` unless each array has a dtype of one of the kinds."""
     for label, array in _labelled({name: arrays}).items():
         if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-            raise TypeError(
-                f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point "
-                "arrays (class labels as jax.nn.one_hot)"
-            )
+            if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+                hint = "pass jax.random.key_data(key), and use jax.random.wrap_key_data(it) in the function"
+            else:
+                hint = (
+                    "projections move values continuously, so pass floating-point arrays (class labels as "
+                    "jax.nn.one_hot; masks in data as mask.astype(int))"
+                )
+            raise TypeError(f"{label} has dtype {array.dtype}; {hint}")
 
 
 def _require_finite(given: dict[str, Any], arrays: dict[str, Array]) -> None:

@@ -42,6 +42,16 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     return [node for output in outputs if isinstance(node := new[output], Operation)]
 
 
+def in_stored_layout(node: Node) -> Node:
+    """A product with transposed weights as one that takes them as they are stored; other nodes unchanged."""
+    if not isinstance(node, Operation) or node.primitive is not primitives.matmul:
+        return node
+    x, w = node.slots
+    if w.last is None or w.last.name != "transpose":
+        return node
+    return replace(node, primitive=primitives.matmul_transposed, slots=(x, w.before_last()))
+
+
 def _with_type(node: Operation) -> Operation:
     """The operation with all that the type of its output says."""
     slots: Sequence[Slot] = node.slots

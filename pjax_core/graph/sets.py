@@ -180,11 +180,10 @@ def placed(constraint: Operation, pair: tuple[Array, Array]) -> tuple[Array, Arr
     region = constraint.settings["region"]
     limits = [slot.read(_constant) for slot in constraint.slots[1:]]
     value = high.astype(low.dtype) + low
-    change = region.project(value, *limits, increments=True)
     if isinstance(region, (Sphere, Orthonormal)):  # curved: nothing is exact, and small changes must not be lost
-        return add_to_pair(high, low, change)
+        return add_to_pair(high, low, region.project(value, *limits, increments=True))
     new = region.project(value, *limits)
-    moved = change != 0
+    moved = new != value
     new_high = jnp.where(moved, new, high).astype(high.dtype)
     return new_high, jnp.where(moved, new - new_high.astype(new.dtype), low)
 

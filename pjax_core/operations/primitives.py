@@ -76,6 +76,40 @@ matmul = Primitive(
 )
 
 
+@jax.jit
+def _project_transposed(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    x, w = inputs
+    found = pk.project_dense(x, w, output, transposed=True, residual=residual, increments=True)
+    return found[:2], found[2]
+
+
+def _transposed_factored(x: Any, w: Any, u: Any, v: Any, z: Array) -> pk.FactoredChanges:
+    found = pk.project_dense_factored(x, [array.T for array in w], u, v, z)
+    return found._replace(w_mean=found.w_mean.T)
+
+
+def _transposed_copies(x: Array, w: Array, *copies: Array, **moves: Any) -> pk.DenseCopies:
+    found = pk.project_dense_copies(x, w.T, *copies, **moves)
+    return found._replace(w_mean=found.w_mean.T)
+
+
+def _matmul_transposed(x: Array, w: Array, *, precision: Any = None) -> Array:
+    return jnp.matmul(x, w.T, precision=precision)
+
+
+matmul_transposed = replace(
+    matmul,
+    forward=_matmul_transposed,
+    project=_project_transposed,
+    spread=lambda x, w: _dot_products(x, w.T),
+    increment=bilinear_increment(functools.partial(_matmul_transposed, precision=lax.Precision.HIGHEST), _ONE_EACH),
+    bilinear=Bilinear(_ONE_EACH, _transposed_factored, lambda x, w: _squared_norms(x, w.T), _transposed_copies),
+    project_in_place=None,
+    shares=lambda x, w: _matmul_shares(x, w.T),
+)
+"""``x w^T``: products with weights (out, in), as Equinox keeps them, which stay so."""
+
+
 def _spread_einsum(a: Array, b: Array, *, equation: str) -> tuple[Array, Array]:
     """Each dot product of an einsum along the last axis."""
     left, output = equation.split("->")
@@ -576,21 +610,6 @@ threshold = Primitive(
     batching=Batching.ROWS,
 )
 """``z = sgn(x w)`` with ``|x w| >= margin``, for the rows of ``x`` and the columns of ``w``."""
-
-
-def _normalize(x: Array, *, axis: int, epsilon: float, centred: bool) -> Array:
-    entries = x - jnp.mean(x, axis, keepdims=True) if centred else x
-    return entries * lax.rsqrt(jnp.mean(entries * entries, axis, keepdims=True) + epsilon)
-
-
-def _project_normalize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    del residual  # its kernel takes values alone: changes below their rounding are lost in it
-    change, output_change = pk.project_normalize(inputs[0], output, increments=True, **settings)
-    return (change,), output_change
-
-
-normalize = Primitive("normalize", _normalize, _project_normalize)
-"""Layer normalisation along an ``axis``, or RMS normalisation if not ``centred``, without scale and bias."""
 
 # Scalar functions.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,9 +15,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.arrays.meshes import shape_of_type, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
-from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
-from pjax_core.graph.rewrite import rewritten
+from pjax_core.graph.nodes import Computed, Data, Node, Operation, Parameter, Slot, of_node, ordered, select
+from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
+from pjax_core.operations import primitives
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation, of_jaxpr
@@ -40,16 +43,35 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
             f"a mean or a sum of such, or a tree of them, but it returned {found}"
         )
     outputs, regions = of_parameters(list(dict.fromkeys(node for loss in losses for node in loss.nodes)))
-    nodes = ordered(rewritten(outputs))
+    nodes = [in_stored_layout(node) for node in ordered(rewritten(outputs))]
     for parameter in parameters:
         if parameter not in nodes:
             raise ValueError(
                 f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
             )
     graph = two_colour(nodes, len(constants))
+    _warn_of_loops(nodes)
     return replace(
         graph, regions=regions, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts)
     )
+
+
+_MANY = 8
+"""Products with one parameter that are hardly written one by one."""
+
+
+def _warn_of_loops(nodes: Sequence[Node]) -> None:
+    """Say which weights look as if a loop of Python used them: each of its steps is compiled by itself."""
+    products = [node for node in nodes if isinstance(node, Operation) and node.primitive.name == primitives.matmul.name]
+    uses = Counter(source for node in products for source in node.slots[1].sources if isinstance(source, Parameter))
+    for parameter, count in uses.most_common(1):
+        if count >= _MANY:
+            warnings.warn(
+                f"{parameter.name} is used in {count} products with constraints of their own, which take longer to "
+                "compile for each; if they are steps of a loop of Python, write lax.scan(step, h, xs) with a step "
+                "h = activation(x @ U + h @ W + b) of rows of samples, which becomes one constraint of all steps",
+                stacklevel=2,
+            )
 
 
 def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequence[Node]) -> list[Value]:

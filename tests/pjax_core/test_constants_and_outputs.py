@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import pjax_core as pj
+import pjax_kernels as pk
+from pjax_core.copies import consensus
+from pjax_core.graph.nodes import Operation
 from pjax_core.operations import primitives
 from pjax_core.operations.call import call
+from pjax_core.trace.jaxpr import trace
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -22,6 +28,16 @@ def operation(primitive: Any, *constants: Any, **settings: Any) -> Callable[...,
     return lambda *inputs: call(primitive, *inputs, *constants, **settings)
 
 
+def project_normalized(inputs: Any, z: Any) -> Any:
+    x, z = pk.project_normalize(inputs[0], z, epsilon=0.1)
+    return (x,), z
+
+
+normalize = pj.primitive(
+    "normalize",
+    forward=lambda x: (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 0.1),
+    project=project_normalized,
+)
 POOL: dict[str, Any] = {"size": (4,), "window": (2,), "strides": (1,), "padding": ((0, 1),), "factor": None}
 OPERATIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "difference": (operation(primitives.signed_sum, coefficients=(1.0, -1.0)), 2),
@@ -36,7 +52,7 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], int]] = {
         name: (operation(primitives.elementwise(name)), 1)
         for name in ("tanh", "gelu", "silu", "softplus", "exp", "abs")
     },
-    "normalize": (operation(primitives.normalize, axis=0, epsilon=0.1, centred=True), 1),
+    "normalize": (normalize, 1),
 }
 
 
@@ -44,6 +60,44 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], int]] = {
 def test_the_projection_is_one(name: str, generator: np.random.Generator) -> None:
     call, count = OPERATIONS[name]
     pj.check_projection(call, list(generator.normal(size=(count, 4))), samples=50)
+
+
+def batch_statistics(p: Any, x: Any, y: Any) -> Any:
+    h = x @ p["w"]
+    h = (h - h.mean(0)) / jnp.sqrt(h.var(0) + 1e-5) * p["s"] + p["b"]
+    return pj.squared_error(h, y)
+
+
+def batch_statistics_by_squares(p: Any, x: Any, y: Any) -> Any:
+    """As Flax computes them."""
+    h = x @ p["w"]
+    variance = jnp.maximum((h * h).mean(0) - h.mean(0) ** 2, 0)
+    return pj.squared_error((h - h.mean(0)) * lax.rsqrt(variance + 1e-5) * p["s"] + p["b"], y)
+
+
+def attention(p: Any, x: Any, y: Any) -> Any:
+    queries, keys = x @ p["w"] + p["b"], x @ p["w"][:, ::-1]
+    return pj.squared_error(jax.nn.softmax(queries @ keys.T / 2) @ (p["s"] * x), y)
+
+
+@pytest.mark.parametrize("network", [batch_statistics, batch_statistics_by_squares, attention])
+def test_each_constraint_of_what_becomes_several(network: Callable[..., Any], generator: np.random.Generator) -> None:
+    """Normalisation by the batch and softmax attention: where the network is, and with outputs asked for elsewhere."""
+    params = {"w": generator.normal(size=(2, 2)), "s": np.ones(2) + 0.1, "b": np.zeros(2) + 0.1}
+    x, y = generator.normal(size=(2, 3, 2))
+    checked = set()
+    with jax.enable_x64(True):
+        graph = trace(network, params, (x, y))
+        values = consensus.start(graph, params, (x, y))
+        for node in graph.nodes:
+            if isinstance(node, Operation) and not node.primitive.constrains_output:
+                inputs = [np.asarray(slot.read(values)) for slot in node.slots]
+                moving = node.primitive.moving_inputs(len(inputs))
+                call = operation(node.primitive, *inputs[moving:], **node.settings)
+                target = np.asarray(node.start(values)) + 0.1 * generator.normal(size=node.shape.shape)
+                pj.check_projection(call, inputs[:moving], target, samples=20)
+                checked.add(node.primitive.name)
+    assert len(checked) > 5
 
 
 LOSSES: dict[str, Callable[..., Any]] = {

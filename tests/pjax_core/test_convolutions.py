@@ -89,8 +89,19 @@ def test_stored_copies_are_what_factored_ones_are(kind: str) -> None:
         np.testing.assert_allclose(stored, factored, rtol=1e-7, atol=1e-10)
 
 
-def test_projection() -> None:
-    *_, settings = KINDS["one axis, dilated"]
+SMALL: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "one axis, dilated": ((1, 4, 1), (2, 1, 2)),
+    "groups, channels first, less than no padding": ((1, 2, 2, 2), (2, 1, 2, 1)),
+    "transposed": ((1, 2, 1, 1), (2, 1, 1, 1)),
+    "three axes": ((1, 1, 2, 2, 1), (1, 2, 1, 1, 1)),
+    "each channel by itself": ((1, 2, 1, 3), (2, 1, 1, 3)),
+    "groups of samples": ((2, 1, 2, 2), (2, 1, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_projection(kind: str) -> None:
+    *_, settings = KINDS[kind]
     generator = np.random.default_rng(3)
-    inputs = [generator.normal(size=shape) for shape in ((1, 4, 1), (2, 1, 2))]
+    inputs = [generator.normal(size=shape) for shape in SMALL[kind]]
     pj.check_projection(functools.partial(lax.conv_general_dilated, **settings), inputs, samples=20)

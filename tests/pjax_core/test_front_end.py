@@ -31,6 +31,15 @@ PARAMS = {
     "w1": NORMAL(size=(4, 3)).astype(np.float32),
 }
 Function = Callable[..., Any]
+ALGORITHMS = {
+    "AP": pj.alternating_projections(),
+    "AP in turn": pj.alternating_projections(in_turn=True),
+    "CP": pj.cyclic_projections(),
+    "DR dense": pj.douglas_rachford(copies="dense"),
+    "DR factored": pj.douglas_rachford(copies=pj.Factored(3)),
+    "DM": pj.difference_map(),
+}
+FIVE = ["AP", "CP", "DR dense", "DR factored", "DM"]
 
 
 def operations(function: Function, params: Any = PARAMS, *data: Any) -> list[str]:
@@ -256,17 +265,7 @@ def by_scan(activation: Function, concatenated: bool = False, biased: bool = Tru
 
 
 @pytest.mark.parametrize("concatenated", [False, True])
-@pytest.mark.parametrize(
-    "algorithm",
-    [
-        pj.alternating_projections(),
-        pj.cyclic_projections(),
-        pj.douglas_rachford(copies="dense"),
-        pj.douglas_rachford(copies=pj.Factored(3)),
-        pj.difference_map(),
-    ],
-    ids=["AP", "CP", "DR dense", "DR factored", "DM"],
-)
+@pytest.mark.parametrize("algorithm", [ALGORITHMS[name] for name in FIVE], ids=FIVE)
 def test_a_recurrent_scan_is_the_recurrence(algorithm: pj.Algorithm, concatenated: bool) -> None:
     def recurrence(p: Any, x: Any, y: Any) -> Any:
         return pj.cross_entropy(pj.recurrence(x, p["w_x"], p["w_h"], p["b"]) @ p["out"], y)
@@ -335,6 +334,44 @@ def test_other_scans_say_that_they_are_unrolled() -> None:
     assert value < 0.5 * start
 
 
+def test_loops_of_python_are_told_of_scan() -> None:
+    def network(p: Any, x: Any, y: Any) -> Any:
+        h = jnp.zeros((5, 4))
+        for rows in jnp.swapaxes(x, 0, 1):
+            h = jnp.tanh(rows @ p["w_x"] + h @ p["w_h"] + p["b"])
+        return pj.cross_entropy(h @ p["out"], y)
+
+    with pytest.warns(UserWarning, match=r"params\['w_[hx]'\] is used in 9 products.*lax.scan") as caught:
+        operations(network, RECURRENT, np.tile(SEQUENCES, (1, 2, 1))[:, :9], LABEL_OF_EACH_STEP[:, 0])
+    assert len(caught) == 1
+
+
+def test_masks_keys_and_objects_in_data_are_told_what_to_pass() -> None:
+    def masked(p: Any, x: Any, y: Any, mask: Any) -> Any:
+        return pj.cross_entropy(jnp.where(mask, x, 0) @ p["w"], y)
+
+    class Object:
+        def __repr__(self) -> str:
+            return "its content"
+
+    params, algorithm = {"w": PARAMS["w0"][:, :3]}, pj.alternating_projections()
+    for wrong, message in (
+        (X > 0, r"dtype bool.*mask.astype\(int\)"),
+        (jax.random.key(0), r"dtype key.*jax.random.key_data"),
+        (Object(), r"data\[2\] is of type Object.*register_dataclass"),
+    ):
+        with pytest.raises(TypeError, match=message) as caught:
+            pj.solve(pj.feasibility(masked), params, X, LABELS, wrong, algorithm=algorithm, steps=1)
+        assert "its content" not in str(caught.value)
+
+    def dropped(p: Any, x: Any, y: Any, mask: Any, key: Any) -> Any:
+        kept = jax.random.bernoulli(jax.random.wrap_key_data(key), 0.5, x.shape)
+        return masked(p, jnp.where(kept, x, 0), y, mask != 0)
+
+    found = changes(dropped, params, X, LABELS, (X > 0).astype(int), jax.random.key_data(jax.random.key(0)))
+    assert np.linalg.norm(found["w"]) > 0
+
+
 def test_open_batch_sizes() -> None:
     """FOUND 9."""
     from jax import export
@@ -357,8 +394,29 @@ def test_weights_with_outputs_first_are_read_as_they_are() -> None:
     product, loss = (node for node in graph.nodes if isinstance(node, Operation))
     assert product.slots[0].view is None
     assert loss.slots[0].view is None
-    assert product.slots[1].view is not None
-    assert [step.name for step in product.slots[1].view.steps] == ["transpose"]
+    assert product.slots[1].view is None
+
+
+@pytest.mark.parametrize("transposed", [("w0",), ("w0", "w1")], ids=" and ".join)
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_weights_with_outputs_first_learn_the_same(algorithm: pj.Algorithm, transposed: tuple[str, ...]) -> None:
+    def of_transposed(p: Any, x: Any, y: Any) -> Any:
+        return with_activation(jnp.tanh)({k: v.T if k in transposed else v for k, v in p.items()}, x, y)
+
+    def turned(p: Any) -> Any:
+        return {k: v.T if k in transposed else v for k, v in p.items()}
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(np.float64, PARAMS)
+        for find in (
+            lambda problem, p: pj.solve(problem, p, X, LABELS, algorithm=algorithm, steps=5, tolerance=np.inf).change,
+            lambda problem, p: pj.direction(problem, p, X, LABELS),
+        ):
+            expected = find(pj.feasibility(with_activation(jnp.tanh)), params)
+            found = turned(find(pj.feasibility(of_transposed), turned(params)))
+            for name, change in expected.items():
+                assert np.linalg.norm(change) > 0
+                np.testing.assert_allclose(found[name], change, rtol=1e-9, atol=1e-13 * np.abs(change).max())
 
 
 @pytest.mark.parametrize(

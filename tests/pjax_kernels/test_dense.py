@@ -177,6 +177,29 @@ def test_symmetries(residual: str, implementation: str, rng: Generator) -> None:
         assert max(relative_errors(changes, as_float64(expected))) < 1e-13, name
 
 
+@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize("known", [False, True])
+def test_transposed_weights(known: bool, residual: str, implementation: str, rng: Generator) -> None:
+    x, w, z = layer(rng, 5, 4, 3, residual, np.float64)
+    settings: Any = {"increments": True, "implementation": implementation}
+    if known:
+        settings |= {"residual": z - x @ w}
+    expected = pk.project_dense(x, w, z, **settings)
+    x_change, w_change, z_change = pk.project_dense(x, w.T, z, transposed=True, **settings)
+    assert max(relative_errors((x_change, w_change.T, z_change), as_float64(expected))) < 1e-12
+    new = pk.project_dense(x, w.T, z, transposed=True, implementation=implementation)
+    assert max(relative_errors((new[0] - x, new[1].T - w, new[2] - z), as_float64(expected))) < 1e-9
+
+
+def test_derivatives_with_transposed_weights(rng: Generator) -> None:
+    x, w, z = layer(rng, 5, 4, 3, "near", np.float64)
+
+    def total(w: Any, transposed: bool) -> Any:
+        return sum(jnp.sum(new**2) for new in pk.project_dense(x, w, z, transposed=transposed))
+
+    np.testing.assert_allclose(jax.grad(total)(w.T, True).T, jax.grad(total)(w, False), rtol=1e-10)
+
+
 @pytest.mark.parametrize("precision", ["highest", "default", lax.Precision.HIGH])
 def test_takes_every_precision(precision: lax.PrecisionLike, rng: Generator) -> None:
     inputs = layer(rng, 5, 4, 3, "mixed", np.float32)

@@ -98,6 +98,7 @@ WRONG_SHAPES: list[tuple[Call, tuple[Array, ...], list[str]]] = [
     (pk.project_bilinear, (ones(3, 4), ones(3, 4), ones(4)), ["z", "(4,)", "(3,)"]),
     (pk.project_bilinear, (ones(), ones(), ones()), ["a", "()"]),
     (pk.project_dense, (ones(3, 4), ones(5, 6), ones(3, 6)), ["w", "(5, 6)", "(3, 4)"]),
+    (partial(pk.project_dense, transposed=True), (ones(3, 4), ones(5, 6), ones(3, 5)), ["w", "(5, 6)", "(5, 4)"]),
     (pk.project_dense, (ones(3, 6), ones(4, 6), ones(3, 4)), ["w", "(4, 6)", "needs (6, M)", "w.T"]),
     (pk.project_dense_copies, (ones(3, 6), ones(4, 6), *[ones(3, 4, 6)] * 2, ones(3, 4)), ["w", "needs (6, M)", "w.T"]),
     (project_factored, (ones(3, 6), ones(4, 6), *[ones(3, 4)] * 3), ["w[0]", "(4, 6)", "needs (6, M)", "w[0].T"]),

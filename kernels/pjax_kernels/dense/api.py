@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from jax import Array, lax
@@ -29,11 +30,21 @@ def _tpu(x: Array, w: Array, z: Array, **settings: Any) -> tuple[Array, Array, A
     return tpu.project_dense(x, w, z, **settings)
 
 
+def _transposing(project: Callable[..., Any]) -> Callable[..., Any]:
+    """Of an implementation for weights (N, M) one that takes them transposed as well."""
+
+    def projected(x: Array, w: Array, z: Array, *, transposed: bool, **settings: Any) -> tuple[Array, Array, Array]:
+        new_x, new_w, new_z = project(x, w.T if transposed else w, z, **settings)
+        return new_x, new_w.T if transposed else new_w, new_z
+
+    return projected
+
+
 _IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.dense_increments),
+    "reference": _transposing(arguments.from_increments(reference.dense_increments)),
     "xla": arguments.from_increments(xla.dense_increments),
-    "triton": arguments.from_increments(_triton),
-    "tpu": _tpu,
+    "triton": _transposing(arguments.from_increments(_triton)),
+    "tpu": _transposing(_tpu),
 }
 
 
@@ -42,6 +53,7 @@ def project_dense(
     w: ArrayLike,
     z: ArrayLike,
     *,
+    transposed: bool = False,
     residual: ArrayLike | None = None,
     increments: bool = False,
     precision: lax.PrecisionLike = "highest",
@@ -59,6 +71,7 @@ def project_dense(
         x: ``(B, N)``, floating-point.
         w: ``(N, M)``.
         z: ``(B, M)``, the estimates of the outputs.
+        transposed: ``w`` is ``(M, N)``, as Equinox and PyTorch keep weights, and stays so: "xla" transposes nothing.
         residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
             better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
             for GPUs or TPUs takes it.
@@ -82,8 +95,11 @@ def project_dense(
     arrays = arguments.floating_arrays(_KERNEL, x=x, w=w, z=z)
     x, w, z = arrays.values()
     arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
-    arguments.require_weights(_KERNEL, "w", w, x.shape[1], f"x of shape {x.shape}")
-    expected = (x.shape[0], w.shape[1])
+    if transposed:
+        arguments.require_shape(_KERNEL, "w", w, (w.shape[0], x.shape[1]), f"transposed, and x of shape {x.shape}")
+    else:
+        arguments.require_weights(_KERNEL, "w", w, x.shape[1], f"x of shape {x.shape}")
+    expected = (x.shape[0], w.shape[0 if transposed else 1])
     arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
     known = arguments.known_residual(_KERNEL, residual, z)
     without = arguments.only_for_residuals(known)
@@ -101,11 +117,10 @@ def project_dense(
         known=known,
         increments=increments,
         precision=precision,
+        transposed=bool(transposed),
     )
     return found
 
 
-def _formula(
-    changes: tuple[Array, ...], x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike
-) -> tuple[Array, Array, Array]:
-    return consensus_formula(xla.dot_products(x, w, precision=precision), changes[-1], x, w, z)
+def _formula(changes: tuple[Array, ...], x: Array, w: Array, z: Array, **settings: Any) -> tuple[Array, Array, Array]:
+    return consensus_formula(xla.dot_products(x, w, **settings), changes[-1], x, w, z)

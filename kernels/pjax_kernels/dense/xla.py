@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -17,18 +18,27 @@ NARROW = 16
 
 
 def dense_increments(
-    x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
+    x: Array,
+    w: Array,
+    z: Array,
+    *,
+    precision: lax.PrecisionLike,
+    transposed: bool = False,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+    """The mean changes of ``x`` (B, N) and ``w`` (N, M), or ``w`` (M, N) transposed, and the change of ``z`` (B, M)."""
     # Without a product to form anew, few rows at a time take hardly longer, and hold less.
     entries = 4 * roots.BLOCK if residual is None else max(roots.BLOCK, z.size // 16)
     rows = None if is_symbolic_dim(z.size) or z.size <= entries else roots.rows_at_a_time(z.shape, entries)
-    return consensus_increments(dot_products(x, w, precision=precision), x, w, z, residual, rows=rows, hold=True)
+    dots = dot_products(x, w, precision=precision, transposed=transposed)
+    return consensus_increments(dots, x, w, z, residual, rows=rows, hold=True)
 
 
-def dot_products(x: Array, w: Array, *, precision: lax.PrecisionLike) -> DotProducts:
+def dot_products(x: Array, w: Array, *, precision: lax.PrecisionLike, transposed: bool = False) -> DotProducts:
     """Those of a matrix product."""
     matmul = functools.partial(jnp.matmul, precision=precision)
+    if transposed:
+        return _of_transposed(x, w, matmul)
 
     def to_w(c: Array, x: Array) -> Array:
         return matmul(x.T, c)
@@ -51,5 +61,21 @@ def dot_products(x: Array, w: Array, *, precision: lax.PrecisionLike) -> DotProd
         spread_w=lambda c: jnp.sum(c, axis=0)[None, :],
         length=x.shape[1],
         x_copies=w.shape[1],
+        w_copies=x.shape[0],
+    )
+
+
+def _of_transposed(x: Array, w: Array, matmul: Callable[[Array, Array], Array]) -> DotProducts:
+    """The same with weights (M, N), none of which is transposed."""
+    return DotProducts(
+        product=lambda x, w: matmul(x, w.T),
+        of_x=lambda x: jnp.sum(x, axis=1)[:, None],
+        of_w=lambda w: jnp.sum(w, axis=1)[None, :],
+        to_x=matmul,
+        to_w=lambda c, x: matmul(c.T, x),
+        spread_x=lambda c: jnp.sum(c, axis=1)[:, None],
+        spread_w=lambda c: jnp.sum(c, axis=0)[:, None],
+        length=x.shape[1],
+        x_copies=w.shape[0],
         w_copies=x.shape[0],
     )

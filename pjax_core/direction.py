@@ -19,6 +19,7 @@ from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.count import low_dtype
+from pjax_core.copies.through_time import Loop, loops, pull_through_time
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 from pjax_core.problem import Problem, require_problem
@@ -103,28 +104,44 @@ def _value_and_direction(
     shares = log_shares(graph, start_of)
     if algorithm is None and steps == 1:
         exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}
-        moved = _changes(graph, start_of, [reversed(graph.nodes)], exponents)
+        moved = _sweep(graph, start_of, shares, exponents)
     else:
         algorithm, exponents = algorithm or cyclic_projections(), {}
         if algorithm.sets is None:
             moved = _changes_of_values(problem, algorithm, steps, params, data)
         else:
-            moved = _changes(graph, start_of, algorithm.sets(graph, steps), None)
+            moved = _changes(graph, start_of, algorithm.sets(graph, steps))
     left = {node.index: share - exponents.get(node, 0) for node, share in shares.items() if isinstance(node, Parameter)}
     directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
     return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
 
 
-def _changes(
-    graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]], exponents: dict[Node, Array] | None
-) -> list[Array]:
+def _sweep(graph: Graph, start_of: Values, shares: dict[Node, Array], exponents: dict[Node, Array]) -> list[Array]:
+    """By how much one sweep from the output back, and in loops from their last time step, changes each parameter."""
+    changes, by_states = Changes(graph, start_of, exponents), loops(graph)
+    for node in reversed(graph.nodes):
+        with jax.named_scope(graph.label(node)):
+            if node in by_states:
+                pull_through_time(changes, by_states[node], _part_of_a_step(by_states[node], shares, start_of))
+            changes.project(node)
+    return changes.of_parameters()
+
+
+def _part_of_a_step(loop: Loop, shares: dict[Node, Array], start_of: Values) -> Array:
+    """About which part of what is asked of a state its time step asks of the state before."""
+    products, states = loop[0], loop[-1]
+    (place,) = (place for place, slot in enumerate(products.slots) if products.feedback in slot.sources)
+    handed_on = _log_shares_of_slots(products, start_of)[place] - float(np.log2(_copies(products)[place]))
+    return jnp.exp2(shares[products] + handed_on - shares[states])
+
+
+def _changes(graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]]) -> list[Array]:
     """By how much projections onto some sets of nodes, one after the other, change each parameter."""
-    changes = Changes(graph, start_of, exponents)
+    changes = Changes(graph, start_of)
     for node in itertools.chain.from_iterable(sets):
         with jax.named_scope(graph.label(node)):
             changes.project(node)
-    parameters = sorted((node for node in graph.nodes if isinstance(node, Parameter)), key=lambda node: node.index)
-    return [changes.of_parameter(parameter) for parameter in parameters]
+    return changes.of_parameters()
 
 
 def _changes_of_values(

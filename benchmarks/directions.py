@@ -212,15 +212,15 @@ def splits(arguments: argparse.Namespace) -> tuple[Split, Split]:
     Images of MNIST have mean 0 and standard deviation 1 over all training images, and are rows for an MLP.
     """
     data = datasets.load(arguments.data, data_dir=arguments.data_dir)
-    x, x_test = data.x_train, data.x_test
+    images = data.x_train, data.x_test
     if arguments.data == "mnist" and not arguments.raw:
-        x, x_test = ((a - x.mean()) / x.std() for a in (x, x_test))
+        images = datasets.standardised(*images, axes=(0, 1, 2))
     if arguments.model == "mlp":
-        x, x_test = (a.reshape(len(a), -1) for a in (x, x_test))
-    (x, y), test = map(jnp.asarray, (x, data.y_train)), (jnp.asarray(x_test), jnp.asarray(data.y_test))
+        images = images[0].reshape(len(images[0]), -1), images[1].reshape(len(images[1]), -1)
+    x, y, x_test, y_test = map(jnp.asarray, (images[0], data.y_train, images[1], data.y_test))
     rest = len(x) - min(HELD, len(x) // 10)
     fewer, every = (slice(0, min(arguments.samples or n, n)) for n in (rest, len(x)))
-    return Split((x[fewer], y[fewer]), (x[rest:], y[rest:])), Split((x[every], y[every]), test)
+    return Split((x[fewer], y[fewer]), (x[rest:], y[rest:])), Split((x[every], y[every]), (x_test, y_test))
 
 
 def print_times(updates: dict[str, Any], begin: Any, batch: Any) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pjax_core.algorithms.base import Algorithm
@@ -18,8 +17,8 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
-from pjax_core.copies.count import low_dtype
-from pjax_core.copies.through_time import Loop, loops, pull_through_time
+from pjax_core.copies.shares import log_shares
+from pjax_core.copies.through_time import loops, pull_through_time
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 from pjax_core.problem import Problem, require_problem
@@ -104,7 +103,7 @@ def _value_and_direction(
     shares = log_shares(graph, start_of)
     if algorithm is None and steps == 1:
         exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}
-        moved = _sweep(graph, start_of, shares, exponents)
+        moved = _sweep(graph, start_of, exponents)
     else:
         algorithm, exponents = algorithm or cyclic_projections(), {}
         if algorithm.sets is None:
@@ -116,23 +115,15 @@ def _value_and_direction(
     return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
 
 
-def _sweep(graph: Graph, start_of: Values, shares: dict[Node, Array], exponents: dict[Node, Array]) -> list[Array]:
+def _sweep(graph: Graph, start_of: Values, exponents: dict[Node, Array]) -> list[Array]:
     """By how much one sweep from the output back, and in loops from their last time step, changes each parameter."""
     changes, by_states = Changes(graph, start_of, exponents), loops(graph)
     for node in reversed(graph.nodes):
         with jax.named_scope(graph.label(node)):
             if node in by_states:
-                pull_through_time(changes, by_states[node], _part_of_a_step(by_states[node], shares, start_of))
+                pull_through_time(changes, by_states[node])
             changes.project(node)
     return changes.of_parameters()
-
-
-def _part_of_a_step(loop: Loop, shares: dict[Node, Array], start_of: Values) -> Array:
-    """About which part of what is asked of a state its time step asks of the state before."""
-    products, states = loop[0], loop[-1]
-    (place,) = (place for place, slot in enumerate(products.slots) if products.feedback in slot.sources)
-    handed_on = _log_shares_of_slots(products, start_of)[place] - float(np.log2(_copies(products)[place]))
-    return jnp.exp2(shares[products] + handed_on - shares[states])
 
 
 def _changes(graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]]) -> list[Array]:
@@ -162,52 +153,3 @@ def _value(graph: Graph, start_of: Values) -> Array:
     """The outputs of all output constraints, added up."""
     constraints = (node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output)
     return jnp.asarray(sum(node.start(start_of) for node in constraints))
-
-
-def log_shares(graph: Graph, start_of: Values) -> dict[Node, Array]:
-    """Of each node the logarithm to base 2 of the part of the pull of its output constraint that reaches it.
-
-    Where there are several ways, that of the largest part.
-    """
-    ways: dict[Node, list[Array]] = {node: [] for node in graph.nodes}
-    shares: dict[Node, Array] = {}
-    for node in reversed(graph.nodes):
-        if not isinstance(node, Operation):
-            continue
-        if node.primitive.constrains_output:
-            own = jnp.zeros(())
-            of_slots = [jnp.log2(node.settings.get("strength", 1.0))] * len(node.slots)
-        else:
-            own = functools.reduce(jnp.maximum, ways[node])
-            of_slots = _log_shares_of_slots(node, start_of)
-        shares[node] = own
-        for slot, of_slot, copies in zip(node.slots, of_slots, _copies(node), strict=True):
-            for source in slot.sources:
-                if source in ways:
-                    one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else copies)
-                    ways[source].append(own + of_slot - float(np.log2(max(one_of, 1))))
-    return shares | {
-        node: functools.reduce(jnp.maximum, ways[node]) for node in graph.nodes if isinstance(node, Parameter)
-    }
-
-
-def _copies(node: Operation) -> list[float]:
-    """How many copies the operation holds of the elements of each slot, at most."""
-    counts = node.primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
-    return [float(np.max(count, initial=0)) for count in counts]
-
-
-def _log_shares_of_slots(node: Operation, start_of: Values) -> list[Array]:
-    """What part of a residual of the operation reaches each of its slots, besides the copies."""
-    inputs = [slot.read(start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots]
-    primitive = node.primitive
-    if primitive.shares is not None:
-        found = primitive.shares(*inputs, **node.settings)
-    elif primitive.bilinear is not None:
-        assert node.shape is not None
-        counts = primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
-        squares = sum(jnp.sum(np.asarray(n) * x * x) for n, x in zip(counts, inputs, strict=True))
-        found = (1 / (1 + squares / max(node.shape.size, 1)),) * len(inputs)
-    else:
-        found = (0.5,) * len(inputs)
-    return [jnp.log2(jnp.asarray(share)) for share in found]

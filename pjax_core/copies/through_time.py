@@ -2,8 +2,8 @@
 
 The states of a loop ``h_t = f(x_t, h_{t-1})`` are one node: its products read what its last operation makes of them.
 When a sweep comes to it, a state is asked to change by its other consumers and by the next time step.  This hands on a
-part of what is asked of itself, and each step further back a part of that: what a step asks is divided by this part, one
-number for all steps, as directions are for each parameter.
+part of what is asked of itself, and each step further back a part of that: what a step asks is divided by its part, as
+directions are for each parameter.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
+from pjax_core.copies import shares
 from pjax_core.copies.changes import Changes
+from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Slot
+from pjax_core.operations.primitive import side_of
 
 Loop = tuple[Operation, ...]
 """The operations of a step in the order of the computation: its products first, what makes its state last."""
@@ -34,16 +37,16 @@ def loops(graph: Graph) -> dict[Node, Loop]:
     return found
 
 
-def pull_through_time(changes: Changes, loop: Loop, part: Array) -> None:
-    """Add to what is asked of the states of a loop what later ones ask of them; ``part`` is what a step hands on."""
+def pull_through_time(changes: Changes, loop: Loop) -> None:
+    """Add to what is asked of the states of a loop what later ones ask of them."""
     states = loop[-1]
     assert states.shape is not None
-    asked = changes.targets.get(states, jnp.zeros(states.shape.shape, part.dtype))
+    asked = changes.targets.get(states, jnp.zeros(states.shape.shape, low_dtype(states.shape.dtype)))
     before = _asked_of_state_before(changes, loop)
 
     def step(later: Array, at_step: tuple[Array, Array]) -> tuple[Array, Array]:
         time, asked = at_step
-        total = asked + later / part.astype(later.dtype)
+        total = asked + later
         return before(total[:, None], time)[:, 0], total
 
     by_time = jnp.arange(asked.shape[1]), jnp.moveaxis(asked, 1, 0)
@@ -55,21 +58,31 @@ def _asked_of_state_before(changes: Changes, loop: Loop) -> Callable[[Array, Arr
     """What a time step asks of the state before it, given what is asked of its own, each (B, 1, M), and its place."""
     starts = {node: changes.start_of(node) for node in loop}
     inputs = {node: [_by_time(slot, node, changes.start_of) for slot in node.slots] for node in loop}
+    before = dict(zip(loop, (loop[0].feedback, *loop[:-1]), strict=True))
+    place = {node: [before[node] in slot.sources for slot in node.slots].index(True) for node in loop}
+    n_copies = {node: shares.copies(node)[place[node]] for node in loop}
 
     def asked(change: Array, time: Array) -> Array:
         def at(array: Array) -> Array:
             return array if array.ndim == 2 else lax.dynamic_slice_in_dim(array, time, 1, axis=1)
 
-        for node, before in reversed(list(zip(loop, (loop[0].feedback, *loop[:-1]), strict=True))):
-            assert before is not None
-            residual = changes.scaled(node, node, change)
-            own = tuple(map(at, inputs[node]))
+        for node in reversed(loop):
+            residual, own = changes.scaled(node, node, change), tuple(map(at, inputs[node]))
             found, _ = node.primitive.project(own, at(starts[node]) + residual, residual, **node.settings)
-            (place,) = (place for place, slot in enumerate(node.slots) if before in slot.sources)
-            change = changes.unscaled(before, node, found[place])
+            part = _part(node, own, place[node]) / n_copies[node]
+            change = changes.unscaled(node, node, found[place[node]] / part)
         return change
 
     return asked
+
+
+def _part(node: Operation, inputs: tuple[Array, ...], place: int) -> float | Array:
+    """Which part of a residual reaches an input: of dot products one number for each sample, (B, 1, 1)."""
+    if node.primitive.bilinear is None:
+        return shares.of_inputs(node, inputs)[place]
+    of_rows, of_columns = (side_of(inputs, side) for side in node.primitive.bilinear.sides)
+    squares = sum(jnp.sum(x * x, axis=-1, keepdims=True) for x in of_rows)
+    return 1 / (1 + squares + sum(jnp.sum(w * w) / w.shape[-1] for w in of_columns))
 
 
 def _by_time(slot: Slot, node: Operation, start_of: Callable[[Node], Array]) -> Array:

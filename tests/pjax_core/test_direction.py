@@ -165,3 +165,36 @@ def test_a_layer_that_stands_still_is_named(generator: np.random.Generator) -> N
     assert moved["w0"] < 1e-7 < moved["w2"]
     expected = np.linalg.norm(solution.change["w2"]) / np.linalg.norm(start[0]["w2"])
     assert float(moved["w2"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh], ids=["relu", "tanh"])
+@pytest.mark.parametrize("dot_products", ["each", "layer"])
+def test_a_sweep_goes_through_all_time_steps(
+    dot_products: Any, activation: Any, generator: np.random.Generator
+) -> None:
+    """The first of twelve inputs alone differs from sample to sample, the last state alone is read."""
+    sizes = {"w": (5, 24), "u": (24, 24), "b": (24,), "v": (24, 3)}
+    params = {name: np.float32(generator.normal(size=size) * size[0] ** -0.5) for name, size in sizes.items()}
+    x = np.broadcast_to(np.float32(generator.normal(size=5)), (8, 12, 5)).copy()
+    x[:, 0] = generator.normal(size=(8, 5))
+    y = np.eye(3, dtype=np.float32)[generator.integers(3, size=8)]
+
+    def logits(p: Any, x: Any) -> Any:
+        def step(h: Any, entry: Any) -> Any:
+            return activation(entry @ p["w"] + h @ p["u"] + p["b"]), None
+
+        first = jnp.zeros((8, 24), x.dtype)
+        return jax.lax.scan(step, first, jnp.moveaxis(x, 1, 0))[0] @ p["v"]
+
+    def loss(p: Any, x: Any, y: Any) -> Any:
+        return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits(p, x)), -1))
+
+    recurrent = pj.feasibility(
+        lambda p, x, y: pj.cross_entropy(logits(p, x), y, strength=0.3), dot_products=dot_products
+    )
+    rough, exact = (pj.direction(recurrent, *as_dtype((params, x, y), dtype)) for dtype in (jnp.float32, jnp.float64))
+    gradient = jax.grad(loss)(*as_dtype((params, x, y), jnp.float64))
+    for name in params:
+        assert cosine(rough[name], exact[name]) > 0.999
+        assert cosine(exact[name], gradient[name]) > 0.5
+    assert cosine(exact["b"], gradient["b"]) > 0.9

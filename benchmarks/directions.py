@@ -1,10 +1,12 @@
-"""MNIST by directions: projections and gradients with the same optimiser, update by update.
+"""Directions: projections and gradients with the same optimiser, update by update.
 
     python benchmarks/directions.py --data-dir FOLDER --hidden 256 256 --epochs 3 --seeds 1 2 3
+    python benchmarks/directions.py --data-dir FOLDER --model rnn --data shakespeare --hidden 128 --batch 64
 
-Each contender takes the same batches. Of several `--rates` the best is chosen on the last 5,000 training images, with
-seeds of their own. Test accuracy after each epoch; with `--time` the milliseconds and the memory of an update with its
-optimiser, interleaved with that of gradients in the same process (so say on which machine, and how busy it was).
+Each contender takes the same batches. Of several `--rates` the best is chosen on training samples that are held back
+(the last tenth, at most 5,000), with seeds of their own. Test accuracy after each epoch; with `--time` the milliseconds
+and the memory of an update with its optimiser, interleaved with that of gradients in the same process (so say on which
+machine, and how busy it was).
 """
 
 import argparse
@@ -39,23 +41,37 @@ RULES: dict[str, str | pj.Layer] = {
 }
 
 
-def initial(arguments: argparse.Namespace) -> Callable[[int], Params]:
-    """The parameters of a seed, He initialisation; the hidden layers after the first of a residual network scaled.
+MODELS: dict[str, Callable[[tuple[int, ...]], models.Model]] = {
+    "mlp": models.mlp,
+    "cnn": models.pooled_cnn,
+    "resnet": models.resnet,
+    "rnn": models.rnn,
+    "transformer": models.transformer,
+}
+
+
+def initial(arguments: argparse.Namespace, samples: Array, labels: Array) -> Callable[[int], Params]:
+    """The parameters of a seed, He initialisation; the hidden layers after the first of a residual MLP scaled.
 
     relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact.
     """
     depth = len(arguments.hidden)
     scale = {"none": 1.0, "1/depth": 1 / depth, "1/sqrt": depth**-0.5}[arguments.residual]
+    model = MODELS[arguments.model](tuple(arguments.hidden))
 
     def init(seed: int) -> Params:
-        params = models.mlp(tuple(arguments.hidden)).init(jax.random.key(seed), (784,), 10)
+        params = model.init(jax.random.key(seed), samples.shape[1:], labels.shape[-1])
+        if arguments.model != "mlp":
+            return params
         return {name: scale * a if name[0] == "w" and 0 < int(name[1:]) < depth else a for name, a in params.items()}
 
     return init
 
 
 def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, Any], Any]:
-    """An MLP, with `--residual` one whose hidden layers after the first are added to their inputs."""
+    """Of an MLP with `--residual` one whose hidden layers after the first are added to their inputs."""
+    if arguments.model != "mlp":
+        return MODELS[arguments.model](tuple(arguments.hidden)).apply
     depth = len(arguments.hidden)
     activation: Callable[..., Any] = jax.nn.relu
     if arguments.sign:
@@ -94,11 +110,12 @@ def contender(rule: str, network: Any, strength: float) -> Callable[..., Any]:
 
 
 def make_update(direction: Callable[..., Any], optimizer: Any) -> Callable[..., Any]:
-    """One compiled update."""
+    """One compiled update, of samples and labels that may be bytes."""
 
     @jax.jit
     def update(params: Params, state: Any, x: Array, y: Array) -> tuple[Params, Any]:
-        changes, state = optimizer.update(direction(params, x, y), state, params)
+        floats = x.astype(jnp.float32), y.astype(jnp.float32)
+        changes, state = optimizer.update(direction(params, *floats), state, params)
         return optax.apply_updates(params, changes), state
 
     return update
@@ -125,9 +142,15 @@ def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, se
         for start in range(0, len(x) - arguments.batch + 1, arguments.batch):
             chosen = order[start : start + arguments.batch]
             params, state = update(params, state, x[chosen], y[chosen])
-        accuracies.append(100 * float(hits(params, x_test, y_test)))
-    norms = {name: (jnp.linalg.norm(params[name] - w), jnp.linalg.norm(w)) for name, w in begin.items() if w.ndim == 2}
-    return Run(accuracies, min(float(change / size) for change, size in norms.values()))
+        parts = range(0, len(x_test), EVALUATED_AT_ONCE)
+        found = [hits(params, *(array[i : i + EVALUATED_AT_ONCE] for array in (x_test, y_test))) for i in parts]
+        accuracies.append(100 * float(jnp.mean(jnp.concatenate(found))))
+    norms = [(jnp.linalg.norm(params[name] - w), jnp.linalg.norm(w)) for name, w in begin.items() if w.ndim > 1]
+    return Run(accuracies, min(float(change / size) for change, size in norms if size > 0))
+
+
+EVALUATED_AT_ONCE = 1000
+"""Samples: the hidden values of all of them need much memory."""
 
 
 def milliseconds(updates: dict[str, Any], begin: dict[str, Any], x: Array, y: Array) -> dict[str, float]:
@@ -152,6 +175,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA)")
     parser.add_argument("--rules", nargs="+", default=["gradients", "each", "layer"], choices=["gradients", *RULES])
+    parser.add_argument("--model", choices=MODELS, default="mlp", help="described in models.py")
+    parser.add_argument("--data", choices=["mnist", "cifar10", "shakespeare"], default="mnist")
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
     parser.add_argument("--sign", choices=["relaxed", "exact"], help="signs for activations")
@@ -162,7 +187,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--choosing-seeds", type=int, nargs="+", default=[11, 12])
     parser.add_argument("--strength", type=float, default=0.05)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=60_000)
+    parser.add_argument("--samples", type=int, help="to learn from, the first; all if not given")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--raw", action="store_true", help="images from 0 to 1, not standardised")
@@ -171,29 +196,31 @@ def parse_arguments() -> argparse.Namespace:
 
 
 HELD = 5_000
-"""Of the training images the last, on which rates are chosen."""
+"""Of the training samples the last, and at most a tenth, on which rates are chosen."""
 
 
 class Split(NamedTuple):
-    """Images as rows with mean 0 and standard deviation 1 over all training images, and labels; what is tested on."""
+    """Samples and labels to learn from, and what is tested on."""
 
     train: tuple[Array, Array]
     test: tuple[Array, Array]
 
 
 def splits(arguments: argparse.Namespace) -> tuple[Split, Split]:
-    """For choosing, without the images that are held back, and for testing."""
-    data = datasets.load_mnist(arguments.data_dir)
-    x, x_test = (np.asarray(a, np.float32).reshape(len(a), -1) for a in (data.x_train, data.x_test))
-    mean, deviation = (0, 1) if arguments.raw else (x.mean(), x.std())
+    """For choosing, without the samples that are held back, and for testing.
 
-    def pair(x: Any, y: Any) -> tuple[Array, Array]:
-        return jnp.asarray((x - mean) / deviation, jnp.float32), jnp.asarray(y, jnp.float32)
-
-    fewer, held = slice(0, min(arguments.samples, len(x) - HELD)), slice(len(x) - HELD, None)
-    all_samples, test = slice(0, arguments.samples), pair(x_test, data.y_test)
-    choosing = Split(pair(x[fewer], data.y_train[fewer]), pair(x[held], data.y_train[held]))
-    return choosing, Split(pair(x[all_samples], data.y_train[all_samples]), test)
+    Images of MNIST have mean 0 and standard deviation 1 over all training images, and are rows for an MLP.
+    """
+    data = datasets.load(arguments.data, data_dir=arguments.data_dir)
+    images = data.x_train, data.x_test
+    if arguments.data == "mnist" and not arguments.raw:
+        images = datasets.standardised(*images, axes=(0, 1, 2))
+    if arguments.model == "mlp":
+        images = images[0].reshape(len(images[0]), -1), images[1].reshape(len(images[1]), -1)
+    x, y, x_test, y_test = map(jnp.asarray, (images[0], data.y_train, images[1], data.y_test))
+    rest = len(x) - min(HELD, len(x) // 10)
+    fewer, every = (slice(0, min(arguments.samples or n, n)) for n in (rest, len(x)))
+    return Split((x[fewer], y[fewer]), (x[rest:], y[rest:])), Split((x[every], y[every]), (x_test, y_test))
 
 
 def print_times(updates: dict[str, Any], begin: Any, batch: Any) -> None:
@@ -207,7 +234,8 @@ def print_times(updates: dict[str, Any], begin: Any, batch: Any) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    (choosing, testing), init = splits(arguments), initial(arguments)
+    choosing, testing = splits(arguments)
+    init = initial(arguments, *testing.train)
     optimizer = optimizer_of(arguments.optimizer)
     networks = {rule: network_of(arguments, rule) for rule in arguments.rules}
     updates = {
@@ -222,7 +250,7 @@ def main() -> None:
         print_times(updates, begin(1, 1e-3), [array[: arguments.batch] for array in testing.train])
         return
     for rule, network in networks.items():
-        hits = jax.jit(lambda params, x, y, f=network: jnp.mean(jnp.argmax(f(params, x), -1) == jnp.argmax(y, -1)))
+        hits = jax.jit(lambda params, x, y, f=network: jnp.argmax(f(params, 1.0 * x), -1) == jnp.argmax(y, -1))
 
         def runs(split: Split, seeds: list[int], rate: float, rule: str = rule, hits: Any = hits) -> list[Run]:
             return [train(updates[rule], *begin(seed, rate), split, arguments, seed, hits) for seed in seeds]

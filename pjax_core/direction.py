@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pjax_core.algorithms.base import Algorithm
@@ -18,7 +17,8 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
-from pjax_core.copies.count import low_dtype
+from pjax_core.copies.shares import log_shares
+from pjax_core.copies.through_time import loops, pull_through_time
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 from pjax_core.problem import Problem, checked_arguments
@@ -41,7 +41,8 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
     By default, with no algorithm, they may even be too small for float32: they are held in units of their own.  There
-    one sweep takes as many products as back-propagation.
+    one sweep takes as many products as back-propagation, and through a ``recurrence`` goes from the last time step to
+    the first: what a step asks of the state before it is divided by the part that it hands on, as for parameters.
 
     Args:
         problem: from :func:`feasibility`.
@@ -100,28 +101,36 @@ def _value_and_direction(
     shares = log_shares(graph, start_of)
     if algorithm is None and steps == 1:
         exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}
-        moved = _changes(graph, start_of, [reversed(graph.nodes)], exponents)
+        moved = _sweep(graph, start_of, exponents)
     else:
         algorithm, exponents = algorithm or cyclic_projections(), {}
         if algorithm.sets is None:
             moved = _changes_of_values(problem, algorithm, steps, params, data)
         else:
-            moved = _changes(graph, start_of, algorithm.sets(graph, steps), None)
+            moved = _changes(graph, start_of, algorithm.sets(graph, steps))
     left = {node.index: share - exponents.get(node, 0) for node, share in shares.items() if isinstance(node, Parameter)}
     directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
     return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
 
 
-def _changes(
-    graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]], exponents: dict[Node, Array] | None
-) -> list[Array]:
+def _sweep(graph: Graph, start_of: Values, exponents: dict[Node, Array]) -> list[Array]:
+    """By how much one sweep from the output back, and in loops from their last time step, changes each parameter."""
+    changes, by_states = Changes(graph, start_of, exponents), loops(graph)
+    for node in reversed(graph.nodes):
+        with jax.named_scope(graph.label(node)):
+            if node in by_states:
+                pull_through_time(changes, by_states[node])
+            changes.project(node)
+    return changes.of_parameters()
+
+
+def _changes(graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]]) -> list[Array]:
     """By how much projections onto some sets of nodes, one after the other, change each parameter."""
-    changes = Changes(graph, start_of, exponents)
+    changes = Changes(graph, start_of)
     for node in itertools.chain.from_iterable(sets):
         with jax.named_scope(graph.label(node)):
             changes.project(node)
-    parameters = sorted((node for node in graph.nodes if isinstance(node, Parameter)), key=lambda node: node.index)
-    return [changes.of_parameter(parameter) for parameter in parameters]
+    return changes.of_parameters()
 
 
 def _changes_of_values(
@@ -142,52 +151,3 @@ def _value(graph: Graph, start_of: Values) -> Array:
     """The outputs of all output constraints, added up."""
     constraints = (node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output)
     return jnp.asarray(sum(node.start(start_of) for node in constraints))
-
-
-def log_shares(graph: Graph, start_of: Values) -> dict[Node, Array]:
-    """Of each node the logarithm to base 2 of the part of the pull of its output constraint that reaches it.
-
-    Where there are several ways, that of the largest part.
-    """
-    ways: dict[Node, list[Array]] = {node: [] for node in graph.nodes}
-    shares: dict[Node, Array] = {}
-    for node in reversed(graph.nodes):
-        if not isinstance(node, Operation):
-            continue
-        if node.primitive.constrains_output:
-            own = jnp.zeros(())
-            of_slots = [jnp.log2(node.settings.get("strength", 1.0))] * len(node.slots)
-        else:
-            own = functools.reduce(jnp.maximum, ways[node])
-            of_slots = _log_shares_of_slots(node, start_of)
-        shares[node] = own
-        for slot, of_slot, copies in zip(node.slots, of_slots, _copies(node), strict=True):
-            for source in slot.sources:
-                if source in ways:
-                    one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else copies)
-                    ways[source].append(own + of_slot - float(np.log2(max(one_of, 1))))
-    return shares | {
-        node: functools.reduce(jnp.maximum, ways[node]) for node in graph.nodes if isinstance(node, Parameter)
-    }
-
-
-def _copies(node: Operation) -> list[float]:
-    """How many copies the operation holds of the elements of each slot, at most."""
-    counts = node.primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
-    return [float(np.max(count, initial=0)) for count in counts]
-
-
-def _log_shares_of_slots(node: Operation, start_of: Values) -> list[Array]:
-    """What part of a residual of the operation reaches each of its slots, besides the copies."""
-    inputs = [slot.read(start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots]
-    primitive = node.primitive
-    if primitive.shares is not None:
-        found = primitive.shares(*inputs, **node.settings)
-    elif primitive.bilinear is not None:
-        assert node.shape is not None
-        counts = primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
-        squares = sum(jnp.sum(np.asarray(n) * x * x) for n, x in zip(counts, inputs, strict=True))
-        found = (1 / (1 + squares / max(node.shape.size, 1)),) * len(inputs)
-    else:
-        found = (0.5,) * len(inputs)
-    return [jnp.log2(jnp.asarray(share)) for share in found]

@@ -44,6 +44,16 @@ class Info:
     inaccurate: dict[str, Array]
     movement: Any
 
+    def describe(self) -> None:
+        """Print how far each parameter moved, relative to its size: one row each."""
+        rows = [
+            (jax.tree_util.keystr(path), f"{movement:.1e}")
+            for path, movement in jax.tree_util.tree_leaves_with_path(jax.device_get(self.movement))
+        ]
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, movement in rows:
+            print(f"params{name.ljust(width)}  moved by {movement} of its size")
+
 
 @exportable_dataclass
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jax import Array
 from pjax_core.arrays.meshes import full, shape_of_type
 from pjax_core.copies.count import low_dtype, mean_change, sources, unread_elements
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_index
+from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.operations.primitive import moved
 
 LINEAR = -60
@@ -55,10 +55,10 @@ class Changes:
         elif isinstance(node, Operation):
             self._project_operation(node)
 
-    def of_parameter(self, parameter: Parameter) -> Array:
-        """By how much it has changed."""
-        assert parameter.shape is not None
-        return self.values[parameter] if parameter in self.values else _nothing(parameter)
+    def of_parameters(self) -> list[Array]:
+        """By how much each has changed, in their order."""
+        parameters = sorted((node for node in self.graph.nodes if isinstance(node, Parameter)), key=lambda p: p.index)
+        return [self.values[node] if node in self.values else _nothing(node) for node in parameters]
 
     def _project_operation(self, node: Operation) -> None:
         starts = [slot.read(self.start_of) for slot in node.slots]
@@ -68,29 +68,33 @@ class Changes:
             found, _ = node.primitive.project(values, None, None, **node.settings)
         else:
             growth = node.primitive.growth(starts, changes, **node.settings)
-            change = self._scaled(node, node, self.targets.pop(node, self.values.pop(node, None)))
+            change = self.targets.pop(node, self.values.pop(node, None))
+            change = None if change is None else self.scaled(node, node, change)
             if growth is None and change is None:
                 return
             change, residual = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
             estimate = self.start_of(node) + change
             found, output_change = node.primitive.project(values, estimate, residual, **node.settings)
             assert output_change is not None
-            self.values[node] = self._unscaled(node, node, change + output_change)
+            self.values[node] = self.unscaled(node, node, change + output_change)
         for source in sources(node):
-            mean = self._unscaled(source, node, mean_change(self.graph, node, source, found, self.start_of))
+            mean = self.unscaled(source, node, mean_change(self.graph, node, source, found, self.start_of))
             self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
 
     def _change_of(self, slot: Slot, reader: Operation) -> Array | None:
-        """The change of a slot's value; None if none of its sources has changed."""
-        changed = {node: self.values[node] for node in slot.sources if node in self.values}
+        """The change of a slot's value; None if none of its sources has changed.
+
+        In a sweep the time steps of a loop come from the last to the first: each before the state that it reads.
+        """
+        moved_later = Feedback if self.exponents is not None else ()
+        sources = (node for node in slot.sources if not isinstance(node, moved_later))
+        changed = {node: self.values[node] for node in sources if node in self.values}
         if not changed:
             return None
 
         def change(source: Node) -> Array:
             if source in changed:
-                scaled = self._scaled(source, reader, changed[source])
-                assert scaled is not None
-                return scaled
+                return self.scaled(source, reader, changed[source])
             return self.start_of(source) if is_index(source) else _nothing(source)
 
         return slot.read(change)
@@ -109,11 +113,12 @@ class Changes:
             exponent = exponent - own + jnp.maximum(own, LINEAR)
         return jnp.ldexp(jnp.ones((), jnp.result_type(float)), exponent)
 
-    def _scaled(self, node: Node, operation: Operation, change: Array | None) -> Array | None:
-        scale = None if change is None else self._scale(node, operation)
-        return change if change is None or scale is None else change * scale.astype(change.dtype)
+    def scaled(self, node: Node, operation: Operation, change: Array) -> Array:
+        """A change in the units of its node, in those that an operation is projected with."""
+        scale = self._scale(node, operation)
+        return change if scale is None else change * scale.astype(change.dtype)
 
-    def _unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
+    def unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
         """The change in the units of its node, in the dtype of changes."""
         assert node.shape is not None
         scale = self._scale(node, operation)

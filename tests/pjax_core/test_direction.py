@@ -170,7 +170,7 @@ def test_wrong_arguments(generator: np.random.Generator) -> None:
         pj.Layer("all")
 
 
-def test_a_layer_that_stands_still_is_named(generator: np.random.Generator) -> None:
+def test_a_layer_that_stands_still_is_named(generator: np.random.Generator, capsys: pytest.CaptureFixture[str]) -> None:
     start = arguments(generator, (100, 48, 48, 10), 64)
     with pytest.warns(RuntimeWarning, match=r"params\['w0'\].* moved by less than rounding"):
         solution = pj.solve(problem(0.01), *start, algorithm=pj.cyclic_projections(), steps=1)
@@ -178,3 +178,42 @@ def test_a_layer_that_stands_still_is_named(generator: np.random.Generator) -> N
     assert moved["w0"] < 1e-7 < moved["w2"]
     expected = np.linalg.norm(solution.change["w2"]) / np.linalg.norm(start[0]["w2"])
     assert float(moved["w2"]) == pytest.approx(expected, rel=1e-5)
+    solution.info.describe()
+    rows = {row.split()[0]: row for row in capsys.readouterr().out.splitlines()}
+    assert len(rows) == len(start[0])
+    assert f"moved by {float(moved['w2']):.1e} of its size" in rows["params['w2']"]
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh], ids=["relu", "tanh"])
+@pytest.mark.parametrize("dot_products", ["each", pj.Layer(b=1e-3)])
+def test_a_sweep_goes_through_all_time_steps(
+    dot_products: Any, activation: Any, generator: np.random.Generator
+) -> None:
+    """The first of twelve inputs alone differs from sample to sample, the last state alone read, little damped."""
+    sizes = {"w": (5, 24), "u": (24, 24), "b": (24,), "v": (24, 3)}
+    params = {name: np.float32(generator.normal(size=size) * size[0] ** -0.5) for name, size in sizes.items()}
+    x = np.broadcast_to(np.float32(generator.normal(size=5)), (8, 12, 5)).copy()
+    x[:, 0] = generator.normal(size=(8, 5))
+    y = np.eye(3, dtype=np.float32)[generator.integers(3, size=8)]
+
+    def logits(p: Any, x: Any) -> Any:
+        def step(h: Any, entry: Any) -> Any:
+            return activation(entry @ p["w"] + h @ p["u"] + p["b"]), None
+
+        first = jnp.zeros((8, 24), x.dtype)
+        return jax.lax.scan(step, first, jnp.moveaxis(x, 1, 0))[0] @ p["v"]
+
+    def loss(p: Any, x: Any, y: Any) -> Any:
+        return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits(p, x)), -1))
+
+    recurrent = pj.feasibility(
+        lambda p, x, y: pj.cross_entropy(logits(p, x), y, strength=0.3), dot_products=dot_products
+    )
+    with jax.enable_x64(True):
+        start = (as_dtype((params, x, y), dtype) for dtype in (jnp.float32, jnp.float64))
+        rough, exact = (pj.direction(recurrent, *arrays) for arrays in start)
+        gradient = jax.grad(loss)(*as_dtype((params, x, y), jnp.float64))
+    for name in params:
+        assert cosine(rough[name], exact[name]) > 0.999
+        assert cosine(exact[name], gradient[name]) > 0.5
+    assert cosine(exact["b"], gradient["b"]) > 0.9

@@ -11,6 +11,7 @@ from jax import Array
 
 from pjax_kernels.bilinear_map.xla import transposed
 from pjax_kernels.dot_products import BilinearMap, Tree
+from pjax_kernels.roots import replaced_if
 
 
 class Layer(NamedTuple):
@@ -20,8 +21,6 @@ class Layer(NamedTuple):
         product: ``F(x, w)``.
         to_x: ``F_x^T(c; w)``.
         to_w: ``F_w^T(c; x)``.
-        by_x: ``F(to_x(c), w)``, by how much outputs move if inputs are moved by ``c``.
-        by_w: ``F(x, to_w(c))``, the same of weights.
         rows: of each column of ``w``, how many dot products hold it.
         x_squared: the mean over all dot products of the sum of squares of their entries of ``x``.
         w_squared: that of their entries of ``w``.
@@ -30,8 +29,6 @@ class Layer(NamedTuple):
     product: BilinearMap
     to_x: Callable[[Array], Tree]
     to_w: Callable[[Array], Tree]
-    by_x: Callable[[Array], Array]
-    by_w: Callable[[Array], Array]
     rows: int
     x_squared: Array
     w_squared: Array
@@ -51,19 +48,18 @@ def layer_increments(
     moves_x: bool,
 ) -> tuple[Tree, Tree, Array]:
     """The changes of ``x``, ``w`` and ``z``."""
-    layer = _layer(bilinear, x, w, z, steps)
+    layer = _layer(bilinear, x, w, z)
     residual = z - bilinear(x, w) if residual is None else residual
     if rule == "coupled":
-        x_change, w_change, z_change = _coupled(layer, residual, b, c, steps, moves_x)
+        x_change, w_change, z_change = _coupled(layer, x, w, residual, b, c, steps, moves_x)
         return x_change if moves_x else jax.tree.map(jnp.zeros_like, x), w_change, z_change
     of_x = 1 / (1 + layer.w_squared)
     x_change = _times(of_x, layer.to_x(residual)) if moves_x else jax.tree.map(jnp.zeros_like, x)
-    w_change = _damped(layer, x, w, residual, b) if rule == "rank one" else _whitened(layer, residual, b, steps)
+    w_change = _damped(layer, x, w, residual, b) if rule == "rank one" else _whitened(layer, x, w, residual, b, steps)
     return x_change, w_change, bilinear(x, w_change) - residual
 
 
-def _layer(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, steps: int) -> Layer:
-    """The layer, of which so many steps are made."""
+def _layer(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> Layer:
 
     def to_x(c: Array) -> Tree:
         return transposed(lambda x: bilinear(x, w), x, c)
@@ -71,8 +67,13 @@ def _layer(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, steps: int) -> Lay
     def to_w(c: Array) -> Tree:
         return transposed(lambda w: bilinear(x, w), w, c)
 
-    by_x, by_w = lambda c: bilinear(to_x(c), w), lambda c: bilinear(x, to_w(c))
-    if bilinear is jnp.matmul and x.ndim == w.ndim == 2:
+    return Layer(bilinear, to_x, to_w, *metric(x, w, z))
+
+
+def _moves_of_output(layer: Layer, x: Tree, w: Tree, steps: int) -> tuple[Callable[[Array], Array], ...]:
+    """By how much outputs move if inputs, or weights, are moved by ``c``: ``F(to_x(c), w)`` and ``F(x, to_w(c))``."""
+    by_x, by_w = lambda c: layer.product(layer.to_x(c), w), lambda c: layer.product(x, layer.to_w(c))
+    if layer.product is jnp.matmul and x.ndim == w.ndim == 2:
         # What is the same in all steps is formed once, where that takes fewer products.
         (rows, length), width = x.shape, w.shape[1]
         if width * length + steps * rows * width < 2 * steps * rows * length:
@@ -81,7 +82,7 @@ def _layer(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, steps: int) -> Lay
         if rows * length + steps * rows * width < 2 * steps * length * width:
             of_inputs = x @ x.T
             by_w = lambda c: of_inputs @ c  # noqa: E731
-    return Layer(bilinear, to_x, to_w, by_x, by_w, *metric(x, w, z))
+    return by_x, by_w
 
 
 def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
@@ -93,24 +94,35 @@ def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
     return z.size // width, jnp.maximum(x_squared, jnp.finfo(z.dtype).tiny), w_squared
 
 
-def _coupled(layer: Layer, residual: Array, b: float, c: float, steps: int, moves_x: bool) -> tuple[Tree, Tree, Array]:
+def _coupled(
+    layer: Layer, x: Tree, w: Tree, residual: Array, b: float, c: float, steps: int, moves_x: bool
+) -> tuple[Tree, Tree, Array]:
     mobility = b / (layer.rows * layer.x_squared)
     slack = c * (layer.w_squared + b / layer.rows)
 
-    def gain(multiplier: Array) -> Array:
-        of_w_and_z = mobility * layer.by_w(multiplier) + slack * multiplier
-        return layer.by_x(multiplier) + of_w_and_z if moves_x else of_w_and_z
+    def multiplier_of(residual: Array) -> Array:
+        by_x, by_w = _moves_of_output(layer, x, w, steps)
 
-    multiplier = conjugate_gradients(gain, residual, steps)
+        def gain(multiplier: Array) -> Array:
+            of_w_and_z = mobility * by_w(multiplier) + slack * multiplier
+            return by_x(multiplier) + of_w_and_z if moves_x else of_w_and_z
+
+        return conjugate_gradients(gain, residual, steps)
+
+    # In a loop that runs once: compilers would form the products of all layers first, and hold them together.
+    total = jnp.sum(residual)
+    once = (total == total) | (total != total)  # true, which compilers do not know
+    multiplier = replaced_if(once, multiplier_of, residual)
     return layer.to_x(multiplier), _times(mobility, layer.to_w(multiplier)), -slack * multiplier
 
 
-def _whitened(layer: Layer, residual: Array, b: float, steps: int) -> Tree:
+def _whitened(layer: Layer, x: Tree, w: Tree, residual: Array, b: float, steps: int) -> Tree:
     """The change of ``w`` with the inputs held: ``m X^T (1 + m X X^T)^-1 R``."""
     mobility = b / (layer.rows * layer.x_squared)
+    _, by_w = _moves_of_output(layer, x, w, steps)
 
     def gain(multiplier: Array) -> Array:
-        return multiplier + mobility * layer.by_w(multiplier)
+        return multiplier + mobility * by_w(multiplier)
 
     return _times(mobility, layer.to_w(conjugate_gradients(gain, residual, steps)))
 

@@ -21,7 +21,7 @@ def factored_increments(
     dots: DotProducts, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
-    return _increments(roots.near_or_any, dots, x, w, u, v, z)
+    return _increments(roots.bilinear_roots, dots, x, w, u, v, z)
 
 
 def factored_formula(

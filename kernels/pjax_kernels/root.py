@@ -131,25 +131,55 @@ def far_root(plus: Square, minus: Square, z: Array) -> BilinearRoot:
     return _far_coefficients(sign, t, v, set_valued, other, equation)
 
 
-def far_iteration(v: Array, plus: Square, minus: Square, z: Array) -> Array:
-    """``v = |t|/(1 - |t|)`` after one step more of :func:`far_root`, or the guess it starts from for a negative ``v``.
+def stretched(t: Array) -> Array:
+    """``v = t/(1 - |t|)``: small roots keep their precision in it, and so do the distances of large ones from 1 and -1.
 
-    For loops: one elementwise expression of few operations.  It is infinite where the projection is set-valued.  After
-    ``1 + FAR_STEPS`` of them :func:`far_coefficients` gives the root to 8 ulp, without the last, precise step.
+    It is infinite where the projection is set-valued.
     """
-    _, pole, other, equation = _oriented(plus, minus, z)
-    lower_bound = _lower_bound(equation)
-    v = jnp.where(v < 0, _far_start(lower_bound, equation), _far_step(v, lower_bound, equation))
-    return jnp.where((pole.value <= 0) & (equation.excess >= 0), jnp.inf, v)
+    return t * (1 / (1 - jnp.abs(t)))
 
 
-def far_coefficients(v: Array, plus: Square, minus: Square, z: Array) -> BilinearRoot:
-    """What follows from the last :func:`far_iteration`."""
-    sign, _, other, equation = _oriented(plus, minus, z)
-    # Decided by v alone: rounded anew in each use, the excess could give each coefficient a case of its own.
-    set_valued = jnp.isinf(v)
-    v = jnp.where(set_valued, jnp.ones_like(v), v)
-    return _far_coefficients(sign, v / (1 + v), v, set_valued, other, equation)
+def stretched_iteration(minus_v: Array, scaled: Array, plus: Array, minus: Array, *, found: float = 0) -> Array:
+    """One step nearer to the roots, given and returned as :func:`stretched` and negated, for ``P``, ``M`` as they are.
+
+    For loops: one elementwise expression of few operations.  Where ``minus_v`` is infinite, the result is the guess of
+    :func:`far_root`, and ``FAR_STEPS`` later the root to 8 ulp; from the ``scaled`` residual, as many steps as
+    :func:`near_root` takes are enough.  Where the size of that is at most ``found``, nothing changes.
+    """
+    pole, other, equation = _signed_equation(scaled, plus, minus)
+    lower_bound, v = _lower_bound(equation), jnp.abs(minus_v)
+    v = jnp.where(jnp.isinf(v), _far_start(lower_bound, equation), _far_step(v, lower_bound, equation))
+    v = jnp.where((pole <= 0) & (equation.excess >= 0), jnp.inf, v)
+    return jnp.where(jnp.abs(scaled) <= found, minus_v, jnp.where(scaled < 0, v, -v))
+
+
+def stretched_coefficients(v: Array) -> tuple[Array, Array, Array]:
+    """``t``, ``beta`` and ``gamma`` of a :func:`stretched` root."""
+    size, sign, set_valued = jnp.abs(v), jnp.sign(v), jnp.isinf(v)
+    # Quotients of three kinds, none in two of the results: the compiler would store it for them.
+    t = jnp.where(set_valued, sign, v / (1 + size))
+    beta = jnp.where(set_valued, 0.5 * sign, (1 + size) * (v / (1 + 2 * size)))
+    return t, beta, jnp.where(set_valued, 0, beta * (v * (1 / (1 + size))))
+
+
+def stretched_rest(v: Array) -> Array:
+    """``beta`` less ``gamma`` with its sign: ``t/(1 + |t|)``."""
+    size = jnp.abs(v)
+    return jnp.where(jnp.isinf(v), 0.5 * jnp.sign(v), v / (1 + 2 * size))
+
+
+def stretched_radius(v: Array, scaled: Array, plus: Array, minus: Array) -> Array:
+    """The radius of a set-valued projection, 0 where it is not set-valued."""
+    _, other, equation = _signed_equation(scaled, plus, minus)
+    radius = jnp.sqrt(jnp.maximum(equation.excess, 0)) * jnp.sqrt(1 + 2 * other)
+    return jnp.where(jnp.isinf(v), radius, 0)
+
+
+def _signed_equation(scaled: Array, plus: Array, minus: Array) -> tuple[Array, Array, _Equation]:
+    """The squares by the pole at the sign of the root and by the other one, and the equation for v."""
+    negative = scaled < 0
+    pole, other = jnp.where(negative, minus, plus), jnp.where(negative, plus, minus)
+    return pole, other, _scaled_equation(pole, other, jnp.abs(scaled))
 
 
 def _oriented(plus: Square, minus: Square, z: Array) -> tuple[Array, Square, Square, _Equation]:
@@ -202,15 +232,22 @@ class _Equation(NamedTuple):
 def _scale_equation(pole: Square, other: Square, z: Array) -> _Equation:
     """The equation for v, divided by ``1 + q = 1 + 2 (P + M)``."""
     unit = 2.0**-3  # keeps the sums below finite for the largest inputs
-    per_unit = 1 / (unit + (2 * unit) * (pole.value + other.value))
     residual = (unit * z - unit * pole.value) + unit * other.value
-    one, other_scaled, scaled = unit * per_unit, (unit * other.value) * per_unit, residual * per_unit
-    return _Equation((unit * pole.value) * per_unit, other_scaled, one, scaled, scaled - (one + 0.75 * other_scaled))
+    per_unit = 1 / (unit + (2 * unit) * (pole.value + other.value))
+    return _scaled_equation(pole.value, other.value, residual * per_unit)
+
+
+def _scaled_equation(pole: Array, other: Array, scaled: Array) -> _Equation:
+    """The same from the scaled residual."""
+    unit = 2.0**-3
+    per_unit = 1 / (unit + (2 * unit) * (pole + other))
+    one, other = unit * per_unit, (unit * other) * per_unit
+    return _Equation((unit * pole) * per_unit, other, one, scaled, scaled - (one + 0.75 * other))
 
 
 def _lower_bound(equation: _Equation) -> Array:
     """A number that v is not below: the root where the bounded terms are as steep as at 0."""
-    return 2 * equation.scaled / (1 + jnp.sqrt(1 + 4 * equation.pole * equation.scaled))
+    return 2 * equation.scaled * (1 / (1 + jnp.sqrt(1 + 4 * equation.pole * equation.scaled)))
 
 
 def _far_start(lower_bound: Array, equation: _Equation) -> Array:

@@ -2,66 +2,93 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.export import is_symbolic_dim
 
 from pjax_kernels import root
-from pjax_kernels.meshes import shards
-
-BLOCK = 1 << 12
-"""Dot products at least worth solving at a time, where large layers with far roots are solved in parts."""
 
 SMALL = 1 << 14
 """Dot products that can afford three steps for all of them."""
-
-_BEYOND, _FAR = 1.0, 2.0
-"""Marks in the place of roots: more steps are needed, or no number of steps is enough.  Near roots are below 1."""
 
 Result = TypeVar("Result")
 
 Equations: TypeAlias = tuple[Array, Array, Array, Array | None]
 """``p``, ``q``, ``z`` of all equations for a root, in shapes that broadcast to that of ``z``; ``z - p`` if known."""
 
+FarEquations: TypeAlias = tuple[tuple[Any, ...], Callable[..., tuple[Array, Array, Array]]]
+"""Operands, and the scaled residuals, ``P`` and ``M`` as an elementwise function of them."""
 
-def near_first(
+
+def minus_roots(
     equations: Equations,
     again: Callable[[], Equations],
-    near: Callable[[Array], Result],
-    anyway: Callable[[Result], Result],
-) -> Result:
-    """What follows from the roots: ``near(-t)`` where :func:`root.near_root` gives every one, else ``anyway`` of that.
+    far: Callable[[], FarEquations],
+    of_radius: Callable[[Array, Array], Result],
+    without: Result,
+) -> tuple[Array, Result]:
+    """``-v``, the roots :func:`root.stretched` and negated, and what follows from the radii of set-valued projections.
+
+    To negate the last step, and not what follows from it, saves a pass over memory: the change of ``z`` is ``-t``.
 
     Args:
         equations: of all dot products.
-        again: gives the same once more, where the first try has failed.
-        near: what follows from roots that are all near.  The change of ``z`` is ``-t``: to negate the last step, and
-            not its result, saves a pass over memory.
-        anyway: the same, whatever the roots; it is given the result of ``near``, whose memory it may use.
+        again: gives the same once more, where one step is not enough for a root.
+        far: what :func:`root.stretched_iteration` needs of them, where some roots are far.
+        of_radius: what is wanted of ``-v`` and the radii.
+        without: the same where all radii are zero.
     """
     z = equations[2]
     one_step, _, three_steps = root.near_limits(z.dtype)
 
-    def minus_roots(equations: Equations, steps: int, limit: float) -> Array:
+    def try_steps(equations: Equations, steps: int, limit: float) -> Array:
         p, q, z, residual = equations
         scaled = root.quick_scaled_residual(p, q, z, residual)
-        marks = jnp.where(jnp.abs(scaled) > three_steps, _FAR, _BEYOND).astype(scaled.dtype)
-        return jnp.where(jnp.abs(scaled) > limit, marks, -root.near_root(scaled, p, q, steps=steps))
+        unfinished = jnp.where(jnp.abs(scaled) > three_steps, jnp.inf, scaled)
+        near = root.stretched(root.near_root(scaled, p, q, steps=steps))
+        return -jnp.where(jnp.abs(scaled) > limit, unfinished, near)
 
     # A small layer can afford three steps, and needs them more often: few outputs make large residuals.
     small = not is_symbolic_dim(z.size) and z.size <= SMALL
-    minus_t = minus_roots(equations, *((3, three_steps) if small else (1, one_step)))
-    # The largest mark says what is to be done: the largest residual would, but they would all have to be held for it.
-    mark = jnp.max(jnp.abs(minus_t), initial=0)
+    limit = three_steps if small else one_step
+    minus_v = try_steps(equations, 3 if small else 1, limit)
+    # The largest says what is to be done: the largest residual would, but they would all have to be held for it.
+    if small:  # from both ends: compilers would compute all anew for the sizes
+        largest = jnp.maximum(jnp.max(minus_v, initial=0), -jnp.min(minus_v, initial=0))
+    else:  # in one pass
+        largest = jnp.max(jnp.abs(minus_v), initial=0)
+
+    def finish(found: tuple[Array, Result]) -> tuple[Array, Result]:
+        operands, of_operands = far()
+
+        def iterate(_: Array, minus_v: Array) -> Array:
+            # Else the compiler would take out of the loop, and store, all that is the same each time: kernel by kernel.
+            inner, minus_v = lax.optimization_barrier((operands, minus_v))
+            # Half the limit: rounded anew, the scaled residual may be on the other side of it.
+            return root.stretched_iteration(minus_v, *of_operands(*inner), found=limit / 2)
+
+        minus_v = lax.fori_loop(0, 1 + root.FAR_STEPS, iterate, found[0])
+        return minus_v, of_radius(minus_v, root.stretched_radius(minus_v, *of_operands(*operands)))
+
     if not small:
-        minus_t = replaced_if(mark == _BEYOND, lambda _: minus_roots(again(), 3, three_steps), minus_t)
-    # Not a number, it may hide far ones in other rows.
-    return replaced_if(~(mark <= _BEYOND), anyway, near(minus_t))
+        beyond = (largest > limit) & (largest < jnp.inf)
+        minus_v = replaced_if(beyond, lambda _: try_steps(again(), 3, three_steps), minus_v)
+    # What is not a number may hide far ones in other rows.
+    return replaced_if(~(largest < jnp.inf), finish, (minus_v, without))
+
+
+def scaled_equations(
+    p: Array, q_terms: Sequence[Array], z: Array, residual: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """The scaled residuals, ``P`` and ``M``, from terms that add up to ``q``."""
+    q = functools.reduce(operator.add, q_terms)
+    plus, minus = root.squares(p, q)
+    return root.quick_scaled_residual(p, q, z, residual), plus.value, minus.value
 
 
 def replaced_if(condition: Array, replace: Callable[[Result], Result], result: Result) -> Result:
@@ -75,51 +102,14 @@ def replaced_if(condition: Array, replace: Callable[[Result], Result], result: R
     return lax.while_loop(lambda carry: carry[0], body, (condition, result))[1]
 
 
-@jax.jit  # outside jit, a branch would be compiled anew at every call
-def near_or_any(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
+def bilinear_roots(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
     """The roots, for arrays of one shape; ``residual`` is ``z - p`` if known."""
-    scaled = root.scaled_residual(p, q, z, residual)
-
-    def near(p: Array, q: Array, *_: Array | None) -> root.BilinearRoot:
-        return root.near_coefficients(root.near_root(scaled, p, q))
-
-    return lax.cond(jnp.max(jnp.abs(scaled), initial=0) <= root.NEAR, near, any_roots, p, q, z, residual)
-
-
-def any_roots(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
-    """The roots whatever they are; ``p`` and ``q`` of shapes that broadcast to that of ``z``, ``z - p`` if known."""
-    scaled = root.scaled_residual(p, q, z, residual)
-    near = root.near_coefficients(root.near_root(scaled, p, q, steps=3))
-    far = far_roots(root.squares, (p, q), z)
-    is_near = jnp.abs(scaled) <= root.near_limits(z.dtype)[-1]
-    return root.BilinearRoot(*(jnp.where(is_near, n, f) for n, f in zip(near, far, strict=True)))
-
-
-def far_roots(
-    squares: Callable[..., tuple[root.Square, root.Square]], operands: tuple[Array, ...], z: Array
-) -> root.BilinearRoot:
-    """The roots for the ``squares`` of operands whose shapes broadcast to that of ``z``, all taken to be far.
-
-    A loop whose body is one expression: what takes time to compile is not how long it is, but how many kernels the
-    compiler makes of it.  Far roots are rare, and short programs matter more than their speed.
-    """
-
-    def iterate(_: Array, v: Array) -> Array:
-        # Else the compiler would take out of the loop, and store, all that is the same each time: as many kernels.
-        *inner, z_inner, v = lax.optimization_barrier((*operands, z, v))
-        return root.far_iteration(v, *squares(*inner), z_inner)
-
-    start = jnp.full_like(sum((*operands, z)), -1)
-    v = lax.fori_loop(0, 1 + root.FAR_STEPS, iterate, start)
-    return root.far_coefficients(v, *squares(*operands), z)
-
-
-def rows_at_a_time(shape: tuple[int, ...], entries: int = 4 * BLOCK) -> int:
-    """How many rows of dot products to take at a time of each part of the batch: at most so many entries.
-
-    A divisor of the number of rows in the parts, into which devices may have split the batch.
-    """
-    if is_symbolic_dim(shape[0]):
-        return 1
-    limit, part = max(1, entries // max(1, math.prod(shape[1:]))), shape[0] // shards(shape[0])
-    return next((rows for rows in range(min(limit, part), 0, -1) if part % rows == 0), 1)
+    operands = p, (q,), z, residual
+    minus_v, radius = minus_roots(
+        (p, q, z, residual),
+        lambda: (p, q, z, residual),
+        lambda: (operands, scaled_equations),
+        lambda _, radius: radius,
+        jnp.zeros_like(z),
+    )
+    return root.BilinearRoot(*root.stretched_coefficients(-minus_v), radius)

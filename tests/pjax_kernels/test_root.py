@@ -22,7 +22,7 @@ CASES = 1_000_000
 CHUNK = 1 << 16
 DTYPES = [np.float32, np.float64]
 bilinear_root = jax.jit(root.bilinear_root, compiler_options=AS_FOR_USERS)
-any_roots = jax.jit(roots.any_roots, compiler_options=AS_FOR_USERS)
+bilinear_roots = jax.jit(roots.bilinear_roots, compiler_options=AS_FOR_USERS)
 
 
 # Inputs: p and q come from pairs of vectors of every relation, z from targets relative to p and q.
@@ -270,7 +270,7 @@ def test_far_roots_in_a_loop_are_accurate(pair: str, dtype: type) -> None:
     p, q, z = random_inputs(np.random.default_rng(12), pair, 30_000, dtype)
     far = abs(z / 2 - p / 2) / (0.5 + q / 2) > root.near_limits(dtype)[-1]
     p, q, z = p[far], q[far], z[far]
-    t = np.asarray(any_roots(p, q, z).t)
+    t = np.asarray(bilinear_roots(p, q, z).t)
     width = 2 * tolerance_in_t(t)
     bits = fractional_bits(t, p, q, z, width)
     exact = [fixed_point(array, bits) for array in (t, p, q, z, width)]

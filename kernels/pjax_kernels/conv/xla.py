@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from pjax_kernels import roots
 from pjax_kernels.bilinear_map.xla import transposed
 from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.conv.windows import Windows
@@ -26,7 +25,7 @@ def conv2d_increments(
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     dots = dot_products(x, w, z, windows=windows, precision=precision)
-    return consensus_increments(dots, x, w, z, residual, rows=roots.rows_at_a_time(z.shape))
+    return consensus_increments(dots, x, w, z, residual, hold=False)
 
 
 def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike) -> DotProducts:

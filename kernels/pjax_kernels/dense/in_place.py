@@ -37,9 +37,7 @@ def project_dense_in_place(
     Returns the mean change of ``x``, None unless ``moves_x``, the new pair, and the new ``z``.
     """
     dots = dot_products(x, w, precision=precision)
-    # What is held where roots are far is less than what is held anyway.
-    rows = roots.rows_at_a_time(z.shape, max(roots.BLOCK, z.size // 16))
-    found = coefficients(dots, x, w, z, rows=rows, moves_x=moves_x)
+    found = coefficients(dots, x, w, z, moves_x=moves_x)
     # The change of z is in its place before the products are formed: they are large.
     z, minus_beta = after_all(z + found.minus_t, found.minus_beta)
     x_change = None

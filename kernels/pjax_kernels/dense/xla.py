@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.export import is_symbolic_dim
 
-from pjax_kernels import roots
 from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.dot_products import DotProducts
 
@@ -27,11 +25,8 @@ def dense_increments(
     residual: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), or ``w`` (M, N) transposed, and the change of ``z`` (B, M)."""
-    # Without a product to form anew, few rows at a time take hardly longer, and hold less.
-    entries = 4 * roots.BLOCK if residual is None else max(roots.BLOCK, z.size // 16)
-    rows = None if is_symbolic_dim(z.size) or z.size <= entries else roots.rows_at_a_time(z.shape, entries)
     dots = dot_products(x, w, precision=precision, transposed=transposed)
-    return consensus_increments(dots, x, w, z, residual, rows=rows, hold=True)
+    return consensus_increments(dots, x, w, z, residual)
 
 
 def dot_products(x: Array, w: Array, *, precision: lax.PrecisionLike, transposed: bool = False) -> DotProducts:

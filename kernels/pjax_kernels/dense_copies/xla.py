@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.export import is_symbolic_dim
 
-from pjax_kernels import root
-from pjax_kernels.bilinear import xla
+from pjax_kernels import roots
+from pjax_kernels.bilinear.xla import coefficients
 from pjax_kernels.meshes import in_shards, shards
 
 Pair = tuple[Array, Array]
@@ -54,14 +55,15 @@ def dense_copies(
     x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u`` and ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), the change of ``z`` (B, M)."""
+    if x.shape[1] == 0:  # the only point of the set has z = 0
+        return u, v, x, w, -z
     batch, width = z.shape
     x, u, v, z = (in_shards(array, shards(batch)) for array in (x, u, v, z))
     layer, settings = _Layer(x, w.T, u, v, z), _Settings(scale, keep, gain)
-    rows = max(1, _BLOCK // max(w.size, 1))
-    blocks = 1 if is_symbolic_dim(batch) else max(1, -(-z.shape[1] // rows))
-    first = z.shape[1] - (blocks - 1) * rows
+    rows, blocks = _in_blocks(z.shape[1], w.size)
+    first = z.shape[1] - blocks * rows
 
-    def advance(done: _Result, start: int | Array, size: int) -> _Result:
+    def advance(done: _Result, start: int | Array, size: Any) -> _Result:
         # In place: u and v are read a block at a time, each before it is written.
         new = _project_rows(layer._replace(u=done.u, v=done.v), start, size, settings)
         return _Result(
@@ -72,61 +74,60 @@ def dense_copies(
             z_change=lax.dynamic_update_slice_in_dim(done.z_change, new.z_change, start, 1),
         )
 
-    # The first block, which may be smaller, is outside the loop: under shard_map its result has the types of the carry.
-    done = advance(_Result(u, v, jnp.zeros_like(x), jnp.zeros_like(layer.w), jnp.zeros_like(z)), 0, first)
-    if blocks > 1:
-        done = lax.fori_loop(1, blocks, lambda k, done: advance(done, first + (k - 1) * rows, rows), done)
+    nothing = jax.tree.map(jnp.zeros_like, (x, layer.w, z))
+    # What is added depends on the rows, as under shard_map the types of the carry must say.
+    done = _Result(u, v, nothing[0], nothing[1] + 0 * jnp.sum(nothing[2]), nothing[2])
+    if is_symbolic_dim(first) or first:
+        done = advance(done, 0, first)
+    if blocks:
+        done = lax.fori_loop(0, blocks, lambda k, done: advance(done, first + k * rows, rows), done)
     u, v, x_sum, z_change = (
         array.reshape(batch, *array.shape[2:]) for array in (done.u, done.v, done.x_sum, done.z_change)
     )
     return u, v, x_sum / max(width, 1), done.w_sum.T / max(batch, 1), z_change
 
 
-def _project_rows(layer: _Layer, start: int | Array, size: int, settings: _Settings) -> _Result:
-    """The result for ``size`` rows of each part: by near roots, nearly always right, and again if one was not near."""
-
-    def block() -> _Layer:
-        x, u, v, z = (lax.dynamic_slice_in_dim(y, start, size, 1) for y in (layer.x, layer.u, layer.v, layer.z))
-        return _Layer(x, layer.w, u, v, z)
-
-    def again(found: tuple[Array, _Result]) -> tuple[Array, _Result]:
-        # Sliced anew, so that what enters the loop is no copy of the block.
-        return jnp.zeros_like(found[0]), _any(block(), settings)
-
-    # A loop that ends at once costs less than a branch: it leaves the common case in the main program.
-    return lax.while_loop(lambda found: found[0], again, _near(block(), settings))[1]
+def _in_blocks(batch: Any, size: int) -> tuple[Any, Any]:
+    """How many rows of that size to take at a time, and how often; rows that are left over are a block of their own."""
+    if is_symbolic_dim(batch):
+        return 0, 0
+    most = max(1, min(batch, _BLOCK // max(size, 1)))
+    # Without rest where that is possible with blocks at least half as large: what is left over is compiled once more.
+    rows = next((rows for rows in range(most, most // 2, -1) if batch % rows == 0), most)
+    return rows, batch // rows
 
 
-def _near(block: _Layer, settings: _Settings) -> tuple[Array, _Result]:
-    """Whether some root is not near, and the result where all are."""
+def _project_rows(layer: _Layer, start: int | Array, size: Any, settings: _Settings) -> _Result:
+    """The result for ``size`` rows of each part."""
+    x, u, v, z = (lax.dynamic_slice_in_dim(y, start, size, 1) for y in (layer.x, layer.u, layer.v, layer.z))
+    block = _Layer(x, layer.w, u, v, z)
     a, b = _copies(block, settings)
-    p, q = _inner_products(a, b)
-    scaled = root.scaled_residual(p, q, block.z)
-    is_far = ~(jnp.max(jnp.abs(scaled), initial=0) <= root.near_limits(scaled.dtype)[-1])  # nor is what is not a number
-    t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, q, steps=3))
-    beta, gamma = beta[..., None], gamma[..., None]
-    gain_u, gain_v = settings.gain
-    return is_far, _Result(
-        # The changes are formed for each use: to store them would cost more.
-        u=_added(settings.keep[0], block.u, (gain_u * gamma) * a + (gain_u * beta) * b),
-        v=_added(settings.keep[1], block.v, (gain_v * gamma) * b + (gain_v * beta) * a),
-        x_sum=jnp.add(*_sums(gamma * a, beta * b, axis=-2)),
-        # Over the rows of each part first: that sum is made by compilers for each device apart.
-        w_sum=jnp.sum(jnp.add(*_sums(gamma * b, beta * a, axis=1)), axis=0),
-        z_change=-t,
-    )
+    # The copies of the block enter the loop for far roots: all of u and v, which are overwritten next, would be copied.
+    found = coefficients(a, b, (*_inner_products(a, b), z, None))
+    gamma, sign, rest, free = (array[..., None] for array in found[1:])
+    of_x, of_w = (gamma * (a + sign * b), rest * b + free), (gamma * (b + sign * a), rest * a + sign * free)
+    # The changes are formed for each use: to store them would cost more.
+    u = _added(settings.keep[0], u, settings.gain[0] * jnp.add(*of_x))
+    v = _added(settings.keep[1], v, settings.gain[1] * jnp.add(*of_w))
+    x_sum = jnp.add(*_sums(*of_x, axis=-2))
+    # Over the rows of each part first: that sum is made by compilers for each device apart.
+    w_sum = jnp.sum(jnp.add(*_sums(*of_w, axis=1)), axis=0)
+    # All is read before any is overwritten: else compilers, which see no order, would copy u and v whole.
+    total = jnp.sum(z)
+    never = (total != total) & (total == total)  # false, which compilers do not know
+    results, operands = (u, x_sum, w_sum), (v, x, layer.w)
+    (u, x_sum, w_sum), (v, _, _) = roots.replaced_if(never, _exchanged, (results, operands))
+    return _Result(u, v, x_sum, w_sum, found.z_change)
 
 
-def _any(block: _Layer, settings: _Settings) -> _Result:
-    """The result whatever the roots."""
-    u_change, v_change, z_change = xla.bilinear_increments(*_copies(block, settings), block.z)
-    return _Result(
-        u=_added(settings.keep[0], block.u, settings.gain[0] * u_change),
-        v=_added(settings.keep[1], block.v, settings.gain[1] * v_change),
-        x_sum=jnp.sum(u_change, axis=-2),
-        w_sum=jnp.sum(v_change, axis=(0, 1)),
-        z_change=z_change,
-    )
+def _exchanged(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The second and the first, each in the dtypes of the other."""
+    first, second = pair
+
+    def like(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
+
+    return like(second, first), like(first, second)
 
 
 def _copies(block: _Layer, settings: _Settings) -> tuple[Array, Array]:

@@ -149,3 +149,30 @@ def test_weights_and_limits_must_be_data() -> None:
         pj.within(x, pj.Box(np.zeros(2)))
     with pytest.raises(TypeError, match="pass one, such as pj.Box"):
         pj.within(x, (0, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("constraint", [pj.cross_entropy, pj.squared_error, pj.absolute_error])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_strength_that_is_traced_is_that_strength(constraint: Any, weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    w, x = rng.normal(size=(5, 3)), rng.normal(size=(8, 5))
+    y, weights = rng.dirichlet(np.ones(3), size=8), rng.uniform(0.5, 2, size=(8,))
+    if constraint is not pj.cross_entropy:
+        weights = weights[:, None]
+
+    def solved(problem: pj.Problem, w: Any, *data: Any) -> Any:
+        return pj.solve(problem, w, *data, algorithm=pj.alternating_projections(), steps=3, tolerance=np.inf).params
+
+    def network(w: Any, x: Any, y: Any, strength: Any) -> Any:
+        return constraint(x @ w, y, strength=strength, weights=weights if weighted else None)
+
+    @jax.jit
+    def captured(w: Any, strength: Any) -> Any:
+        return solved(pj.feasibility(lambda w, x, y: network(w, x, y, strength)), w, x, y)
+
+    for strength in (0.5, 2.0):
+        expected = solved(pj.feasibility(lambda w, x, y, s=strength: network(w, x, y, s)), w, x, y)
+        assert np.abs(expected - w).max() > 1e-3
+        for found in (solved(pj.feasibility(network), w, x, y, np.asarray(strength)), captured(w, strength)):
+            np.testing.assert_allclose(found, expected, rtol=3e-6, atol=3e-6 * np.abs(expected - w).max())
+    assert captured._cache_size() == 1

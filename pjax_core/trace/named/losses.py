@@ -47,7 +47,7 @@ def cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    strength: float = 5.0,
+    strength: float | Array = 5.0,
     weights: ArrayLike | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> Array:
@@ -57,7 +57,8 @@ def cross_entropy(
         logits: ``(..., C)``.
         labels: the same shape, probabilities; or ``(...)``, integers, the numbers of the classes, where a row whose
             number is no class, such as -1, is left out.  Data, not a parameter or anything computed from one.
-        strength: how far the loss pulls, in units of logits; positive.
+        strength: how far the loss pulls, in units of logits; positive.  It may be traced, or be one of the data, so
+            that a schedule compiles once; nothing checks its sign then.
         weights: of each row's loss, not negative; data, of a shape that broadcasts to ``(...)``.
         class_weights: a number for each class, by which the loss of a row of that class is multiplied.
 
@@ -69,8 +70,7 @@ def cross_entropy(
 
     Source: paper, section 3.3; the projection is :func:`pjax_kernels.prox_cross_entropy`.
     """
-    if not strength > 0:
-        raise ValueError(f"cross_entropy: strength is {described(strength)}; pass a positive number")
+    strength, weights = _strength_and_weights("cross_entropy", strength, weights)
     settings: dict[str, Any] = {"strength": strength}
     if class_weights is not None:
         if len(class_weights) != jnp.shape(logits)[-1]:
@@ -83,7 +83,7 @@ def cross_entropy(
 
 
 def squared_error(
-    prediction: ArrayLike, target: ArrayLike, *, strength: float = 1.0, weights: ArrayLike | None = None
+    prediction: ArrayLike, target: ArrayLike, *, strength: float | Array = 1.0, weights: ArrayLike | None = None
 ) -> Array:
     """Output constraint that pulls each element of a prediction towards its target, as squared error does.
 
@@ -105,7 +105,7 @@ def squared_error(
 
 
 def absolute_error(
-    prediction: ArrayLike, target: ArrayLike, *, strength: float = 1.0, weights: ArrayLike | None = None
+    prediction: ArrayLike, target: ArrayLike, *, strength: float | Array = 1.0, weights: ArrayLike | None = None
 ) -> Array:
     """Output constraint that pulls each element of a prediction towards its target, as absolute error does.
 
@@ -207,11 +207,14 @@ def _constrain(
 
 
 def _constrain_prediction(
-    operation: Primitive, prediction: ArrayLike, target: ArrayLike, strength: float, weights: ArrayLike | None
+    operation: Primitive,
+    prediction: ArrayLike,
+    target: ArrayLike,
+    strength: float | Array,
+    weights: ArrayLike | None,
 ) -> Any:
     name = operation.name
-    if not strength > 0:
-        raise ValueError(f"{name}: strength is {described(strength)}; pass a positive number")
+    strength, weights = _strength_and_weights(name, strength, weights)
     if jnp.shape(prediction) != jnp.shape(target):
         raise ValueError(
             f"{name}: the prediction has shape {jnp.shape(prediction)}, the target {jnp.shape(target)}; they must agree"
@@ -221,6 +224,17 @@ def _constrain_prediction(
         _require_broadcast(name, "weights", weights, jnp.shape(prediction))
         data["weights"] = weights
     return _apply_to_data(operation, prediction, {"strength": strength}, **data)
+
+
+def _strength_and_weights(
+    name: str, strength: float | Array, weights: ArrayLike | None
+) -> tuple[float, ArrayLike | None]:
+    """The same constraint by a strength that is known: one that is traced multiplies the weights."""
+    if jnp.shape(strength) != () or (is_known(strength) and not strength > 0):
+        raise ValueError(f"{name}: strength is {described(strength)}; pass a positive number")
+    if isinstance(strength, jax.core.Tracer):
+        return 1.0, strength if weights is None else strength * jnp.asarray(weights)
+    return float(strength), weights
 
 
 def _require_broadcast(name: str, what: str, operand: ArrayLike, shape: tuple[int, ...]) -> None:

@@ -241,7 +241,10 @@ def bilinear(
     def squared_norms(x: Any, w: Any, **settings: Any) -> tuple[Array, Array]:
         x_squares, w_squares = (jax.tree.map(lambda a: a * a, side) for side in (x, w))
         x_ones, w_ones = (jax.tree.map(jnp.ones_like, side) for side in (x, w))
-        return function(x_squares, w_ones, **settings), function(x_ones, w_squares, **settings)
+        # Never negative, which compilers do not know: the one of jax 0.10 on CPUs adds up anything where it makes one
+        # kernel of a product with a constant and a sum of that.
+        of_x, of_w = function(x_squares, w_ones, **settings), function(x_ones, w_squares, **settings)
+        return jnp.where(of_x < 0, 0, of_x), jnp.where(of_w < 0, 0, of_w)
 
     def project_laid_out(
         inputs: tuple[Array, ...], output: Array, residual: Array | None, **_: Any

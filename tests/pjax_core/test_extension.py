@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
+from pjax_core.operations import primitives
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -213,3 +214,16 @@ def test_the_check_takes_a_list_of_inputs_and_an_operation() -> None:
         pj.check_projection(pj.relu, np.ones(3))
     with pytest.raises(NotImplementedError, match=r"sort .*has no projection.*pj.primitive"):
         pj.check_projection(jnp.sort, [np.ones(3)])
+
+
+def test_squared_norms_of_bilinear_operations_add_up(generator: np.random.Generator) -> None:
+    """Also where a compiler makes one kernel of their products with ones and of the sum."""
+    x, w = (generator.normal(size=shape).astype(np.float32) for shape in ((64, 1, 65), (65, 128)))
+
+    def sums(x: Any, w: Any) -> Any:
+        norms = primitives.einsum.bilinear.squared_norms(x, w, equation="bti,ij->btj")
+        return [jnp.sum(norm, axis=-1) for norm in norms]
+
+    expected = 128 * (x * x).sum(axis=-1), np.broadcast_to((w * w).sum(), (64, 1))
+    for found, right in zip(jax.jit(sums)(x, w), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5)

@@ -42,7 +42,8 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
     By default, with no algorithm, they may even be too small for float32: they are held in units of their own.  There
     one sweep takes as many products as back-propagation, and through a ``recurrence`` goes from the last time step to
-    the first: what a step asks of the state before it is divided by the part that it hands on, as for parameters.
+    the first: what a step asks of the state before it is divided by the part that it hands on, as for parameters.  For
+    small changes what rank-one and apart layers hand down so is close to what back-propagation does, through time too.
 
     Args:
         problem: from :func:`feasibility`.

@@ -65,12 +65,12 @@ def dense_copies(
 
     def advance(done: _Result, start: int | Array, size: Any) -> _Result:
         # In place: u and v are read a block at a time, each before it is written.
-        new = _project_rows(layer._replace(u=done.u, v=done.v), start, size, settings)
+        new = _project_rows(layer._replace(u=done.u, v=done.v), done.w_sum, start, size, settings)
         return _Result(
             u=lax.dynamic_update_slice_in_dim(done.u, new.u, start, 1),
             v=lax.dynamic_update_slice_in_dim(done.v, new.v, start, 1),
             x_sum=lax.dynamic_update_slice_in_dim(done.x_sum, new.x_sum, start, 1),
-            w_sum=done.w_sum + new.w_sum,
+            w_sum=new.w_sum,
             z_change=lax.dynamic_update_slice_in_dim(done.z_change, new.z_change, start, 1),
         )
 
@@ -97,8 +97,8 @@ def _in_blocks(batch: Any, size: int) -> tuple[Any, Any]:
     return rows, batch // rows
 
 
-def _project_rows(layer: _Layer, start: int | Array, size: Any, settings: _Settings) -> _Result:
-    """The result for ``size`` rows of each part."""
+def _project_rows(layer: _Layer, w_sum: Array, start: int | Array, size: Any, settings: _Settings) -> _Result:
+    """The result for ``size`` rows of each part, and what ``w_sum`` is with them."""
     x, u, v, z = (lax.dynamic_slice_in_dim(y, start, size, 1) for y in (layer.x, layer.u, layer.v, layer.z))
     block = _Layer(x, layer.w, u, v, z)
     a, b = _copies(block, settings)
@@ -111,11 +111,11 @@ def _project_rows(layer: _Layer, start: int | Array, size: Any, settings: _Setti
     v = _added(settings.keep[1], v, settings.gain[1] * jnp.add(*of_w))
     x_sum = jnp.add(*_sums(*of_x, axis=-2))
     # Over the rows of each part first: that sum is made by compilers for each device apart.
-    w_sum = jnp.sum(jnp.add(*_sums(*of_w, axis=1)), axis=0)
+    new_w_sum = w_sum + jnp.sum(jnp.add(*_sums(*of_w, axis=1)), axis=0)
     # All is read before any is overwritten: else compilers, which see no order, would copy u and v whole.
     total = jnp.sum(z)
     never = (total != total) & (total == total)  # false, which compilers do not know
-    results, operands = (u, x_sum, w_sum), (v, x, layer.w)
+    results, operands = (u, x_sum, new_w_sum), (v, x, w_sum)
     (u, x_sum, w_sum), (v, _, _) = roots.replaced_if(never, _exchanged, (results, operands))
     return _Result(u, v, x_sum, w_sum, found.z_change)
 

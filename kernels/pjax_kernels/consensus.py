@@ -74,7 +74,7 @@ def coefficients(
         return sums(radius, -jnp.sign(minus_v) * radius)
 
     def products() -> Array:
-        return p if hold else _products(dots, x, w, z, residual)
+        return p if hold and residual is None else _products(dots, x, w, z, residual)
 
     def far() -> roots.FarEquations:
         return (products(), (x_squared, w_squared), z, residual), roots.scaled_equations

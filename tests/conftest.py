@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -29,15 +32,26 @@ def compiled_code_released() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_compilation(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables of processes that take from each other what they have compiled."""
+def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], None]:
+    """Runs a program in a process with so many CPU devices, which takes from others like it what they have compiled."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # that of all workers of this run
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    root = Path(__file__).parents[1]
+
+    def run(program: str, count: int) -> None:
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}",
+            "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),
+        }
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="module")

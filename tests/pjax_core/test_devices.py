@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-
-import pjax_core as pj
 
 PROGRAM = """
 import re
@@ -96,20 +91,6 @@ for network, algorithms in ALGORITHMS.items():
 
 
 @pytest.mark.parametrize("axes", ["auto", "explicit", "manual"])
-def test_batches_over_devices(axes: str, shared_compilation: dict[str, str]) -> None:
+def test_batches_over_devices(axes: str, run_on_devices: Callable[[str, int], None]) -> None:
     """On manual axes, inside ``shard_map``, the mean of separate calls; else the same as on one device."""
-    root = Path(pj.__file__).parents[1]
-    environment = (
-        os.environ
-        | shared_compilation
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
-            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
-            "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),
-        }
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", f"AXES = {axes!r}\n{PROGRAM}"], env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    run_on_devices(f"AXES = {axes!r}\n{PROGRAM}", 8)

@@ -1,11 +1,7 @@
 """Every kernel under jit, vmap, scan and shard_map, with its dtypes kept, and in 32-bit mode."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -477,22 +473,10 @@ assert not failures, failures
 
 
 @pytest.mark.parametrize("axes", ["auto", "explicit", "manual"])
-def test_batches_over_devices(implementation: str, axes: str, shared_compilation: dict[str, str]) -> None:
+def test_batches_over_devices(implementation: str, axes: str, run_on_devices: Callable[[str, int], None]) -> None:
     """As on one device, without gathering.
 
     On manual axes each shard projects its part, and the means over shards of weights and biases are those over the
     batch.  Explicit axes are the default of ``jax.make_mesh``.
     """
-    environment = (
-        os.environ
-        | shared_compilation
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
-            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
-            "PYTHONPATH": os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-        }
-    )
-    program = f"IMPLEMENTATION, AXES = {implementation!r}, {axes!r}\n{SHARDED}"
-    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run_on_devices(f"IMPLEMENTATION, AXES = {implementation!r}, {axes!r}\n{SHARDED}", 2)

@@ -102,6 +102,12 @@ def replaced_if(condition: Array, replace: Callable[[Result], Result], result: R
     return lax.while_loop(lambda carry: carry[0], body, (condition, result))[1]
 
 
+def always(array: Array) -> Array:
+    """True, which compilers do not know: for :func:`replaced_if`, to keep apart or in order what they would not."""
+    total = jnp.sum(array)
+    return (total == total) | (total != total)
+
+
 def bilinear_roots(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
     """The roots, for arrays of one shape; ``residual`` is ``z - p`` if known."""
     operands = p, (q,), z, residual

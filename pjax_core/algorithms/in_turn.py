@@ -18,7 +18,7 @@ from pjax_core.copies.consensus import OpenState, State, inputs_and_estimate, pr
 from pjax_core.copies.count import direct_slot, mean_change, sources
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
-from pjax_kernels.compose import replaced_if
+from pjax_kernels.compose import always, replaced_if
 
 
 def project_in_turn(graph: Graph, nodes: Sequence[Node], later: Sequence[Node], state: State) -> State:
@@ -64,9 +64,7 @@ def _project_in_a_loop(point: OpenState, node: Operation, waiting: set[Node], la
         project_here(inner)
         return tuple(getattr(inner, cell.after)[cell.key] for cell in cells)
 
-    total = jnp.sum(min(arrays, key=lambda array: array.size))
-    once = (total == total) | (total != total)  # true, which compilers do not know
-    new = replaced_if(once, projected, arrays)
+    new = replaced_if(always(min(arrays, key=lambda array: array.size)), projected, arrays)
     point.targets.pop(node, None)
     for cell, array in zip(cells, new, strict=True):
         getattr(point, cell.after)[cell.key] = array

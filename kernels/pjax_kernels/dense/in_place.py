@@ -68,8 +68,9 @@ def project_dense_in_place(
 def after_all(*arrays: Array) -> tuple[Array, ...]:
     """The arrays, each once all are there: compilers order by data alone, and for speed, not for memory."""
     first = sum(array.ravel()[0] for array in arrays if array.size)
-    never = jnp.asarray((first != first) & (first == first))
-    return roots.replaced_if(never, lambda arrays: tuple(2 * array for array in arrays), arrays)
+    return roots.replaced_if(
+        ~roots.always(jnp.asarray(first)), lambda arrays: tuple(2 * array for array in arrays), arrays
+    )
 
 
 def _rows_in_a_block(batch: int, length: int) -> int:

@@ -113,10 +113,8 @@ def _project_rows(layer: _Layer, w_sum: Array, start: int | Array, size: Any, se
     # Over the rows of each part first: that sum is made by compilers for each device apart.
     new_w_sum = w_sum + jnp.sum(jnp.add(*_sums(*of_w, axis=1)), axis=0)
     # All is read before any is overwritten: else compilers, which see no order, would copy u and v whole.
-    total = jnp.sum(z)
-    never = (total != total) & (total == total)  # false, which compilers do not know
     results, operands = (u, x_sum, new_w_sum), (v, x, w_sum)
-    (u, x_sum, w_sum), (v, _, _) = roots.replaced_if(never, _exchanged, (results, operands))
+    (u, x_sum, w_sum), (v, _, _) = roots.replaced_if(~roots.always(z), _exchanged, (results, operands))
     return _Result(u, v, x_sum, w_sum, found.z_change)
 
 

@@ -11,7 +11,7 @@ from jax import Array
 
 from pjax_kernels.bilinear_map.xla import transposed
 from pjax_kernels.dot_products import BilinearMap, Tree
-from pjax_kernels.roots import replaced_if
+from pjax_kernels.roots import always, replaced_if
 
 
 class Layer(NamedTuple):
@@ -110,9 +110,7 @@ def _coupled(
         return conjugate_gradients(gain, residual, steps)
 
     # In a loop that runs once: compilers would form the products of all layers first, and hold them together.
-    total = jnp.sum(residual)
-    once = (total == total) | (total != total)  # true, which compilers do not know
-    multiplier = replaced_if(once, multiplier_of, residual)
+    multiplier = replaced_if(always(residual), multiplier_of, residual)
     return layer.to_x(multiplier), _times(mobility, layer.to_w(multiplier)), -slack * multiplier
 
 

@@ -6,11 +6,14 @@
 Each contender takes the same batches. Of several `--rates` the best is chosen on training samples that are held back
 (the last tenth, at most 5,000), with seeds of their own. Test accuracy after each epoch; with `--time` the milliseconds
 and the memory of an update with its optimiser, interleaved with that of gradients in the same process (so say on which
-machine, and how busy it was).
+machine, and how busy it was). With `--within` weights are in a set: see `placed`.
+
+    python benchmarks/directions.py --data-dir FOLDER --hidden 256 --within ternary
 """
 
 import argparse
 import functools
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,13 +112,38 @@ def contender(rule: str, network: Any, strength: float) -> Callable[..., Any]:
     return functools.partial(pj.direction, pj.feasibility(constraint, dot_products=RULES[rule]))
 
 
-def make_update(direction: Callable[..., Any], optimizer: Any) -> Callable[..., Any]:
+def regions(params: Params, kind: str) -> dict[str, pj.Levels | pj.Sparse]:
+    """The set of each weight matrix: 0 and both signs of the deviation it starts with, or one of ten a unit not 0."""
+    weights = {name: w for name, w in params.items() if w.ndim > 1}
+    if kind == "ternary":
+        deviations = {name: math.sqrt(2 / len(w)) for name, w in weights.items()}
+        return {name: pj.Levels((-size, 0, size)) for name, size in deviations.items()}
+    return {name: pj.Sparse(len(w) // 10, axis=0) for name, w in weights.items()} if kind == "sparse" else {}
+
+
+def placed(params: Params, kind: str) -> Params:
+    """The nearest point of the sets: what a network computes with.
+
+    Directions are taken there, and an optimiser adds them up outside, in what is placed anew: nothing else gets from
+    one level to the next by small changes. (Courbariaux, Bengio, David, BinaryConnect, arXiv 1511.00363.)
+    """
+    return params | {name: region.project(params[name]) for name, region in regions(params, kind).items()}
+
+
+def require_in_sets(params: Params, kind: str) -> None:
+    for name, region in regions(params, kind).items():
+        distance = float(pj.within(params[name], region))
+        if distance:
+            raise AssertionError(f"{name} is not in its set: the mean squared distance is {distance}")
+
+
+def make_update(direction: Callable[..., Any], optimizer: Any, kind: str) -> Callable[..., Any]:
     """One compiled update, of samples and labels that may be bytes."""
 
     @jax.jit
     def update(params: Params, state: Any, x: Array, y: Array) -> tuple[Params, Any]:
         floats = x.astype(jnp.float32), y.astype(jnp.float32)
-        changes, state = optimizer.update(direction(params, *floats), state, params)
+        changes, state = optimizer.update(direction(placed(params, kind), *floats), state, params)
         return optax.apply_updates(params, changes), state
 
     return update
@@ -143,8 +171,10 @@ def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, se
             chosen = order[start : start + arguments.batch]
             params, state = update(params, state, x[chosen], y[chosen])
         parts = range(0, len(x_test), EVALUATED_AT_ONCE)
-        found = [hits(params, *(array[i : i + EVALUATED_AT_ONCE] for array in (x_test, y_test))) for i in parts]
+        held = placed(params, arguments.within)
+        found = [hits(held, *(array[i : i + EVALUATED_AT_ONCE] for array in (x_test, y_test))) for i in parts]
         accuracies.append(100 * float(jnp.mean(jnp.concatenate(found))))
+    require_in_sets(placed(params, arguments.within), arguments.within)
     norms = [(jnp.linalg.norm(params[name] - w), jnp.linalg.norm(w)) for name, w in begin.items() if w.ndim > 1]
     return Run(accuracies, min(float(change / size) for change, size in norms if size > 0))
 
@@ -179,6 +209,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", choices=["mnist", "cifar10", "shakespeare"], default="mnist")
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
+    parser.add_argument("--within", default="none", choices=["none", "ternary", "sparse"], help="sets of weights")
     parser.add_argument("--sign", choices=["relaxed", "exact"], help="signs for activations")
     parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)
     parser.add_argument(
@@ -239,7 +270,8 @@ def main() -> None:
     optimizer = optimizer_of(arguments.optimizer)
     networks = {rule: network_of(arguments, rule) for rule in arguments.rules}
     updates = {
-        rule: make_update(contender(rule, network, arguments.strength), optimizer) for rule, network in networks.items()
+        rule: make_update(contender(rule, network, arguments.strength), optimizer, arguments.within)
+        for rule, network in networks.items()
     }
 
     def begin(seed: int, rate: float) -> tuple[Params, Any]:

@@ -62,13 +62,15 @@ known_map = pj.primitive("known_map", forward=lambda w, x, inverse: x @ w, proje
 """``x w`` for data x, as one linear set: all items share a copy of w, where a matrix product has one for each item."""
 
 
-def projections(beta: float, margin: float) -> tuple[Step, Step, Step]:
-    """First state, step and weights of reflect-reflect-relax."""
+def projections(beta: float, margin: float, copies: bool = False) -> tuple[Step, Step, Step]:
+    """First state, step and weights of reflect-reflect-relax; with ``copies`` of the weights for each item."""
 
     def constraints(w: Any, x: Any, inverse: Any) -> Any:
-        return pj.within(known_map(w, x, inverse), pj.Box(margin)), pj.within(w, pj.Levels((-1.0, 1.0)))
+        products = x @ w[:, None] if copies else known_map(w, x, inverse)
+        return pj.within(products, pj.Box(margin)), pj.within(w, pj.Levels((-1.0, 1.0)))
 
-    problem, algorithm = pj.feasibility(constraints), pj.reflect_reflect_relax(beta)
+    problem = pj.feasibility(constraints)
+    algorithm = pj.reflect_reflect_relax(beta, copies="dense")
     return (
         lambda of, x: algorithm.init(problem, of.start, x, of.inverse),
         lambda state, _: algorithm.step(problem, state),
@@ -156,6 +158,8 @@ def study(arguments: argparse.Namespace) -> list[Row]:
         "projections": projections(arguments.beta, arguments.margin),
         "straight-through": gradients(arguments.rate, arguments.sharpness),
     }
+    if arguments.copies:
+        contenders["projections, copies"] = projections(arguments.beta, arguments.margin, copies=True)
     solvers = {name: solver(contender) for name, contender in contenders.items()}
     for width in arguments.widths:
         for load in arguments.loads:
@@ -186,12 +190,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             points = [(row.load, 100 * row.solved / row.instances) for row in rows if row[0:3:2] == (width, name)]
             axes.plot(*np.transpose(points), style, label=name, markersize=4)
         axes.axvline(0.83, color="#999999", linewidth=1)
-        axes.text(0.82, 50, "no solutions beyond", rotation=90, ha="right", va="center", fontsize=8, color="#777777")
-        axes.set(title=f"width {width}", xlabel="load: items / width")
+        axes.text(0.84, 50, "no solutions beyond", rotation=90, ha="left", va="center", fontsize=8, color="#777777")
+        axes.set(title=f"width {width}", xlabel="load: items / width", xlim=(0, 0.9))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0, 0].set_ylabel("instances solved, %")
     panels[0, 0].legend(frameon=False, loc="lower left", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -203,6 +208,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=100, help="of the first instance")
     parser.add_argument("--beta", type=float, default=BETA)
     parser.add_argument("--margin", type=float, default=MARGIN, help="over the root of the width")
+    parser.add_argument("--copies", action="store_true", help="also the plain matrix product, for comparison")
     parser.add_argument("--rate", type=float, default=RATE, help="of Adam")
     parser.add_argument("--sharpness", type=float, default=SHARPNESS, help="of the logistic loss")
     parser.add_argument("--out", type=Path, default=RESULTS / "perceptron.csv", help="a table; a picture beside it")

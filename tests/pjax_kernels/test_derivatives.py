@@ -93,7 +93,7 @@ def test_reverse_mode_is_the_transpose(case: Case, implementation: str, rng: np.
 ON_DEVICES = [
     (device, name)
     for device, names in {
-        "triton": ["bilinear", "dense", "dense_copies", "dense_factored", "max", "max_pool", "recurrence"],
+        "triton": ["bilinear", "dense", "dense_copies", "dense_factored", "max", "max_pool", "recurrence", "threshold"],
         "tpu": ["bilinear", "dense", "max_pool", "recurrence", "sum_relu"],
     }.items()
     for name in names

@@ -151,7 +151,7 @@ def test_the_root_is_finite(dtype: DTypeLike) -> None:
     norms = [0, limits.tiny, 1e3 * limits.tiny, 1e9 * limits.tiny, limits.eps, 0.5, 3, 1 / limits.eps, limits.max**0.45]
     signs, margins = np.array([-3, 0, 3], dtype), np.array([1e-4, 1.25, 1e4], dtype)
     plus, minus, z, margin = np.meshgrid(np.array(norms, dtype), np.array(norms, dtype), signs, margins)
-    found = pk.threshold_root(plus, minus, z, margin)
+    found = jax.jit(pk.threshold_root)(plus, minus, z, margin)
     assert np.all(np.isfinite(np.stack(found)))
     assert np.all(np.abs(found.sign) == 1)
 

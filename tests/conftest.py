@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import gc
 import importlib.util
 import os
 import subprocess
@@ -13,9 +14,14 @@ import pytest
 from .compilations import quickly
 
 # XLA's older code generator for the CPU compiles twice as fast. Tests of rounding ask for the one that users run, by
-# AS_FOR_USERS in pjax_kernels/code_generation.py. An unknown flag ends the process, so other releases keep their own.
+# AS_FOR_USERS in pjax_kernels/code_generation.py. Parts of a program that compile side by side cost a fifth more in all.
+# An unknown flag ends the process, so other releases keep their own.
 if jax.__version_info__[:2] == (0, 10):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    flags = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
+
+# Tracing makes many small objects, nearly all of which live on: Python looks for cycles among them too often.
+gc.set_threshold(50_000, 20, 50)
 
 # Triton reads it when it is imported, and must be before a test changes it. Its kernels are interpreted, unless
 # tools/lower_gpu asks otherwise.

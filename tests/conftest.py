@@ -14,7 +14,7 @@ import pytest
 from .compilations import quickly
 
 # XLA's older code generator for the CPU compiles twice as fast. Tests of rounding ask for the one that users run, by
-# AS_FOR_USERS in pjax_kernels/code_generation.py. Parts of a program that compile side by side cost a fifth more in all.
+# AS_FOR_USERS in pjax_kernels/code_generation.py. Parts of a program that compile side by side cost more in all.
 # An unknown flag ends the process, so other releases keep their own.
 if jax.__version_info__[:2] == (0, 10):
     flags = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"

@@ -21,7 +21,8 @@ if jax.__version_info__[:2] == (0, 10):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
 
 # Tracing makes many small objects, nearly all of which live on: Python looks for cycles among them too often.
-gc.set_threshold(50_000, 20, 50)
+GARBAGE = 50_000, 20, 50
+gc.set_threshold(*GARBAGE)
 
 # Triton reads it when it is imported, and must be before a test changes it. Its kernels are interpreted, unless
 # tools/lower_gpu asks otherwise.
@@ -54,6 +55,7 @@ def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, i
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}",
             "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),
         }
+        program = f"import gc\ngc.set_threshold(*{GARBAGE})\n{program}"
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

@@ -13,6 +13,8 @@ import pjax_kernels as pk
 
 from ..compilations import compilations
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Array = np.ndarray
 
 X = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)

@@ -17,7 +17,7 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
-from pjax_core.copies.shares import log_shares
+from pjax_core.copies.shares import LogShares, log_shares
 from pjax_core.copies.through_time import loops, pull_through_time
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
@@ -101,22 +101,26 @@ def _value_and_direction(
     start_of = consensus.start(graph, params, data)
     shares = log_shares(graph, start_of)
     if algorithm is None and steps == 1:
-        exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}
-        moved = _sweep(graph, start_of, exponents)
+        exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.of_nodes.items()}
+        moved = _sweep(graph, start_of, exponents, shares)
     else:
         algorithm, exponents = algorithm or cyclic_projections(), {}
         if algorithm.sets is None:
             moved = _changes_of_values(problem, algorithm, steps, params, data)
         else:
             moved = _changes(graph, start_of, algorithm.sets(graph, steps))
-    left = {node.index: share - exponents.get(node, 0) for node, share in shares.items() if isinstance(node, Parameter)}
+    left = {
+        node.index: share - exponents.get(node, 0)
+        for node, share in shares.of_nodes.items()
+        if isinstance(node, Parameter)
+    }
     directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
     return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
 
 
-def _sweep(graph: Graph, start_of: Values, exponents: dict[Node, Array]) -> list[Array]:
+def _sweep(graph: Graph, start_of: Values, exponents: dict[Node, Array], shares: LogShares) -> list[Array]:
     """By how much one sweep from the output back, and in loops from their last time step, changes each parameter."""
-    changes, by_states = Changes(graph, start_of, exponents), loops(graph)
+    changes, by_states = Changes(graph, start_of, exponents, shares), loops(graph)
     for node in reversed(graph.nodes):
         with jax.named_scope(graph.label(node)):
             if node in by_states:

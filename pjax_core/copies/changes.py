@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -39,11 +41,12 @@ class Changes:
     """
 
     def __init__(
-        self, graph: Graph, start_of: Callable[[Node], Array], exponents: Mapping[Node, Array] | None = None
+        self, graph: Graph, start_of: Callable[[Node], Array], exponents: Mapping[Node, Array] | None = None, shares: Any = None
     ) -> None:
         self.graph = graph
         self.start_of = start_of
         self.exponents = exponents
+        self.shares = shares
         self.values: dict[Node, Array] = {}
         self.targets: dict[Node, Array] = {}
 
@@ -79,6 +82,8 @@ class Changes:
             self.values[node] = self.unscaled(node, node, change + output_change)
         for source in sources(node):
             mean = self.unscaled(source, node, mean_change(self.graph, node, source, found, self.start_of))
+            if self.shares is not None and len(self.graph.consumers[source]) > 1 and not isinstance(source, Parameter):
+                mean = mean * jnp.exp2(self.shares.of_nodes[source] - self.shares.of_ways[source, node]).astype(mean.dtype)
             self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
 
     def _change_of(self, slot: Slot, reader: Operation) -> Array | None:

@@ -1,108 +1,146 @@
-"""Functions of one value that several operations compute, such as softmax: as one constraint each.
+"""Functions of one value that several operations compute, such as softmax and normalisations: as one constraint each.
 
 Taken apart, these hand a residual on by ways that each lose a part of their own, and what comes together after them is
-weighed by those parts: through a normalisation made of a mean, squares, a root and a quotient, hardly anything of the
-right direction is left.
+weighed by those parts: behind a normalisation made of a mean, squares, a root and a quotient little is left of the
+direction that the residual had.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from typing import NamedTuple
 
 from jax import Array
 
-from pjax_core.graph.nodes import Feedback, Node, Operation, Slot, is_fixed, of_node, ordered, sources_of
+from pjax_core.graph.nodes import Node, Operation, Slot, is_fixed, of_node, sources_of
 from pjax_core.operations import primitives
 from pjax_core.operations.smooth import smooth_function
 
+_LINEAR = frozenset({primitives.add, primitives.signed_sum, primitives.sum_over, primitives.affine})
+_INSIDE = _LINEAR | {primitives.multiply, primitives.divide, primitives.maximum, primitives.sum_relu}
+_ROOTS = frozenset({"rsqrt", "reciprocal", "elementwise"})
+_FUNCTIONS = _ROOTS | {"exp", "square", "sqrt", "log"}
 
-def in_blocks(outputs: Sequence[Operation]) -> list[Operation]:
-    """The same constraints, with one for each function of one value whose operations meet again."""
-    nodes = ordered(outputs)
-    place = {node: i for i, node in enumerate(nodes)}
-    readers: dict[Node, set[Node]] = {node: set() for node in nodes}
+Readers = Mapping[Node, Set[Node]]
+
+
+def with_blocks(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, each after its sources, with one operation for each function of one value whose ways meet again."""
+    nodes = _factors_last(nodes)
+    readers: dict[Node, set[Node]] = {}
     for node in nodes:
         for source in sources_of(node):
             readers.setdefault(source, set()).add(node)
+    place = {node: i for i, node in enumerate(nodes)}
     inside: set[Node] = set()
-    blocks: dict[Node, Operation] = {}
+    blocks: dict[Node, Node] = {}
     for node in reversed(nodes):
-        if isinstance(node, Operation) and node not in inside:
-            region = _region(node, readers, place)
-            if region is not None:
-                inside |= set(region)
-                blocks[node] = _block(region)
-    return _with_blocks(nodes, outputs, blocks)
+        region = _region(node, readers, place) if node not in inside else []
+        if region:
+            inside |= set(region[:-1])
+            blocks[node] = _block(region)
+    return [blocks.get(node, node) for node in nodes if node not in inside]
 
 
-_LINEAR = frozenset({primitives.add, primitives.signed_sum, primitives.sum_over, primitives.affine})
-_INSIDE = _LINEAR | {primitives.multiply, primitives.divide, primitives.maximum}
-_FUNCTIONS = ("exp", "square", "sqrt", "rsqrt", "log", "reciprocal", "elementwise")
+def _region(last: Node, readers: Readers, place: Mapping[Node, int]) -> list[Operation]:
+    """The operations, in order, that compute ``last`` from one value which several of them read; or none.
 
-
-def _region(last: Operation, readers: Mapping[Node, set[Node]], place: Mapping[Node, int]) -> list[Operation] | None:
-    """The operations that compute ``last`` from one value which they read more than once; None if there are none."""
-    if len({source for source in sources_of(last) if not is_fixed(source)}) < 2 or not _may_be_inside(last):
-        return None
-    region: set[Node] = {last}
-    found = None
+    The longest way back: from ``last`` the source that comes latest is taken in for as long as nothing else reads it.
+    """
+    moving = {source for source in sources_of(last) if not is_fixed(source)}
+    if len(moving) < 2 or not _may_be_inside(last):
+        return []
+    region, found = {last}, set[Node]()
     while True:
-        frontier = {source for node in region for source in sources_of(node) if not is_fixed(source)} - region
-        first = max(frontier, key=lambda node: place.get(node, -1))
-        if len(frontier) == 1 and len(readers[first] & region) > 1 and _is_smooth(region):
+        before = {source for node in region for source in sources_of(node) if not is_fixed(source)} - region
+        latest = max(before, key=lambda node: place.get(node, -1))
+        if len(before) == 1 and len(readers[latest] & region) > 1 and _is_smooth(region):
             found = set(region)
-        if not isinstance(first, Operation) or not _may_be_inside(first) or not readers[first] <= region:
-            return None if found is None else [n for n in place if n in found and isinstance(n, Operation)]
-        region.add(first)
+        if not _may_be_inside(latest) or not readers[latest] <= region:
+            return [node for node in sorted(found, key=place.__getitem__) if isinstance(node, Operation)]
+        region.add(latest)
 
 
-def _may_be_inside(node: Operation) -> bool:
-    return node.unrolled is None and (node.primitive in _INSIDE or node.primitive.name in _FUNCTIONS)
+def _may_be_inside(node: Node) -> bool:
+    return (
+        isinstance(node, Operation)
+        and node.unrolled is None
+        and (node.primitive in _INSIDE or node.primitive.name in _FUNCTIONS)
+    )
 
 
 def _is_smooth(region: Set[Node]) -> bool:
     """Whether the operations compute a smooth function together that is not linear.
 
-    Linear ones and a maximum have exact projections; where there are exponentials, a maximum only keeps them finite.
+    Linear ones and a maximum have exact projections; but beside exponentials a maximum only keeps those finite, and a
+    variance is rectified before its root is taken.
     """
     inside = {node.primitive for node in region if isinstance(node, Operation)}
-    return not inside <= _LINEAR and (primitives.maximum not in inside or any(p.name == "exp" for p in inside))
+    names = {primitive.name for primitive in inside}
+    bent = (primitives.maximum, "exp"), (primitives.sum_relu, "sqrt"), (primitives.sum_relu, "rsqrt")
+    return not inside <= _LINEAR and all(
+        primitive not in inside or any(p is primitive and name in names for p, name in bent) for primitive, _ in bent
+    )
 
 
 def _block(region: Sequence[Operation]) -> Operation:
     """The operations as one."""
     last = region[-1]
-    outside = list(dict.fromkeys(s for node in region for s in sources_of(node) if s not in region))
+    outside = list(dict.fromkeys(source for node in region for source in sources_of(node) if source not in region))
     outside.sort(key=is_fixed)
 
     def forward(*arrays: Array) -> Array:
         values = dict(zip(outside, arrays, strict=True))
         for node in region:
-            values[node] = node.primitive.forward(*(slot.read(values.__getitem__) for slot in node.slots), **node.settings)
+            inputs = (slot.read(values.__getitem__) for slot in node.slots)
+            values[node] = node.primitive.forward(*inputs, **node.settings)
         return values[last]
 
-    names = "-".join(dict.fromkeys(node.name for node in region))
-    primitive = smooth_function(names, forward)
-    return replace(last, name=names, primitive=primitive, slots=tuple(map(of_node, outside)), settings={})
+    name = f"block ({', '.join(dict.fromkeys(node.name for node in region if node.primitive not in _LINEAR))})"
+    slots = tuple(map(of_node, outside))
+    return replace(last, name=name, primitive=smooth_function(name, forward), slots=slots, settings={})
 
 
-def _with_blocks(
-    nodes: Sequence[Node], outputs: Sequence[Operation], blocks: Mapping[Node, Operation]
-) -> list[Operation]:
-    """The outputs, rebuilt with the blocks in the places of the operations that they compute."""
-    new: dict[Node, Node] = {}
-
-    def moved(slot: Slot) -> Slot:
-        return replace(slot, sources=tuple(s if isinstance(s, Feedback) else new[s] for s in slot.sources))
-
+def _factors_last(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes with ``a (b s)`` as ``(a b) s`` for parameters s: a normalisation first, then its scale."""
+    reads = Counter(source for node in nodes for source in sources_of(node))
+    reordered: list[Node] = []
     for node in nodes:
-        node_ = blocks.get(node, node)
-        if isinstance(node_, Operation):
-            if any(not isinstance(s, Feedback) and s not in new for s in sources_of(node_)):
-                continue  # inside a block
-            unrolled = node_.unrolled and (tuple(map(moved, node_.unrolled[0])), node_.unrolled[1])
-            new[node] = replace(node_, slots=tuple(map(moved, node_.slots)), unrolled=unrolled)
-        else:
-            new[node] = node_
-    return [node for output in outputs if isinstance(node := new[output], Operation)]
+        found = _product_of_product(node, reads)
+        if found is None:
+            reordered.append(node)
+            continue
+        inner = replace(found.product, slots=(found.a, found.b), tag=object())
+        reordered.remove(found.product)
+        reordered += [inner, replace(found.node, slots=(of_node(inner), found.scale))]
+    return reordered
+
+
+class _Product(NamedTuple):
+    """``node = a product``, ``product = b scale``, which nothing else reads."""
+
+    node: Operation
+    a: Slot
+    product: Operation
+    b: Slot
+    scale: Slot
+
+
+def _product_of_product(node: Node, reads: Counter[Node]) -> _Product | None:
+    if not isinstance(node, Operation) or node.primitive is not primitives.multiply:
+        return None
+    for a, slot in (node.slots, node.slots[::-1]):
+        product = slot.sources[0]
+        if slot.view is not None or not isinstance(product, Operation) or product.primitive is not node.primitive:
+            continue
+        if product.shape == node.shape and reads[product] == 1:
+            for b, scale in (product.slots, product.slots[::-1]):
+                if _is_parameter(scale) and isinstance(b.sources[0], Operation) and b.sources[0].name in _ROOTS:
+                    return _Product(node, a, product, b, scale)
+    return None
+
+
+def _is_parameter(slot: Slot) -> bool:
+    return all(not isinstance(source, Operation) for source in slot.sources)

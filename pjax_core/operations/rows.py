@@ -42,6 +42,10 @@ class Rows:
         """The sum over each row."""
         return jnp.sum(z, tuple(axis for axis in range(z.ndim) if axis not in self.of_z))
 
+    def largest_z(self, z: Array) -> Array:
+        """The largest size in each row."""
+        return jnp.max(jnp.abs(z), tuple(axis for axis in range(z.ndim) if axis not in self.of_z), initial=0)
+
     def like_x(self, row: Array, x: Array) -> Array:
         """A number for each row, in a shape that broadcasts to that of x."""
         return jnp.expand_dims(row, tuple(axis for axis in range(x.ndim) if axis not in self.of_x))
@@ -73,7 +77,7 @@ def _places(jaxpr: Jaxpr, known: Mapping[Any, Places]) -> list[Places | None]:
 
     for eqn in jaxpr.eqns:
         inputs = [of(var) for var in eqn.invars]
-        dependent = [(var.aval.shape, place) for var, place in zip(eqn.invars, inputs, strict=True) if place]
+        dependent = [(_shape(var), place) for var, place in zip(eqn.invars, inputs, strict=True) if place]
         if not dependent:
             continue
         inner = next((eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params), None)
@@ -81,10 +85,15 @@ def _places(jaxpr: Jaxpr, known: Mapping[Any, Places]) -> list[Places | None]:
             inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
             found = _places(inner, {v: p for v, p in zip(inner.invars, inputs, strict=True) if p})
         else:
-            found = [_common([_moved(eqn, shape, place, var.aval.shape) for shape, place in dependent])
-                     for var in eqn.outvars]
+            found = [
+                _common([_moved(eqn, shape, place, _shape(var)) for shape, place in dependent]) for var in eqn.outvars
+            ]
         places |= {var: place for var, place in zip(eqn.outvars, found, strict=True) if place}
     return [of(var) for var in jaxpr.outvars]
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return tuple(var.aval.shape)
 
 
 def _common(all_places: Sequence[Places]) -> Places:

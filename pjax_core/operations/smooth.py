@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,13 +48,18 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
         change = jnp.asarray(changes[0]).astype(x.dtype)
         start, first_order = jax.jvp(function, (x,), (change,))
         rows = rows_of(function, x)
-        return jnp.where(rows.like_z(_row_is_small(rows, first_order), start), first_order, function(x + change) - start)
+        return jnp.where(
+            rows.like_z(_row_is_small(rows, first_order), start), first_order, function(x + change) - start
+        )
 
     def shares(*inputs: Array) -> tuple[Array, ...]:
         """By the mean square of what the function makes of a change of all entries, with signs that have no pattern."""
         function, x = _of_first(forward, inputs)
-        places = sum((k + 1.6) * lax.broadcasted_iota(x.dtype, x.shape, k) for k in range(x.ndim))
-        moved = jax.jvp(function, (x,), (jnp.where(jnp.sin(12.9898 * places + 1) < 0, -1, 1).astype(x.dtype),))[1]
+        places: Array = jnp.zeros(x.shape, x.dtype)
+        for axis in range(x.ndim):
+            places = places + (axis + 1.6) * lax.broadcasted_iota(x.dtype, x.shape, axis)
+        signs = jnp.where(jnp.sin(12.9898 * places + 1) < 0, -1, 1).astype(x.dtype)
+        _, moved = jax.jvp(function, (x,), (signs,))
         return (1 / (1 + jnp.mean(moved**2)),) * len(inputs)
 
     return Primitive(name, forward, project, increment=increment, shares=shares, moving=1)
@@ -69,16 +74,19 @@ class _Point(NamedTuple):
 
 def _of_first(forward: Callable[..., Array], inputs: tuple[Array, ...]) -> tuple[Callable[[Array], Array], Array]:
     """The function of the first input, and that input, in float32 or wider."""
-    x, *data = (
-        array.astype(jnp.promote_types(array.dtype, jnp.float32)) if jnp.issubdtype(array.dtype, jnp.floating) else array
-        for array in inputs
-    )
+    x, *data = map(_widened, inputs)
     return lambda x: forward(x, *data), x
+
+
+def _widened(array: Array) -> Array:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _row_is_small(rows: Rows, residual: Array) -> Array:
     """Whether what is beyond first order is lost in rounding."""
-    return rows.sum_z(residual**2) <= jnp.finfo(residual.dtype).eps
+    return rows.largest_z(residual) <= jnp.finfo(residual.dtype).eps ** 0.5
 
 
 def _nearest(
@@ -94,7 +102,7 @@ def _nearest(
     def step(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         change, output_change, squared = state
         along = jax.jvp(function, (x + change,), (change,))[1]
-        target, _ = _linearised(function, rows, x + change, along - output_change, -output_change)
+        target = _linearised(function, rows, x + change, along - output_change, -output_change)[0]
         for part in (1.0, 0.3, 0.05):
             new = state[0] + part * (target - state[0])
             new_output_change, new_squared = at(new)
@@ -116,6 +124,9 @@ def _linearised(
     _, forwards = jax.linearize(function, x)
     backwards = jax.linear_transpose(forwards, x)
     tiny = jnp.finfo(residual.dtype).tiny
+    size = rows.like_z(rows.largest_z(residual), residual)  # in units of which squares do not vanish
+    scale = jnp.where(size > 0, size, 1)
+    residual, guess = residual / scale, guess / scale
 
     def operator(multiplier: Array) -> Array:
         return multiplier + forwards(backwards(multiplier)[0])
@@ -131,4 +142,4 @@ def _linearised(
         multiplier, rest = multiplier + step * direction, rest - step * image
         new = rows.sum_z(rest * rest)
         direction, squared = rest + quotient(new, squared) * direction, new
-    return backwards(multiplier)[0], multiplier
+    return backwards(scale * multiplier)[0], scale * multiplier

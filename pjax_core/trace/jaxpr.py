@@ -16,7 +16,6 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from pjax_core.arrays.meshes import shape_of_type, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
 from pjax_core.graph.nodes import Computed, Data, Node, Operation, Parameter, Slot, of_node, ordered, select
-from pjax_core.graph.blocks import in_blocks
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
 from pjax_core.operations import primitives
@@ -44,7 +43,7 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
             f"a mean or a sum of such, or a tree of them, but it returned {found}"
         )
     outputs, regions = of_parameters(list(dict.fromkeys(node for loss in losses for node in loss.nodes)))
-    nodes = [in_stored_layout(node) for node in ordered(rewritten(in_blocks(outputs)))]
+    nodes = [in_stored_layout(node) for node in ordered(rewritten(outputs))]
     for parameter in parameters:
         if parameter not in nodes:
             raise ValueError(

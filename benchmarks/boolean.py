@@ -126,9 +126,8 @@ def search(
         steps=steps,
         beta=task.beta,
         gamma=task.gamma,
-        gap=task.gap,
         lanes=min(lanes, starts),
-        until=until,  # type: ignore[arg-type]
+        until=pj.gap_below(task.gap, every=50, any_of="starts" if until == "any" else None),
     )
     start = time.perf_counter()
     state = settings.run(settings.init(jax.random.key(seed), task.x, task.y))
@@ -279,7 +278,7 @@ def speed(name: str, lanes: int, rounds: int, cores: int) -> float:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return min(times) / (rounds * 50 * blocks * cores * lanes) * 1e6
+    return min(times) / (rounds * settings.until.every * blocks * cores * lanes) * 1e6
 
 
 def floor(task: Task) -> int:

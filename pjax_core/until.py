@@ -22,7 +22,7 @@ from pjax_core.graph.nodes import Operation
 
 @dataclass(frozen=True)
 class Until:
-    """A condition to stop, from :func:`gap_below`."""
+    """A condition to stop; made by :func:`gap_below`."""
 
     gap: float
     every: int
@@ -107,13 +107,14 @@ def run_until(
     never = jnp.zeros((), bool)
     first = Outcome(
         state,
-        jax.tree.map(lambda number: jnp.zeros((steps,), number.dtype), row),
+        jax.tree.map(lambda number: jnp.zeros((max(steps, 1),), number.dtype), row),
         jax.tree.map(lambda number: jnp.full((), jnp.inf, number.dtype), latest),
         jnp.full((), jnp.inf, jax.eval_shape(gap_of, state).dtype),
         never,
         jnp.zeros((), jnp.int32),
     )
-    return lax.while_loop(lambda carry: ~carry[0], look, varying((never, first), axes))[1]
+    last = lax.while_loop(lambda carry: ~carry[0], look, varying((never, first), axes))[1]
+    return last._replace(rows=jax.tree.map(lambda rows: rows[:steps], last.rows))
 
 
 def gap_of_outputs(graph: Graph, params: Any, data: tuple[Any, ...]) -> Array:

@@ -43,11 +43,12 @@ class Info:
         solved: whether the gap of the outputs fell below that of ``until``; None without it, like all that follows.
         steps: how many steps were made; ``residual`` and ``truncation`` are 0 beyond.
         gaps: root mean squares.  "outputs": by how much the network's outputs, with ``solution.params``, miss what
-            their constraint asks.  "weights" and "inputs": by how much the last step found the points in both sets to
-            differ, ``P_A(z)`` and ``P_B(2 P_A(z) - z)`` of Douglas-Rachford, in parameters and in the values that
-            operations read; of alternating and cyclic algorithms, by how much a whole step changed them.  Copies of a
-            value count by their mean, so these two can vanish where items of data contradict each other; the gap of
-            the outputs cannot.  Infinite before the first step.
+            their constraint asks, or parameters their sets: the largest of these.  "weights" and "inputs": by how
+            much the last step found the points in both sets to differ, ``P_A(z)`` and ``P_B(2 P_A(z) - z)`` of
+            Douglas-Rachford, in parameters and in the values that operations read; of alternating and cyclic
+            algorithms, by how much a whole step changed them.  Copies of a value count by their mean, so these two
+            can vanish where items of data contradict each other; the gap of the outputs cannot.  Infinite before
+            the first step.
     """
 
     residual: Array

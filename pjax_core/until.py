@@ -38,10 +38,10 @@ def gap_below(gap: float, *, every: int = 10, any_of: str | None = None) -> Unti
 
     Args:
         gap: of :func:`solve`, the root mean square by which the network's outputs, with the parameters as they are
-            read, miss their output constraint (``info.gaps["outputs"]``); of :class:`CircuitSearch`, that by which
-            the copies of a node differ.
-        every: how many steps lie between two looks, of which each computes the network once; ``info.steps`` is a
-            multiple of it, or the most that were allowed.
+            read, miss their constraint (``info.gaps["outputs"]``); of :class:`CircuitSearch`, that by which the
+            copies of a node differ.
+        every: how many steps lie between two looks, each of which computes the network once, about a third of a step
+            of alternating projections; ``info.steps`` is a multiple of it, or the most that were allowed.
         any_of: the name of an axis of ``jax.vmap`` or ``jax.shard_map``, whose starts all stop once one is solved;
             None if each goes on until it is solved itself.  The starts of a :class:`CircuitSearch` are "starts".
 
@@ -118,14 +118,17 @@ def run_until(
 
 
 def gap_of_outputs(graph: Graph, params: Any, data: tuple[Any, ...]) -> Array:
-    """The root mean square change that output constraints ask of what the network computes."""
+    """The root mean square change that an output constraint asks of what the network computes; the largest of several.
+
+    The sets of parameters count as such, where the parameters are not in them.
+    """
     value = consensus.start(graph, params, data)
-    changes: list[Array] = []
-    for node in graph.nodes:
-        if isinstance(node, Operation) and node.primitive.constrains_output:
-            inputs = tuple(slot.read(value) for slot in node.slots)
-            changes += node.primitive.project_values(inputs, None, **node.settings)[0]
-    return rms(changes)
+    constraints = [n for n in graph.nodes if isinstance(n, Operation) and n.primitive.constrains_output]
+    gaps = []
+    for node in (*constraints, *graph.regions.values()):
+        inputs = tuple(slot.read(value) for slot in node.slots)
+        gaps.append(rms(list(node.primitive.project_values(inputs, None, **node.settings)[0])))
+    return functools.reduce(jnp.maximum, gaps)
 
 
 def rms(changes: list[Array]) -> Array:

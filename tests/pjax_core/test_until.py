@@ -158,6 +158,32 @@ def points(oracle: Any, z: State, relaxation: float = 0.5, beta: float | None = 
     )
 
 
+@pytest.mark.parametrize("algorithm", [ALGORITHMS["AP"], DR], ids=["AP", "DR"])
+def test_contradictions_are_not_solved(algorithm: pj.Algorithm, data: Any) -> None:
+    """Two margins that exclude each other: alternating projections come to rest, the outputs miss both."""
+    problem = pj.feasibility(lambda params, x, y: (margin(params, x, y), margin(params, x, 1 - y)))
+    info = pj.solve(problem, PARAMS, *data, algorithm=algorithm, steps=3000, until=UNTIL, tolerance=np.inf).info
+    assert not info.solved
+    assert info.gaps["outputs"] > 0.4
+    if algorithm is not DR:
+        assert max(info.gaps["weights"], info.gaps["inputs"]) < 1e-3
+
+
+@pytest.mark.parametrize("algorithm", [ALGORITHMS["CP"], DR], ids=["CP", "DR"])
+def test_parameters_outside_of_their_sets_are_not_solved(algorithm: pj.Algorithm, data: Any) -> None:
+    """The outputs are right from the start, but weights are to be in a box that they are outside of."""
+    solved = solve(PARAMS, *data, algorithm=DR, steps=STEPS, until=UNTIL).params
+    problem = pj.feasibility(lambda p, x, y: (margin(p, x, y), pj.within(p["w1"], pj.Box(-0.3, 0.3))))
+    run = functools.partial(pj.solve, problem, solved, *data, algorithm=algorithm, tolerance=np.inf, until=UNTIL)
+    none = run(steps=0).info
+    assert not none.solved
+    outside = np.maximum(np.abs(np.float64(solved["w1"])) - 0.3, 0)
+    assert float(none.gaps["outputs"]) == pytest.approx(np.sqrt(np.mean(outside**2)), rel=1e-4)
+    found = run(steps=STEPS)
+    assert found.info.solved
+    assert np.abs(found.params["w1"]).max() <= 0.3 + 1e-6
+
+
 @functools.partial(jax.jit, static_argnums=3)
 def side_by_side(starts: Any, x: Any, y: Any, until: Any) -> pj.Solution:
     def run(params: Any) -> pj.Solution:

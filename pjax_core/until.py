@@ -30,7 +30,15 @@ class Until:
 
     def stops(self, solved: Array) -> Array:
         """Whether a start stops, given whether it is solved."""
-        return solved if self.any_of is None else lax.pmax(solved.astype(jnp.int32), self.any_of) > 0
+        if self.any_of is None:
+            return solved
+        try:
+            return lax.pmax(solved.astype(jnp.int32), self.any_of) > 0
+        except NameError:
+            raise ValueError(
+                f"any_of is {self.any_of!r}, but no axis has this name here; call solve inside "
+                f"jax.vmap(..., axis_name={self.any_of!r})"
+            ) from None
 
 
 def gap_below(gap: float, *, every: int = 10, any_of: str | None = None) -> Until:
@@ -47,7 +55,7 @@ def gap_below(gap: float, *, every: int = 10, any_of: str | None = None) -> Unti
 
     Raises:
         TypeError: ``gap`` or ``every`` is not a number.
-        ValueError: ``gap`` is not positive, ``every`` is below 1, or ``any_of`` is not a name.
+        ValueError: ``gap`` is not positive, ``every`` is below 1, or ``any_of`` is no name, in use of no axis.
     """
     gap = arguments.number("gap", gap, lambda g: g > 0, "a positive number")
     try:

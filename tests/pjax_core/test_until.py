@@ -286,6 +286,7 @@ def bad_solve(**settings: Any) -> pj.Solution:
         (lambda: pj.gap_below(0.1, every=0), ValueError, "every is 0; pass an integer of at least 1"),
         (lambda: pj.gap_below(0.1, every=2.5), TypeError, "every is 2.5; pass an integer"),
         (lambda: pj.gap_below(0.1, any_of=0), ValueError, "any_of is 0; pass the axis_name"),
+        (lambda: bad_solve(until=pj.gap_below(0.1, any_of="rows")), ValueError, "any_of is 'rows', but no axis has"),
         (lambda: bad_solve(until=0.1), TypeError, r"until is 0.1; pass pj.gap_below"),
         (lambda: bad_solve(state={"w": np.ones(3)}), TypeError, "state is a dict of arrays; pass solution.state"),
         (

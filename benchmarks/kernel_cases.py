@@ -73,11 +73,18 @@ def rows_of_copies(rows: int, length: int) -> Case:
     return Case(pk.project_bilinear, shapes, arrays, size, operations=operations, goals=(AT_COPY_BANDWIDTH,))
 
 
-def thresholds(length: int, items: int, starts: int) -> Case:
-    """``project_threshold`` with few entries, the first axis, of many functions."""
-    kernel = partial(pk.project_threshold, margin=1.25, axis=0)
-    shapes = (length, items, starts), (length, items, starts), (items, starts)
-    return elementwise(kernel, shapes, items * starts * (13 * length + 2 * ROOT))
+def thresholds(*shape: int, axis: int) -> Case:
+    """``project_threshold`` of arrays of this shape, few of whose margins are reached, by the signs they have."""
+    length, functions = shape[axis], shape[:axis] + shape[axis:][1:]
+    kernel = partial(pk.project_threshold, margin=2 * math.sqrt(length), axis=axis)
+    case = elementwise(kernel, (shape, shape, functions), math.prod(functions) * (13 * length + 2 * ROOT))
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        """Without functions to whose two signs it is equally far, where rounding would choose."""
+        a, b, z = case.arrays(rng)
+        return a, b, np.copysign(z, np.sum(a * b, axis=axis))
+
+    return case._replace(arrays=arrays, implementations=("triton", "xla"), goals=(AT_COPY_BANDWIDTH,))
 
 
 def threshold_layer(batch: int, length: int, width: int) -> Case:
@@ -403,6 +410,9 @@ TRITON_CASES = {
     "bilinear 65536 x 784": rows_of_copies(65536, 784),
     "bilinear 1048576 x 32": rows_of_copies(1048576, 32),
     "bilinear 2048 x 20000": rows_of_copies(2048, 20000),
+    "threshold 65536 x 784": thresholds(65536, 784, axis=1),
+    "threshold 13 x 65536 x 16, axis 0": thresholds(13, 65536, 16, axis=0),
+    "threshold 2048 x 20000": thresholds(2048, 20000, axis=1),
     "max 65536 x 784": rows_of_entries(65536, 784),
     "max pool 256 x 56 x 56 x 64, 2 x 2": windows_of_images(256, 56, 64, 2),
     "dense copies 256 x 784 x 256": layer_with_deviations(256, 784, 256),
@@ -433,6 +443,10 @@ CASES = TRITON_CASES | {
 ODD_CASES = {
     "bilinear 37 x 129": rows_of_copies(37, 129),
     "bilinear 3 x 5001": rows_of_copies(3, 5001),
+    "threshold 37 x 129": thresholds(37, 129, axis=1),
+    "threshold 3 x 5001": thresholds(3, 5001, axis=1),
+    "threshold 13 x 37 x 5, axis 0": thresholds(13, 37, 5, axis=0),
+    "threshold 3 x 1001 x 19, axis 1": thresholds(3, 1001, 19, axis=1),
     "max 37 x 129": rows_of_entries(37, 129),
     "max pool 3 x 10 x 10 x 5, 3 x 3": windows_of_images(3, 10, 5, 3),
     "dense copies 37 x 129 x 19": layer_with_deviations(37, 129, 19),
@@ -508,8 +522,8 @@ BENCHMARKS = {
         "2048 x 1024, 4 levels": rounded(2048, 1024, 4),
     },
     "project_threshold": {
-        "5 x 64 x 16": thresholds(5, 64, 16),
-        "13 x 4096 x 16": thresholds(13, 4096, 16),
+        "5 x 64 x 16": thresholds(5, 64, 16, axis=0),
+        "13 x 4096 x 16": thresholds(13, 4096, 16, axis=0),
     },
     "project_threshold_dense": {
         "32 x 64 x 32": threshold_layer(32, 64, 32),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -17,7 +17,7 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
-from pjax_core.copies.shares import log_shares
+from pjax_core.copies.shares import LogShares, log_shares
 from pjax_core.copies.through_time import loops, pull_through_time
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
@@ -42,8 +42,10 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
     By default, with no algorithm, they may even be too small for float32: they are held in units of their own.  There
     one sweep takes as many products as back-propagation, and through a ``recurrence`` goes from the last time step to
-    the first: what a step asks of the state before it is divided by the part that it hands on, as for parameters.  For
-    small changes what rank-one and apart layers hand down so is close to what back-propagation does, through time too.
+    the first: what a step asks of the state before it is divided by the part that it hands on, as for parameters.
+    Where several operations read a value, what each asks of it is divided by its part likewise, and the mean taken.
+    For small changes what rank-one and apart layers hand down so is close to what back-propagation does, through time
+    too.
 
     Args:
         problem: from :func:`feasibility`.
@@ -100,29 +102,31 @@ def _value_and_direction(
     graph = problem.graph(params, data)
     start_of = consensus.start(graph, params, data)
     shares = log_shares(graph, start_of)
+    exponents: Mapping[Node, Array] = {}
     if algorithm is None and steps == 1:
-        exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in shares.items()}
-        moved = _sweep(graph, start_of, exponents)
+        changes = _swept(graph, start_of, shares)
+        moved, exponents = changes.of_parameters(), changes.exponents
     else:
-        algorithm, exponents = algorithm or cyclic_projections(), {}
+        algorithm = algorithm or cyclic_projections()
         if algorithm.sets is None:
             moved = _changes_of_values(problem, algorithm, steps, params, data)
         else:
             moved = _changes(graph, start_of, algorithm.sets(graph, steps))
-    left = {node.index: share - exponents.get(node, 0) for node, share in shares.items() if isinstance(node, Parameter)}
+    of_parameters = [(node, share) for node, share in shares.of_nodes.items() if isinstance(node, Parameter)]
+    left = {node.index: share - exponents.get(node, 0) for node, share in of_parameters}
     directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
     return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
 
 
-def _sweep(graph: Graph, start_of: Values, exponents: dict[Node, Array]) -> list[Array]:
-    """By how much one sweep from the output back, and in loops from their last time step, changes each parameter."""
-    changes, by_states = Changes(graph, start_of, exponents), loops(graph)
+def _swept(graph: Graph, start_of: Values, shares: LogShares) -> Changes:
+    """The changes that one sweep makes, from the output back, and in loops from their last time step."""
+    changes, by_states = Changes(graph, start_of, shares), loops(graph)
     for node in reversed(graph.nodes):
         with jax.named_scope(graph.label(node)):
             if node in by_states:
                 pull_through_time(changes, by_states[node])
             changes.project(node)
-    return changes.of_parameters()
+    return changes
 
 
 def _changes(graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]]) -> list[Array]:

@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import gc
 import importlib.util
 import os
 import subprocess
@@ -13,9 +14,15 @@ import pytest
 from .compilations import quickly
 
 # XLA's older code generator for the CPU compiles twice as fast. Tests of rounding ask for the one that users run, by
-# AS_FOR_USERS in pjax_kernels/code_generation.py. An unknown flag ends the process, so other releases keep their own.
+# AS_FOR_USERS in pjax_kernels/code_generation.py. Parts of a program that compile side by side cost more in all.
+# An unknown flag ends the process, so other releases keep their own.
 if jax.__version_info__[:2] == (0, 10):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    flags = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
+
+# Tracing makes many small objects, nearly all of which live on: Python looks for cycles among them too often.
+GARBAGE = 50_000, 20, 50
+gc.set_threshold(*GARBAGE)
 
 # Triton reads it when it is imported, and must be before a test changes it. Its kernels are interpreted, unless
 # tools/lower_gpu asks otherwise.
@@ -48,6 +55,7 @@ def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, i
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}",
             "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),
         }
+        program = f"import gc\ngc.set_threshold(*{GARBAGE})\n{program}"
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

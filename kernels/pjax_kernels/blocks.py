@@ -68,6 +68,20 @@ def _rows_of_bilinear(shape: Sequence[int], numbers: str) -> Blocks:
     return {"ROWS": max(1, 512 // _words(numbers) // block), "num_warps": max(4, block // 256)}
 
 
+def _thresholds(shape: Sequence[int], numbers: str) -> Blocks:
+    """Of (outer, length, inner), entries along the second: rows as above, or so many columns side by side."""
+    if shape[2] == 1:
+        return _rows_of_bilinear(shape[:2], numbers)
+    block = _power_of_two(shape[1])
+    return {"ROWS": max(8, 1024 // _words(numbers) // block), "num_warps": max(2, block // 64)}
+
+
+def _many_thresholds(shape: Sequence[int], numbers: str) -> Blocks:
+    """Of the same shape, with more entries than registers hold."""
+    del numbers
+    return {"ROWS": 1, "BLOCK": 4096, "num_warps": 8} if shape[2] == 1 else {"ROWS": 32, "BLOCK": 128, "num_warps": 8}
+
+
 def _rows_of_max(shape: Sequence[int], numbers: str) -> Blocks:
     del numbers
     block = _power_of_two(shape[1])
@@ -112,6 +126,8 @@ def _pairs_multiplied(shape: Sequence[int], numbers: str) -> Blocks:
 DEFAULTS: dict[str, Callable[[Sequence[int], str], Blocks]] = {
     "bilinear": _rows_of_bilinear,
     "bilinear, long rows": lambda shape, numbers: {"BLOCK": 4096, "num_warps": 8},
+    "threshold": _thresholds,
+    "threshold, many entries": _many_thresholds,
     "max": _rows_of_max,
     "max pool": lambda shape, numbers: {"BLOCK": 256, "num_warps": 4},
     "dense copies": _copies,

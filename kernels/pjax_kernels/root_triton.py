@@ -2,7 +2,7 @@
 
 Three things differ.  Rounding errors of products are taken with halves cut by their bits, which cannot overflow.  The
 compiler must not contract products and sums (:mod:`pjax_kernels.gpu` forbids it), or the errors of sums would be
-wrong.  Division is ``_divide`` where its rounding reaches the result, and Triton's faster one, within 2 ulp, in
+wrong.  Division is ``divide`` where its rounding reaches the result, and Triton's faster one, within 2 ulp, in
 what only corrects it.
 """
 
@@ -18,7 +18,7 @@ FAR_STEPS = tl.constexpr(root.FAR_STEPS)
 @triton.jit
 def scaled_residual(p, q, z):
     """``(z - p)/(1 + q)``: a first guess of the root, and the measure of how hard it is to find."""
-    return _divide(0.5 * z - 0.5 * p, 0.5 + 0.5 * q)
+    return divide(0.5 * z - 0.5 * p, 0.5 + 0.5 * q)
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def near_root(scaled, p, q, STEPS: tl.constexpr):
 @triton.jit
 def near_coefficients(t):
     """``beta`` and ``gamma`` for a root well inside (-1, 1)."""
-    beta = _divide(t, 1 - t * t)
+    beta = divide(t, 1 - t * t)
     return beta, t * beta
 
 
@@ -67,14 +67,14 @@ def far_root(plus, plus_error, minus, minus_error, z):
     v = _far_start(lower_bound, pole_part, other_part, one, excess)
     for _ in tl.static_range(FAR_STEPS):
         v = _far_step(v, lower_bound, pole_part, other_part, one, scaled, excess)
-    t = _divide(v, 1 + v)
+    t = divide(v, 1 + v)
     precise = v <= 3
     t = tl.where(precise, _precise_step(t, pole, pole_error, other, other_error, z), t)
-    v = tl.where(precise, _divide(t, 1 - t), v)
+    v = tl.where(precise, divide(t, 1 - t), v)
 
     set_valued = (pole <= 0) & (excess >= 0)
-    radius = _square_root(tl.maximum(excess, 0.0)) * _square_root(1 + 2 * other)
-    slope = _divide(v, 1 + 2 * v)
+    radius = square_root(tl.maximum(excess, 0.0)) * square_root(1 + 2 * other)
+    slope = divide(v, 1 + 2 * v)
     t = sign * tl.where(set_valued, 1.0, t)
     beta = sign * tl.where(set_valued, 0.5, (1 + v) * slope)
     gamma = tl.where(set_valued, 0.0, v * slope)
@@ -129,8 +129,8 @@ def projection(p, plus, minus, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
     if tl.min(is_near.to(tl.int32), axis=0) == 0:
         far_t, far_beta, far_gamma, far_radius = far_root(plus, zero, minus, zero, z)
         # gamma + beta = t/(1 - t) and gamma - beta = -t/(1 + t), each from the form that does not cancel.
-        far_sum = tl.where(far_t > 0, far_gamma + far_beta, _divide(far_t, 1 - tl.minimum(far_t, 0.0)))
-        far_difference = tl.where(far_t < 0, far_gamma - far_beta, _divide(-far_t, 1 + tl.maximum(far_t, 0.0)))
+        far_sum = tl.where(far_t > 0, far_gamma + far_beta, divide(far_t, 1 - tl.minimum(far_t, 0.0)))
+        far_difference = tl.where(far_t < 0, far_gamma - far_beta, divide(-far_t, 1 + tl.maximum(far_t, 0.0)))
         t = tl.where(is_near, t, far_t)
         gamma, beta = tl.where(is_near, gamma, 0.0), tl.where(is_near, beta, 0.0)
         of_sum, of_difference = tl.where(is_near, 0.0, far_sum), tl.where(is_near, 0.0, far_difference)
@@ -154,7 +154,7 @@ def _scale_equation(pole, other, z):
     """The parts of the equation for v, divided by ``1 + q = 1 + 2 (P + M)``."""
     unit: tl.constexpr = 0.125  # keeps the sums below finite for the largest inputs
     denominator = unit + (2 * unit) * (pole + other)
-    per_unit = _divide(tl.full(pole.shape, 1, pole.dtype), denominator)
+    per_unit = divide(tl.full(pole.shape, 1, pole.dtype), denominator)
     residual = (unit * z - unit * pole) + unit * other
     one, other_part, scaled = unit * per_unit, (unit * other) * per_unit, residual * per_unit
     return (unit * pole) * per_unit, other_part, one, scaled, scaled - (one + 0.75 * other_part)
@@ -251,13 +251,13 @@ def _high_half(x):
 
 
 @triton.jit
-def _divide(x, y):
+def divide(x, y):
     """``x / y`` rounded to nearest."""
     return tl.div_rn(x, y) if x.dtype == tl.float32 else x / y
 
 
 @triton.jit
-def _square_root(x):
+def square_root(x):
     """``sqrt(x)`` rounded to nearest."""
     return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
 

@@ -13,13 +13,14 @@ yet there is no array: a sweep from the output back forms no product to compare 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays.meshes import full, shape_of_type
 from pjax_core.copies.count import low_dtype, mean_change, sources, unread_elements
+from pjax_core.copies.shares import LogShares
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.operations.primitive import moved
@@ -34,16 +35,19 @@ class Changes:
     Attributes:
         values: by how much the value that all copies of a node's output share has changed.
         targets: by how much the mean of these copies has, once some have been moved.
-        exponents: for each node the whole number n for which its changes are held in units of ``2^n``; None for 0.
+        shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
+            ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
+            is to learn, is all that counts.
+        exponents: for each node the whole number n for which its changes are held in units of ``2^n``, from its share.
             Without, changes fall below the smallest float32 ten or twenty layers below the output.
     """
 
-    def __init__(
-        self, graph: Graph, start_of: Callable[[Node], Array], exponents: Mapping[Node, Array] | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, start_of: Callable[[Node], Array], shares: LogShares | None = None) -> None:
         self.graph = graph
         self.start_of = start_of
-        self.exponents = exponents
+        self.shares = shares
+        of_nodes = {} if shares is None else shares.of_nodes
+        self.exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in of_nodes.items()}
         self.values: dict[Node, Array] = {}
         self.targets: dict[Node, Array] = {}
 
@@ -78,7 +82,8 @@ class Changes:
             assert output_change is not None
             self.values[node] = self.unscaled(node, node, change + output_change)
         for source in sources(node):
-            mean = self.unscaled(source, node, mean_change(self.graph, node, source, found, self.start_of))
+            mean = mean_change(self.graph, node, source, found, self.start_of)
+            mean = self._weighed(source, node, self.unscaled(source, node, mean))
             self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
 
     def _change_of(self, slot: Slot, reader: Operation) -> Array | None:
@@ -86,7 +91,7 @@ class Changes:
 
         In a sweep the time steps of a loop come from the last to the first: each before the state that it reads.
         """
-        moved_later = Feedback if self.exponents is not None else ()
+        moved_later = Feedback if self.shares is not None else ()
         sources = (node for node in slot.sources if not isinstance(node, moved_later))
         changed = {node: self.values[node] for node in sources if node in self.values}
         if not changed:
@@ -99,13 +104,20 @@ class Changes:
 
         return slot.read(change)
 
+    def _weighed(self, source: Node, reader: Operation, change: Array) -> Array:
+        """What one reader asks of a value, as large as if the largest part of all readers' came this way."""
+        if self.shares is None or isinstance(source, Parameter) or len(self.graph.consumers[source]) == 1:
+            return change
+        lost = self.shares.of_nodes[source] - self.shares.of_ways[source, reader]
+        return change * jnp.exp2(lost).astype(change.dtype)
+
     def _scale(self, node: Node, operation: Operation) -> Array | None:
         """What turns changes of a node in its units into those that an operation is projected with.
 
         These are the true ones, or where the true ones of its output are tiny, larger: the operation is linear in them
         then.
         """
-        if self.exponents is None:
+        if self.shares is None:
             return None
         exponent = self.exponents[node]
         if not operation.primitive.constrains_output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,21 @@ from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 
 
-def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Array]:
-    """Of each node the logarithm to base 2 of the part of the pull of its output constraint that reaches it.
+class LogShares(NamedTuple):
+    """Logarithms to base 2 of parts of the pull of the output constraint.
 
-    Where there are several ways, that of the largest part.
+    Attributes:
+        of_nodes: of the part that reaches each node: where there are several ways, the largest.
+        of_ways: of the part that comes to a node from each operation that reads it.
     """
-    ways: dict[Node, list[Array]] = {node: [] for node in graph.nodes}
+
+    of_nodes: dict[Node, Array]
+    of_ways: dict[tuple[Node, Node], Array]
+
+
+def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
+    """Which part of what its output constraint asks reaches each node."""
+    ways: dict[Node, dict[Node, Array]] = {node: {} for node in graph.nodes}
     shares: dict[Node, Array] = {}
     for node in reversed(graph.nodes):
         if not isinstance(node, Operation):
@@ -29,7 +39,7 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Ar
             own = jnp.zeros(())
             of_slots = [jnp.log2(node.settings.get("strength", 1.0))] * len(node.slots)
         else:
-            own = functools.reduce(jnp.maximum, ways[node])
+            own = functools.reduce(jnp.maximum, ways[node].values())
             inputs = [slot.read(start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots]
             of_slots = [jnp.log2(jnp.asarray(share)) for share in of_inputs(node, inputs)]
         shares[node] = own
@@ -37,10 +47,12 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Ar
             for source in slot.sources:
                 if source in ways:
                     one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else count)
-                    ways[source].append(own + of_slot - float(np.log2(max(one_of, 1))))
-    return shares | {
-        node: functools.reduce(jnp.maximum, ways[node]) for node in graph.nodes if isinstance(node, Parameter)
-    }
+                    way = own + of_slot - float(np.log2(max(one_of, 1)))
+                    ways[source][node] = jnp.maximum(way, ways[source].get(node, -jnp.inf))
+    for node in graph.nodes:
+        if isinstance(node, Parameter):
+            shares[node] = functools.reduce(jnp.maximum, ways[node].values())
+    return LogShares(shares, {(node, reader): way for node, of in ways.items() for reader, way in of.items()})
 
 
 def copies(node: Operation) -> list[float]:

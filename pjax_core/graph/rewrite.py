@@ -11,13 +11,14 @@ from typing import Any
 import jax
 
 from pjax_core.arrays.meshes import says_more_than_shape
+from pjax_core.graph.blocks import with_blocks
 from pjax_core.graph.nodes import Constant, Data, Feedback, Node, Operation, Parameter, Slot, ordered
 from pjax_core.operations import primitives
 
 
 def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
-    """The same constraints in fewer operations: sums of sums, and rectified sums, become one each."""
-    nodes = ordered(outputs)
+    """The same constraints in fewer operations: sums of sums, rectified sums, and blocks, become one each."""
+    nodes = with_blocks(ordered(outputs))
     uses = _uses(nodes)
     new: dict[Node, Node] = {}
 

@@ -103,7 +103,7 @@ def only_timed(name: str, times: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("goal", "names"),
     [
-        (kernel_cases.AT_COPY_BANDWIDTH, ["bilinear", "dense copies"]),
+        (kernel_cases.AT_COPY_BANDWIDTH, ["bilinear", "dense copies", "threshold"]),
         (kernel_cases.NO_SLOWER_THAN_XLA, [f"dense {n}, {p}" for n in SIZES for p in kernel_cases.PRECISIONS]),
         (kernel_cases.FASTER_THAN_SORT, ["max pool"]),
         (kernel_cases.LEFT_TO_XLA, ["sum relu", "quantize", "margin"]),

@@ -29,6 +29,9 @@ class Budget(NamedTuple):
 BUDGETS = {
     ("bilinear 65536 x 784", "_project_rows"): Budget(occupancy=0.4, wide=0.8),
     ("bilinear 2048 x 20000", "_project_long_row"): Budget(occupancy=0.35, wide=0.9),
+    ("threshold 65536 x 784", "_project"): Budget(occupancy=0.5, wide=0.7),
+    ("threshold 13 x 65536 x 16, axis 0", "_project"): Budget(occupancy=0.15, wide=0.8),
+    ("threshold 2048 x 20000", "_project_long"): Budget(occupancy=0.35, wide=0.85),
     ("dense 256 x 784 x 256, highest", "_solve"): Budget(occupancy=0.12, wide=0.5),
     ("dense 256 x 784 x 256, high", "_multiply_and_solve"): Budget(occupancy=0.12, wide=0.8, matrix=True),
     ("max 65536 x 784", "_lower_rows"): Budget(occupancy=0.5, wide=0.6),

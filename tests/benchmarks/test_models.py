@@ -6,6 +6,8 @@ import models
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def random_params(hidden, inputs, outputs):
     params = models.mlp(hidden).init(jax.random.key(1), (inputs,), outputs)

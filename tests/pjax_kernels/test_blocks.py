@@ -45,7 +45,15 @@ def test_what_is_found_may_be_changed() -> None:
     assert blocks.find("dense", (1, 256, 784, 256), "tf32") == SIZES
 
 
-LENGTHS = {"bilinear": 2, "bilinear, long rows": 2, "max": 2, "dense copies": 3, "factored": 5}
+LENGTHS = {
+    "bilinear": 2,
+    "bilinear, long rows": 2,
+    "threshold": 3,
+    "threshold, many entries": 3,
+    "max": 2,
+    "dense copies": 3,
+    "factored": 5,
+}
 """Of the shapes that kernels ask for; others have four axes."""
 
 

@@ -1,6 +1,6 @@
 """Derivatives of every kernel: against finite differences of the reference, in both modes, twice, and at the poles."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -42,6 +42,23 @@ def difference(call: Any, arrays: Any, direction: Any) -> np.ndarray:
     return (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * STEP)
 
 
+@cache
+def compiled(kernel: Any, implementation: str) -> Any:
+    """One function for all tests, so that what one compiles serves the next."""
+    return jax.jit(partial(kernel, implementation=implementation))
+
+
+@partial(jax.jit, static_argnums=0)
+def forward_mode(call: Any, arrays: Any, direction: Any) -> Any:
+    return jax.jvp(call, arrays, direction)[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def both_modes(call: Any, arrays: Any, direction: Any, weights: Any) -> tuple[Any, Any]:
+    """What the weights of the results become in reverse mode, and the direction of the arrays in forward mode."""
+    return jax.vjp(call, *arrays)[1](weights), jax.jvp(call, arrays, direction)[1]
+
+
 def assert_near(left: np.ndarray, right: np.ndarray, tolerance: float) -> None:
     assert np.linalg.norm(left - right) <= tolerance * np.linalg.norm(right)
 
@@ -56,19 +73,16 @@ def allowed(case: Case, direction: Any) -> Any:
 
 
 def test_forward_mode_is_the_limit_of_differences(case: Case, implementation: str, rng: np.random.Generator) -> None:
-    call = jax.jit(partial(case.kernel, implementation=implementation))
-    reference = jax.jit(partial(case.kernel, implementation="reference"))
-    derivative = jax.jit(lambda direction: jax.jvp(call, case.arrays, direction)[1])
+    call, reference = compiled(case.kernel, implementation), compiled(case.kernel, "reference")
     arrays = jax.tree.map(jnp.asarray, case.arrays)
     for _ in range(3):
         direction = allowed(case, random_like(rng, case.arrays))
-        assert_near(leaves(derivative(direction)), difference(reference, arrays, direction), 1e-7)
+        assert_near(leaves(forward_mode(call, arrays, direction)), difference(reference, arrays, direction), 1e-7)
 
 
 def test_each_result_by_each_argument(case: Case, implementation: str, rng: np.random.Generator) -> None:
     """As above, but no large part hides a small one."""
-    call = jax.jit(partial(case.kernel, implementation=implementation))
-    derivative = jax.jit(lambda direction: jax.jvp(call, case.arrays, direction)[1])
+    call = compiled(case.kernel, implementation)
     arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, case.arrays))
     for place, array in enumerate(arrays):
         direction = [jnp.zeros_like(other) for other in arrays]
@@ -76,24 +90,24 @@ def test_each_result_by_each_argument(case: Case, implementation: str, rng: np.r
         along = allowed(case, structure.unflatten(direction))
         at = {k: call(*moved(structure.unflatten(arrays), along, k * STEP)) for k in (-2, -1, 1, 2)}
         expected = jax.tree.map(lambda a, b, c, d: (8 * (c - b) - (d - a)) / (12 * STEP), *at.values())
-        for got, right in zip(jax.tree.leaves(derivative(along)), jax.tree.leaves(expected), strict=True):
+        derivative = forward_mode(call, structure.unflatten(arrays), along)
+        for got, right in zip(jax.tree.leaves(derivative), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(got, right, rtol=0, atol=1e-6 * np.abs(right).max(initial=1e-2))
 
 
 def test_reverse_mode_is_the_transpose(case: Case, implementation: str, rng: np.random.Generator) -> None:
-    call = jax.jit(partial(case.kernel, implementation=implementation))
+    call = compiled(case.kernel, implementation)
     direction = random_like(rng, case.arrays)
-    results, pull = jax.vjp(call, *case.arrays)
-    weights = random_like(rng, results)
-    pushed = jax.jvp(call, case.arrays, direction)[1]
-    left, right = leaves(pull(weights)) @ leaves(direction), leaves(weights) @ leaves(pushed)
+    weights = random_like(rng, jax.eval_shape(call, *case.arrays))
+    pulled, pushed = both_modes(call, case.arrays, direction, weights)
+    left, right = leaves(pulled) @ leaves(direction), leaves(weights) @ leaves(pushed)
     np.testing.assert_allclose(left, right, rtol=1e-10)
 
 
 ON_DEVICES = [
     (device, name)
     for device, names in {
-        "triton": ["bilinear", "dense", "dense_copies", "dense_factored", "max", "max_pool", "recurrence"],
+        "triton": ["bilinear", "dense", "dense_copies", "dense_factored", "max", "max_pool", "recurrence", "threshold"],
         "tpu": ["bilinear", "dense", "max_pool", "recurrence", "sum_relu"],
     }.items()
     for name in names
@@ -124,9 +138,13 @@ def test_kernels_of_devices_have_the_same_derivatives(
 def test_increments_and_values_have_the_same_derivative(name: str, rng: np.random.Generator) -> None:
     case = CASES[name]
     direction = random_like(rng, case.arrays)
-    changes = jax.tree.leaves(jax.jvp(partial(case.kernel, increments=True), case.arrays, direction)[1])
-    values = jax.tree.leaves(jax.jvp(case.kernel, case.arrays, direction)[1])
-    for got, change, old in zip(values, changes, jax.tree.leaves(direction), strict=False):
+
+    @jax.jit
+    def along(direction: Any) -> Any:
+        calls = case.kernel, partial(case.kernel, increments=True)
+        return [jax.tree.leaves(jax.jvp(call, case.arrays, direction)[1]) for call in calls]
+
+    for got, change, old in zip(*along(direction), jax.tree.leaves(direction), strict=False):
         np.testing.assert_allclose(got, old + change, rtol=1e-10, atol=1e-12)
 
 

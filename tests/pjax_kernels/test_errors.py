@@ -31,6 +31,14 @@ def quantize(x: Array, z: Array, **options: Any) -> tuple[jax.Array, jax.Array]:
     return pk.project_quantize(x, z, **({"levels": 4, "scale": 1.0} | options))
 
 
+def threshold(a: Array, b: Array, z: Array, **options: Any) -> tuple[jax.Array, ...]:
+    return pk.project_threshold(a, b, z, margin=1.0, **options)
+
+
+def threshold_dense(x: Array, w: Array, z: Array, **options: Any) -> tuple[jax.Array, ...]:
+    return pk.project_threshold_dense(x, w, z, margin=1.0, **options)
+
+
 def project_matmul(x: Array, w: Array, z: Array, **options: Any) -> tuple[jax.Array, ...]:
     return pk.project_bilinear_map(jnp.matmul, x, w, z, **options)
 
@@ -42,6 +50,8 @@ def project_matmul_factored(x: Array, w: Array, of_x: Array, of_w: Array, z: Arr
 
 CALLS: dict[str, tuple[Call, tuple[Array, ...]]] = {
     "project_bilinear": (pk.project_bilinear, (ones(3, 4), ones(3, 4), ones(3))),
+    "project_threshold": (threshold, (ones(3, 4), ones(3, 4), ones(3))),
+    "project_threshold_dense": (threshold_dense, (ones(3, 4), ones(4, 5), ones(3, 5))),
     "project_dense": (pk.project_dense, (ones(3, 4), ones(4, 5), ones(3, 5))),
     "project_dense_copies": (
         pk.project_dense_copies,

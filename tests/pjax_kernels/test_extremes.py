@@ -41,6 +41,7 @@ def rows(kernel: str, rng: np.random.Generator) -> Inputs:
         "project_sum_over": (x, z[:, 0]),
         "project_sum_relu": (x, y, z),
         "project_quantize": (x, y),
+        "project_threshold": (x, y, z[:, 0]),
         "project_margin": (x, labels),
         "prox_cross_entropy": (x, labels),
     }[kernel]
@@ -54,13 +55,14 @@ CALLS: dict[str, Callable[..., Any]] = {
     "project_sum_over": lambda x, z, **options: pk.project_sum_over(x, z, axis=1, **options),
     "project_sum_relu": lambda x, y, z, **options: pk.project_sum_relu((x, y), z, **options),
     "project_quantize": lambda x, z, **options: pk.project_quantize(x, z, levels=4, scale=1.0, **options),
+    "project_threshold": lambda a, b, z, **options: pk.project_threshold(a, b, z, margin=1.5, **options),
     "project_margin": pk.project_margin,
     "prox_cross_entropy": pk.prox_cross_entropy,
 }
 
 
 ON_DEVICES = {
-    "triton": ["project_bilinear", "project_max", "project_max_pool"],
+    "triton": ["project_bilinear", "project_max", "project_max_pool", "project_threshold"],
     "tpu": ["project_bilinear", "project_max_pool", "project_sum_relu"],
 }
 """Kernels of rows with an implementation of their own, here in its interpreter."""

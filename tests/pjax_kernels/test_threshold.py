@@ -144,6 +144,18 @@ def test_set_valued_points_are_projected_by_the_rule(implementation: str, dtype:
     np.testing.assert_allclose(found[0], a / 2 + free[:, None] / np.sqrt(3), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_root_is_finite(dtype: DTypeLike) -> None:
+    """For norms from 0 and the least number on, up to those whose product overflows."""
+    limits = np.finfo(dtype)
+    norms = [0, limits.tiny, 1e3 * limits.tiny, 1e9 * limits.tiny, limits.eps, 0.5, 3, 1 / limits.eps, limits.max**0.45]
+    signs, margins = np.array([-3, 0, 3], dtype), np.array([1e-4, 1.25, 1e4], dtype)
+    plus, minus, z, margin = np.meshgrid(np.array(norms, dtype), np.array(norms, dtype), signs, margins)
+    found = jax.jit(pk.threshold_root)(plus, minus, z, margin)
+    assert np.all(np.isfinite(np.stack(found)))
+    assert np.all(np.abs(found.sign) == 1)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_row_stays_one(implementation: str, bad: float, rng: Generator) -> None:
     point = points(rng)

@@ -30,6 +30,7 @@ Call = tuple[Any, Shapes]
 
 ODD: dict[str, Call] = {name: (case.call, case.shapes) for name, case in kernel_cases.ODD_CASES.items()} | {
     "bilinear 1 x 1": (pk.project_bilinear, ((1, 1), (1, 1), (1,))),
+    "threshold 1 x 1": (partial(pk.project_threshold, margin=1.25), ((1, 1), (1, 1), (1,))),
     "max 1 x 1": (pk.project_max, ((1, 1), (1,))),
     "max 5 x 8192": (pk.project_max, ((5, 8192), (5,))),
     "max over two axes": (partial(pk.project_max, axis=(0, 2)), ((3, 7, 5), (7,))),
@@ -80,7 +81,9 @@ def test_odd_sizes_in_every_dtype(name: str, increments: bool, dtype: DTypeLike)
     assert_lowers(call, shapes, [dtype] * len(shapes), increments=increments)
 
 
-@pytest.mark.parametrize("name", ["bilinear 37 x 129", "max 37 x 129", "max pool 3 x 10 x 10 x 5, 3 x 3"])
+@pytest.mark.parametrize(
+    "name", ["bilinear 37 x 129", "threshold 37 x 129", "max 37 x 129", "max pool 3 x 10 x 10 x 5, 3 x 3"]
+)
 def test_arrays_of_several_dtypes(name: str) -> None:
     call, shapes = ODD[name]
     assert_lowers(call, shapes, ["bfloat16", "float16", "float32"][-len(shapes) :], increments=False)

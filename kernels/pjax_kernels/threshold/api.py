@@ -10,15 +10,24 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_index
 
-from pjax_kernels import arguments
+from pjax_kernels import arguments, gpu
 from pjax_kernels.derivatives import of_formula
 from pjax_kernels.implementation import run
 from pjax_kernels.threshold import reference, xla
 
 _KERNEL = "project_threshold"
+
+
+def _triton(a: Array, b: Array, z: Array, margin: Array, *, axis: int, increments: bool) -> tuple[Array, Array, Array]:
+    from pjax_kernels.threshold import triton
+
+    return triton.project_threshold(a, b, z, margin, axis=axis, increments=increments)
+
+
 _IMPLEMENTATIONS = {
     "reference": arguments.from_increments(reference.threshold_increments),
     "xla": arguments.from_increments(xla.threshold_increments),
+    "triton": _triton,
 }
 _FORMULA = of_formula(xla.threshold_increments)
 _DENSE = "project_threshold_dense"
@@ -52,15 +61,17 @@ def project_threshold(
         margin: a positive number, which may be traced.
         axis: of the entries; the first one lets few entries, of many dot products, fill vector registers.
         increments: return the changes instead of the new values, in float32 or wider.
-        implementation: "reference", "xla", or None for the best that runs here.
+        implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), or None for the best that runs here.
 
     Returns:
         ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
+        Finite arguments never make NaN, as long as ``(|a|^2 + |b|^2)^2`` is finite in that dtype.
 
     Raises:
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit, there is no such axis or no entry, the margin is not positive, or the
             implementation is unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: Elser, Lal, arXiv 2602.17493, section III.
     """
@@ -79,6 +90,7 @@ def project_threshold(
         _IMPLEMENTATIONS,
         (a, b, z, _positive(_KERNEL, margin, (a, b, z))),
         formula=_FORMULA,
+        unsupported={"triton": gpu.unsupported(arrays)},
         increments=increments,
         axis=axis,
     )

@@ -1,0 +1,134 @@
+"""Smooth functions of one array, each of whose outputs may depend on many of its entries, such as softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pjax_core.operations.primitive import Primitive
+from pjax_core.operations.rows import Rows, rows_of
+
+INNER_STEPS = 4
+"""Steps of conjugate gradients for the multipliers of one linearisation."""
+
+OUTER_STEPS = 8
+"""Linearisations, where a residual is so large that one is not enough."""
+
+
+def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
+    """The operation ``z = forward(x, *data)``, projected onto by linearisation, row by row.
+
+    A small residual is projected to first order.  For a larger one the point found is never farther than ``x`` with its
+    own output, and is the nearest where the function is not bent much between them.
+    """
+
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> tuple[tuple[Array], Array]:
+        function, x = _of_first(forward, inputs)
+        start = function(x)
+        residual = output - start if residual is None else residual.astype(x.dtype)
+        change, output_change = _nearest(function, x, start, residual)
+        return (change,), output_change
+
+    def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+        function, x = _of_first(forward, starts)
+        change = jnp.asarray(changes[0]).astype(x.dtype)
+        start, first_order = jax.jvp(function, (x,), (change,))
+        rows = rows_of(function, x)
+        return jnp.where(
+            rows.like_z(_row_is_small(rows, first_order), start), first_order, function(x + change) - start
+        )
+
+    def shares(*inputs: Array) -> tuple[Array, ...]:
+        """By the mean square of what the function makes of a change of all entries, with signs that have no pattern."""
+        function, x = _of_first(forward, inputs)
+        places: Array = jnp.zeros(x.shape, x.dtype)
+        for axis in range(x.ndim):
+            places = places + (axis + 1.6) * lax.broadcasted_iota(x.dtype, x.shape, axis)
+        signs = jnp.where(jnp.sin(12.9898 * places + 1) < 0, -1, 1).astype(x.dtype)
+        _, moved = jax.jvp(function, (x,), (signs,))
+        return (1 / (1 + jnp.mean(moved**2)),) * len(inputs)
+
+    return Primitive(name, forward, project, increment=increment, shares=shares, moving=1)
+
+
+def _of_first(forward: Callable[..., Array], inputs: tuple[Array, ...]) -> tuple[Callable[[Array], Array], Array]:
+    """The function of the first input, and that input, in float32 or wider."""
+    x, *data = map(_widened, inputs)
+    return lambda x: forward(x, *data), x
+
+
+def _widened(array: Array) -> Array:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _row_is_small(rows: Rows, residual: Array) -> Array:
+    """Whether what is beyond first order is lost in rounding."""
+    return rows.largest_z(residual) <= jnp.finfo(residual.dtype).eps ** 0.5
+
+
+def _nearest(function: Callable[[Array], Array], x: Array, start: Array, residual: Array) -> tuple[Array, Array]:
+    """The changes of ``x`` and of the output: from linearisation to linearisation, each row as far as it comes nearer.
+
+    Where all residuals are small there is one linearisation.
+    """
+    rows = rows_of(function, x)
+    small = _row_is_small(rows, residual)
+    count = jnp.where(jnp.all(small), 1, OUTER_STEPS)
+
+    def at(change: Array) -> tuple[Array, Array, Array]:
+        """A point, its output's change, and its squared distance in each row."""
+        output_change = function(x + change) - start - residual
+        return change, output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
+
+    def step(_: Array, point: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        change = point[0]
+        along = jax.jvp(function, (x + change,), (change,))[1]
+        beyond = jnp.where(rows.like_z(small, residual), residual, along - point[1])
+        target, multiplier = _linearised(function, rows, x + jnp.where(rows.like_x(small, x), 0, change), beyond)
+        for part in (1.0, 0.3, 0.05):
+            new = at(change + part * (target - change))
+            point = _where(rows, new[2] < point[2], new, point)
+        return _where(rows, small, (target, -multiplier, point[2]), point)
+
+    change, output_change, _ = lax.fori_loop(0, count, step, at(jnp.zeros_like(x)))
+    return change, output_change
+
+
+def _where(
+    rows: Rows, condition: Array, new: tuple[Array, Array, Array], old: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    """The rows of new points where the condition holds, of the old ones elsewhere."""
+    conditions = rows.like_x(condition, new[0]), rows.like_z(condition, new[1]), condition
+    change, output_change, squared = (jnp.where(*each) for each in zip(conditions, new, old, strict=True))
+    return change, output_change, squared
+
+
+def _linearised(function: Callable[[Array], Array], rows: Rows, x: Array, residual: Array) -> tuple[Array, Array]:
+    """``J' L`` and ``L``, where ``(I + J J') L`` is the residual, for the derivative J at ``x``."""
+    _, forwards = jax.linearize(function, x)
+    backwards = jax.linear_transpose(forwards, x)
+    tiny = jnp.finfo(residual.dtype).tiny
+    size = rows.like_z(rows.largest_z(residual), residual)  # in units of which squares do not vanish
+    scale = jnp.where(size > 0, size, 1)
+    residual = residual / scale
+
+    def operator(multiplier: Array) -> Array:
+        return multiplier + forwards(backwards(multiplier)[0])
+
+    def quotient(numerator: Array, denominator: Array) -> Array:
+        return rows.like_z(numerator / jnp.where(jnp.abs(denominator) > tiny, denominator, 1), residual)
+
+    multiplier, rest = jnp.zeros_like(residual), residual
+    direction, squared = rest, rows.sum_z(rest * rest)
+    for _ in range(INNER_STEPS):
+        image = operator(direction)
+        step = quotient(squared, rows.sum_z(direction * image))
+        multiplier, rest = multiplier + step * direction, rest - step * image
+        new = rows.sum_z(rest * rest)
+        direction, squared = rest + quotient(new, squared) * direction, new
+    return backwards(scale * multiplier)[0], scale * multiplier

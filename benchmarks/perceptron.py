@@ -30,7 +30,7 @@ import pjax_core as pj
 
 RESULTS = Path(__file__).parent / "results"
 BETA, MARGIN = 0.5, 0.27
-RATE, SHARPNESS = 1e-2, 3.0
+RATE, SHARPNESS = 3e-2, 10.0
 LOOKS = 10
 """Steps between looks at whether an instance is solved."""
 
@@ -191,7 +191,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.plot(*np.transpose(points), style, label=name, markersize=4)
         axes.axvline(0.83, color="#999999", linewidth=1)
         axes.text(0.84, 50, "no solutions beyond", rotation=90, ha="left", va="center", fontsize=8, color="#777777")
-        axes.set(title=f"width {width}", xlabel="load: items / width", xlim=(0, 0.9))
+        axes.set(title=f"width {width}", xlabel="load: items / width", xlim=(0, 0.9), ylim=(-5, 105))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0, 0].set_ylabel("instances solved, %")
     panels[0, 0].legend(frameon=False, loc="lower left", fontsize=9)

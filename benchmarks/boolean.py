@@ -69,13 +69,12 @@ def decoder() -> Task:
     return Task(pj.ThresholdNetwork((4, 16, 16)), None, words(), gamma=1e-4, beta=0.5)
 
 
-def automaton(rule: int, width: int, hidden: int, items: int, held_out: int = 1000, **constants: float) -> Task:
+def automaton(rule: int, width: int, hidden: int, items: int, held_out: int = 1000) -> Task:
     """A step of a cellular automaton on a ring of cells, from random states."""
     x = np.random.default_rng(0).integers(2, size=(items + held_out, width))
     neighbourhood = 4 * np.roll(x, 1, axis=1) + 2 * x + np.roll(x, -1, axis=1)
     y = (rule >> neighbourhood) & 1
-    network = pj.ThresholdNetwork((width, hidden, hidden, width))
-    return replace(_split(network, signs(x), signs(y), items), **constants)
+    return _split(pj.ThresholdNetwork((width, hidden, hidden, width)), signs(x), signs(y), items)
 
 
 def random_logic(width: int, depth: int, items: int, share: float, held_out: int = 1000) -> Task:
@@ -103,7 +102,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "multiplier3": lambda: multiplier(3, (12, 12, 12)),
     "autoencoder": autoencoder,
     "decoder": decoder,
-    "rule30": lambda: automaton(30, 8, 24, 192, gamma=1e-4, gap=0.1),
+    "rule30": lambda: replace(automaton(30, 8, 24, 192), gamma=1e-4, gap=0.1),
     "rule30-16": lambda: automaton(30, 16, 32, 192),
     "logic": lambda: random_logic(16, 2, 128, 0.5),
     "logic-32": lambda: random_logic(32, 5, 256, 1.0),

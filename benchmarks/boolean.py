@@ -23,7 +23,6 @@ import numpy as np
 import optax
 
 import pjax_core as pj
-from pjax_core.threshold_networks import ROUND
 
 Array = np.ndarray
 
@@ -127,9 +126,8 @@ def search(
         steps=steps,
         beta=task.beta,
         gamma=task.gamma,
-        gap=task.gap,
         lanes=min(lanes, starts),
-        until=until,  # type: ignore[arg-type]
+        until=pj.gap_below(task.gap, every=50, any_of="starts" if until == "any" else None),
     )
     start = time.perf_counter()
     state = settings.run(settings.init(jax.random.key(seed), task.x, task.y))
@@ -279,12 +277,12 @@ def speed(name: str, lanes: int, rounds: int, cores: int) -> tuple[float, float]
             for core in range(cores):  # each is computed on a device of its own, and none is waited for
                 states[core][block] = run(states[core][block])
         jax.block_until_ready(states)
-        return (time.perf_counter() - start) / (rounds * ROUND * blocks * cores * lanes) * 1e6
+        return (time.perf_counter() - start) / (rounds * settings.until.every * blocks * cores * lanes) * 1e6
 
     pairs = [
         (
             microseconds(searches, lambda state: settings.run(state, rounds)),
-            microseconds(copies, lambda layers: passes(layers, rounds * ROUND)),
+            microseconds(copies, lambda layers: passes(layers, rounds * settings.until.every)),
         )
         for _ in range(7)
     ]

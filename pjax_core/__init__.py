@@ -38,13 +38,14 @@ from pjax_core.direction import direction, value_and_direction
 from pjax_core.graph.layers import Layer
 from pjax_core.graph.sets import Box, Levels, OneHot, Orthonormal, Simplex, Sparse, Sphere
 from pjax_core.problem import feasibility
-from pjax_core.solve import Info, Solution, evaluate, solve
+from pjax_core.solve import Info, Solution, best, evaluate, solve
 from pjax_core.testing import check_projection
 from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 from pjax_core.trace.named.added import bilinear, primitive
 from pjax_core.trace.named.choices import identity, quantize, threshold
 from pjax_core.trace.named.losses import absolute_error, cross_entropy, margin_loss, output, squared_error, within
 from pjax_core.trace.named.recurrence import recurrence
+from pjax_core.until import gap_below
 
 __all__ = [
     "DENSE_BUDGET",
@@ -67,6 +68,7 @@ __all__ = [
     "add",
     "alternating_projections",
     "alternating_reflections",
+    "best",
     "bilinear",
     "broadcast_to",
     "check_projection",
@@ -84,6 +86,7 @@ __all__ = [
     "evaluate",
     "expand_dims",
     "feasibility",
+    "gap_below",
     "identity",
     "index",
     "margin_loss",

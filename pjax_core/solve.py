@@ -6,7 +6,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,7 +19,10 @@ from pjax_core.arrays.messages import described
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState
+from pjax_core.graph.colour import Graph
+from pjax_core.graph.computed import with_computed
 from pjax_core.problem import Problem, checked_arguments
+from pjax_core.until import Until, gap_of_outputs, rms, run_until
 from pjax_kernels.compose import difference_of_pairs
 
 
@@ -37,12 +40,24 @@ class Info:
         movement: structured like the parameters, the norm of each one's change over that of its value at the start:
             whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params`` and
             may be rounding itself; that of :func:`direction` is not.
+        solved: whether the gap of the outputs fell below that of ``until``; None without it, like all that follows.
+        steps: how many steps were made; ``residual`` and ``truncation`` are 0 beyond.
+        gaps: root mean squares.  "outputs": by how much the network's outputs, with ``solution.params``, miss what
+            their constraint asks, or parameters their sets: the largest of these.  "weights" and "inputs": by how
+            much the last step found the points in both sets to differ, ``P_A(z)`` and ``P_B(2 P_A(z) - z)`` of
+            Douglas-Rachford, in parameters and in the values that operations read; of alternating and cyclic
+            algorithms, by how much a whole step changed them.  Copies of a value count by their mean, so these two
+            can vanish where items of data contradict each other; the gap of the outputs cannot.  Infinite before
+            the first step.
     """
 
     residual: Array
     truncation: dict[str, Array]
     inaccurate: dict[str, Array]
     movement: Any
+    solved: Array | None = None
+    steps: Array | None = None
+    gaps: dict[str, Array] | None = None
 
     def describe(self) -> None:
         """Print how far each parameter moved, relative to its size: one row each."""
@@ -84,40 +99,55 @@ def solve(
     steps: int,
     params_low: Any = None,
     tolerance: float = 1e-3,
+    until: Until | None = None,
+    state: State | CopiesState | None = None,
 ) -> Solution:
     """Run ``steps`` steps of an algorithm from the network's own computation.
+
+    Many starts run side by side under ``jax.vmap`` over their parameters; with ``until`` it ends when all are solved,
+    or when any is (:func:`gap_below`), and :func:`best` takes the best of them.
 
     Args:
         problem: from :func:`feasibility`.
         params: a tree of floating-point arrays.
         *data: what else the problem's function takes.
         algorithm: such as :func:`alternating_projections`, made once.
-        steps: how many, not negative.
+        steps: how many, not negative; with ``until`` how many at the most.
         params_low: ``solution.params_low`` of the run that gave ``params``, or None.
         tolerance: largest sum of ``info.truncation`` for which factored copies count as accurate.  Beyond it
             ``info.inaccurate`` says so, and, outside ``jax.jit``, a ``RuntimeWarning`` what to do, for which the
             call waits for the result unless the tolerance is infinite.  With that, and ``params`` from a call
             before, nothing is waited for.
+        until: when to stop before, from :func:`gap_below`; ``info.solved``, ``info.steps`` and ``info.gaps`` then say
+            what came of it.
+        state: ``solution.state`` of a run of the same problem and algorithm, to go on from bit for bit, also after it
+            was pickled.  Then ``params`` and ``params_low`` are only what ``change`` and ``movement`` are measured
+            from, and data may be other of the same shapes.
 
     Returns:
         A :class:`Solution`.
 
     Raises:
         TypeError: an array is neither floating-point nor an index in data, ``steps`` or ``tolerance`` is not a number,
-            or ``problem`` or ``algorithm`` is none.
+            or ``problem``, ``algorithm``, ``until`` or ``state`` is none.
         ValueError: ``steps`` or ``tolerance`` is negative, an array is not finite or labels are not what their output
             constraint takes (checked where their content is known, so not under ``jax.jit``), a parameter is never
-            used, the function does not return output constraints, or shapes do not fit.
+            used, the function does not return output constraints, ``state`` is of another algorithm or problem, or
+            shapes do not fit.
 
     Source: paper, section 4.
     """
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections()")
+    if until is not None and not isinstance(until, Until):
+        raise TypeError(f"until is {described(until)}; pass pj.gap_below(1e-2), or None")
+    if state is not None and not isinstance(state, (State, CopiesState)):
+        raise TypeError(f"state is {described(state)}; pass solution.state, or None")
     steps = arguments.number_of_steps(steps)
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = checked_arguments(problem, params, data)
     params_low = arguments.low_part(params, params_low)
-    solution = _solve(problem, algorithm, steps, params, data, params_low, tolerance)
+    solution = _solve(problem, algorithm, steps, until, params, data, params_low, tolerance, state)
     arguments.returned_by_solve(solution.params)
     _warn_of_truncation(solution.info, tolerance)
     if steps and params_low is None and tolerance != math.inf:
@@ -161,39 +191,83 @@ def _warn_of_truncation(info: Info, tolerance: float) -> None:
             )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _solve(
     problem: Problem,
     algorithm: Algorithm,
     steps: int,
+    until: Until | None,
     params: Any,
     data: tuple[Any, ...],
     low: Any,
     tolerance: Array,
+    state: Any,
 ) -> Solution:
-    def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[str, Array]]]:
-        new = algorithm.step(problem, state)
-        return new, (_rms(new.changes(state)), new.truncation)
-
-    state = algorithm.init(problem, params, *data, params_low=low)
-    state, (residual, by_place) = lax.scan(step, state, length=steps)
     graph = problem.graph(params, data)
+    if state is None:
+        state = algorithm.init(problem, params, *data, params_low=low)
+    else:
+        state = _resumed(state, jax.eval_shape(functools.partial(algorithm.init, problem), params, *data), graph, data)
+    state, (residual, by_place), found = _run(problem, algorithm, steps, until, graph, data, state)
     truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
     change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
-    movement = jax.tree.map(lambda moved, param: _rms([moved]) / _rms([param.astype(moved.dtype)]), change, params)
-    info = Info(residual, truncation, inaccurate, movement)
+    movement = jax.tree.map(lambda moved, param: rms([moved]) / rms([param.astype(moved.dtype)]), change, params)
+    info = Info(residual, truncation, inaccurate, movement, **found)
     return Solution(new, new_low, change, state, info)
 
 
-def _rms(changes: list[Array]) -> Array:
-    """The root mean square, of numbers that may be too small to be squared."""
-    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(change), initial=0) for change in changes))
-    scale = jnp.where(largest > 0, largest, 1)
-    total = sum(jnp.sum((change / scale) ** 2) for change in changes)
-    return scale * jnp.sqrt(total / sum(change.size for change in changes))
+def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> Any:
+    """The state with these data, if it is one of the same kind as those that are wanted."""
+    kinds = [
+        (jax.tree.structure(s), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(s)]) for s in (state, wanted)
+    ]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
+        )
+    return replace(state, data=with_computed(graph, data))
+
+
+def _run(
+    problem: Problem, algorithm: Algorithm, steps: int, until: Until | None, graph: Graph, data: Any, state: Any
+) -> tuple[Any, tuple[Array, dict[str, Array]], dict[str, Any]]:
+    """The last state, the change and the truncation of each step, and what else :class:`Info` says with ``until``."""
+
+    def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[str, Array]]]:
+        new = algorithm.step(problem, state)
+        return new, (rms(new.changes(state)), new.truncation)
+
+    if until is None:
+        return *lax.scan(step, state, length=steps), {}
+
+    def step_with_gaps(state: Any) -> tuple[Any, Any, dict[str, Array]]:
+        new, row = step(state, None)
+        return new, row, {kind: rms(found) for kind, found in algorithm.gaps(state, new).items() if found}
+
+    found = run_until(
+        until, steps, step_with_gaps, lambda state: gap_of_outputs(graph, algorithm.params(state), data), state
+    )
+    gaps = {"outputs": found.gap, **found.latest}
+    return found.state, found.rows, {"solved": found.solved, "steps": found.steps, "gaps": gaps}
+
+
+def best(solutions: Solution) -> Solution:
+    """Of solutions side by side, with a leading axis as ``jax.vmap`` gives them, that of the smallest gap of outputs.
+
+    Args:
+        solutions: of :func:`solve` with ``until``.
+
+    Raises:
+        ValueError: there are no gaps, or not one axis of them.
+    """
+    gaps = solutions.info.gaps
+    if gaps is None or gaps["outputs"].ndim != 1:
+        raise ValueError("best takes solutions of jax.vmap over pj.solve(..., until=pj.gap_below(1e-2)), on one axis")
+    place = jnp.argmin(jnp.nan_to_num(gaps["outputs"], nan=jnp.inf, posinf=jnp.inf))
+    return jax.tree.map(lambda array: array[place], solutions)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -25,9 +25,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 import pjax_kernels as pk
-
-ROUND = 50
-"""Steps between looks at which lanes are done."""
+from pjax_core.until import Until, gap_below
 
 LARGEST = 100
 """Of the integers tried for weights; those of gates are 1."""
@@ -167,9 +165,9 @@ class CircuitSearch:
         steps: how many steps a start makes at the most.
         beta: the relaxation, in (0, 2).
         gamma: how fast the metric follows the gaps, in [0, 1).
-        gap: the root mean square gap of a node below which a start is solved.
         lanes: how many starts run side by side: 16 keep small networks in the processor's cache.
-        until: "all" starts are done, or "any" is solved.
+        until: from :func:`gap_below`: the root mean square gap of a node below which a start is solved, how many steps
+            make a round, after which lanes take the next starts, and whether any solved one of "starts" ends it all.
         codes: what free inputs are, where the search is given none: "bits" (+-1) or "one-hot" (one 1, else -1).
     """
 
@@ -178,9 +176,8 @@ class CircuitSearch:
     steps: int = 20_000
     beta: float = 0.2
     gamma: float = 1e-3
-    gap: float = 1e-2
     lanes: int = 16
-    until: Literal["all", "any"] = "all"
+    until: Until = gap_below(1e-2, every=50)
     codes: Literal["bits", "one-hot"] = "bits"
 
     def __post_init__(self) -> None:
@@ -189,9 +186,12 @@ class CircuitSearch:
             ("steps", self.steps >= 1, "a positive integer"),
             ("beta", 0 < self.beta < 2, "a number between 0 and 2"),
             ("gamma", 0 <= self.gamma < 1, "a number in [0, 1)"),
-            ("gap", self.gap > 0, "a positive number"),
             ("lanes", self.lanes >= 1, "a positive integer"),
-            ("until", self.until in ("all", "any"), '"all" or "any"'),
+            (
+                "until",
+                isinstance(self.until, Until) and self.until.any_of in (None, "starts"),
+                'pj.gap_below(1e-2, every=50), with any_of="starts" to stop at the first solution',
+            ),
             ("codes", self.codes in ("bits", "one-hot"), '"bits" or "one-hot"'),
         ):
             if not valid:
@@ -217,11 +217,11 @@ class CircuitSearch:
         return _first_state(self, key, x, y)
 
     def run(self, state: SearchState, rounds: int | None = None) -> SearchState:
-        """The state after so many rounds of 50 steps, or with None when the search has ended."""
+        """The state after so many rounds of ``until.every`` steps, or with None when the search has ended."""
         return _run(self, state, jnp.asarray(np.iinfo(np.int32).max if rounds is None else rounds, jnp.int32))
 
     def ended(self, state: SearchState) -> Array:
-        """Whether no start is left, or with ``until="any"`` one is solved."""
+        """Whether no start is left, or one is solved where any ends it."""
         return ~_goes_on(self, state)
 
 
@@ -305,7 +305,7 @@ def _sum_of_first(array: Array) -> Array:
 
 def _goes_on(search: CircuitSearch, state: SearchState) -> Array:
     going = jnp.any(state.start < search.starts)
-    return going & ~jnp.any(state.found.solved) if search.until == "any" else going
+    return going & ~jnp.any(state.found.solved) if search.until.any_of else going
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -328,13 +328,13 @@ def _round(search: CircuitSearch, state: SearchState) -> SearchState:
         going = solved_at < 0  # what is found is kept as it was when it was
         weights = [jnp.where(going, new, old) for new, old in zip(new_weights, weights, strict=True)]
         gap = jnp.where(going, new_gap, gap)
-        return layers, codes, weights, gap, jnp.where(going & (new_gap < search.gap), k + 1, solved_at)
+        return layers, codes, weights, gap, jnp.where(going & (new_gap < search.until.gap), k + 1, solved_at)
 
     lanes = state.start.shape
     weights = [jnp.zeros((*layer.weights.shape[:2], *lanes), jnp.float32) for layer in state.layers]
     carry = (state.layers, state.codes, weights, jnp.full(lanes, jnp.inf, jnp.float32), jnp.full(lanes, -1, jnp.int32))
-    layers, codes, weights, gap, solved_at = lax.fori_loop(0, ROUND, step, carry)
-    steps = state.steps + jnp.where(solved_at < 0, ROUND, solved_at)
+    layers, codes, weights, gap, solved_at = lax.fori_loop(0, search.until.every, step, carry)
+    steps = state.steps + jnp.where(solved_at < 0, search.until.every, solved_at)
     solved = (solved_at >= 0) & (steps <= search.steps)
     done = solved | (steps >= search.steps)
     state = replace(state, layers=layers, codes=codes, steps=steps)

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple, ParamSpec
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from pjax_core.algorithms.in_turn import project_in_turn
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import Consensus, Schedule, State, at_boundary, normalised, project
-from pjax_core.copies.count import may_be_unread
+from pjax_core.copies.count import Factor, may_be_unread, times
 from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
@@ -76,6 +77,8 @@ class Algorithm(NamedTuple):
             other; None where these steps reflect.
         describe: ``describe(problem, params, *data)`` prints how the copies of each operation are represented, and
             how many bytes that takes.
+        gaps: ``gaps(old, new)`` are the differences, of "weights" and of the "inputs" of operations, that the step from
+            one state to the next has met: see :class:`pjax_core.Info`.
         call: the call that makes it, by which it is shown and pickled; None if there is none.
     """
 
@@ -85,6 +88,7 @@ class Algorithm(NamedTuple):
     params_low: Callable[[Any], Any]
     sets: Callable[[Graph, int], Schedule] | None
     describe: Callable[..., None]
+    gaps: Callable[[Any, Any], dict[str, list[Array]]]
     call: functools.partial[Algorithm] | None = None
 
     def __repr__(self) -> str:
@@ -99,9 +103,12 @@ class Algorithm(NamedTuple):
 
 
 def reflecting_algorithm(
-    step_of: Callable[[Point], CopiesState], copies: str | Copies, budget: int | None
+    step_of: Callable[[Point], CopiesState], copies: str | Copies, budget: int | None, rate: Factor = 1.0
 ) -> Algorithm:
-    """The algorithm with a step on points whose copies are represented as ``copies`` says."""
+    """The algorithm with a step on points whose copies are represented as ``copies`` says.
+
+    A step moves the state by ``rate`` times the difference between its points in both sets.
+    """
     wanted, dense_budget = _wanted(copies, budget)
 
     def representations(graph: Graph) -> dict[Operation, Copies]:
@@ -127,7 +134,7 @@ def reflecting_algorithm(
         graph = problem.graph(params, data)
         _print_table(graph, representations(graph))
 
-    return Algorithm(_checked(first), step, _params, _params_low, None, describe)
+    return Algorithm(_checked(first), step, _params, _params_low, None, describe, functools.partial(_gaps, rate))
 
 
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
@@ -191,7 +198,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
         sets = list(schedule(graph))
         return (sets[-1:] if started else []) + sets * steps
 
-    return Algorithm(_checked(first), step, _params, _params_low, projected, describe)
+    return Algorithm(_checked(first), step, _params, _params_low, projected, describe, functools.partial(_gaps, 1.0))
 
 
 def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,6 +210,14 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
         return first(problem, params, data, params_low)
 
     return init
+
+
+def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, list[Array]]:
+    """What a step has changed, over its rate: of parameters, and of other values."""
+    found: dict[str, list[Array]] = {"weights": [], "inputs": []}
+    for of_weight, change in zip(new.of_weights, new.changes(old), strict=True):
+        found["weights" if of_weight else "inputs"].append(times(1 / rate, change))
+    return found
 
 
 def _params(state: State | CopiesState) -> Any:

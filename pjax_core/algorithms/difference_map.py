@@ -45,7 +45,7 @@ def difference_map(beta: ArrayLike = 1.0, *, copies: str | Copies = "auto", budg
             return relaxed_reflections(point, b, a, 0.5)
         return _difference_map(point, a, b, beta)
 
-    return reflecting_algorithm(step, copies, budget)
+    return reflecting_algorithm(step, copies, budget, rate=beta)
 
 
 def _difference_map(point: Point, a: Constraints, b: Constraints, beta: Factor) -> CopiesState:

@@ -28,7 +28,7 @@ def alternating_reflections(*, copies: str | Copies = "auto", budget: int | None
     Raises:
         ValueError: as in :func:`douglas_rachford`.
     """
-    return reflecting_algorithm(_relaxed(1.0), copies, budget)
+    return reflecting_algorithm(_relaxed(1.0), copies, budget, rate=2.0)
 
 
 @made_once
@@ -49,7 +49,7 @@ def douglas_rachford(
         ValueError: ``relaxation`` or ``budget`` is out of range, or ``copies`` is none of these.
     """
     relaxation = arguments.number_or_traced("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
-    return reflecting_algorithm(_relaxed(relaxation), copies, budget)
+    return reflecting_algorithm(_relaxed(relaxation), copies, budget, rate=2 * relaxation)
 
 
 @made_once
@@ -71,7 +71,7 @@ def reflect_reflect_relax(
     Source: Elser, The complexity of bit retrieval (2018); Elser, Lal, arXiv 2602.17493.
     """
     beta = arguments.number_or_traced("beta", beta, lambda b: 0 < b <= 2, "a number in (0, 2]")
-    return reflecting_algorithm(_relaxed(beta / 2), copies, budget)
+    return reflecting_algorithm(_relaxed(beta / 2), copies, budget, rate=beta)
 
 
 def _relaxed(relaxation: Factor) -> Callable[[Point], CopiesState]:

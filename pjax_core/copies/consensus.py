@@ -69,6 +69,12 @@ class State:
         return jax.tree.leaves((parameters, jax.tree.map(jnp.subtract, new_others, old_others)))
 
     @property
+    def of_weights(self) -> list[bool]:
+        """Which of the changes are those of parameters."""
+        count = len(jax.tree.leaves(self.high))
+        return [True] * count + [False] * (len(self.values) + len(self.targets))
+
+    @property
     def truncation(self) -> dict[str, Array]:
         """The consensus form is exact."""
         return {}

@@ -72,6 +72,11 @@ class CopiesState:
         return [(self.shared[i] + self.means[i]) - (old.shared[i] + old.means[i]) for i in self.shared]
 
     @property
+    def of_weights(self) -> list[bool]:
+        """Which of the changes are those of parameters."""
+        return [i in self.parameters for i in self.shared]
+
+    @property
     def low(self) -> Any:
         """The parameters, as differences from ``high``: means of copies in colour A, results of projection in B."""
         leaves = [self.projected[i] if i in self.projected else self.shared[i] + self.means[i] for i in self.parameters]

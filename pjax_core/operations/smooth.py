@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from jax import Array, lax
 
 from pjax_core.operations.primitive import Primitive
 from pjax_core.operations.rows import Rows, rows_of
-from pjax_kernels.compose import replaced_if
 
 INNER_STEPS = 4
 """Steps of conjugate gradients for the multipliers of one linearisation."""
@@ -31,17 +29,8 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
         function, x = _of_first(forward, inputs)
         start = function(x)
         residual = output - start if residual is None else residual.astype(x.dtype)
-        rows = rows_of(function, x)
-        change, multiplier = _linearised(function, rows, x, residual, jnp.zeros_like(residual))
-        small = _row_is_small(rows, residual)
-
-        def search(first: _Point) -> _Point:
-            found = _nearest(function, rows, x, start, residual, first)
-            as_before = [spread(small, old) for spread, old in zip((rows.like_x, rows.like_z), first, strict=True)]
-            return _Point(*(jnp.where(*each) for each in zip(as_before, first, found, strict=True)))
-
-        found = replaced_if(~jnp.all(small), search, _Point(change, -multiplier))
-        return (found.change,), found.output_change
+        change, output_change = _nearest(function, x, start, residual)
+        return (change,), output_change
 
     def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
         function, x = _of_first(forward, starts)
@@ -65,13 +54,6 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
     return Primitive(name, forward, project, increment=increment, shares=shares, moving=1)
 
 
-class _Point(NamedTuple):
-    """A point of the graph of a function, by its changes."""
-
-    change: Array
-    output_change: Array
-
-
 def _of_first(forward: Callable[..., Array], inputs: tuple[Array, ...]) -> tuple[Callable[[Array], Array], Array]:
     """The function of the first input, and that input, in float32 or wider."""
     x, *data = map(_widened, inputs)
@@ -89,44 +71,51 @@ def _row_is_small(rows: Rows, residual: Array) -> Array:
     return rows.largest_z(residual) <= jnp.finfo(residual.dtype).eps ** 0.5
 
 
-def _nearest(
-    function: Callable[[Array], Array], rows: Rows, x: Array, start: Array, residual: Array, first: _Point
-) -> _Point:
-    """From linearisation to linearisation, each row as far as it comes nearer."""
+def _nearest(function: Callable[[Array], Array], x: Array, start: Array, residual: Array) -> tuple[Array, Array]:
+    """The changes of ``x`` and of the output: from linearisation to linearisation, each row as far as it comes nearer.
 
-    def at(change: Array) -> tuple[Array, Array]:
-        """The change of the output there, and the squared distance of each row."""
+    Where all residuals are small there is one linearisation.
+    """
+    rows = rows_of(function, x)
+    small = _row_is_small(rows, residual)
+    count = jnp.where(jnp.all(small), 1, OUTER_STEPS)
+
+    def at(change: Array) -> tuple[Array, Array, Array]:
+        """A point, its output's change, and its squared distance in each row."""
         output_change = function(x + change) - start - residual
-        return output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
+        return change, output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
 
-    def step(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        change, output_change, squared = state
+    def step(_: Array, point: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        change = point[0]
         along = jax.jvp(function, (x + change,), (change,))[1]
-        target = _linearised(function, rows, x + change, along - output_change, -output_change)[0]
+        beyond = jnp.where(rows.like_z(small, residual), residual, along - point[1])
+        target, multiplier = _linearised(function, rows, x + jnp.where(rows.like_x(small, x), 0, change), beyond)
         for part in (1.0, 0.3, 0.05):
-            new = state[0] + part * (target - state[0])
-            new_output_change, new_squared = at(new)
-            nearer = new_squared < squared
-            change = jnp.where(rows.like_x(nearer, x), new, change)
-            output_change = jnp.where(rows.like_z(nearer, start), new_output_change, output_change)
-            squared = jnp.where(nearer, new_squared, squared)
-        return change, output_change, squared
+            new = at(change + part * (target - change))
+            point = _where(rows, new[2] < point[2], new, point)
+        return _where(rows, small, (target, -multiplier, point[2]), point)
 
-    nothing = jnp.zeros_like(x)
-    change, output_change, _ = lax.fori_loop(0, OUTER_STEPS, step, (nothing, *at(nothing)))
-    return _Point(change, output_change)
+    change, output_change, _ = lax.fori_loop(0, count, step, at(jnp.zeros_like(x)))
+    return change, output_change
 
 
-def _linearised(
-    function: Callable[[Array], Array], rows: Rows, x: Array, residual: Array, guess: Array
-) -> tuple[Array, Array]:
+def _where(
+    rows: Rows, condition: Array, new: tuple[Array, Array, Array], old: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    """The rows of new points where the condition holds, of the old ones elsewhere."""
+    conditions = rows.like_x(condition, new[0]), rows.like_z(condition, new[1]), condition
+    change, output_change, squared = (jnp.where(*each) for each in zip(conditions, new, old, strict=True))
+    return change, output_change, squared
+
+
+def _linearised(function: Callable[[Array], Array], rows: Rows, x: Array, residual: Array) -> tuple[Array, Array]:
     """``J' L`` and ``L``, where ``(I + J J') L`` is the residual, for the derivative J at ``x``."""
     _, forwards = jax.linearize(function, x)
     backwards = jax.linear_transpose(forwards, x)
     tiny = jnp.finfo(residual.dtype).tiny
     size = rows.like_z(rows.largest_z(residual), residual)  # in units of which squares do not vanish
     scale = jnp.where(size > 0, size, 1)
-    residual, guess = residual / scale, guess / scale
+    residual = residual / scale
 
     def operator(multiplier: Array) -> Array:
         return multiplier + forwards(backwards(multiplier)[0])
@@ -134,7 +123,7 @@ def _linearised(
     def quotient(numerator: Array, denominator: Array) -> Array:
         return rows.like_z(numerator / jnp.where(jnp.abs(denominator) > tiny, denominator, 1), residual)
 
-    multiplier, rest = guess, residual - operator(guess)
+    multiplier, rest = jnp.zeros_like(residual), residual
     direction, squared = rest, rows.sum_z(rest * rest)
     for _ in range(INNER_STEPS):
         image = operator(direction)

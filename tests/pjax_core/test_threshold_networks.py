@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 Array = np.ndarray
 
+ANY = pj.gap_below(1e-2, every=50, any_of="starts")
 X = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
 XOR = -X[:, :1] * X[:, 1:]
 NETWORK = pj.ThresholdNetwork((2, 2, 1))
@@ -144,7 +145,7 @@ def test_goes_on_bit_for_bit(found: pj.Circuits, tmp_path) -> None:  # type: ign
 
 
 def test_may_stop_at_the_first_solution(found: pj.Circuits) -> None:
-    search = pj.CircuitSearch(NETWORK, starts=12, steps=3000, lanes=4, until="any")
+    search = pj.CircuitSearch(NETWORK, starts=12, steps=3000, lanes=4, until=ANY)
     state = search.run(search.init(jax.random.key(0), X, XOR))
     assert search.ended(state)
     assert 1 <= state.found.solved.sum() < found.solved.sum()
@@ -153,7 +154,7 @@ def test_may_stop_at_the_first_solution(found: pj.Circuits) -> None:
 def test_free_inputs_become_codes() -> None:
     """Four words from free inputs: the codes that are found generate the words."""
     words = np.array([[1, 1, -1], [1, -1, -1], [-1, 1, 1], [-1, -1, 1]], np.float32)
-    search = pj.CircuitSearch(pj.ThresholdNetwork((2, 3), 2), starts=8, steps=3000, lanes=8, until="any")
+    search = pj.CircuitSearch(pj.ThresholdNetwork((2, 3), 2), starts=8, steps=3000, lanes=8, until=ANY)
     state = search.run(search.init(jax.random.key(0), None, words))
     solved = np.flatnonzero(state.found.solved)
     assert len(solved)
@@ -176,7 +177,8 @@ def test_a_second_search_compiles_nothing() -> None:
         (lambda: pj.ThresholdNetwork((4,)), "widths are"),
         (lambda: pj.ThresholdNetwork((4, 2), 9), "gate_inputs is 9"),
         (lambda: pj.CircuitSearch(NETWORK, beta=2.0), "beta is 2.0; pass a number between 0 and 2"),
-        (lambda: pj.CircuitSearch(NETWORK, until="one"), "until is 'one'"),
+        (lambda: pj.CircuitSearch(NETWORK, until="any"), "until is 'any'; pass pj.gap_below"),
+        (lambda: pj.CircuitSearch(NETWORK, until=pj.gap_below(0.1, any_of="rows")), "until is Until.*any_of='rows'"),
         (lambda: pj.CircuitSearch(NETWORK).init(jax.random.key(0), X, X), r"y has shape \(4, 2\)"),
         (lambda: pj.CircuitSearch(NETWORK).init(jax.random.key(0), X[:3], XOR), "x has 3 items and y 4"),
         (lambda: pj.CircuitSearch(NETWORK).init(jax.random.key(0), X, XOR / 2), "other than 1 and -1"),

@@ -70,23 +70,27 @@ def decoder() -> Task:
     return Task(pj.ThresholdNetwork((4, 16, 16)), None, words(), gamma=1e-4, beta=0.5)
 
 
-def automaton(rule: int = 30, width: int = 16, items: int = 192, held_out: int = 1000) -> Task:
+def automaton(rule: int, width: int, hidden: int, items: int, held_out: int = 1000) -> Task:
     """A step of a cellular automaton on a ring of cells, from random states."""
     x = np.random.default_rng(0).integers(2, size=(items + held_out, width))
     neighbourhood = 4 * np.roll(x, 1, axis=1) + 2 * x + np.roll(x, -1, axis=1)
     y = (rule >> neighbourhood) & 1
-    return _split(pj.ThresholdNetwork((width, 2 * width, 2 * width, width)), signs(x), signs(y), items)
+    return _split(pj.ThresholdNetwork((width, hidden, hidden, width)), signs(x), signs(y), items)
 
 
-def random_logic(width: int = 32, depth: int = 5, items: int = 256, held_out: int = 1000) -> Task:
-    """Layers of random gates: each the and, or the or, of two values of the layer before, negated at random."""
+def random_logic(width: int, depth: int, items: int, share: float, held_out: int = 1000) -> Task:
+    """Layers of random gates: the and, or the or, of two values of the layer before, negated at random.
+
+    The others, all but a ``share`` of them, copy the first value, or negate it.
+    """
     rng = np.random.default_rng(0)
     x = signs(rng.integers(2, size=(items + held_out, width)))
     y = x
     for _ in range(depth):
         operands = np.stack([rng.permutation(width), rng.permutation(width)])
         negations, constants = signs(rng.integers(2, size=(2, width))), signs(rng.integers(2, size=width))
-        y = np.sign((negations * y[:, operands]).sum(axis=1) + constants)
+        gate = np.sign((negations * y[:, operands]).sum(axis=1) + constants)
+        y = np.where(rng.random(width) < share, gate, negations[0] * y[:, operands[0]])
     return _split(pj.ThresholdNetwork((width,) * (depth + 1)), x, y.astype(np.float32), items)
 
 
@@ -99,8 +103,10 @@ TASKS: dict[str, Callable[[], Task]] = {
     "multiplier3": lambda: multiplier(3, (12, 12, 12)),
     "autoencoder": autoencoder,
     "decoder": decoder,
-    "rule30": automaton,
-    "logic": random_logic,
+    "rule30": lambda: replace(automaton(30, 8, 24, 192), gamma=1e-4, gap=0.1),
+    "rule30-16": lambda: automaton(30, 16, 32, 192),
+    "logic": lambda: random_logic(16, 2, 128, 0.5),
+    "logic-32": lambda: random_logic(32, 5, 256, 1.0),
 }
 
 

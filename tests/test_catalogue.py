@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 import pjax_kernels as pk
+from pjax_kernels.implementation import NAMES
+from pjax_kernels.kernel import declared
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CATALOGUE = (Path(__file__).parent.parent / "kernels" / "README.md").read_text()
-KERNELS = [name for name in pk.__all__ if name.startswith(("project_", "prox_"))]
+KERNELS = declared()
 PREAMBLE, *_ = re.findall(r"```python\n(.*?)```", CATALOGUE, flags=re.DOTALL)
 ENTRIES = {
     name: re.findall(r"```python\n(.*?)```", entry, flags=re.DOTALL)
@@ -21,7 +23,13 @@ ENTRIES = {
 
 def test_every_public_kernel_has_an_entry_and_a_row() -> None:
     assert sorted(ENTRIES) == sorted(KERNELS)
-    assert sorted(re.findall(r"^\| `(pro\w+)` \|", CATALOGUE, flags=re.MULTILINE)) == sorted(KERNELS)
+    assert sorted(KERNELS) == sorted(name for name in pk.__all__ if name.startswith(("project_", "prox_")))
+
+
+def test_the_rows_name_the_implementations_declared() -> None:
+    rows = re.findall(r"^\| `(pro\w+)` \|.*\| ((?:\w+, )*\w+) \|[^|\n]*\|$", CATALOGUE, flags=re.MULTILINE)
+    implementations = {name: [n for n in NAMES if n in kernel.implementations] for name, kernel in KERNELS.items()}
+    assert {name: row.split(", ") for name, row in rows} == implementations
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

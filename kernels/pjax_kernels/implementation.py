@@ -17,44 +17,25 @@ from pjax_kernels.meshes import on_automatic_axes
 
 NAMES = ("reference", "xla", "triton", "tpu")
 
-_DEVICES = {"triton": gpu, "tpu": tpu}
+DEVICES = {"triton": gpu, "tpu": tpu}
 """What knows whether the implementations run here that run on some devices only."""
 
 _PLATFORMS = {"triton": ("cuda", "rocm"), "tpu": ("tpu",)}
 
 
 def run(
-    kernel: str,
-    implementation: str | None,
-    available: Mapping[str, Callable[..., Any]],
-    operands: Sequence[Any],
-    *,
+    project: Callable[..., Any],
     formula: Callable[..., Any],
-    unsupported: Mapping[str, str | None] | None = None,
-    increments: bool | None = None,
-    like: Callable[..., Any] | None = None,
-    known: Mapping[str, Any] | None = None,
-    **settings: Any,
+    operands: Sequence[Any],
+    increments: bool | None,
+    like: Callable[..., Any] | None,
+    known: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> Any:
-    """What the implementation that :func:`choose` takes makes of the operands, compiled once for each of their shapes.
+    """What the implementation ``project`` makes of the operands; the rest as in :meth:`pjax_kernels.kernel.Kernel.run`.
 
-    Args:
-        kernel: as in :func:`choose`.
-        implementation: likewise.
-        available: likewise; functions of the operands and the settings.
-        operands: arrays, or trees of them.
-        formula: ``formula(changes, *operands, **settings)`` is what the derivative of every implementation follows
-            from: the changes once more, in the roots and branches that the known ``changes`` tell a differentiable
-            function of the operands, which come in the dtype of the computation.
-        unsupported: as in :func:`choose`.
-        increments: whether to return the changes of the first operands or their new values; None where there is no
-            choice.  The implementations are told, the formula is not.
-        like: ``like(*operands)`` has the shardings of the results, see :func:`pjax_kernels.meshes.on_automatic_axes`.
-        known: a residual, see :func:`pjax_kernels.arguments.known_residual`; with it there is no derivative.
-        **settings: what else implementations and formula are given; equal settings share compiled code.  Of those that
-            are functions the identity counts: they are the user's own.
+    It is compiled once for each of their shapes, except with a ``known`` residual.
     """
-    project = choose(kernel, implementation, available, unsupported=unsupported)
     if known:
         told = {} if increments is None else {"increments": increments}
         of_operands = None if like is None else lambda *operands, **_: like(*operands)
@@ -93,7 +74,7 @@ def choose(
     # The arguments come first: that they do not fit is true on every machine.
     impediments = {
         name: (unsupported or {}).get(name) or device.obstacle()
-        for name, device in _DEVICES.items()
+        for name, device in DEVICES.items()
         if name in available
     }
     if implementation is None:

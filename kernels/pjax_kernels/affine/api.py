@@ -7,15 +7,9 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.affine import reference, xla
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 
-_KERNEL = "project_affine"
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.affine_increments),
-    "xla": arguments.from_increments(xla.affine_increments),
-}
-_FORMULA = of_formula(xla.affine_increments)
+_KERNEL = of_increments("project_affine", {"reference": reference.affine_increments, "xla": xla.affine_increments})
 
 
 def project_affine(
@@ -47,15 +41,13 @@ def project_affine(
     Source: the projection onto a line in the plane; Bauschke and Combettes, Convex Analysis and Monotone Operator
     Theory in Hilbert Spaces, section 29.2.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
+    arguments.require_shape(_KERNEL.name, "z", z, x.shape, f"x of shape {x.shape}")
     dtype = arguments.compute_dtype([x, z])
     constants = [
-        arguments.broadcast_constant(_KERNEL, name, value, x.shape, dtype)
+        arguments.broadcast_constant(_KERNEL.name, name, value, x.shape, dtype)
         for name, value in (("scale", scale), ("offset", offset))
     ]
-    found: tuple[Array, Array] = run(
-        _KERNEL, implementation, _IMPLEMENTATIONS, (x, z, *constants), formula=_FORMULA, increments=increments
-    )
+    found: tuple[Array, Array] = _KERNEL.run(implementation, (x, z, *constants), increments=increments)
     return found

@@ -11,15 +11,11 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
 from pjax_kernels.average_pool import reference, windows, xla
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 
-_KERNEL = "project_average_pool"
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.average_pool_increments),
-    "xla": arguments.from_increments(xla.average_pool_increments),
-}
-_FORMULA = of_formula(xla.average_pool_increments)
+_KERNEL = of_increments(
+    "project_average_pool", {"reference": reference.average_pool_increments, "xla": xla.average_pool_increments}
+)
 
 
 def project_average_pool(
@@ -60,13 +56,11 @@ def project_average_pool(
 
     Source: paper, section 3.2, for a sum; the projection onto a hyperplane.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
     placed = _placed(x, window, strides, padding, factor)
-    arguments.require_shape(_KERNEL, "z", z, placed.shape, f"x of shape {x.shape} in windows of {placed.size}")
-    found: tuple[Array, Array] = run(
-        _KERNEL, implementation, _IMPLEMENTATIONS, (x, z), formula=_FORMULA, increments=increments, windows=placed
-    )
+    arguments.require_shape(_KERNEL.name, "z", z, placed.shape, f"x of shape {x.shape} in windows of {placed.size}")
+    found: tuple[Array, Array] = _KERNEL.run(implementation, (x, z), increments=increments, windows=placed)
     return found
 
 
@@ -79,13 +73,13 @@ def _placed(x: Array, window: Any, strides: Any, padding: Any, factor: float | N
     pads = np.array(padding, dtype=object)
     if pads.shape != (x.ndim, 2) and not (x.ndim == 0 and pads.size == 0) or any(pad < 0 for pad in pads.flat):
         raise ValueError(
-            f"{_KERNEL}: padding is {padding!r} for x of shape {x.shape}; pass 'VALID', 'SAME', or a pair of integers "
-            ">= 0 for each axis"
+            f"{_KERNEL.name}: padding is {padding!r} for x of shape {x.shape}; pass 'VALID', 'SAME', or a pair of "
+            "integers >= 0 for each axis"
         )
-    factor = None if factor is None else arguments.finite_number(_KERNEL, "factor", factor)
+    factor = None if factor is None else arguments.finite_number(_KERNEL.name, "factor", factor)
     placed = windows.place(x.shape, sizes, steps, [(int(low), int(high)) for low, high in pads], factor)
     if 0 in placed.shape and 0 not in x.shape:
-        raise ValueError(f"{_KERNEL}: window {sizes} is larger than x of shape {x.shape} with padding {padding!r}")
+        raise ValueError(f"{_KERNEL.name}: window {sizes} is larger than x of shape {x.shape} with padding {padding!r}")
     return placed
 
 
@@ -93,7 +87,7 @@ def _one_for_each_axis(x: Array, name: str, value: Any) -> tuple[int, ...]:
     numbers = np.array(value, dtype=object)
     if numbers.shape != (x.ndim,) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in numbers):
         raise ValueError(
-            f"{_KERNEL}: {name} is {value!r}; pass a positive integer for each of the {x.ndim} axes of x, of shape "
-            f"{x.shape}"
+            f"{_KERNEL.name}: {name} is {value!r}; pass a positive integer for each of the {x.ndim} axes of x, of "
+            f"shape {x.shape}"
         )
     return tuple(map(int, numbers))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu, tpu
+from pjax_kernels import arguments
 from pjax_kernels.bilinear import reference, xla
 from pjax_kernels.derivatives import bilinear_formula
-from pjax_kernels.implementation import run
-
-_KERNEL = "project_bilinear"
+from pjax_kernels.kernel import deferred, of_increments
 
 
 def _triton(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
@@ -21,18 +19,12 @@ def _triton(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, A
     return triton.project_bilinear(a, b, z, increments=increments)
 
 
-def _tpu(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
-    from pjax_kernels.bilinear import tpu
-
-    return tpu.project_bilinear(a, b, z, increments=increments)
-
-
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.bilinear_increments),
-    "xla": arguments.from_increments(xla.bilinear_increments),
-    "triton": _triton,
-    "tpu": _tpu,
-}
+_KERNEL = of_increments(
+    "project_bilinear",
+    {"reference": reference.bilinear_increments, "xla": xla.bilinear_increments},
+    formula=bilinear_formula,
+    others={"triton": _triton, "tpu": deferred("bilinear.tpu", "project_bilinear")},
+)
 
 
 def project_bilinear(
@@ -72,22 +64,17 @@ def project_bilinear(
 
     Source: paper, section 3.2; Bauschke, Lal, Wang, arXiv 2206.04878.
     """
-    arrays = arguments.floating_arrays(_KERNEL, a=a, b=b, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, a=a, b=b, z=z)
     a, b, z = arrays.values()
     if a.ndim == 0:
-        raise ValueError(f"{_KERNEL}: a has shape (), but needs a last axis to take the dot product over")
-    arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
-    arguments.require_shape(_KERNEL, "z", z, a.shape[:-1], f"a of shape {a.shape}")
-    known = arguments.known_residual(_KERNEL, residual, z)
-    without = arguments.only_for_residuals(known)
-    unsupported = {"triton": without or gpu.unsupported(arrays), "tpu": without or tpu.unsupported(arrays)}
-    found: tuple[Array, Array, Array] = run(
-        _KERNEL,
+        raise ValueError(f"{_KERNEL.name}: a has shape (), but needs a last axis to take the dot product over")
+    arguments.require_shape(_KERNEL.name, "b", b, a.shape, f"a of shape {a.shape}")
+    arguments.require_shape(_KERNEL.name, "z", z, a.shape[:-1], f"a of shape {a.shape}")
+    known = arguments.known_residual(_KERNEL.name, residual, z)
+    found: tuple[Array, Array, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         (a, b, z),
-        formula=bilinear_formula,
-        unsupported=unsupported,
+        arrays=arrays,
         known=known,
         increments=increments,
     )

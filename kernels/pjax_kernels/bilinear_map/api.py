@@ -13,13 +13,18 @@ from jax.typing import ArrayLike
 from pjax_kernels import arguments
 from pjax_kernels.bilinear_map import reference, xla
 from pjax_kernels.derivatives import consensus_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 
-_KERNEL = "project_bilinear_map"
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.bilinear_map_increments),
-    "xla": arguments.from_increments(xla.bilinear_map_increments),
-}
+
+def _formula(changes: tuple[Any, Any, Array], x: Any, w: Any, z: Array, *, bilinear: Any) -> tuple[Any, Any, Array]:
+    return consensus_formula(xla.dot_products(bilinear, x, w, z), changes[-1], x, w, z)
+
+
+_KERNEL = of_increments(
+    "project_bilinear_map",
+    {"reference": reference.bilinear_map_increments, "xla": xla.bilinear_map_increments},
+    formula=_formula,
+)
 
 
 def project_bilinear_map(
@@ -70,24 +75,17 @@ def project_bilinear_map(
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    old, structure = arguments.floating_trees(_KERNEL, x=x, w=w, z=jnp.asarray(z))
+    old, structure = arguments.floating_trees(_KERNEL.name, x=x, w=w, z=jnp.asarray(z))
     dtype = arguments.compute_dtype(old)
     wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
     wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
-    arguments.require_output(_KERNEL, bilinear, wide_x, wide_w, wide_z)
-    known = arguments.known_residual(_KERNEL, residual, wide_z)
-    found: tuple[Any, Any, Array] = run(
-        _KERNEL,
+    arguments.require_output(_KERNEL.name, bilinear, wide_x, wide_w, wide_z)
+    known = arguments.known_residual(_KERNEL.name, residual, wide_z)
+    found: tuple[Any, Any, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         jax.tree.unflatten(structure, old),
-        formula=_formula,
         increments=increments,
         bilinear=bilinear,
         known=known,
     )
     return found
-
-
-def _formula(changes: tuple[Any, Any, Array], x: Any, w: Any, z: Array, *, bilinear: Any) -> tuple[Any, Any, Array]:
-    return consensus_formula(xla.dot_products(bilinear, x, w, z), changes[-1], x, w, z)

@@ -13,14 +13,17 @@ from jax.typing import ArrayLike
 from pjax_kernels import arguments, combination
 from pjax_kernels.bilinear_map_factored import reference, xla
 from pjax_kernels.combination import Coefficient, FactoredChanges
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import Kernel
 
-_KERNEL = "project_bilinear_map_factored"
-_IMPLEMENTATIONS = {
-    "reference": combination.of_arrays(reference.factored_increments),
-    "xla": combination.of_arrays(xla.factored_increments),
-}
-_FORMULA = combination.formula_of_arrays(xla.factored_formula)
+_KERNEL = Kernel(
+    "project_bilinear_map_factored",
+    {
+        "reference": combination.of_arrays(reference.factored_increments),
+        "xla": combination.of_arrays(xla.factored_increments),
+    },
+    formula=combination.formula_of_arrays(xla.factored_formula),
+    takes_increments=False,
+)
 
 
 def project_bilinear_map_factored(
@@ -63,27 +66,26 @@ def project_bilinear_map_factored(
 
     Source: as for :func:`project_dense_factored`.
     """
-    arguments.require_several(_KERNEL, x=x, w=w, u=u, v=v)
+    arguments.require_several(_KERNEL.name, x=x, w=w, u=u, v=v)
     if not x or not w:
-        raise ValueError(f"{_KERNEL}: x holds {len(x)} operands and w {len(w)}, but each needs at least one")
-    arrays, structure = arguments.floating_trees(_KERNEL, x=tuple(x), w=tuple(w), z=jnp.asarray(z))
+        raise ValueError(f"{_KERNEL.name}: x holds {len(x)} operands and w {len(w)}, but each needs at least one")
+    arrays, structure = arguments.floating_trees(_KERNEL.name, x=tuple(x), w=tuple(w), z=jnp.asarray(z))
     given = jax.tree.unflatten(structure, arrays)
     for name, operands in zip("xw", given, strict=False):
         _require_alike(name, operands)
     counts = (len(x), len(w))
-    combinations = [combination.checked(_KERNEL, name, value, counts, given[2]) for name, value in (("u", u), ("v", v))]
+    combinations = [
+        combination.checked(_KERNEL.name, name, value, counts, given[2]) for name, value in (("u", u), ("v", v))
+    ]
     operands, layout = combination.arrays_apart((given[0], given[1], *combinations, given[2]))
     dtype = arguments.compute_dtype(operands)
     first_x, first_w, wide_z = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), (given[0][0], given[1][0], given[2])
     )
-    arguments.require_output(_KERNEL, bilinear, first_x, first_w, wide_z)
-    changes = run(
-        _KERNEL,
+    arguments.require_output(_KERNEL.name, bilinear, first_x, first_w, wide_z)
+    changes = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         operands,
-        formula=_FORMULA,
         bilinear=bilinear,
         like=lambda *_: combination.changes_like(given[0][0], given[1][0], given[2]),
         layout=layout,
@@ -96,4 +98,4 @@ def _require_alike(name: str, operands: Sequence[Any]) -> None:
     shapes = [jax.tree.map(jnp.shape, operand) for operand in operands]
     for k, of_operand in enumerate(shapes):
         if of_operand != shapes[0]:
-            raise ValueError(f"{_KERNEL}: {name}[{k}] has shape {of_operand}, but {name}[0] has {shapes[0]}")
+            raise ValueError(f"{_KERNEL.name}: {name}[{k}] has shape {of_operand}, but {name}[0] has {shapes[0]}")

@@ -10,13 +10,27 @@ from jax.typing import ArrayLike
 from pjax_kernels import arguments
 from pjax_kernels.conv import reference, windows, xla
 from pjax_kernels.derivatives import consensus_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 
-_KERNEL = "project_conv2d"
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.conv2d_increments),
-    "xla": arguments.from_increments(xla.conv2d_increments),
-}
+
+def _formula(
+    changes: tuple[Array, ...],
+    x: Array,
+    w: Array,
+    z: Array,
+    *,
+    windows: windows.Windows,
+    precision: lax.PrecisionLike,
+) -> tuple[Array, Array, Array]:
+    dots = xla.dot_products(x, w, z, windows=windows, precision=precision)
+    return consensus_formula(dots, changes[-1], x, w, z)
+
+
+_KERNEL = of_increments(
+    "project_conv2d",
+    {"reference": reference.conv2d_increments, "xla": xla.conv2d_increments},
+    formula=_formula,
+)
 
 
 def project_conv2d(
@@ -69,38 +83,22 @@ def project_conv2d(
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    arrays = list(arguments.floating_arrays(_KERNEL, x=x, w=w, z=z).values())
+    arrays = list(arguments.floating_arrays(_KERNEL.name, x=x, w=w, z=z).values())
     x, w, z = arrays
-    arguments.require_rank(_KERNEL, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
-    arguments.require_shape(_KERNEL, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
-    steps = arguments.positive_pair(_KERNEL, "strides", strides)
-    pads = arguments.padding_pairs(_KERNEL, padding, x.shape[1:3], w.shape[:2], steps)
+    arguments.require_rank(_KERNEL.name, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
+    arguments.require_shape(_KERNEL.name, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
+    steps = arguments.positive_pair(_KERNEL.name, "strides", strides)
+    pads = arguments.padding_pairs(_KERNEL.name, padding, x.shape[1:3], w.shape[:2], steps)
     axes = windows.Windows(*map(windows.Axis, x.shape[1:3], w.shape[:2], steps, pads))
     expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
     because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
-    arguments.require_shape(_KERNEL, "z", z, expected, because)
-    found: tuple[Array, Array, Array] = run(
-        _KERNEL,
+    arguments.require_shape(_KERNEL.name, "z", z, expected, because)
+    found: tuple[Array, Array, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         arrays,
-        formula=_formula,
         increments=increments,
-        known=arguments.known_residual(_KERNEL, residual, z),
+        known=arguments.known_residual(_KERNEL.name, residual, z),
         windows=axes,
         precision=precision,
     )
     return found
-
-
-def _formula(
-    changes: tuple[Array, ...],
-    x: Array,
-    w: Array,
-    z: Array,
-    *,
-    windows: windows.Windows,
-    precision: lax.PrecisionLike,
-) -> tuple[Array, Array, Array]:
-    dots = xla.dot_products(x, w, z, windows=windows, precision=precision)
-    return consensus_formula(dots, changes[-1], x, w, z)

@@ -8,12 +8,10 @@ from typing import Any
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu, tpu
+from pjax_kernels import arguments, tpu
 from pjax_kernels.dense import reference, xla
 from pjax_kernels.derivatives import consensus_formula
-from pjax_kernels.implementation import run
-
-_KERNEL = "project_dense"
+from pjax_kernels.kernel import Kernel, deferred
 
 
 def _triton(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
@@ -22,12 +20,6 @@ def _triton(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tu
     from pjax_kernels.dense import triton
 
     return triton.dense_increments(x, w, z, precision=precision)
-
-
-def _tpu(x: Array, w: Array, z: Array, **settings: Any) -> tuple[Array, Array, Array]:
-    from pjax_kernels.dense import tpu
-
-    return tpu.project_dense(x, w, z, **settings)
 
 
 def _transposing(project: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,12 +32,21 @@ def _transposing(project: Callable[..., Any]) -> Callable[..., Any]:
     return projected
 
 
-_IMPLEMENTATIONS = {
-    "reference": _transposing(arguments.from_increments(reference.dense_increments)),
-    "xla": arguments.from_increments(xla.dense_increments),
-    "triton": _transposing(arguments.from_increments(_triton)),
-    "tpu": _transposing(_tpu),
-}
+def _formula(changes: tuple[Array, ...], x: Array, w: Array, z: Array, **settings: Any) -> tuple[Array, Array, Array]:
+    return consensus_formula(xla.dot_products(x, w, **settings), changes[-1], x, w, z)
+
+
+_KERNEL = Kernel(
+    "project_dense",
+    {
+        "reference": _transposing(arguments.from_increments(reference.dense_increments)),
+        "xla": arguments.from_increments(xla.dense_increments),
+        "triton": _transposing(arguments.from_increments(_triton)),
+        "tpu": _transposing(deferred("dense.tpu", "project_dense")),
+    },
+    formula=_formula,
+    limits={"tpu": lambda *_, precision, **__: tpu.unsupported_precision(precision)},
+)
 
 
 def project_dense(
@@ -92,35 +93,23 @@ def project_dense(
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, w=w, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, x=x, w=w, z=z)
     x, w, z = arrays.values()
-    arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
+    arguments.require_rank(_KERNEL.name, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
     if transposed:
-        arguments.require_shape(_KERNEL, "w", w, (w.shape[0], x.shape[1]), f"transposed, and x of shape {x.shape}")
+        arguments.require_shape(_KERNEL.name, "w", w, (w.shape[0], x.shape[1]), f"transposed, and x of shape {x.shape}")
     else:
-        arguments.require_weights(_KERNEL, "w", w, x.shape[1], f"x of shape {x.shape}")
+        arguments.require_weights(_KERNEL.name, "w", w, x.shape[1], f"x of shape {x.shape}")
     expected = (x.shape[0], w.shape[0 if transposed else 1])
-    arguments.require_shape(_KERNEL, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
-    known = arguments.known_residual(_KERNEL, residual, z)
-    without = arguments.only_for_residuals(known)
-    unsupported = {
-        "triton": without or gpu.unsupported(arrays),
-        "tpu": without or tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
-    }
-    found: tuple[Array, Array, Array] = run(
-        _KERNEL,
+    arguments.require_shape(_KERNEL.name, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
+    known = arguments.known_residual(_KERNEL.name, residual, z)
+    found: tuple[Array, Array, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         (x, w, z),
-        formula=_formula,
-        unsupported=unsupported,
+        arrays=arrays,
         known=known,
         increments=increments,
         precision=precision,
         transposed=bool(transposed),
     )
     return found
-
-
-def _formula(changes: tuple[Array, ...], x: Array, w: Array, z: Array, **settings: Any) -> tuple[Array, Array, Array]:
-    return consensus_formula(xla.dot_products(x, w, **settings), changes[-1], x, w, z)

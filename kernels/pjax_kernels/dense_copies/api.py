@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,20 +13,13 @@ from jax.typing import ArrayLike, DTypeLike
 from pjax_kernels import arguments, gpu
 from pjax_kernels.dense_copies import reference, xla
 from pjax_kernels.derivatives import bilinear_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import Kernel, deferred
 
-_KERNEL = "project_dense_copies"
 _LONGEST_ON_GPU = 4096
 """Entries of a dot product that still fit the registers; half as many in float64."""
 
 
 Pair = tuple[Array, Array]
-
-
-def _triton(*arrays: Array, **numbers: Any) -> tuple[Array, ...]:
-    from pjax_kernels.dense_copies import triton
-
-    return triton.dense_copies(*arrays, **numbers)
 
 
 def _of_operands(dense_copies: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
@@ -41,11 +34,46 @@ def _of_operands(dense_copies: Callable[..., tuple[Array, ...]]) -> Callable[...
     return project
 
 
-_IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, ...]]] = {
-    "reference": _of_operands(reference.dense_copies),
-    "xla": _of_operands(xla.dense_copies),
-    "triton": _of_operands(_triton),
-}
+def _formula(
+    new: tuple[Array, ...],
+    x: Array,
+    w: Array,
+    u: Array,
+    v: Array,
+    z: Array,
+    scale: Pair,
+    keep: Pair,
+    gain: Pair,
+) -> tuple[Array, ...]:
+    x_copies, w_copies = x[:, None, :] + scale[0] * u, w.T + scale[1] * v
+    u_change, v_change, z_change = bilinear_formula(new[-1:], x_copies, w_copies, z)
+    batch, width = z.shape
+    return (
+        (keep[0] * u + gain[0] * u_change).astype(new[0].dtype),
+        (keep[1] * v + gain[1] * v_change).astype(new[1].dtype),
+        jnp.sum(u_change, axis=1) / max(width, 1),
+        jnp.sum(v_change, axis=0).T / max(batch, 1),
+        z_change,
+    )
+
+
+def _too_long(x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, *_: Pair) -> str | None:
+    del w, u, v, z
+    longest = _LONGEST_ON_GPU * 4 // scale[0].dtype.itemsize
+    return gpu.unsupported({}, length=x.shape[1], longest=longest)
+
+
+_KERNEL = Kernel(
+    "project_dense_copies",
+    {
+        "reference": _of_operands(reference.dense_copies),
+        "xla": _of_operands(xla.dense_copies),
+        "triton": _of_operands(deferred("dense_copies.triton", "dense_copies")),
+    },
+    formula=_formula,
+    limits={"triton": _too_long},
+    takes_increments=False,
+)
 
 
 class DenseCopies(NamedTuple):
@@ -112,61 +140,33 @@ def project_dense_copies(
 
     Source: paper, section 3.2 for the projection and section 4 for the algorithms.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, w=w, u=u, v=v, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, x=x, w=w, u=u, v=v, z=z)
     x, w, u, v, z = arrays.values()
-    arguments.require_rank(_KERNEL, {"x": (x, 2), "w": (w, 2)})
+    arguments.require_rank(_KERNEL.name, {"x": (x, 2), "w": (w, 2)})
     (batch, length), width = x.shape, w.shape[1]
-    arguments.require_weights(_KERNEL, "w", w, length, f"x of shape {x.shape}")
+    arguments.require_weights(_KERNEL.name, "w", w, length, f"x of shape {x.shape}")
     product = f"x of shape {x.shape} times w of shape {w.shape}"
     for name in ("u", "v"):
-        arguments.require_shape(_KERNEL, name, arrays[name], (batch, width, length), product)
-    arguments.require_shape(_KERNEL, "z", z, (batch, width), product)
+        arguments.require_shape(_KERNEL.name, name, arrays[name], (batch, width, length), product)
+    arguments.require_shape(_KERNEL.name, "z", z, (batch, width), product)
     dtype = arguments.compute_dtype(list(arrays.values()))
-    longest = _LONGEST_ON_GPU * 4 // jnp.dtype(dtype).itemsize
-    unsupported = {"triton": gpu.unsupported(arrays, length=length, longest=longest)}
     numbers = (_pair(name, value, dtype) for name, value in (("scale", scale), ("keep", keep), ("gain", gain)))
-    new = run(
-        _KERNEL,
+    new = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         (x, w, u, v, z, *numbers),
-        formula=_formula,
-        unsupported=unsupported,
+        arrays=arrays,
         like=lambda x, w, u, v, z, *_: (u, v, x, w, z),
     )
     return DenseCopies(*new)
-
-
-def _formula(
-    new: tuple[Array, ...],
-    x: Array,
-    w: Array,
-    u: Array,
-    v: Array,
-    z: Array,
-    scale: Pair,
-    keep: Pair,
-    gain: Pair,
-) -> tuple[Array, ...]:
-    x_copies, w_copies = x[:, None, :] + scale[0] * u, w.T + scale[1] * v
-    u_change, v_change, z_change = bilinear_formula(new[-1:], x_copies, w_copies, z)
-    batch, width = z.shape
-    return (
-        (keep[0] * u + gain[0] * u_change).astype(new[0].dtype),
-        (keep[1] * v + gain[1] * v_change).astype(new[1].dtype),
-        jnp.sum(u_change, axis=1) / max(width, 1),
-        jnp.sum(v_change, axis=0).T / max(batch, 1),
-        z_change,
-    )
 
 
 def _pair(name: str, value: Any, dtype: DTypeLike) -> tuple[ArrayLike, ArrayLike]:
     """The two numbers; a ``ValueError`` says what came instead."""
     advice = "two finite numbers, such as (1.0, 1.0)"
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"{_KERNEL}: {name} is {arguments.shown(value)}; pass {advice}")
+        raise ValueError(f"{_KERNEL.name}: {name} is {arguments.shown(value)}; pass {advice}")
     first, second = (
-        arguments.scalar(_KERNEL, f"{name}[{k}]", number, dtype, math.isfinite, f"{advice} for {name}")
+        arguments.scalar(_KERNEL.name, f"{name}[{k}]", number, dtype, math.isfinite, f"{advice} for {name}")
         for k, number in enumerate(value)
     )
     return first, second

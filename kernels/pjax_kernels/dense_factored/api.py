@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, combination, gpu
+from pjax_kernels import arguments, combination
 from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import Kernel
 
-_KERNEL = "project_dense_factored"
 _MOST_PAIRS = 16
 """Of operands, whose products the Triton kernel holds in registers: those of a history of three terms."""
 
@@ -33,15 +33,25 @@ def _triton(
     return triton.factored_increments(x, w, u, v, z, precision=precision)
 
 
-_IMPLEMENTATIONS = {
-    name: combination.of_arrays(increments_of)
-    for name, increments_of in {
-        "reference": reference.factored_increments,
-        "xla": xla.factored_increments,
-        "triton": _triton,
-    }.items()
-}
-_FORMULA = combination.formula_of_arrays(xla.factored_formula)
+def _too_many(*arrays: Array, layout: combination.Layout, **_: Any) -> str | None:
+    x, w, *_ = layout.together(arrays)
+    pairs = len(x) * len(w)
+    if pairs > _MOST_PAIRS:
+        return f"the products of {pairs} pairs of operands do not fit the registers; the kernel takes {_MOST_PAIRS}"
+    return None
+
+
+_KERNEL = Kernel(
+    "project_dense_factored",
+    {
+        "reference": combination.of_arrays(reference.factored_increments),
+        "xla": combination.of_arrays(xla.factored_increments),
+        "triton": combination.of_arrays(_triton),
+    },
+    formula=combination.formula_of_arrays(xla.factored_formula),
+    limits={"triton": _too_many},
+    takes_increments=False,
+)
 
 
 def project_dense_factored(
@@ -87,43 +97,32 @@ def project_dense_factored(
     Source: paper, section 3.2, for the projection; that copies stay in this span under Douglas-Rachford and the
     difference map is by induction over their steps.
     """
-    arguments.require_several(_KERNEL, x=x, w=w, u=u, v=v)
+    arguments.require_several(_KERNEL.name, x=x, w=w, u=u, v=v)
     named = {f"x[{k}]": array for k, array in enumerate(x)} | {f"w[{k}]": array for k, array in enumerate(w)}
     if not x or not w:
-        raise ValueError(f"{_KERNEL}: x holds {len(x)} arrays and w {len(w)}, but each needs at least one")
-    arrays = arguments.floating_arrays(_KERNEL, **named, z=z)
+        raise ValueError(f"{_KERNEL.name}: x holds {len(x)} arrays and w {len(w)}, but each needs at least one")
+    arrays = arguments.floating_arrays(_KERNEL.name, **named, z=z)
     z = arrays["z"]
-    arguments.require_rank(_KERNEL, {name: (array, 2) for name, array in arrays.items()})
+    arguments.require_rank(_KERNEL.name, {name: (array, 2) for name, array in arrays.items()})
     batch, length = arrays["x[0]"].shape
-    arguments.require_weights(_KERNEL, "w[0]", arrays["w[0]"], length, f"x[0] of shape {(batch, length)}")
+    arguments.require_weights(_KERNEL.name, "w[0]", arrays["w[0]"], length, f"x[0] of shape {(batch, length)}")
     width = arrays["w[0]"].shape[1]
     for name, array in arrays.items():
         shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]
         arguments.require_shape(
-            _KERNEL, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
+            _KERNEL.name, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
         )
     counts = (len(x), len(w))
-    combinations = [combination.checked(_KERNEL, name, value, counts, z) for name, value in (("u", u), ("v", v))]
+    combinations = [combination.checked(_KERNEL.name, name, value, counts, z) for name, value in (("u", u), ("v", v))]
     xs, ws = ([arrays[f"{name}[{k}]"] for k in range(len(several))] for name, several in (("x", x), ("w", w)))
     given, layout = combination.arrays_apart((xs, ws, *combinations, z))
     coefficients = {f"coefficient {k}": array for k, array in enumerate(given[len(named) : -1])}
-    unsupported = {"triton": _too_many(len(x) * len(w)) or gpu.unsupported(arrays | coefficients)}
-    changes = run(
-        _KERNEL,
+    changes = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         given,
-        formula=_FORMULA,
-        unsupported=unsupported,
+        arrays=arrays | coefficients,
         like=lambda *operands: combination.changes_like(operands[0], operands[len(x)], operands[-1]),
         layout=layout,
         precision=precision,
     )
     return combination.with_zeros(changes)
-
-
-def _too_many(pairs: int) -> str | None:
-    """Why the Triton kernel does not take so many pairs of operands, or None."""
-    if pairs > _MOST_PAIRS:
-        return f"the products of {pairs} pairs of operands do not fit the registers; the kernel takes {_MOST_PAIRS}"
-    return None

@@ -13,7 +13,7 @@ from pjax_kernels.elementwise import derivative, reference, xla
 from pjax_kernels.elementwise.curves import Curve
 from pjax_kernels.elementwise.functions import KERNEL, elementwise_function
 from pjax_kernels.elementwise.pieces import Pieces, piecewise_increments
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 
 
 def _xla_increments(x: Array, z: Array, residual: Array, function: Curve | Pieces) -> tuple[Array, Array]:
@@ -23,7 +23,7 @@ def _xla_increments(x: Array, z: Array, residual: Array, function: Curve | Piece
 
 
 def _of_operands(increments_of: Callable[..., Any]) -> Callable[..., Any]:
-    """An implementation, from the increments of ``x``, ``z``, the residual and a function."""
+    """The increments of operands, from the increments of ``x``, ``z``, the residual and a function."""
 
     def increments(
         x: Array, z: Array, residual: Array | None, constants: Any, limits: Any, *, f: Any, fixed: Any
@@ -33,10 +33,14 @@ def _of_operands(increments_of: Callable[..., Any]) -> Callable[..., Any]:
         found: tuple[Array, Array] = increments_of(x, z, gap, function)
         return found
 
-    return arguments.from_increments(increments)
+    return increments
 
 
-_IMPLEMENTATIONS = {"reference": _of_operands(reference.increments), "xla": _of_operands(_xla_increments)}
+_KERNEL = of_increments(
+    KERNEL,
+    {"reference": _of_operands(reference.increments), "xla": _of_operands(_xla_increments)},
+    formula=derivative.elementwise_formula,
+)
 
 
 def project_elementwise(
@@ -92,12 +96,9 @@ def project_elementwise(
     of_clip = [name for name in ("low", "high") if f == "clip" and settings.get(name) is not None]
     limits = {name: stretched(name, settings.pop(name)) for name in of_clip}
     elementwise_function(f, arrays_of_f, {**settings, **limits})  # for its errors
-    found: tuple[Array, Array] = run(
-        KERNEL,
+    found: tuple[Array, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         (x, z, None if residual is None else stretched("residual", residual), arrays_of_f, limits),
-        formula=derivative.elementwise_formula,
         increments=increments,
         f=f,
         fixed=tuple(settings.items()),

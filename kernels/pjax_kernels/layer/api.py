@@ -12,16 +12,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 from pjax_kernels.layer import reference, xla
 
-_KERNEL = "project_layer"
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.layer_increments),
-    "xla": arguments.from_increments(xla.layer_increments),
-}
-_FORMULA = of_formula(xla.layer_increments)
+_KERNEL = of_increments("project_layer", {"reference": reference.layer_increments, "xla": xla.layer_increments})
 RULES = ("rank one", "apart", "coupled")
 
 
@@ -83,21 +77,20 @@ def project_layer(
     Source: the tangent step of Gauss-Newton in minimum norm; Pierra (1984) for one copy of each array.
     """
     _require_settings(rule, b, c, steps)
-    old, structure = arguments.floating_trees(_KERNEL, x=x, w=w, z=jnp.asarray(z))
+    old, structure = arguments.floating_trees(_KERNEL.name, x=x, w=w, z=jnp.asarray(z))
     dtype = arguments.compute_dtype(old)
     wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
     wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
-    arguments.require_output(_KERNEL, bilinear, wide_x, wide_w, wide_z)
+    arguments.require_output(_KERNEL.name, bilinear, wide_x, wide_w, wide_z)
     if not is_layer(bilinear, wide_x, wide_w):
         shapes = [array.shape for array in jax.tree.leaves(wide_w)]
-        raise ValueError(f"{_KERNEL}: the last axis of w, of shape {shapes}, is not that of z, of shape {wide_z.shape}")
-    known = arguments.known_residual(_KERNEL, residual, wide_z)
-    found: tuple[Any, Any, Array] = run(
-        _KERNEL,
+        raise ValueError(
+            f"{_KERNEL.name}: the last axis of w, of shape {shapes}, is not that of z, of shape {wide_z.shape}"
+        )
+    known = arguments.known_residual(_KERNEL.name, residual, wide_z)
+    found: tuple[Any, Any, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         jax.tree.unflatten(structure, old),
-        formula=_FORMULA,
         increments=increments,
         known=known,
         bilinear=bilinear,
@@ -126,9 +119,9 @@ def is_layer(bilinear: Callable[[Any, Any], Array], x: Any, w: Any) -> bool:
 
 def _require_settings(rule: str, b: float, c: float, steps: int) -> None:
     if rule not in RULES:
-        raise ValueError(f"{_KERNEL}: rule is {rule!r}; pass one of {', '.join(map(repr, RULES))}")
+        raise ValueError(f"{_KERNEL.name}: rule is {rule!r}; pass one of {', '.join(map(repr, RULES))}")
     for name, value in (("b", b), ("c", c)):
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(f"{_KERNEL}: {name} is {value!r}; pass a positive number")
+            raise ValueError(f"{_KERNEL.name}: {name} is {value!r}; pass a positive number")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"{_KERNEL}: steps is {steps!r}; pass an integer of at least 1")
+        raise ValueError(f"{_KERNEL.name}: steps is {steps!r}; pass an integer of at least 1")

@@ -4,54 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu, tpu
-from pjax_kernels.implementation import run
+from pjax_kernels import arguments, gpu
+from pjax_kernels.kernel import Kernel, deferred, of_increments
 from pjax_kernels.maximum import derivative, reference, xla
 from pjax_kernels.maximum.windows import Windows, place_windows
-
-_MAX = "project_max"
-_MIN = "project_min"
-_POOL = "project_max_pool"
 
 _LONGEST_ON_GPU = 8192
 """Entries over ``axis`` that still fit the registers."""
 
 
-def _triton_max(x: Array, z: Array, *, axes: tuple[int, ...], increments: bool) -> tuple[Array, Array]:
-    from pjax_kernels.maximum import triton
-
-    return triton.project_max(x, z, axes, increments=increments)
+def _too_many_on_gpu(x: Array, z: Array, *, axes: tuple[int, ...]) -> str | None:
+    return gpu.unsupported({}, length=math.prod(x.shape[i] for i in axes), longest=_LONGEST_ON_GPU)
 
 
-def _triton_max_pool(x: Array, z: Array, *, rows: Windows, columns: Windows, increments: bool) -> tuple[Array, Array]:
-    from pjax_kernels.maximum import triton
-
-    return triton.project_max_pool(x, z, rows, columns, increments=increments)
-
-
-def _tpu_max_pool(x: Array, z: Array, *, rows: Windows, columns: Windows) -> tuple[Array, Array]:
+def _too_large_for_tpu(x: Array, z: Array, *, rows: Windows, columns: Windows) -> str | None:
     from pjax_kernels.maximum import tpu
 
-    return tpu.max_pool_increments(x, z, rows, columns)
+    return tpu.unsupported(x.shape, rows, columns)
 
 
-_MAX_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.max_increments),
-    "xla": arguments.from_increments(xla.max_increments),
-    "triton": _triton_max,
-}
-_POOL_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.max_pool_increments),
-    "xla": arguments.from_increments(xla.max_pool_increments),
-    "triton": _triton_max_pool,
-    "tpu": arguments.from_increments(_tpu_max_pool),
-}
+_MAX = of_increments(
+    "project_max",
+    {"reference": reference.max_increments, "xla": xla.max_increments},
+    formula=derivative.max_formula,
+    others={"triton": deferred("maximum.triton", "project_max")},
+    limits={"triton": _too_many_on_gpu},
+)
+_MIN = replace(_MAX, name="project_min")
+_POOL = of_increments(
+    "project_max_pool",
+    {
+        "reference": reference.max_pool_increments,
+        "xla": xla.max_pool_increments,
+        "tpu": deferred("maximum.tpu", "max_pool_increments"),
+    },
+    formula=derivative.max_pool_formula,
+    others={"triton": deferred("maximum.triton", "project_max_pool")},
+    limits={"tpu": _too_large_for_tpu},
+)
 
 
 def project_max(
@@ -90,7 +87,7 @@ def project_max(
 
     Source: paper, section 3.2.
     """
-    arrays = arguments.floating_arrays(_MAX, x=x, z=z)
+    arrays = arguments.floating_arrays(_MAX.name, x=x, z=z)
     return _project_max(
         _MAX,
         arrays["x"],
@@ -103,7 +100,7 @@ def project_max(
 
 
 def _project_max(
-    kernel: str,
+    kernel: Kernel,
     x: Array,
     z: Array,
     *,
@@ -113,20 +110,14 @@ def _project_max(
     implementation: str | None,
 ) -> tuple[Array, Array]:
     """Project onto a maximum, and name the ``kernel`` where it cannot be done."""
-    axes = arguments.reduced_axes(kernel, x, z, axis)
+    axes = arguments.reduced_axes(kernel.name, x, z, axis)
     if 0 in (x.shape[i] for i in axes):
-        raise ValueError(f"{kernel}: x has shape {x.shape}, which has no entries over axis {axis} to choose from")
-    entries = math.prod(x.shape[i] for i in axes)
-    known = arguments.known_residual(kernel, residual, z)
-    without = arguments.only_for_residuals(known)
-    unsupported = {"triton": without or gpu.unsupported({"x": x, "z": z}, length=entries, longest=_LONGEST_ON_GPU)}
-    new_x, new_z = run(
-        kernel,
+        raise ValueError(f"{kernel.name}: x has shape {x.shape}, which has no entries over axis {axis} to choose from")
+    known = arguments.known_residual(kernel.name, residual, z)
+    new_x, new_z = kernel.run(
         implementation,
-        _MAX_IMPLEMENTATIONS,
         (x, jnp.expand_dims(z, axes)),
-        formula=derivative.max_formula,
-        unsupported=unsupported,
+        arrays={"x": x, "z": z},
         increments=increments,
         known={name: jnp.expand_dims(array, axes) for name, array in known.items()},
         axes=axes,
@@ -163,7 +154,7 @@ def project_min(
 
     Source: paper, section 3.2, for the maximum.
     """
-    arrays = arguments.floating_arrays(_MIN, x=x, z=z)
+    arrays = arguments.floating_arrays(_MIN.name, x=x, z=z)
     options: dict[str, Any] = {"axis": axis, "increments": increments, "implementation": implementation}
     new_x, new_z = _project_max(
         _MIN, -arrays["x"], -arrays["z"], residual=None if residual is None else -jnp.asarray(residual), **options
@@ -210,39 +201,24 @@ def project_max_pool(
 
     Source: paper, section 3.2; for overlapping windows, each is one consumer of its entries.
     """
-    arrays = arguments.floating_arrays(_POOL, x=x, z=z)
+    arrays = arguments.floating_arrays(_POOL.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    arguments.require_rank(_POOL, {"x": (x, 4)})
+    arguments.require_rank(_POOL.name, {"x": (x, 4)})
     rows, columns = _window_axes(x, window, strides, padding)
     batch, _, _, channels = x.shape
     expected = batch, rows.count, columns.count, channels
-    arguments.require_shape(_POOL, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
-    known = arguments.known_residual(_POOL, residual, z)
-    without = arguments.only_for_residuals(known)
-    unsupported = {
-        "triton": without or gpu.unsupported(arrays),
-        "tpu": without or tpu.unsupported(arrays) or _too_large_for_tpu(x, rows, columns),
-    }
-    found: tuple[Array, Array] = run(
-        _POOL,
+    arguments.require_shape(_POOL.name, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
+    known = arguments.known_residual(_POOL.name, residual, z)
+    found: tuple[Array, Array] = _POOL.run(
         implementation,
-        _POOL_IMPLEMENTATIONS,
         (x, z),
-        formula=derivative.max_pool_formula,
-        unsupported=unsupported,
+        arrays=arrays,
         increments=increments,
         known=known,
         rows=rows,
         columns=columns,
     )
     return found
-
-
-def _too_large_for_tpu(x: Array, rows: Windows, columns: Windows) -> str | None:
-    """Why the TPU kernel does not take these images and windows, or None."""
-    from pjax_kernels.maximum import tpu
-
-    return tpu.unsupported(x.shape, rows, columns)
 
 
 def _window_axes(
@@ -252,18 +228,18 @@ def _window_axes(
     padding: str | Sequence[tuple[int, int]],
 ) -> tuple[Windows, Windows]:
     """Where the windows lie along the rows and the columns of ``x``."""
-    window = arguments.positive_pair(_POOL, "window", window)
-    strides = window if strides is None else arguments.positive_pair(_POOL, "strides", strides)
-    pads = arguments.padding_pairs(_POOL, padding, x.shape[1:3], window, strides)
+    window = arguments.positive_pair(_POOL.name, "window", window)
+    strides = window if strides is None else arguments.positive_pair(_POOL.name, "strides", strides)
+    pads = arguments.padding_pairs(_POOL.name, padding, x.shape[1:3], window, strides)
     both = place_windows(x.shape[1:3], window, strides, pads)
     if any(axis.count == 0 for axis in both):
         raise ValueError(
-            f"{_POOL}: window {window} is larger than x of shape {x.shape} with padding {padding!r}; "
+            f"{_POOL.name}: window {window} is larger than x of shape {x.shape} with padding {padding!r}; "
             f"pass a smaller window or more padding"
         )
     if any(axis.some_are_padding for axis in both):
         raise ValueError(
-            f"{_POOL}: some windows of {window} with strides {strides} hold nothing but the padding {padding!r} of x "
-            f"of shape {x.shape}, so have no maximum; pass less padding"
+            f"{_POOL.name}: some windows of {window} with strides {strides} hold nothing but the padding {padding!r} "
+            f"of x of shape {x.shape}, so have no maximum; pass less padding"
         )
     return both

@@ -8,14 +8,14 @@ from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_index
 
 from pjax_kernels import arguments
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 from pjax_kernels.normalize import derivative, reference, xla
 
-_KERNEL = "project_normalize"
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.normalize_increments),
-    "xla": arguments.from_increments(xla.normalize_increments),
-}
+_KERNEL = of_increments(
+    "project_normalize",
+    {"reference": reference.normalize_increments, "xla": xla.normalize_increments},
+    formula=derivative.normalize_formula,
+)
 
 
 def project_normalize(
@@ -54,22 +54,20 @@ def project_normalize(
 
     Source: reduction to one dimension, as for the projection onto a cone of revolution.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
+    arguments.require_shape(_KERNEL.name, "z", z, x.shape, f"x of shape {x.shape}")
     if not -x.ndim <= axis < x.ndim or x.shape[axis] < 1 + centred:
         raise ValueError(
-            f"{_KERNEL}: axis is {axis!r} for x of shape {x.shape}; pass an axis of x of at least {1 + centred} entries"
+            f"{_KERNEL.name}: axis is {axis!r} for x of shape {x.shape}; "
+            f"pass an axis of x of at least {1 + centred} entries"
         )
-    if not arguments.finite_number(_KERNEL, "epsilon", epsilon) > 0:
-        raise ValueError(f"{_KERNEL}: epsilon is {epsilon!r}; pass a positive number")
+    if not arguments.finite_number(_KERNEL.name, "epsilon", epsilon) > 0:
+        raise ValueError(f"{_KERNEL.name}: epsilon is {epsilon!r}; pass a positive number")
     axis = normalize_axis_index(axis, x.ndim)
-    new_x, new_z = run(
-        _KERNEL,
+    new_x, new_z = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         tuple(jnp.moveaxis(array, axis, -1) for array in (x, z)),
-        formula=derivative.normalize_formula,
         increments=increments,
         epsilon=float(epsilon),
         centred=bool(centred),

@@ -7,21 +7,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 from pjax_kernels.output import derivative, reference, xla
 
-_MARGIN = "project_margin"
-_MARGIN_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.margin_increment),
-    "xla": arguments.from_increments(xla.margin_increment),
-}
-_MARGIN_FORMULA = of_formula(xla.margin_increment)
-_CROSS_ENTROPY = "prox_cross_entropy"
-_CROSS_ENTROPY_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.cross_entropy_increment),
-    "xla": arguments.from_increments(xla.cross_entropy_increment),
-}
+_MARGIN = of_increments("project_margin", {"reference": reference.margin_increment, "xla": xla.margin_increment})
+_CROSS_ENTROPY = of_increments(
+    "prox_cross_entropy",
+    {"reference": reference.cross_entropy_increment, "xla": xla.cross_entropy_increment},
+    formula=derivative.cross_entropy_formula,
+)
 
 
 def project_margin(
@@ -44,13 +38,10 @@ def project_margin(
 
     Source: paper, section 3.3.
     """
-    logits, labels = _logits_and_labels(_MARGIN, logits, labels)
-    found: Array = run(
-        _MARGIN,
+    logits, labels = _logits_and_labels(_MARGIN.name, logits, labels)
+    found: Array = _MARGIN.run(
         implementation,
-        _MARGIN_IMPLEMENTATIONS,
         (logits, labels),
-        formula=_MARGIN_FORMULA,
         increments=increments,
     )
     return found
@@ -92,20 +83,17 @@ def prox_cross_entropy(
 
     Source: paper, section 3.3, where a truncated fixed-point iteration stands for the minimiser.
     """
-    logits, labels = _logits_and_labels(_CROSS_ENTROPY, logits, labels)
+    logits, labels = _logits_and_labels(_CROSS_ENTROPY.name, logits, labels)
     if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"{_CROSS_ENTROPY}: logits has shape {logits.shape}, but needs a last axis of classes")
+        raise ValueError(f"{_CROSS_ENTROPY.name}: logits has shape {logits.shape}, but needs a last axis of classes")
     dtype = arguments.compute_dtype([logits, labels])
-    pull = arguments.scalar(_CROSS_ENTROPY, "strength", strength, dtype, lambda s: s > 0, "a positive number")
+    pull = arguments.scalar(_CROSS_ENTROPY.name, "strength", strength, dtype, lambda s: s > 0, "a positive number")
     if weights is not None:
-        pull = pull * arguments.broadcast_constant(_CROSS_ENTROPY, "weights", weights, logits.shape[:-1], dtype)
+        pull = pull * arguments.broadcast_constant(_CROSS_ENTROPY.name, "weights", weights, logits.shape[:-1], dtype)
     pull = jnp.where(jnp.any(labels != 0, axis=-1), pull, jnp.zeros((), dtype))  # rows left out
-    found: Array = run(
-        _CROSS_ENTROPY,
+    found: Array = _CROSS_ENTROPY.run(
         implementation,
-        _CROSS_ENTROPY_IMPLEMENTATIONS,
         (logits, labels, pull),
-        formula=derivative.cross_entropy_formula,
         increments=increments,
     )
     return found

@@ -9,16 +9,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import of_increments
 from pjax_kernels.quantize import reference, xla
 
-_KERNEL = "project_quantize"
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.quantize_increments),
-    "xla": arguments.from_increments(xla.quantize_increments),
-}
-_FORMULA = of_formula(xla.quantize_increments)
+_KERNEL = of_increments(
+    "project_quantize", {"reference": reference.quantize_increments, "xla": xla.quantize_increments}
+)
 
 
 def project_quantize(
@@ -64,19 +60,16 @@ def project_quantize(
 
     Source: paper, section 3.2; Bengio, Leonard, Courville (2013) for what is relaxed.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    arguments.require_shape(_KERNEL, "z", z, x.shape, f"x of shape {x.shape}")
+    arguments.require_shape(_KERNEL.name, "z", z, x.shape, f"x of shape {x.shape}")
     dtype = arguments.compute_dtype([x, z])
-    positive = arguments.scalar(_KERNEL, "scale", scale, dtype, lambda s: 0 < s < math.inf, "a positive number")
-    found: tuple[Array, Array] = run(
-        _KERNEL,
+    positive = arguments.scalar(_KERNEL.name, "scale", scale, dtype, lambda s: 0 < s < math.inf, "a positive number")
+    found: tuple[Array, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         (x, z, positive),
-        formula=_FORMULA,
         increments=increments,
-        known=arguments.known_residual(_KERNEL, residual, z),
+        known=arguments.known_residual(_KERNEL.name, residual, z),
         levels=_levels(levels),
         relaxed=bool(relaxed),
     )
@@ -89,5 +82,5 @@ def _levels(levels: int) -> int:
     except TypeError:
         count = 0
     if count < 2:
-        raise ValueError(f"{_KERNEL}: levels is {levels!r}; pass an integer of at least 2")
+        raise ValueError(f"{_KERNEL.name}: levels is {levels!r}; pass an integer of at least 2")
     return count

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, gpu, tpu
-from pjax_kernels.implementation import run
+from pjax_kernels import arguments, tpu
+from pjax_kernels.kernel import deferred, of_increments
 from pjax_kernels.recurrence import reference, xla
 
-_KERNEL = "project_recurrence"
 Changes = tuple[Array, Array, Array, Array, Array]
 
-
-def _triton(x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike) -> Changes:
-    from pjax_kernels.recurrence import triton
-
-    return triton.recurrence_increments(x, h, w_x, w_h, z, precision=precision)
-
-
-def _tpu(*arrays: Array, **settings: Any) -> tuple[Array, ...]:
-    from pjax_kernels.recurrence import tpu
-
-    return tpu.project_recurrence(*arrays, **settings)
-
-
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.recurrence_increments),
-    "xla": arguments.from_increments(xla.recurrence_increments),
-    "triton": arguments.from_increments(_triton),
-    "tpu": _tpu,
-}
+_KERNEL = of_increments(
+    "project_recurrence",
+    {
+        "reference": reference.recurrence_increments,
+        "xla": xla.recurrence_increments,
+        "triton": deferred("recurrence.triton", "recurrence_increments"),
+    },
+    formula=xla.formula,
+    others={"tpu": deferred("recurrence.tpu", "project_recurrence")},
+    limits={"tpu": lambda *_, precision, **__: tpu.unsupported_precision(precision)},
+)
 
 
 def project_recurrence(
@@ -82,28 +71,22 @@ def project_recurrence(
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    arrays = arguments.floating_arrays(_KERNEL, x=x, h=h, w_x=w_x, w_h=w_h, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, x=x, h=h, w_x=w_x, w_h=w_h, z=z)
     x, h, w_x, w_h, z = arrays.values()
-    arguments.require_rank(_KERNEL, {"x": (x, 3), "h": (h, 3), "w_x": (w_x, 2)})
+    arguments.require_rank(_KERNEL.name, {"x": (x, 3), "h": (h, 3), "w_x": (w_x, 2)})
     (batch, steps, inputs), hidden, width = x.shape, h.shape[2], w_x.shape[1]
-    arguments.require_shape(_KERNEL, "h", h, (batch, steps, hidden), f"x of shape {x.shape}")
-    arguments.require_weights(_KERNEL, "w_x", w_x, inputs, f"x of shape {x.shape}")
+    arguments.require_shape(_KERNEL.name, "h", h, (batch, steps, hidden), f"x of shape {x.shape}")
+    arguments.require_weights(_KERNEL.name, "w_x", w_x, inputs, f"x of shape {x.shape}")
     hidden_weights = f"h of shape {h.shape} beside w_x of shape {w_x.shape}"
-    arguments.require_shape(_KERNEL, "w_h", w_h, (hidden, width), hidden_weights)
-    arguments.require_shape(_KERNEL, "z", z, (batch, steps, width), f"x of shape {x.shape} times w_x of {w_x.shape}")
-    known = arguments.known_residual(_KERNEL, residual, z)
-    without = arguments.only_for_residuals(known)
-    unsupported = {
-        "triton": without or gpu.unsupported(arrays),
-        "tpu": without or tpu.unsupported(arrays) or tpu.unsupported_precision(precision),
-    }
-    found: Changes = run(
-        _KERNEL,
+    arguments.require_shape(_KERNEL.name, "w_h", w_h, (hidden, width), hidden_weights)
+    arguments.require_shape(
+        _KERNEL.name, "z", z, (batch, steps, width), f"x of shape {x.shape} times w_x of {w_x.shape}"
+    )
+    known = arguments.known_residual(_KERNEL.name, residual, z)
+    found: Changes = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
         (x, h, w_x, w_h, z),
-        formula=xla.formula,
-        unsupported=unsupported,
+        arrays=arrays,
         known=known,
         increments=increments,
         precision=precision,

@@ -8,26 +8,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import Kernel, of_increments
 from pjax_kernels.regression import reference, xla
 
-_SQUARED = {
-    "reference": arguments.from_increments(reference.squared_error_increment),
-    "xla": arguments.from_increments(xla.squared_error_increment),
-}
-_SQUARED_FORMULA = of_formula(xla.squared_error_increment)
-_ABSOLUTE = {
-    "reference": arguments.from_increments(reference.absolute_error_increment),
-    "xla": arguments.from_increments(xla.absolute_error_increment),
-}
-_ABSOLUTE_FORMULA = of_formula(xla.absolute_error_increment)
-_BOX = "project_box"
-_BOX_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.box_increment),
-    "xla": arguments.from_increments(xla.box_increment),
-}
-_BOX_FORMULA = of_formula(xla.box_increment)
+_SQUARED = of_increments(
+    "prox_squared_error", {"reference": reference.squared_error_increment, "xla": xla.squared_error_increment}
+)
+_ABSOLUTE = of_increments(
+    "prox_absolute_error", {"reference": reference.absolute_error_increment, "xla": xla.absolute_error_increment}
+)
+_BOX = of_increments("project_box", {"reference": reference.box_increment, "xla": xla.box_increment})
 
 
 def prox_squared_error(
@@ -58,11 +48,7 @@ def prox_squared_error(
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.1.1.
     """
-    operands = _operands("prox_squared_error", prediction, target, strength, weights)
-    found: Array = run(
-        "prox_squared_error", implementation, _SQUARED, operands, formula=_SQUARED_FORMULA, increments=increments
-    )
-    return found
+    return _prox(_SQUARED, prediction, target, strength, weights, increments, implementation)
 
 
 def prox_absolute_error(
@@ -95,11 +81,7 @@ def prox_absolute_error(
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
-    operands = _operands("prox_absolute_error", prediction, target, strength, weights)
-    found: Array = run(
-        "prox_absolute_error", implementation, _ABSOLUTE, operands, formula=_ABSOLUTE_FORMULA, increments=increments
-    )
-    return found
+    return _prox(_ABSOLUTE, prediction, target, strength, weights, increments, implementation)
 
 
 def project_box(
@@ -128,27 +110,32 @@ def project_box(
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.2.4.
     """
-    value = arguments.floating_arrays(_BOX, value=value)["value"]
+    value = arguments.floating_arrays(_BOX.name, value=value)["value"]
     dtype = arguments.compute_dtype([value])
     limits = [
-        arguments.broadcast_constant(_BOX, name, limit, value.shape, dtype)
+        arguments.broadcast_constant(_BOX.name, name, limit, value.shape, dtype)
         for name, limit in (("low", low), ("high", high))
     ]
-    found: Array = run(
-        _BOX, implementation, _BOX_IMPLEMENTATIONS, (value, *limits), formula=_BOX_FORMULA, increments=increments
-    )
+    found: Array = _BOX.run(implementation, (value, *limits), increments=increments)
     return found
 
 
-def _operands(
-    kernel: str, prediction: ArrayLike, target: ArrayLike, strength: ArrayLike, weights: ArrayLike
-) -> tuple[Array, Array, Array]:
-    """The prediction, the target, and how far each element is pulled to it."""
-    arrays = arguments.floating_arrays(kernel, prediction=prediction, target=target)
+def _prox(
+    kernel: Kernel,
+    prediction: ArrayLike,
+    target: ArrayLike,
+    strength: ArrayLike,
+    weights: ArrayLike,
+    increments: bool,
+    implementation: str | None,
+) -> Array:
+    """The proximal operator of an error, of checked arrays and the product of strength and weights."""
+    arrays = arguments.floating_arrays(kernel.name, prediction=prediction, target=target)
     prediction, target = arrays["prediction"], arrays["target"]
-    arguments.require_shape(kernel, "target", target, prediction.shape, f"prediction of shape {prediction.shape}")
+    arguments.require_shape(kernel.name, "target", target, prediction.shape, f"prediction of shape {prediction.shape}")
     dtype = arguments.compute_dtype([prediction, target])
-    pull = arguments.broadcast_constant(kernel, "weights", weights, prediction.shape, dtype) * (
-        arguments.broadcast_constant(kernel, "strength", strength, prediction.shape, dtype)
+    pull = arguments.broadcast_constant(kernel.name, "weights", weights, prediction.shape, dtype) * (
+        arguments.broadcast_constant(kernel.name, "strength", strength, prediction.shape, dtype)
     )
-    return prediction, target, pull
+    found: Array = kernel.run(implementation, (prediction, target, pull), increments=increments)
+    return found

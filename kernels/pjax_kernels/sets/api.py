@@ -13,7 +13,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from pjax_kernels import arguments
 from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels.kernel import Kernel
 from pjax_kernels.sets import reference, xla
 
 
@@ -28,31 +28,18 @@ def _from_values(values_of: Callable[..., Array]) -> Callable[..., Any]:
     return project
 
 
-def _formula(values_of: Callable[..., Array]) -> Callable[..., Any]:
-    return of_formula(lambda value, *operands, **settings: values_of(value, *operands, **settings) - value)
-
-
-_FORMULAS = {
-    of_set.__name__: _formula(of_set)
-    for of_set in (xla.sphere, xla.levels, xla.sparse, xla.one_hot, xla.simplex, xla.orthonormal)
-}
-_IMPLEMENTATIONS = {
-    name: {"reference": _from_values(getattr(reference, name)), "xla": _from_values(getattr(xla, name))}
-    for name in _FORMULAS
-}
-
-
-def _run(of_set: str, implementation: str | None, increments: bool, *operands: Array, **settings: Any) -> Array:
-    found: Array = run(
+def _kernel(of_set: str) -> Kernel:
+    """Of the functions of this name, which give new values."""
+    values_of: Callable[..., Array] = getattr(xla, of_set)
+    return Kernel(
         f"project_{of_set}",
-        implementation,
-        _IMPLEMENTATIONS[of_set],
-        operands,
-        formula=_FORMULAS[of_set],
-        increments=increments,
-        **settings,
+        {"reference": _from_values(getattr(reference, of_set)), "xla": _from_values(values_of)},
+        formula=of_formula(lambda value, *operands, **settings: values_of(value, *operands, **settings) - value),
     )
-    return found
+
+
+_SPHERE, _LEVELS, _SPARSE = _kernel("sphere"), _kernel("levels"), _kernel("sparse")
+_ONE_HOT, _SIMPLEX, _ORTHONORMAL = _kernel("one_hot"), _kernel("simplex"), _kernel("orthonormal")
 
 
 def project_sphere(
@@ -81,11 +68,11 @@ def project_sphere(
 
     Source: Elser, Lal, arXiv 2602.17493, section III.
     """
-    kernel = "project_sphere"
+    kernel = _SPHERE.name
     value = arguments.floating_arrays(kernel, value=value)["value"]
     axes = _axes(kernel, value, axis)
     radius = _positive(kernel, "norm", norm, value)
-    return _run("sphere", implementation, increments, value, radius, axis=axes)
+    return _run(_SPHERE, implementation, increments, value, radius, axis=axes)
 
 
 def project_levels(
@@ -108,12 +95,12 @@ def project_levels(
 
     Source: Elser, Lal, arXiv 2602.17493, section III, for 1 and -1.
     """
-    kernel = "project_levels"
+    kernel = _LEVELS.name
     value = arguments.floating_arrays(kernel, value=value)["value"]
     numbers = sorted(arguments.finite_number(kernel, "a level", level) for level in levels)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"{kernel}: levels are {tuple(levels)!r}; pass one or more different numbers")
-    return _run("levels", implementation, increments, value, levels=tuple(numbers))
+    return _run(_LEVELS, implementation, increments, value, levels=tuple(numbers))
 
 
 def project_sparse(
@@ -137,7 +124,7 @@ def project_sparse(
 
     Source: Blumensath and Davies, Iterative hard thresholding for compressed sensing (2009).
     """
-    kernel = "project_sparse"
+    kernel = _SPARSE.name
     value = arguments.floating_arrays(kernel, value=value)["value"]
     (place,) = (0,) if axis is None else _axes(kernel, value, axis)
     shape = value.shape if axis is not None else (value.size,)
@@ -148,7 +135,7 @@ def project_sparse(
     if wanted < 0 or isinstance(count, bool):
         raise ValueError(f"{kernel}: count is {arguments.shown(count)}; pass an integer of at least 0")
     count = min(wanted, shape[place])
-    found = _run("sparse", implementation, increments, value.reshape(shape), count=count, axis=place)
+    found = _run(_SPARSE, implementation, increments, value.reshape(shape), count=count, axis=place)
     return found.reshape(value.shape)
 
 
@@ -181,7 +168,7 @@ def project_one_hot(
 
     Source: Elser, Lal, arXiv 2602.17493, section IV.
     """
-    kernel = "project_one_hot"
+    kernel = _ONE_HOT.name
     value = arguments.floating_arrays(kernel, value=value)["value"]
     (place,) = _axes(kernel, value, axis)
     dtype = arguments.compute_dtype([value])
@@ -189,7 +176,7 @@ def project_one_hot(
         arguments.scalar(kernel, name, number, dtype, math.isfinite, "a finite number")
         for name, number in (("low", low), ("high", high))
     ]
-    return _run("one_hot", implementation, increments, value, *numbers, axis=place)  # type: ignore[arg-type]
+    return _run(_ONE_HOT, implementation, increments, value, *numbers, axis=place)  # type: ignore[arg-type]
 
 
 def project_simplex(
@@ -218,10 +205,10 @@ def project_simplex(
 
     Source: Held, Wolfe, Crowder, Validation of subgradient optimization (1974); Duchi et al. (2008).
     """
-    kernel = "project_simplex"
+    kernel = _SIMPLEX.name
     value = arguments.floating_arrays(kernel, value=value)["value"]
     (place,) = _axes(kernel, value, axis)
-    return _run("simplex", implementation, increments, value, _positive(kernel, "total", total, value), axis=place)
+    return _run(_SIMPLEX, implementation, increments, value, _positive(kernel, "total", total, value), axis=place)
 
 
 def project_orthonormal(value: ArrayLike, *, increments: bool = False, implementation: str | None = None) -> Array:
@@ -242,13 +229,18 @@ def project_orthonormal(value: ArrayLike, *, increments: bool = False, implement
 
     Source: Higham, Computing the polar decomposition (1986).
     """
-    kernel = "project_orthonormal"
+    kernel = _ORTHONORMAL.name
     value = arguments.floating_arrays(kernel, value=value)["value"]
     if value.ndim < 2 or value.shape[-2] < value.shape[-1]:
         raise ValueError(
             f"{kernel}: value has shape {value.shape}, but columns are orthonormal only in (..., N, M) with N >= M"
         )
-    return _run("orthonormal", implementation, increments, value)
+    return _run(_ORTHONORMAL, implementation, increments, value)
+
+
+def _run(kernel: Kernel, implementation: str | None, increments: bool, *operands: Array, **settings: Any) -> Array:
+    found: Array = kernel.run(implementation, operands, increments=increments, **settings)
+    return found
 
 
 def _axes(kernel: str, value: Array, axis: int | Sequence[int] | None) -> tuple[int, ...]:

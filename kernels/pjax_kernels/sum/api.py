@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments, tpu
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels import arguments
+from pjax_kernels.kernel import Kernel, of_increments
 from pjax_kernels.sum import reference, xla
 
-_KERNEL = "project_sum"
-_OVER = "project_sum_over"
-_OVER_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.sum_over_increments),
-    "xla": arguments.from_increments(xla.sum_over_increments),
-}
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.sum_increments),
-    "xla": arguments.from_increments(xla.sum_increments),
-}
-_FORMULA, _OVER_FORMULA = of_formula(xla.sum_increments), of_formula(xla.sum_over_increments)
+_KERNEL = of_increments("project_sum", {"reference": reference.sum_increments, "xla": xla.sum_increments})
+_OVER = of_increments("project_sum_over", {"reference": reference.sum_over_increments, "xla": xla.sum_over_increments})
 
 
 def project_sum(
@@ -63,16 +53,14 @@ def project_sum(
     Source: paper, section 3.2.
     """
     numbers = (1.0,) * len(inputs) if coefficients is None else _numbers(inputs, coefficients)
-    return project_summands(
-        _KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, residual, increments, implementation, coefficients=numbers
-    )
+    return project_summands(_KERNEL, inputs, z, residual, increments, implementation, coefficients=numbers)
 
 
 def _numbers(inputs: Sequence[ArrayLike], coefficients: Sequence[float]) -> tuple[float, ...]:
     """The coefficients as numbers of Python, one for each input."""
-    numbers = tuple(arguments.finite_number(_KERNEL, f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
+    numbers = tuple(arguments.finite_number(_KERNEL.name, f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
     if len(numbers) != len(inputs):
-        raise ValueError(f"{_KERNEL}: there are {len(inputs)} inputs, but {len(numbers)} coefficients")
+        raise ValueError(f"{_KERNEL.name}: there are {len(inputs)} inputs, but {len(numbers)} coefficients")
     return numbers
 
 
@@ -108,27 +96,22 @@ def project_sum_over(
 
     Source: paper, section 3.2.
     """
-    arrays = arguments.floating_arrays(_OVER, x=x, z=z)
+    arrays = arguments.floating_arrays(_OVER.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
-    axes = arguments.reduced_axes(_OVER, x, z, axis)
-    found: tuple[Array, Array] = run(
-        _OVER,
+    axes = arguments.reduced_axes(_OVER.name, x, z, axis)
+    found: tuple[Array, Array] = _OVER.run(
         implementation,
-        _OVER_IMPLEMENTATIONS,
         (x, z),
-        formula=_OVER_FORMULA,
         increments=increments,
-        known=arguments.known_residual(_OVER, residual, z),
+        known=arguments.known_residual(_OVER.name, residual, z),
         axes=axes,
-        factor=arguments.finite_number(_OVER, "factor", factor),
+        factor=arguments.finite_number(_OVER.name, "factor", factor),
     )
     return found
 
 
 def project_summands(
-    kernel: str,
-    available: Mapping[str, Callable[..., Any]],
-    formula: Callable[..., Any],
+    kernel: Kernel,
     inputs: Sequence[ArrayLike],
     z: ArrayLike,
     residual: ArrayLike | None,
@@ -136,17 +119,14 @@ def project_summands(
     implementation: str | None,
     **settings: Any,
 ) -> tuple[tuple[Array, ...], Array]:
-    """Check the arguments of a kernel that sums its inputs, and run the implementation of them that is named."""
-    arrays = summand_arrays(kernel, inputs, z)
+    """Check the arguments of a kernel that sums its inputs, and run the implementation that is named."""
+    arrays = summand_arrays(kernel.name, inputs, z)
     *summands, z = arrays.values()
-    known = arguments.known_residual(kernel, residual, z)
-    found: tuple[tuple[Array, ...], Array] = run(
-        kernel,
+    known = arguments.known_residual(kernel.name, residual, z)
+    found: tuple[tuple[Array, ...], Array] = kernel.run(
         implementation,
-        available,
         (tuple(summands), z),
-        formula=formula,
-        unsupported={"tpu": arguments.only_for_residuals(known) or tpu.unsupported(arrays)},
+        arrays=arrays,
         increments=increments,
         known=known,
         **settings,

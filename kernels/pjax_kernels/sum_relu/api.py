@@ -7,26 +7,15 @@ from collections.abc import Sequence
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_kernels import arguments
-from pjax_kernels.derivatives import of_formula
+from pjax_kernels.kernel import deferred, of_increments
 from pjax_kernels.sum.api import project_summands
 from pjax_kernels.sum_relu import reference, xla
 
-_KERNEL = "project_sum_relu"
-
-
-def _tpu(inputs: tuple[Array, ...], z: Array, *, increments: bool) -> tuple[tuple[Array, ...], Array]:
-    from pjax_kernels.sum_relu import tpu
-
-    return tpu.project_sum_relu(inputs, z, increments=increments)
-
-
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.sum_relu_increments),
-    "xla": arguments.from_increments(xla.sum_relu_increments),
-    "tpu": _tpu,
-}
-_FORMULA = of_formula(xla.sum_relu_increments)
+_KERNEL = of_increments(
+    "project_sum_relu",
+    {"reference": reference.sum_relu_increments, "xla": xla.sum_relu_increments},
+    others={"tpu": deferred("sum_relu.tpu", "project_sum_relu")},
+)
 
 
 def project_sum_relu(
@@ -63,4 +52,4 @@ def project_sum_relu(
 
     Source: paper, section 3.2.
     """
-    return project_summands(_KERNEL, _IMPLEMENTATIONS, _FORMULA, inputs, z, residual, increments, implementation)
+    return project_summands(_KERNEL, inputs, z, residual, increments, implementation)

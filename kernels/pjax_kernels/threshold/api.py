@@ -10,32 +10,18 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_index
 
-from pjax_kernels import arguments, gpu
-from pjax_kernels.derivatives import of_formula
-from pjax_kernels.implementation import run
+from pjax_kernels import arguments
+from pjax_kernels.kernel import deferred, of_increments
 from pjax_kernels.threshold import reference, xla
 
-_KERNEL = "project_threshold"
-
-
-def _triton(a: Array, b: Array, z: Array, margin: Array, *, axis: int, increments: bool) -> tuple[Array, Array, Array]:
-    from pjax_kernels.threshold import triton
-
-    return triton.project_threshold(a, b, z, margin, axis=axis, increments=increments)
-
-
-_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.threshold_increments),
-    "xla": arguments.from_increments(xla.threshold_increments),
-    "triton": _triton,
-}
-_FORMULA = of_formula(xla.threshold_increments)
-_DENSE = "project_threshold_dense"
-_DENSE_IMPLEMENTATIONS = {
-    "reference": arguments.from_increments(reference.dense_increments),
-    "xla": arguments.from_increments(xla.dense_increments),
-}
-_DENSE_FORMULA = of_formula(xla.dense_increments)
+_KERNEL = of_increments(
+    "project_threshold",
+    {"reference": reference.threshold_increments, "xla": xla.threshold_increments},
+    others={"triton": deferred("threshold.triton", "project_threshold")},
+)
+_DENSE = of_increments(
+    "project_threshold_dense", {"reference": reference.dense_increments, "xla": xla.dense_increments}
+)
 
 
 def project_threshold(
@@ -75,22 +61,21 @@ def project_threshold(
 
     Source: Elser, Lal, arXiv 2602.17493, section III.
     """
-    arrays = arguments.floating_arrays(_KERNEL, a=a, b=b, z=z)
+    arrays = arguments.floating_arrays(_KERNEL.name, a=a, b=b, z=z)
     a, b, z = arrays.values()
     if not -a.ndim <= axis < a.ndim:
-        raise ValueError(f"{_KERNEL}: a has shape {a.shape}, which has no axis {axis} to take the dot product over")
+        raise ValueError(
+            f"{_KERNEL.name}: a has shape {a.shape}, which has no axis {axis} to take the dot product over"
+        )
     axis = normalize_axis_index(axis, a.ndim)
-    arguments.require_shape(_KERNEL, "b", b, a.shape, f"a of shape {a.shape}")
+    arguments.require_shape(_KERNEL.name, "b", b, a.shape, f"a of shape {a.shape}")
     kept = a.shape[:axis] + a.shape[axis + 1 :]
-    arguments.require_shape(_KERNEL, "z", z, kept, f"a of shape {a.shape} without axis {axis}")
-    _require_entries(_KERNEL, a.shape[axis], f"a has shape {a.shape}")
-    found: tuple[Array, Array, Array] = run(
-        _KERNEL,
+    arguments.require_shape(_KERNEL.name, "z", z, kept, f"a of shape {a.shape} without axis {axis}")
+    _require_entries(_KERNEL.name, a.shape[axis], f"a has shape {a.shape}")
+    found: tuple[Array, Array, Array] = _KERNEL.run(
         implementation,
-        _IMPLEMENTATIONS,
-        (a, b, z, _positive(_KERNEL, margin, (a, b, z))),
-        formula=_FORMULA,
-        unsupported={"triton": gpu.unsupported(arrays)},
+        (a, b, z, _positive(_KERNEL.name, margin, (a, b, z))),
+        arrays=arrays,
         increments=increments,
         axis=axis,
     )
@@ -131,19 +116,16 @@ def project_threshold_dense(
 
     Source: Elser, Lal, arXiv 2602.17493, section III, with all copies of a value equal.
     """
-    arrays = arguments.floating_arrays(_DENSE, x=x, w=w, z=z)
+    arrays = arguments.floating_arrays(_DENSE.name, x=x, w=w, z=z)
     x, w, z = arrays.values()
-    arguments.require_rank(_DENSE, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
-    arguments.require_shape(_DENSE, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
+    arguments.require_rank(_DENSE.name, {"x": (x, 2), "w": (w, 2), "z": (z, 2)})
+    arguments.require_shape(_DENSE.name, "w", w, (x.shape[1], w.shape[1]), f"x of shape {x.shape}")
     expected = (x.shape[0], w.shape[1])
-    arguments.require_shape(_DENSE, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
-    _require_entries(_DENSE, x.shape[1], f"x has shape {x.shape}")
-    found: tuple[Array, Array, Array] = run(
-        _DENSE,
+    arguments.require_shape(_DENSE.name, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
+    _require_entries(_DENSE.name, x.shape[1], f"x has shape {x.shape}")
+    found: tuple[Array, Array, Array] = _DENSE.run(
         implementation,
-        _DENSE_IMPLEMENTATIONS,
-        (x, w, z, _positive(_DENSE, margin, (x, w, z))),
-        formula=_DENSE_FORMULA,
+        (x, w, z, _positive(_DENSE.name, margin, (x, w, z))),
         increments=increments,
         precision=precision,
     )

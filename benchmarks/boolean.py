@@ -103,7 +103,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "multiplier3": lambda: multiplier(3, (12, 12, 12)),
     "autoencoder": autoencoder,
     "decoder": decoder,
-    "rule30": lambda: replace(automaton(30, 8, 24, 192), gamma=1e-4, gap=0.1),
+    "rule30": lambda: replace(automaton(30, 8, 24, 192), gamma=1e-4, gap=0.05),
     "rule30-16": lambda: automaton(30, 16, 32, 192),
     "logic": lambda: random_logic(16, 2, 128, 0.5),
     "logic-32": lambda: random_logic(32, 5, 256, 1.0),

@@ -108,6 +108,21 @@ def test_changes_of_many_entries(implementation: str, rng: Generator) -> None:
     assert_changes_are(changes_of(point, implementation), expected, 4 * compute_eps(np.float32))
 
 
+@pytest.mark.parametrize("length", [223, 224, 225, 1000])
+@pytest.mark.parametrize("top", ["anywhere", "in one group", "in the rest", "all equal"])
+def test_long_rows(top: str, length: int, implementation: str, rng: Generator) -> None:
+    """Whose first guess is of the largest entries of groups: wherever those are that lose."""
+    x = rng.normal(size=(20, length)).astype(np.float32)
+    places = {"in one group": slice(3, None, 112), "in the rest": slice(-1, None)}
+    if top in places:
+        x[:, places[top]] += 5
+    elif top == "all equal":
+        x[:] = x[:, :1]
+    z = x.max(1) - rng.uniform(-1, 6, size=20).astype(np.float32)
+    expected = oracles.max_changes_by_count(*as_float64(x, z))
+    assert_changes_are(changes_of((x, z), implementation), expected, 4 * compute_eps(np.float32))
+
+
 def test_increments_far_below_the_rounding_of_the_values(implementation: str, rng: Generator) -> None:
     x = rng.integers(1, 100, (ROWS, FEW)).astype(np.float32)
     x[::2, 0] = x[::2].max(axis=1)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from pjax_kernels.maximum.windows import Windows, copies_of_each_entry
 
@@ -18,20 +19,36 @@ _Carry = TypeVar("_Carry")
 MAX_UNROLLED = 25
 """Entries of a window for which a loop over them is unrolled, so that XLA fuses its iterations into one."""
 
+GROUPS = 112
+"""Of a long row, the largest entries of so many groups give the first guess: whole vector registers of them."""
+
 
 def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
 
+    size = math.prod(x.shape[axis] for axis in axes)
+    # Numbers in float32 are added faster, and exactly up to 2^24.
+    counting = jnp.float32 if not is_symbolic_dim(size) and size <= 1 << 24 else jnp.int32
+
     def total_loss(x: Array, top: Array, fall: Array) -> tuple[Array, Array]:
         losses = _loss(x, top, fall)
-        count = jnp.sum(losses > 0, axis=axes, keepdims=True, dtype=jnp.int32)
-        return jnp.sum(losses, axis=axes, keepdims=True), count
+        count = jnp.sum((losses > 0).astype(counting), axis=axes, keepdims=True)
+        return jnp.sum(losses, axis=axes, keepdims=True), count.astype(jnp.int32)
 
     top = jnp.max(x, axis=axes, keepdims=True)
     excess = top - z if residual is None else -residual
-    fall = _fall_of_maximum(x, top, excess, total_loss)
+    fall = 0.5 * excess  # the root for the largest entry alone; others only make it smaller
+    if axes == (x.ndim - 1,) and not is_symbolic_dim(x.shape[-1]) and x.shape[-1] >= 2 * GROUPS:
+        fall = _fall_of_maximum(_largest_of_groups(x), top, excess, fall, total_loss)
+    fall = _fall_of_maximum(x, top, excess, fall, total_loss)
     raised = (fall < 0) & _is_first(x == top, axes)
     return jnp.where(raised, -fall, -_loss(x, top, fall)), excess - fall
+
+
+def _largest_of_groups(x: Array) -> Array:
+    """The largest of every so manyth entry: few, among which most of those are that lose."""
+    rows = x.shape[-1] // GROUPS
+    return jnp.max(x[..., : rows * GROUPS].reshape(*x.shape[:-1], rows, GROUPS), axis=-2)
 
 
 def _loss(entry: Array, top: Array, fall: Array) -> Array:
@@ -40,13 +57,17 @@ def _loss(entry: Array, top: Array, fall: Array) -> Array:
 
 
 def _fall_of_maximum(
-    x: Array, top: Array, excess: Array, total_loss: Callable[[Array, Array, Array], tuple[Array, Array]]
+    x: Array,
+    top: Array,
+    excess: Array,
+    too_large: Array,
+    total_loss: Callable[[Array, Array, Array], tuple[Array, Array]],
 ) -> Array:
-    """How far the maximum falls: half its ``excess`` over ``z`` where that is negative, else the root of an equation.
+    """How far the maximum falls: as it is ``too_large`` where that is negative, else the root of an equation.
 
     The root of ``total_loss(x, top, fall) = excess - fall``, what the entries lose and what ``z`` gains; the
     function also counts the entries that lose.  The difference of the sides is convex and increases, so Newton's
-    method from a fall that is too large comes down without overshooting, and is at the root once no entry drops out.
+    method from one that is ``too_large`` comes down without overshooting, and is at the root once no entry drops out.
     A step divides the product of the difference and its slope by at least four; as the slope is a count, few are
     needed: eight for 784 normally distributed entries.  The last step, in which no entry drops out, takes away the
     rounding of those before.
@@ -64,8 +85,7 @@ def _fall_of_maximum(
         return jnp.where(fall > 0, fall - step, fall), count, previous_count
 
     largest = jnp.full_like(excess, jnp.iinfo(jnp.int32).max, dtype=jnp.int32)
-    # Half the excess is the root for the largest entry alone; others only make it smaller.
-    fall, _, _ = lax.while_loop(entries_drop_out, newton, (0.5 * excess, largest - 1, largest))
+    fall, _, _ = lax.while_loop(entries_drop_out, newton, (too_large, largest - 1, largest))
     return fall
 
 
@@ -101,7 +121,7 @@ def max_pool_increments(
 
     top = fold(lambda top, i, j: jnp.maximum(top, entry(padded, i, j)), jnp.full_like(z, -math.inf))
     excess = top - z if residual is None else -residual
-    fall = _fall_of_maximum(padded, top, excess, total_loss)
+    fall = _fall_of_maximum(padded, top, excess, 0.5 * excess, total_loss)
 
     def add_change(state: tuple[Array, Array], i: _Index, j: _Index) -> tuple[Array, Array]:
         totals, not_raised = state

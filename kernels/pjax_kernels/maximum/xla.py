@@ -25,7 +25,6 @@ GROUPS = 112
 
 def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
-
     size = math.prod(x.shape[axis] for axis in axes)
     # Numbers in float32 are added faster, and exactly up to 2^24.
     counting = jnp.float32 if not is_symbolic_dim(size) and size <= 1 << 24 else jnp.int32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -58,12 +57,7 @@ def gap_below(gap: float, *, every: int = 10, any_of: str | None = None) -> Unti
         ValueError: ``gap`` is not positive, ``every`` is below 1, or ``any_of`` is no name, in use of no axis.
     """
     gap = arguments.number("gap", gap, lambda g: g > 0, "a positive number")
-    try:
-        every = operator.index(every)
-    except TypeError:
-        raise TypeError(f"every is {described(every)}; pass an integer") from None
-    if every < 1:
-        raise ValueError(f"every is {every}; pass an integer of at least 1")
+    every = arguments.integer("every", every, 1, "an integer of at least 1")
     if any_of is not None and not isinstance(any_of, str):
         raise ValueError(f"any_of is {described(any_of)}; pass the axis_name that jax.vmap was given, or None")
     return Until(gap, every, any_of)

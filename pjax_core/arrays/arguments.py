@@ -76,12 +76,17 @@ def low_part(params: Any, params_low: Any) -> Any:
 
 def number_of_steps(steps: Any) -> int:
     """``steps`` as an integer that is not negative."""
+    return integer("steps", steps, 0, "a number that is not negative")
+
+
+def integer(name: str, value: Any, least: int, wanted: str) -> int:
+    """``value`` as an integer of Python that is at least so large."""
     try:
-        count = operator.index(steps)
+        count = operator.index(value)
     except TypeError:
-        raise TypeError(f"steps is {described(steps)}; pass an integer") from None
-    if count < 0:
-        raise ValueError(f"steps is {count}; pass a number that is not negative")
+        raise TypeError(f"{name} is {described(value)}; pass an integer") from None
+    if count < least:
+        raise ValueError(f"{name} is {count}; pass {wanted}")
     return count
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jax import Array
 
-from pjax_core.graph.nodes import Node, Operation, Slot, is_fixed, of_node, sources_of
+from pjax_core.graph.nodes import Node, Operation, Slot, is_fixed, of_node, read_counts, reads, sources_of
 from pjax_core.operations import primitives
 from pjax_core.operations.smooth import smooth_function
 
@@ -31,7 +31,7 @@ def with_blocks(nodes: Sequence[Node]) -> list[Node]:
     nodes = _factors_last(nodes)
     readers: dict[Node, set[Node]] = {}
     for node in nodes:
-        for source in sources_of(node):
+        for source in reads(node):
             readers.setdefault(source, set()).add(node)
     place = {node: i for i, node in enumerate(nodes)}
     inside: set[Node] = set()
@@ -105,10 +105,10 @@ def _block(region: Sequence[Operation]) -> Operation:
 
 def _factors_last(nodes: Sequence[Node]) -> list[Node]:
     """The nodes with ``a (b s)`` as ``(a b) s`` for parameters s: a normalisation first, then its scale."""
-    reads = Counter(source for node in nodes for source in sources_of(node))
+    counts = read_counts(nodes)
     reordered: list[Node] = []
     for node in nodes:
-        found = _product_of_product(node, reads)
+        found = _product_of_product(node, counts)
         if found is None:
             reordered.append(node)
             continue
@@ -128,14 +128,14 @@ class _Product(NamedTuple):
     scale: Slot
 
 
-def _product_of_product(node: Node, reads: Counter[Node]) -> _Product | None:
+def _product_of_product(node: Node, counts: Counter[Node]) -> _Product | None:
     if not isinstance(node, Operation) or node.primitive is not primitives.multiply:
         return None
     for a, slot in (node.slots, node.slots[::-1]):
         product = slot.sources[0]
         if slot.view is not None or not isinstance(product, Operation) or product.primitive is not node.primitive:
             continue
-        if product.shape == node.shape and reads[product] == 1:
+        if product.shape == node.shape and counts[product] == 1:
             for b, scale in (product.slots, product.slots[::-1]):
                 if _is_parameter(scale) and isinstance(b.sources[0], Operation) and b.sources[0].name in _ROOTS:
                     return _Product(node, a, product, b, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -230,13 +231,15 @@ def sources_of(node: Node) -> tuple[Node, ...]:
     return tuple(source for slot in node.slots for source in slot.sources)
 
 
-def _earlier_sources(node: Node) -> tuple[Node, ...]:
-    """The nodes that the output is computed from at the start."""
-    if not isinstance(node, Operation):
-        return ()
-    unrolled = () if node.unrolled is None else node.unrolled[0]
-    sources = (*sources_of(node), *(source for slot in unrolled for source in slot.sources))
-    return tuple(source for source in sources if not isinstance(source, Feedback))
+def reads(node: Node) -> tuple[Node, ...]:
+    """All that the slots of a node are views of, those too from which the output is computed at the start."""
+    unrolled = node.unrolled[0] if isinstance(node, Operation) and node.unrolled is not None else ()
+    return (*sources_of(node), *(source for slot in unrolled for source in slot.sources))
+
+
+def read_counts(nodes: Sequence[Node]) -> Counter[Node]:
+    """How often operations read each node."""
+    return Counter(source for node in nodes for source in reads(node))
 
 
 def ordered(outputs: Sequence[Operation]) -> list[Node]:
@@ -251,7 +254,7 @@ def ordered(outputs: Sequence[Operation]) -> list[Node]:
             done[node] = None
         else:
             stack.append((node, True))
-            stack.extend((source, False) for source in reversed(_earlier_sources(node)))
+            stack.extend((source, False) for source in reversed(reads(node)) if not isinstance(source, Feedback))
     return list(done)
 
 

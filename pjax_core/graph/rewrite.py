@@ -12,14 +12,14 @@ import jax
 
 from pjax_core.arrays.meshes import says_more_than_shape
 from pjax_core.graph.blocks import with_blocks
-from pjax_core.graph.nodes import Constant, Data, Feedback, Node, Operation, Parameter, Slot, ordered
+from pjax_core.graph.nodes import Constant, Data, Feedback, Node, Operation, Parameter, Slot, ordered, read_counts
 from pjax_core.operations import primitives
 
 
 def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     """The same constraints in fewer operations: sums of sums, rectified sums, and blocks, become one each."""
     nodes = with_blocks(ordered(outputs))
-    uses = _uses(nodes)
+    uses = read_counts(nodes)
     new: dict[Node, Node] = {}
 
     typed = any(says_more_than_shape(node.shape) for node in nodes if isinstance(node, (Parameter, Data)))
@@ -123,10 +123,3 @@ def _number(slot: Slot) -> float | None:
     source = slot.sources[0]
     known = isinstance(source, Constant) and not isinstance(source.value, jax.core.Tracer) and source.value.size == 1
     return float(source.value.reshape(())) if known and isinstance(source, Constant) else None
-
-
-def _uses(nodes: Sequence[Node]) -> Counter[Node]:
-    """How often operations read each node."""
-    operations = [node for node in nodes if isinstance(node, Operation)]
-    slots = [slot for node in operations for slot in (*node.slots, *(node.unrolled[0] if node.unrolled else ()))]
-    return Counter(source for slot in slots for source in slot.sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,12 @@ INNER_STEPS = 4
 
 OUTER_STEPS = 8
 """Linearisations, where a residual is so large that one is not enough."""
+
+PARTS = 1.0, 0.3, 0.05
+"""Of the way to the nearest point of a linearisation, tried one after the other."""
+
+_Point: TypeAlias = tuple[Array, Array, Array]
+"""The changes of an argument and of its output, and the squared length of both in each row."""
 
 
 def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
@@ -78,30 +85,32 @@ def _nearest(function: Callable[[Array], Array], x: Array, start: Array, residua
     """
     rows = rows_of(function, x)
     small = _row_is_small(rows, residual)
-    count = jnp.where(jnp.all(small), 1, OUTER_STEPS)
+    all_small, parts = jnp.all(small), jnp.asarray(PARTS, x.dtype)
 
-    def at(change: Array) -> tuple[Array, Array, Array]:
-        """A point, its output's change, and its squared distance in each row."""
+    def at(change: Array) -> _Point:
         output_change = function(x + change) - start - residual
         return change, output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
 
-    def step(_: Array, point: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def step(_: Array, point: _Point) -> _Point:
         change = point[0]
         along = jax.jvp(function, (x + change,), (change,))[1]
         beyond = jnp.where(rows.like_z(small, residual), residual, along - point[1])
         target, multiplier = _linearised(function, rows, x + jnp.where(rows.like_x(small, x), 0, change), beyond)
-        for part in (1.0, 0.3, 0.05):
-            new = at(change + part * (target - change))
-            point = _where(rows, new[2] < point[2], new, point)
+
+        def nearer(k: Array, point: _Point) -> _Point:
+            new = at(change + parts[k] * (target - change))
+            return _where(rows, new[2] < point[2], new, point)
+
+        point = lax.fori_loop(0, jnp.where(all_small, 0, len(PARTS)), nearer, point)
         return _where(rows, small, (target, -multiplier, point[2]), point)
 
-    change, output_change, _ = lax.fori_loop(0, count, step, at(jnp.zeros_like(x)))
+    output_change = (start - start) - residual  # not a number where the output is none
+    first = jnp.zeros_like(x), output_change, rows.sum_z(output_change**2)
+    change, output_change, _ = lax.fori_loop(0, jnp.where(all_small, 1, OUTER_STEPS), step, first)
     return change, output_change
 
 
-def _where(
-    rows: Rows, condition: Array, new: tuple[Array, Array, Array], old: tuple[Array, Array, Array]
-) -> tuple[Array, Array, Array]:
+def _where(rows: Rows, condition: Array, new: _Point, old: _Point) -> _Point:
     """The rows of new points where the condition holds, of the old ones elsewhere."""
     conditions = rows.like_x(condition, new[0]), rows.like_z(condition, new[1]), condition
     change, output_change, squared = (jnp.where(*each) for each in zip(conditions, new, old, strict=True))

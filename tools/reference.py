@@ -54,4 +54,4 @@ def linked(docstring: str, package: ModuleType) -> str:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs"))
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs", "api"))

@@ -1,22 +1,19 @@
 """The benchmarks cover every kernel, each row can be traced, and a comparison finds what became slower."""
 
 import contextlib
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 
-import bench
-import depth
 import pjax_kernels as pk
+from benchmarks.measure import bench, bench_kernels, bench_steps
+from benchmarks.studies import depth
 
-ROWS = {path.stem: importlib.import_module(path.stem).ROWS for path in sorted(bench.HERE.glob("bench_*.py"))}
 KERNELS = {name for name in pk.__all__ if name.startswith(("project_", "prox_"))}
 
 
 def test_every_kernel_has_rows_and_each_group_one_baseline_that_comes_first():
-    rows = [row for module in ROWS.values() for row in module]
+    rows = [*bench_kernels.ROWS, *bench_steps.ROWS]
     assert {row.subject for row in rows} == KERNELS | {"step"}
     groups = {row.group: [] for row in rows}
     for row in rows:
@@ -27,9 +24,11 @@ def test_every_kernel_has_rows_and_each_group_one_baseline_that_comes_first():
         assert group[0].size > 0
 
 
-@pytest.mark.parametrize("module", sorted(set(ROWS) - {"bench_steps"}))
-def test_rows_can_be_traced(module):
-    for row in ROWS[module]:
+@pytest.mark.parametrize("kernel", sorted(KERNELS))
+def test_rows_can_be_traced(kernel):
+    for row in bench_kernels.ROWS:
+        if row.subject != kernel:
+            continue
         if row.contender in ("triton", "tpu"):
             with contextlib.suppress(NotImplementedError):
                 row.trace()
@@ -39,8 +38,8 @@ def test_rows_can_be_traced(module):
 
 def test_steps_can_be_traced():
     """The smallest network, one step; the others differ in shapes alone."""
-    group = ROWS["bench_steps"][0].group
-    for row in ROWS["bench_steps"]:
+    group = bench_steps.ROWS[0].group
+    for row in bench_steps.ROWS:
         if row.group == group:
             row.trace()
 
@@ -174,10 +173,10 @@ def test_a_comparison_that_cannot_be_measured_fails(tmp_path, monkeypatch):
 def test_the_default_run_writes_everything(tmp_path, monkeypatch):
     scripts = []
     monkeypatch.setattr(bench, "measure", lambda arguments: OLD)
-    monkeypatch.setattr(bench.subprocess, "run", lambda command, **_: scripts.append(Path(command[1]).name))
+    monkeypatch.setattr(bench.subprocess, "run", lambda command, **_: scripts.append(command[2]))
     assert bench.main(["--output", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.md", "roofline.png"}
-    assert scripts == ["representations.py", "depth.py"]
+    assert scripts == ["benchmarks.studies.representations", "benchmarks.studies.depth"]
 
 
 def test_times_against_depth_are_written_and_compared(tmp_path):

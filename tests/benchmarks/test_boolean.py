@@ -4,16 +4,13 @@ import csv
 from pathlib import Path
 from xml.etree import ElementTree
 
-import boolean
-import directions
-import gates
 import jax
 import jax.numpy as jnp
 import numpy as np
-import perceptron
 import pytest
 
 import pjax_core as pj
+from benchmarks.studies import boolean, directions, gates, perceptron
 
 CIRCUIT = [
     # the constant -1, then a1, a2, a3; columns are b1, ..., b5

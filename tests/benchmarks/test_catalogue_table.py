@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import catalogue
 import pytest
+
+from benchmarks.measure import catalogue
 
 
 def measurement(subject: str, contender: str, median: float = 0.002) -> dict[str, Any]:

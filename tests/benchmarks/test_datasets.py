@@ -9,7 +9,7 @@ import numpy as np
 import pooch
 import pytest
 
-import datasets
+from benchmarks.train import datasets
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 

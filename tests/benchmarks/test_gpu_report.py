@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gpu_report
-import kernel_cases
 import pjax_kernels as pk
+from benchmarks.gpu import report
+from benchmarks.measure import kernel_cases, timing
 
 SIZES = ("256 x 784 x 256", "4096 x 4096 x 4096")
 
@@ -42,19 +42,19 @@ def doubled(fault: str = "none") -> kernel_cases.Case:
 
 
 def test_right_results_pass() -> None:
-    record = gpu_report.check(doubled(), oracle="reference")
+    record = report.check(doubled(), oracle="reference")
     assert "error" not in record
     assert 0 < max(record["errors"]) < 1e-6
 
 
 @pytest.mark.parametrize("fault", ["zero", "nan"])
 def test_wrong_results_do_not(fault: str) -> None:
-    assert gpu_report.check(doubled(fault), oracle="xla")["error"].startswith("wrong result")
+    assert report.check(doubled(fault), oracle="xla")["error"].startswith("wrong result")
 
 
 def test_times_are_of_one_call_and_updates_go_into_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr(gpu_report.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     seen = []
 
     def call(x: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -62,10 +62,10 @@ def test_times_are_of_one_call_and_updates_go_into_the_next(monkeypatch: pytest.
         return u + x, x
 
     sets = [(jnp.full((), step), jnp.full((), start)) for step, start in ((1.0, 10.0), (2.0, 20.0))]
-    assert gpu_report.median_time(call, sets, updated=(1,)) == 0.5
+    assert timing.median_time(call, sets, updated=(1,)) == 0.5
     jax.effects_barrier()
     assert sorted(seen)[:2] == [10.0, 11.0]
-    assert sorted(seen)[-1] == 20 + 2 * (gpu_report.SAMPLES + 1)
+    assert sorted(seen)[-1] == 20 + 2 * (timing.SAMPLES + 1)
 
 
 def test_the_report_runs_to_the_end_and_names_what_failed(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_report_runs_to_the_end_and_names_what_failed(tmp_path: Path) -> Non
             record = {"machine": MACHINE, failing: {"error": "exit code -6"}}
             yield name, record.get(name, {"errors": [1e-7], "tolerance": 1e-5} | only_timed(name, timed))
 
-    assert gpu_report.report(tmp_path, run) == 1
+    assert report.report(tmp_path, run) == 1
     whole = json.loads((tmp_path / "gpu_some_gpu_80gb.json").read_text())
     assert set(whole["cases"]) == {*kernel_cases.CASES, *kernel_cases.ODD_CASES}
     text = (tmp_path / "gpu_some_gpu_80gb.md").read_text()
@@ -131,10 +131,10 @@ for name in sys.argv[2:]:
 
 def run_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *names: str) -> tuple[dict[str, Any], list[str]]:
     """The records of a process that runs the script, and the parts in the order in which they were begun."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gpu_report, "__file__", str(tmp_path / "part.py"))
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "PROGRAM", (sys.executable, "part.py"))
     (tmp_path / "part.py").write_text(SCRIPT)
-    return dict(gpu_report.run_parts(names)), (tmp_path / "seen").read_text().split()
+    return dict(report.run_parts(names)), (tmp_path / "seen").read_text().split()
 
 
 def test_parts_share_a_process_until_one_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_what_only_others_broke_runs_in_a_new_process(monkeypatch: pytest.Monkey
 def test_a_part_that_hangs_is_stopped_and_the_report_ends_in_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gpu_report, "SECONDS_A_CASE", 1.0)
-    monkeypatch.setattr(gpu_report, "SECONDS", 1.0)
+    monkeypatch.setattr(report, "SECONDS_A_CASE", 1.0)
+    monkeypatch.setattr(report, "SECONDS", 1.0)
     records, _ = run_script(monkeypatch, tmp_path, "hang", "late")
     assert records == {"hang": {"error": "stopped after 1 s"}, "late": {"error": "not run: out of time"}}
 
@@ -168,16 +168,16 @@ def test_exceptions_are_records(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no such luck")
 
-    monkeypatch.setattr(gpu_report, "check", fail)
-    record = gpu_report.part("bilinear 37 x 129")
+    monkeypatch.setattr(report, "check", fail)
+    record = report.part("bilinear 37 x 129")
     assert record["error"] == "ValueError: no such luck"
     assert "Traceback" in record["log"]
 
 
 def test_without_a_gpu_the_report_stops_at_its_first_check(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu_report.py"), "--out", str(tmp_path)]
-    paths = ":".join(str(REPOSITORY / folder) for folder in ("kernels", "benchmarks"))
-    run = subprocess.run(command, env={"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.gpu.report", "--out", str(tmp_path)]
+    environment = {"PYTHONPATH": "kernels", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
     assert "no GPU kernel can run here" in run.stderr
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import gpu_setup
+from benchmarks.gpu import setup
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -30,17 +30,17 @@ def make_wheel(folder: Path, name: str, version: str, requires: str = "") -> Non
 def test_what_is_needed_is_what_the_package_requires() -> None:
     requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gpu"]]
     bounds = dict(match.groups() for line in requirements if (match := re.match(r"([\w-]+)>=([\d.]+)", line)))
-    assert bounds.items() <= gpu_setup.NEEDED.items()
+    assert bounds.items() <= setup.NEEDED.items()
 
 
 @pytest.mark.parametrize(("least", "enough"), [("1", True), ("1.26", True), ("2.0", True), ("99.0", False)])
 def test_releases_are_compared_as_numbers(least: str, enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_setup, "NEEDED", {"numpy": least})
-    assert gpu_setup.lacking() == ([] if enough else [f"numpy>={least}"])
+    monkeypatch.setattr(setup, "NEEDED", {"numpy": least})
+    assert setup.lacking() == ([] if enough else [f"numpy>={least}"])
 
 
 def test_versions_with_suffixes() -> None:
-    assert [gpu_setup.numbers(version) for version in ("3.6.0+git1", "0.12.0.1", "2.5")] == [
+    assert [setup.numbers(version) for version in ("3.6.0+git1", "0.12.0.1", "2.5")] == [
         (3, 6, 0),
         (0, 12, 0),
         (2, 5),
@@ -48,19 +48,19 @@ def test_versions_with_suffixes() -> None:
 
 
 def test_nothing_is_in_the_way_where_nothing_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu_setup, "NEEDED", {"numpy": "2.0"})
-    assert gpu_setup.complete(tmp_path / "site", None) is None
+    monkeypatch.setattr(setup, "NEEDED", {"numpy": "2.0"})
+    assert setup.complete(tmp_path / "site", None) is None
 
 
 def test_what_is_lacking_comes_from_wheels_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu_setup, "NEEDED", {"numpy": "2.0", "not-there": "1.2"})
-    obstacle = gpu_setup.complete(tmp_path / "site", None)
+    monkeypatch.setattr(setup, "NEEDED", {"numpy": "2.0", "not-there": "1.2"})
+    obstacle = setup.complete(tmp_path / "site", None)
     assert obstacle == "it lacks not-there>=1.2; name a folder that has wheels of these by --wheels FOLDER"
     make_wheel(tmp_path / "wheels", "not-there", "1.1")
-    obstacle = gpu_setup.complete(tmp_path / "site", tmp_path / "wheels")
+    obstacle = setup.complete(tmp_path / "site", tmp_path / "wheels")
     assert obstacle == f"it lacks not-there>=1.2, and no wheel in {tmp_path / 'wheels'} fits"
     make_wheel(tmp_path / "wheels", "not-there", "1.3", "Requires-Dist: nowhere-to-be-had\n")
-    assert gpu_setup.complete(tmp_path / "site", tmp_path / "wheels") is None
+    assert setup.complete(tmp_path / "site", tmp_path / "wheels") is None
     assert "1.3" in (tmp_path / "site" / "not_there.py").read_text()
 
 
@@ -73,7 +73,7 @@ def report(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux alone")
 def test_the_command_says_in_one_line_that_there_is_no_gpu(tmp_path: Path) -> None:
     """A wheel of every package that is lacking here makes it complete."""
-    for requirement in gpu_setup.lacking():
+    for requirement in setup.lacking():
         make_wheel(tmp_path / "wheels", *requirement.split(">="))
     (tmp_path / "wheels").mkdir(exist_ok=True)
     options = "--python", sys.executable, "--wheels", str(tmp_path / "wheels"), "--out", str(tmp_path / "out")

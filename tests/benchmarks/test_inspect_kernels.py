@@ -53,13 +53,13 @@ BUDGETS = {
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], dict[str, Any]]:
     """In a process of its own: in this one Triton interprets."""
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(REPOSITORY / folder) for folder in ("kernels", "benchmarks")),
+        "PYTHONPATH": "kernels",
         "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
         "TRITON_INTERPRET": "0",
     }
     cases = [argument for case in dict.fromkeys(case for case, _ in BUDGETS) for argument in ("--case", case)]
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "inspect_kernels.py"), "--json", *cases]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.gpu.inspect_kernels", "--json", *cases]
+    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return {(record["case"], record["kernel"], record["target"]): record for record in json.loads(run.stdout)}
 

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import pytest
+
+from benchmarks.train import models
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

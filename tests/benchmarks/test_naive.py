@@ -11,9 +11,9 @@ import pytest
 from jax import Array
 from jax.typing import ArrayLike
 
-import naive
 import pjax_core as pj
 import pjax_kernels as pk
+from benchmarks.measure import naive
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -1,4 +1,4 @@
-"""benchmarks/train.py learns, writes the learning curve, and refuses arguments that do not fit."""
+"""benchmarks/train learns, writes the learning curve, and refuses arguments that do not fit."""
 
 import csv
 import itertools
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import datasets
-import train
+from benchmarks.train import datasets, loop
+from benchmarks.train.__main__ import main as train_main
 
 from ..compilations import quickly
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TINY = train.Settings(hidden=(24,), batch_size=96, steps=20, updates=12, evaluate_every=5)
+TINY = loop.Settings(hidden=(24,), batch_size=96, steps=20, updates=12, evaluate_every=5)
 TINY_OPTIONS = "--hidden 24 --batch-size 96 --steps 20 --updates 12 --evaluate-every 5"
 
 
@@ -26,11 +26,11 @@ def digits():
 
 @pytest.fixture(scope="module")
 def training(digits):
-    return train.train(digits, TINY)
+    return loop.train(digits, TINY)
 
 
 def test_an_epoch_of_batches_visits_each_sample_once(digits):
-    stream = train.batches(digits, 479, seed=3)
+    stream = loop.batches(digits, 479, seed=3)
     epochs = [np.concatenate([next(stream)[0] for _ in range(3)]) for _ in range(2)]
     for epoch in epochs:
         np.testing.assert_array_equal(np.unique(epoch, axis=0), np.unique(digits.x_train, axis=0))
@@ -39,13 +39,13 @@ def test_an_epoch_of_batches_visits_each_sample_once(digits):
 
 def test_batches_pair_images_with_labels(digits):
     label = {image.tobytes(): y.argmax() for image, y in zip(digits.x_train, digits.y_train, strict=True)}
-    x, y = next(train.batches(digits, 200, seed=9))
+    x, y = next(loop.batches(digits, 200, seed=9))
     assert [label[np.asarray(image).tobytes()] for image in x] == jnp.argmax(y, 1).tolist()
 
 
 def test_batch_larger_than_the_data(digits):
-    with pytest.raises(train.SettingsError, match="batch_size is 1438, more than the 1437"):
-        train.train(digits, replace(TINY, batch_size=1438))
+    with pytest.raises(loop.SettingsError, match="batch_size is 1438, more than the 1437"):
+        loop.train(digits, replace(TINY, batch_size=1438))
 
 
 def test_training_learns(training):
@@ -62,13 +62,13 @@ def test_training_records_the_curve(training):
 
 
 def test_recorded_accuracy_is_that_of_the_params(training, digits):
-    logits = train.make_model(TINY).apply(training.params, digits.x_test)
+    logits = loop.make_model(TINY).apply(training.params, digits.x_test)
     accuracy = float(np.mean(np.argmax(logits, 1) == np.argmax(digits.y_test, 1)))
     assert training.curve[-1].test_accuracy == pytest.approx(accuracy, abs=1e-6)
 
 
 def test_training_is_reproducible(training, digits):
-    again = train.train(digits, TINY)
+    again = loop.train(digits, TINY)
     for name, array in training.params.items():
         np.testing.assert_array_equal(array, again.params[name])
 
@@ -87,12 +87,12 @@ def test_training_is_reproducible(training, digits):
     ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip", "quantized", "Adam"],
 )
 def test_every_variant_learns(digits, changes):
-    curve = train.train(digits, replace(TINY, **changes)).curve
+    curve = loop.train(digits, replace(TINY, **changes)).curve
     assert curve[-1].test_accuracy > 0.5  # chance is 0.1
 
 
 def test_command_writes_table_and_picture(tmp_path, capsys):
-    train.main(["--data", "digits", "--out", str(tmp_path / "new" / "folder"), *TINY_OPTIONS.split()])
+    train_main(["--data", "digits", "--out", str(tmp_path / "new" / "folder"), *TINY_OPTIONS.split()])
     with (tmp_path / "new" / "folder" / "learning_curve.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["update", "seconds", "train_accuracy", "test_accuracy", "residual", "truncation"]
@@ -105,15 +105,15 @@ def test_command_writes_table_and_picture(tmp_path, capsys):
 
 
 def test_a_run_that_is_cut_off_leaves_its_curve(tmp_path, monkeypatch):
-    folder, batches = tmp_path / "results", train.batches
+    folder, batches = tmp_path / "results", loop.batches
 
     def ending_batches(*arguments):
         yield from itertools.islice(batches(*arguments), 11)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "batches", ending_batches)
+    monkeypatch.setattr(loop, "batches", ending_batches)
     with pytest.raises(KeyboardInterrupt):
-        train.main(["--data", "digits", "--out", str(folder), *TINY_OPTIONS.split()])
+        train_main(["--data", "digits", "--out", str(folder), *TINY_OPTIONS.split()])
     with (folder / "learning_curve.csv").open(newline="") as file:
         assert [int(row["update"]) for row in csv.DictReader(file)] == [5, 10]
     assert not (folder / "learning_curve.png").exists()
@@ -121,7 +121,7 @@ def test_a_run_that_is_cut_off_leaves_its_curve(tmp_path, monkeypatch):
 
 def test_a_profile_names_the_projections(tmp_path, digits):
     """Of a few steps, and without a trace of their compilation."""
-    train.profile(digits, TINY, tmp_path)
+    loop.profile(digits, TINY, tmp_path)
     (trace,) = tmp_path.rglob("*.xplane.pb")
     content = trace.read_bytes()
     assert b"/matmul 1/" in content
@@ -130,7 +130,7 @@ def test_a_profile_names_the_projections(tmp_path, digits):
 
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        train.main(["--data", "mnist", "--data-dir", str(tmp_path)])
+        train_main(["--data", "mnist", "--data-dir", str(tmp_path)])
     (line,) = capsys.readouterr().err.splitlines()
     assert "mnist.npz does not exist: pass --data-dir or set PJAX_DATA" in line
 
@@ -169,14 +169,14 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
 )
 def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        train.main(arguments.split())
+        train_main(arguments.split())
     assert message in capsys.readouterr().err
 
 
 def test_a_cnn_learns(digits):
     settings = replace(TINY, model="cnn", hidden=(8, 16), strides=(1, 3), algorithm="dr", steps=30)
     with quickly(False):
-        curve = train.train(digits, settings).curve
+        curve = loop.train(digits, settings).curve
     assert curve[-1].test_accuracy > 0.3  # chance is 0.1
 
 
@@ -187,5 +187,5 @@ def test_an_rnn_learns():
     characters = (starts[:, None] + np.arange(7)) % 5
     x, y = (np.eye(5, dtype=np.uint8)[part] for part in (characters[:, :-1], characters[:, 1:]))
     data = datasets.Dataset(x[:100], y[:100], x[100:], y[100:])
-    curve = train.train(data, replace(TINY, model="rnn", batch_size=25)).curve
+    curve = loop.train(data, replace(TINY, model="rnn", batch_size=25)).curve
     assert curve[-1].test_accuracy > 0.6  # chance is 0.2

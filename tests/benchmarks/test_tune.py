@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import tune
-from kernel_cases import TRITON_CASES, Case
+from benchmarks.gpu import tune
+from benchmarks.measure.kernel_cases import TRITON_CASES, Case
 from pjax_kernels import blocks, gpu
 
 REPOSITORY = Path(__file__).parents[2]
@@ -119,9 +119,9 @@ def test_the_table_gets_what_is_found_and_failures_are_named(
 
 
 def test_without_a_gpu_it_stops_at_its_first_check() -> None:
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "tune.py")]
-    paths = ":".join(str(REPOSITORY / folder) for folder in ("kernels", "benchmarks"))
-    run = subprocess.run(command, env={"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.gpu.tune"]
+    environment = {"PYTHONPATH": "kernels", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.startswith("no GPU kernel can be tuned here: ")
     assert len(run.stderr.splitlines()) == 1

@@ -8,13 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import pytest
 
-import datasets
 import pjax_core as pj
-import train
+from benchmarks.train import datasets, loop, models
 
 REPOSITORY = Path(__file__).parents[2]
 # Three seeds reached 86.0, 86.7 and 86.6 % by alternating projections; Douglas-Rachford reached 90.8 %.
@@ -33,7 +31,7 @@ def mnist() -> datasets.Dataset:
 
 @pytest.mark.parametrize("algorithm", sorted(ACCURACY))
 def test_a_short_run_learns(algorithm: str, mnist: datasets.Dataset) -> None:
-    training = train.train(mnist, train.Settings(hidden=(128,), algorithm=algorithm, updates=20, evaluate_every=20))
+    training = loop.train(mnist, loop.Settings(hidden=(128,), algorithm=algorithm, updates=20, evaluate_every=20))
     assert training.curve[-1].test_accuracy > ACCURACY[algorithm]
     assert training.curve[-1].residual < 1
 

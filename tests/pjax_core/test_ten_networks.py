@@ -8,7 +8,7 @@ import importlib.util
 import jax
 import pytest
 
-from ten_networks import NETWORKS, digits, directions, train
+from benchmarks.studies.ten_networks import NETWORKS, digits, directions, train
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),

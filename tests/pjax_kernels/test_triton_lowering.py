@@ -13,8 +13,8 @@ import jax
 import pytest
 from jax.typing import DTypeLike
 
-import kernel_cases
 import pjax_kernels as pk
+from benchmarks.measure import kernel_cases
 from pjax_kernels import gpu
 
 jax_triton = pytest.importorskip("jax_triton", exc_type=ImportError)  # which it raises without a GPU plugin of JAX

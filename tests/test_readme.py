@@ -1,40 +1,79 @@
-"""The README's Python runs, and what the pages link to is there."""
+"""The Python of README and docs runs, and what the pages link to is there."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import pjax_core as pj
 
-README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+DOCS = sorted((ROOT / "docs").glob("**/*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("kernels/*.md")), *DOCS]
 
 
-def test_readme_has_snippets() -> None:
-    assert len(SNIPPETS) == 4
+def snippets(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippet_runs(snippet: str) -> None:
+def run(code: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
-    exec(snippet, names)
-    if "accuracy" in names:
-        assert np.asarray(names["accuracy"]) > 0.9
-    elif "solution" in names:
-        violation = pj.margin_loss(pj.evaluate(names["net"], names["solution"].params, names["x"]), names["y"])
-        assert violation < 1e-3
-    elif "search" in names:
-        np.testing.assert_array_equal(names["search"].network(names["weights"], names["x"]), names["y"])
-    else:
-        assert names["losses"][-1] < 0.2 * names["losses"][0]
+    exec(code, names)
+    return names
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"])
-def test_links_to_files(page: str) -> None:
-    path = README.parent / page
-    links = re.findall(r"\]\(([^)]+)\)", path.read_text())
-    missing = [link for link in links if "://" not in link and not (path.parent / link.split("#")[0]).exists()]
+@pytest.fixture(scope="module")
+def readme() -> dict[str, Any]:
+    """Its snippets, of which each goes on from the first."""
+    return run("\n".join(snippets("README.md")))
+
+
+def test_pages_have_the_snippets_that_are_checked_here() -> None:
+    counts = {str(page.relative_to(ROOT)): len(snippets(str(page.relative_to(ROOT)))) for page in PAGES}
+    ours = {name: count for name, count in counts.items() if count and not name.startswith("kernels")}
+    assert ours == {"README.md": 4, "docs/networks.md": 1, "docs/training.md": 1}
+
+
+def test_readme_fits() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_first_network_learns(readme: dict[str, Any]) -> None:
+    assert np.asarray(readme["accuracy"]) > 0.9
+
+
+def test_an_optimiser_learns_along_directions(readme: dict[str, Any]) -> None:
+    assert readme["losses"][-1] < 0.2 * readme["losses"][0]
+
+
+def test_kernels_project_a_layer(readme: dict[str, Any]) -> None:
+    h, w, wanted = readme["h"], readme["start"]["w1"], readme["wanted"]
+    before = np.linalg.norm(h @ w - wanted)
+    assert np.linalg.norm(readme["new_h"] @ readme["new_w1"] - readme["new_logits"]) < before
+    assert (np.sum(jax.nn.softmax(wanted) * readme["y"], axis=1) > 0.5).all()
+
+
+def test_the_circuit_found_is_right(readme: dict[str, Any]) -> None:
+    outputs = readme["search"].network(readme["weights"], readme["bits"])
+    np.testing.assert_array_equal(outputs, readme["exclusive_or"])
+
+
+def test_an_operation_of_ones_own_is_projected_onto() -> None:
+    names = run(snippets("docs/networks.md")[0])
+    violation = pj.margin_loss(pj.evaluate(names["net"], names["solution"].params, names["x"]), names["y"])
+    assert violation < 1e-3
+
+
+def test_a_layer_learns_by_its_kernel() -> None:
+    losses = run(snippets("docs/training.md")[0])["losses"]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link.split("#")[0]).exists()]
     assert not missing

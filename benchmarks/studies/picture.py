@@ -2,7 +2,7 @@
 
     python -m benchmarks.studies.picture
 
-The curves are those of results/mnist_algorithms_curves.csv, which algorithms.py writes.
+The curves are those of docs/results/mnist_algorithms_curves.csv, which algorithms.py writes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Measures every kernel and the steps of the algorithms (bench_*.py), and compares them with an earlier run.
 
 Writes bench.json (of pytest-benchmark), bench.md (the table) and roofline.png; then time and memory against width
-(representations.py) and time against depth (depth.py).  With --compare or --only, nothing is written without --output.
+(representations.py) and time against depth (depth.py).  With --compare, --rows or --only, nothing is written without
+--output.
 
 A comparison is of ratios: the median time of a row over that of its group's baseline in the same run, now and then. So
 a slower machine, or one that is busy throughout, changes nothing.  Groups beyond the threshold are measured once more.
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 if a row has become slower, or measuring failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help=f"folder (default: {OUTPUT.relative_to(ROOT)})")
+    parser.add_argument(
+        "--rows", metavar="NAME", help="those of a kernel, or of it on arrays: project_dense 32 x 64 x 32"
+    )
     parser.add_argument("--only", metavar="EXPRESSION", help="rows that match, as of pytest -k; no plots against size")
     parser.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="fail if a row became slower than it was there"
@@ -57,11 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threshold", type=float, default=1.2, help="slower by more than this factor (default: 1.2)")
     parser.add_argument("--results", type=Path, metavar="NEW.json", help="report on these instead of measuring")
     options = parser.parse_args(arguments)
-    partial_run = options.only or options.compare or options.results
+    partial_run = options.rows or options.only or options.compare or options.results
     output = options.output or (None if partial_run else OUTPUT)
     old = json.loads(options.compare.read_text()) if options.compare else None
 
-    results = json.loads(options.results.read_text()) if options.results else measure(pytest_arguments(options.only))
+    chosen = pytest_arguments(options.rows, options.only)
+    results = json.loads(options.results.read_text()) if options.results else measure(chosen)
     if results is None:
         return 1
     print(table(results))
@@ -77,12 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Measuring {len(again)} rows again, and all of their groups")
         second = measure(names(results, {change.group for change in again}))
         found = found if second is None else better(found, changes(old, second))
-    return report(found, options.threshold, keys(old) ^ keys(results), bool(options.only))
+    return report(found, options.threshold, keys(old) ^ keys(results), bool(options.rows or options.only))
 
 
-def pytest_arguments(only: str | None) -> list[str]:
-    """All files, or what matches in them."""
-    return [*(str(path) for path in sorted(HERE.glob("bench_*.py"))), *(["-k", only] if only else [])]
+def pytest_arguments(rows: str | None, only: str | None) -> list[str]:
+    """All files, or what is named or matches in them."""
+    files = [str(path) for path in sorted(HERE.glob("bench_*.py"))]
+    return [*files, *(["--rows", rows] if rows else []), *(["-k", only] if only else [])]
 
 
 def measure(chosen: Sequence[str]) -> Results | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +57,18 @@ def measure(benchmark: BenchmarkFixture, ceilings: dict[str, Any]) -> Callable[[
     return measure_row
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Short rounds, so that all of bench_*.py take minutes."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rows", metavar="NAME", help="of a kernel, or of it on arrays")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    """The rows that are named, in short rounds, so that all of bench_*.py take minutes."""
+    if name := config.getoption("--rows"):
+        chosen = [item for item in items if re.match(rf"{re.escape(name)}(?!\w)", item.callspec.params["row"].group)]
+        if not chosen:
+            raise pytest.UsageError(f"no rows are named {name!r}; bench.md has the names")
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
     for item in items:
         if "measure" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.benchmark(min_rounds=5, max_time=0.2))

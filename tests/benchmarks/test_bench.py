@@ -2,13 +2,18 @@
 
 import contextlib
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 
 import pjax_kernels as pk
+from benchmarks import ROOT
 from benchmarks.measure import bench, bench_kernels, bench_steps
 from benchmarks.studies import depth
 
+LARGE_MAX = "2048 x 784, float32", "2048 x 784, bfloat16"
 KERNELS = {name for name in pk.__all__ if name.startswith(("project_", "prox_"))}
 
 
@@ -42,6 +47,30 @@ def test_steps_can_be_traced():
     for row in bench_steps.ROWS:
         if row.group == group:
             row.trace()
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("project_dense 32 x 64 x 32", {"project_dense 32 x 64 x 32, float32"}),
+        ("project_max", {f"project_max {size}" for size in ("32 x 32, float32", *LARGE_MAX)}),
+        ("784-128-10", {row.group for row in bench_steps.ROWS if row.group.startswith("784-128-10,")}),
+    ],
+)
+def test_rows_are_chosen_by_name(name, groups):
+    listed = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *bench.pytest_arguments(name, None)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    rows = [row for row in (*bench_kernels.ROWS, *bench_steps.ROWS) if row.group in groups]
+    assert sorted(re.findall(r"\[(.*)\]", listed)) == sorted(map(str, rows)) != []
+
+
+def test_no_rows_of_an_unknown_name(capfd):
+    assert bench.main(["--rows", "project_den"]) == 1
+    assert "no rows are named 'project_den'" in capfd.readouterr().err
 
 
 def test_a_run_of_a_file_is_reported(tmp_path, capfd, monkeypatch):

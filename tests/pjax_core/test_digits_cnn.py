@@ -14,7 +14,7 @@ from jax import Array, lax
 import pjax_core as pj
 
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
-import datasets  # it imports scikit-learn
+from benchmarks.train import datasets  # it imports scikit-learn
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -195,14 +195,14 @@ def test_small_changes_keep_their_precision(implementation: str, rng: Generator)
         assert error(found, oracle(*as_float64(*one), margin))[0] < 0.02
 
 
-def test_dense_layer_averages_its_copies(dtype: DTypeLike, rng: Generator) -> None:
+def test_dense_layer_averages_its_copies(implementation: str, dtype: DTypeLike, rng: Generator) -> None:
     x, w = rng.normal(size=(7, 5)), rng.normal(size=(5, 4))
     z = rng.normal(size=(7, 4))
     x[2], w[:, 1] = 0, 0  # a set-valued function
     x, w, z = (array.astype(dtype) for array in (x, w, z))
     found, wanted = (
         as_float64(*project_threshold_dense(x, w, z, margin=MARGIN, increments=True, implementation=name))
-        for name in ("xla", "reference")
+        for name in (implementation, "reference")
     )
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3 if dtype != np.float64 else 1e-10, atol=1e-5)

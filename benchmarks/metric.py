@@ -79,17 +79,19 @@ def main() -> None:
             continue
         starts = jax.vmap(first)(jax.random.split(jax.random.key(0), arguments.starts))
         for gamma in arguments.gammas:
-            algorithm = pj.reflect_reflect_relax(arguments.beta, gamma=gamma, copies="dense")
-            run = functools.partial(
-                pj.solve,
-                pj.feasibility(function),
-                algorithm=algorithm,
-                steps=arguments.steps,
-                until=pj.gap_below(1e-2, every=50),
-                tolerance=float("inf"),
-            )
             begin = time.perf_counter()
-            info = jax.device_get(jax.jit(jax.vmap(lambda p, run=run, x=x, y=y: run(p, x, y).info))(starts))
+            info = jax.device_get(
+                pj.restarts(
+                    pj.feasibility(function),
+                    starts,
+                    x,
+                    y,
+                    algorithm=pj.reflect_reflect_relax(arguments.beta, gamma=gamma, copies="dense"),
+                    steps=arguments.steps,
+                    until=pj.gap_below(1e-2, every=50),
+                    every=1000,
+                ).info
+            )
             quartiles = np.percentile(info.steps[info.solved], [25, 50, 75]).astype(int) if info.solved.any() else "-"
             print(
                 f"{name:11}  {gamma:5}  {arguments.starts:6}  {info.solved.sum():6}  {quartiles!s:20}"

@@ -60,9 +60,12 @@ def reflect_reflect_relax(
 
     With ``gamma`` it has a metric: the means on which the copies of a value agree are weighted by one number for each
     constraint, an entry of an operation's output such as one dot product.  These start from 1 and go by
-    ``g += gamma (gap^2 / mean gap^2 - g)``, where the gap is what a step finds between the points of both sets in all
-    that the constraint holds, and the mean is over the operation: so constraints that stay unsatisfied count more and
-    more, and it leaves places where it would circle for ever.
+    ``g += gamma (gap^2 / mean gap^2 - g)``, where the gap is the root mean square, over all that the constraint holds,
+    of what a step finds between the points of both sets: so constraints that stay unsatisfied count more and more, and
+    it leaves places where it would circle for ever.  All operations are then in A, each with its own copy of its output,
+    and copies count by their weights alone, so that a step is that of the formula in a weighted norm.  Operations that
+    are not known to be entry by entry, such as output constraints, keep a weight of 1; a set of a parameter is projected
+    onto as without weights.
 
     Args:
         beta: b, in (0, 2]; small for problems that are not convex, such as 0.2 for threshold functions; it may be
@@ -74,8 +77,8 @@ def reflect_reflect_relax(
 
     Raises:
         TypeError: ``beta`` or ``gamma`` is not a number.
-        ValueError: ``beta`` or ``gamma`` is out of range, or as in :func:`douglas_rachford`; in use, where copies are
-            factored and ``gamma`` is not 0.
+        ValueError: ``beta`` or ``gamma`` is out of range, or as in :func:`douglas_rachford`; in use, where
+            ``gamma`` is not 0 and copies are factored, or the function has a recurrence.
 
     Source: Elser, The complexity of bit retrieval (2018); for the metric, Elser, Lal, arXiv 2602.17493.
     """

@@ -62,10 +62,10 @@ def reflect_reflect_relax(
     constraint, an entry of an operation's output such as one dot product.  These start from 1 and go by
     ``g += gamma (gap^2 / mean gap^2 - g)``, where the gap is the root mean square, over all that the constraint holds,
     of what a step finds between the points of both sets: so constraints that stay unsatisfied count more and more, and
-    it leaves places where it would circle for ever.  All operations are then in A, each with its own copy of its output,
-    and copies count by their weights alone, so that a step is that of the formula in a weighted norm.  Operations that
-    are not known to be entry by entry, such as output constraints, keep a weight of 1; a set of a parameter is projected
-    onto as without weights.
+    it leaves places where it would circle for ever.  All operations are then in A, each with its own copy of its
+    output, and copies count by their weights alone, so that a step is that of the formula in a weighted norm.
+    Operations that are not known to be entry by entry, such as output constraints, keep a weight of 1; sets of
+    parameters are projected onto as without weights.
 
     Args:
         beta: b, in (0, 2]; small for problems that are not convex, such as 0.2 for threshold functions; it may be

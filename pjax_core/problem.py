@@ -30,15 +30,15 @@ class Problem:
     layer: Layer | None = None
     _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def graph(self, params: Any, data: tuple[Any, ...] | Fixed) -> Graph:
-        """The graph for arguments of these shapes, traced once and kept."""
+    def graph(self, params: Any, data: tuple[Any, ...] | Fixed, *, apart: bool = False) -> Graph:
+        """The graph for arguments of these shapes, traced once and kept; with ``apart`` all operations in A."""
         given = data.given if isinstance(data, Fixed) else data
         leaves, structure = jax.tree.flatten((params, given))
         config: Any = jax.config
         settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
-        key = (structure, tuple(map(jax.typeof, leaves)), settings)
+        key = (structure, tuple(map(jax.typeof, leaves)), settings, apart)
         if key not in self._graphs:
-            graph = trace(self.function, params, given)
+            graph = trace(self.function, params, given, apart)
             if self.layer is not None:
                 graph = with_layers(graph, self.layer)
             if graph.holds_tracers:  # which belong to the function that is traced just now

@@ -105,7 +105,8 @@ def solve(
     """Run ``steps`` steps of an algorithm from the network's own computation.
 
     Many starts run side by side under ``jax.vmap`` over their parameters; with ``until`` it ends when all are solved,
-    or when any is (:func:`gap_below`), and :func:`best` takes the best of them.
+    or when any is (:func:`gap_below`), and :func:`best` takes the best of them.  Those that are solved are computed
+    until then; :func:`restarts` drops them.
 
     Args:
         problem: from :func:`feasibility`.

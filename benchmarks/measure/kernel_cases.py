@@ -91,7 +91,8 @@ def threshold_layer(batch: int, length: int, width: int) -> Case:
     """``project_threshold_dense``."""
     kernel = partial(pk.project_threshold_dense, margin=1.25)
     shapes = (batch, length), (length, width), (batch, width)
-    return elementwise(kernel, shapes, batch * width * (6 * length + 2 * ROOT))
+    case = elementwise(kernel, shapes, batch * width * (6 * length + 2 * ROOT))
+    return case._replace(implementations=("triton", "xla"), goals=(NO_SLOWER_THAN_XLA,))
 
 
 def layer_with_deviations(batch: int, length: int, width: int) -> Case:
@@ -413,6 +414,7 @@ TRITON_CASES = {
     "threshold 65536 x 784": thresholds(65536, 784, axis=1),
     "threshold 13 x 65536 x 16, axis 0": thresholds(13, 65536, 16, axis=0),
     "threshold 2048 x 20000": thresholds(2048, 20000, axis=1),
+    "threshold layer 256 x 784 x 256": threshold_layer(256, 784, 256),
     "max 65536 x 784": rows_of_entries(65536, 784),
     "max pool 256 x 56 x 56 x 64, 2 x 2": windows_of_images(256, 56, 64, 2),
     "dense copies 256 x 784 x 256": layer_with_deviations(256, 784, 256),
@@ -447,6 +449,7 @@ ODD_CASES = {
     "threshold 3 x 5001": thresholds(3, 5001, axis=1),
     "threshold 13 x 37 x 5, axis 0": thresholds(13, 37, 5, axis=0),
     "threshold 3 x 1001 x 19, axis 1": thresholds(3, 1001, 19, axis=1),
+    "threshold layer 67 x 129 x 131": threshold_layer(67, 129, 131),
     "max 37 x 129": rows_of_entries(37, 129),
     "max pool 3 x 10 x 10 x 5, 3 x 3": windows_of_images(3, 10, 5, 3),
     "dense copies 37 x 129 x 19": layer_with_deviations(37, 129, 19),

@@ -103,6 +103,12 @@ def _solved(shape: Sequence[int], numbers: str) -> Blocks:
     return {"TILE": 64, "ENTRIES": 512 // _words(numbers) ** 2, "num_warps": 4}
 
 
+def _thresholds_solved(shape: Sequence[int], numbers: str) -> Blocks:
+    """Likewise; each threshold function has a root for either sign."""
+    sizes = _solved(shape, numbers)
+    return sizes | {"ENTRIES": sizes["ENTRIES"] // 2}
+
+
 def _multiplied(shape: Sequence[int], numbers: str) -> Blocks:
     """Of (layers, B, N, M): large tiles where there are enough outputs to fill a GPU with them."""
     layers, batch, _, width = shape
@@ -128,6 +134,7 @@ DEFAULTS: dict[str, Callable[[Sequence[int], str], Blocks]] = {
     "bilinear, long rows": lambda shape, numbers: {"BLOCK": 4096, "num_warps": 8},
     "threshold": _thresholds,
     "threshold, many entries": _many_thresholds,
+    "threshold layer": _thresholds_solved,
     "max": _rows_of_max,
     "max pool": lambda shape, numbers: {"BLOCK": 256, "num_warps": 4},
     "dense copies": _copies,

@@ -23,8 +23,9 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import Consensus, Schedule, State, at_boundary, normalised, project
-from pjax_core.copies.count import Factor, may_be_unread, times
+from pjax_core.copies.count import Factor, equals, may_be_unread, times
 from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
+from pjax_core.copies.metric import following_gaps, with_weights
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.colour import Graph
@@ -103,13 +104,19 @@ class Algorithm(NamedTuple):
 
 
 def reflecting_algorithm(
-    step_of: Callable[[Point], CopiesState], copies: str | Copies, budget: int | None, rate: Factor = 1.0
+    step_of: Callable[[Point], CopiesState],
+    copies: str | Copies,
+    budget: int | None,
+    rate: Factor = 1.0,
+    gamma: Factor = 0.0,
 ) -> Algorithm:
     """The algorithm with a step on points whose copies are represented as ``copies`` says.
 
-    A step moves the state by ``rate`` times the difference between its points in both sets.
+    A step moves the state by ``rate`` times the difference between its points in both sets, the gap, and the metric at
+    the rate ``gamma`` towards these.
     """
     wanted, dense_budget = _wanted(copies, budget)
+    weighted = not equals(gamma, 0)
 
     def representations(graph: Graph) -> dict[Operation, Copies]:
         return {
@@ -120,18 +127,21 @@ def reflecting_algorithm(
 
     @functools.partial(jax.jit, static_argnums=0)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
-        graph = problem.graph(params, data)
-        return point.initial_state(graph, representations(graph), params, low, data)
+        graph = problem.graph(params, data, apart=weighted)
+        held = representations(graph)
+        state = point.initial_state(graph, held, params, low, data)
+        return with_weights(graph, held, state) if weighted else state
 
     @functools.partial(jax.jit, static_argnums=0)
     def step(problem: Problem, state: CopiesState) -> CopiesState:
-        graph = problem.graph(state.high, state.data)
+        graph = problem.graph(state.high, state.data, apart=weighted)
         state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
-        return step_of(Point(graph, representations(graph), state))
+        old = Point(graph, representations(graph), state)
+        return following_gaps(old, step_of(old), gamma) if weighted else step_of(old)
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
         params, data = checked_arguments(problem, params, data)
-        graph = problem.graph(params, data)
+        graph = problem.graph(params, data, apart=weighted)
         _print_table(graph, representations(graph))
 
     return Algorithm(_checked(first), step, _params, _params_low, None, describe, functools.partial(_gaps, rate))

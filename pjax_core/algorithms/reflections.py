@@ -54,24 +54,37 @@ def douglas_rachford(
 
 @made_once
 def reflect_reflect_relax(
-    beta: ArrayLike = 0.5, *, copies: str | Copies = "auto", budget: int | None = None
+    beta: ArrayLike = 0.5, *, gamma: ArrayLike = 0.0, copies: str | Copies = "auto", budget: int | None = None
 ) -> Algorithm:
     """Reflect-reflect-relax: ``z <- z + b (P_B(2 P_A(z) - z) - P_A(z))``, Douglas-Rachford with relaxation ``b/2``.
+
+    With ``gamma`` it has a metric: the means on which the copies of a value agree are weighted by one number for each
+    constraint, an entry of an operation's output such as one dot product.  These start from 1 and go by
+    ``g += gamma (gap^2 / mean gap^2 - g)``, where the gap is the root mean square, over all that the constraint holds,
+    of what a step finds between the points of both sets: so constraints that stay unsatisfied count more and more, and
+    it leaves places where it would circle for ever.  All operations are then in A, each with its own copy of its
+    output, and copies count by their weights alone, so that a step is that of the formula in a weighted norm.
+    Operations that are not known to be entry by entry, such as output constraints, keep a weight of 1; sets of
+    parameters are projected onto as without weights.
 
     Args:
         beta: b, in (0, 2]; small for problems that are not convex, such as 0.2 for threshold functions; it may be
             traced.
+        gamma: how fast the metric follows the gaps, in [0, 1), such as 1e-3; 0 for plain means.  It needs stored
+            copies, and may be traced.
         copies: as in :func:`douglas_rachford`.
         budget: as in :func:`douglas_rachford`.
 
     Raises:
-        TypeError: ``beta`` is not a number.
-        ValueError: ``beta`` is out of range, or as in :func:`douglas_rachford`.
+        TypeError: ``beta`` or ``gamma`` is not a number.
+        ValueError: ``beta`` or ``gamma`` is out of range, or as in :func:`douglas_rachford`; in use, where
+            ``gamma`` is not 0 and copies are factored, or the function has a recurrence.
 
-    Source: Elser, The complexity of bit retrieval (2018); Elser, Lal, arXiv 2602.17493.
+    Source: Elser, The complexity of bit retrieval (2018); for the metric, Elser, Lal, arXiv 2602.17493.
     """
     beta = arguments.number_or_traced("beta", beta, lambda b: 0 < b <= 2, "a number in (0, 2]")
-    return reflecting_algorithm(_relaxed(beta / 2), copies, budget, rate=beta)
+    gamma = arguments.number_or_traced("gamma", gamma, lambda g: 0 <= g < 1, "a number in [0, 1)")
+    return reflecting_algorithm(_relaxed(beta / 2), copies, budget, rate=beta, gamma=gamma)
 
 
 def _relaxed(relaxation: Factor) -> Callable[[Point], CopiesState]:

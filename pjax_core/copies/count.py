@@ -125,10 +125,10 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
     ):
         return None
     if _chosen_by_data(graph, node):
-        chosen = sum(_sum_over_copies(consumer, node, None, values) for consumer in consumers)
+        chosen = sum(sum_over_copies(consumer, node, None, values) for consumer in consumers)
         return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
     with jax.ensure_compile_time_eval():
-        copies = np.asarray(sum(_sum_over_copies(consumer, node, None, _no_data) for consumer in consumers))
+        copies = np.asarray(sum(sum_over_copies(consumer, node, None, _no_data) for consumer in consumers))
     return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
 
 
@@ -163,10 +163,10 @@ def mean_change(
     transposed = _transposed_slot(consumer, source)
     if transposed is not None and len(consumers) == 1:
         return consumer.slots[transposed].sum_over_copies(source, changes[transposed], values)
-    copies = [_sum_over_copies(c, source, None, values) for c in consumers]
+    copies = [sum_over_copies(c, source, None, values) for c in consumers]
     holders = sum((count > 0).astype(count.dtype) for count in copies)
     own = copies[consumers.index(consumer)]
-    return _sum_over_copies(consumer, source, changes, values) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
+    return sum_over_copies(consumer, source, changes, values) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
 
 
 def direct_slot(consumer: Operation, source: Node) -> int | None:
@@ -186,7 +186,7 @@ def _transposed_slot(consumer: Operation, source: Node) -> int | None:
     return places[0] if only and view is not None and {step.name for step in view.steps} == {"transpose"} else None
 
 
-def _sum_over_copies(
+def sum_over_copies(
     consumer: Operation, source: Node, changes: Sequence[Array] | None, values: Callable[[Node], Array]
 ) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""

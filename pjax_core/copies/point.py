@@ -32,14 +32,17 @@ from pjax_core.copies.count import (
     moving_slots,
     slot_is_fixed,
     sources,
+    sum_over_copies,
     times,
     unread_elements,
 )
 from pjax_core.copies.factored import Copies, Factored
+from pjax_core.copies.stored import means_over_copies
 from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed
 from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, is_fixed
 from pjax_core.graph.sets import placed
+from pjax_core.operations.primitives import identity
 
 
 @functools.partial(exportable_dataclass, static=["parameters"])
@@ -54,6 +57,7 @@ class CopiesState:
         deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
         projected: of each parameter of colour B, and of those in sets, the value that its own projection produced last.
         truncation: of each factored operation, what its deviations left out in the last step, relative to the change.
+        metric: of the operations whose copies have them, the weights in means: see :mod:`pjax_core.copies.metric`.
         data: the data arrays.
         parameters: the places of the parameters.
     """
@@ -64,6 +68,7 @@ class CopiesState:
     deviations: dict[str, Deviations]
     projected: dict[str, Array]
     truncation: dict[str, Array]
+    metric: dict[str, Array]
     data: tuple[Any, ...] | Fixed
     parameters: tuple[str, ...]
 
@@ -106,6 +111,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
             for node, held in copies.items()
             if isinstance(held, Factored)
         },
+        metric={},
         data=start.data,
         parameters=tuple(i for _, i in parameters),
     )
@@ -202,6 +208,8 @@ class Point:
         self.shared = {graph.nodes[int(i)]: array for i, array in state.shared.items()}
         self.means = {graph.nodes[int(i)]: array for i, array in state.means.items()}
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
+        self.weights = {graph.nodes[int(i)]: array for i, array in state.metric.items()}
+        self._totals: dict[Node, Array] = {}
 
     def project(
         self,
@@ -234,13 +242,24 @@ class Point:
         found: Projection,
     ) -> None:
         """Project one operation and add what it does to ``found``."""
+        inputs, deviations = self._inputs(node, shared), self.deviations(node)
+        moves = [move(node, place) for place in range(moving_slots(node))]
+        estimate = estimates.get(node)
+        if (
+            self.weights
+            and estimate is not None
+            and node.primitive is identity
+            and self.graph.colours[node] is Colour.B
+        ):
+            estimate = self._weighted_estimate(node, inputs[0] + times(moves[0].scale, deviations[0]), estimate)
         projected = self.copies[node].project(
             node,
-            self._inputs(node, shared),
-            self.deviations(node),
-            estimates.get(node),
-            [move(node, place) for place in range(moving_slots(node))],
-            unread_elements(self.graph, node, self._fixed),
+            inputs,
+            deviations,
+            estimate,
+            moves,
+            unread_elements(self.graph, node, self.fixed),
+            **({"weights": self.weights[node]} if node in self.weights else {}),
         )
         if projected.output is not None:
             found.outputs[node] = projected.output
@@ -248,31 +267,58 @@ class Point:
             found.truncation[node] = projected.truncation
         found.deviations[node] = projected.deviations
         for source in sources(node):
-            change = mean_change(self.graph, node, source, projected.changes, self._fixed)
+            change = self.part_of_mean(node, source, projected.changes)
             found.changes[source] = found.changes[source] + change if source in found.changes else change
+
+    def part_of_mean(self, consumer: Operation, source: Node, means: Sequence[Array]) -> Array:
+        """What the means in the slots of one consumer, by its weights if there are any, add to that over all copies."""
+        if not self.weights:
+            return mean_change(self.graph, consumer, source, means, self.fixed)
+        return sum_over_copies(consumer, source, means, self.fixed) / self._total(source)
+
+    def _total(self, source: Node) -> Array:
+        """The sum of the weights of all copies of a node's output, 1 where there are none."""
+        if source not in self._totals:
+            total: Any = 0
+            for consumer in self.graph.consumers[source]:
+                ones = [jnp.ones(copies.shape, copies.dtype) for copies in laid_out(consumer)]
+                weights = means_over_copies(consumer, ones, self.weights.get(consumer))
+                total = total + sum_over_copies(consumer, source, weights, self.fixed)
+            self._totals[source] = jnp.where(total > 0, total, 1)
+        return self._totals[source]
+
+    def _weighted_estimate(self, node: Operation, copy: Array, estimate: Array) -> Array:
+        """The estimate whose plain mean with an identity's input, the output of an operation, is the weighted one."""
+        total = self._total(node)
+        own = self.weights.get(node.slots[0].sources[0], 1)
+        return copy + (2 * total / (own + total)) * (estimate - copy)
 
     def _inputs(self, node: Operation, shared: Mapping[Node, Array]) -> list[Array]:
         """What the copies in each slot share."""
 
         def value(source: Node) -> Array:
             if is_fixed(source):
-                return self._fixed(source)
+                return self.fixed(source)
             if isinstance(source, Parameter):
                 return jax.tree.leaves(self.state.high)[source.index] + shared[source]
             return shared[source]
 
         return [slot.read(value) for slot in node.slots]
 
-    def _fixed(self, node: Node) -> Array:
+    def fixed(self, node: Node) -> Array:
         """The value of a node that never moves."""
         if isinstance(node, Constant):
             return _widened(node.value)
         assert isinstance(node, Data)
         return _widened(jax.tree.leaves(self.state.data)[node.index])
 
+    def held(self, node: Operation) -> Deviations:
+        """The deviations that the state holds of an operation's copies: None for a sole one."""
+        return self.state.deviations[self.graph.keys[node]]
+
     def deviations(self, node: Operation) -> Deviations:
         """The deviations that an operation holds, those of sole copies from the means."""
-        held = self.state.deviations[self.graph.keys[node]]
+        held = self.held(node)
         if not isinstance(held, tuple):
             return held
         return tuple(

@@ -36,16 +36,20 @@ class Dense:
         output: Array | None,
         moves: Sequence[Move],
         unread: Array | None,
+        weights: Array | None = None,
     ) -> Projected:
-        """Project the copies; the output is free where it is ``unread``."""
+        """Project the copies; the output is free where it is ``unread``.
+
+        With ``weights``, one for each element of the output, each copy's change counts that much in the mean changes.
+        """
         bilinear = node.primitive.bilinear
-        if bilinear is not None and bilinear.project_copies is not None and unread is None:
+        if bilinear is not None and bilinear.project_copies is not None and unread is None and weights is None:
             scale, keep, gain = zip(*moves, strict=True)
             found = bilinear.project_copies(
                 *shared, *deviations, output, scale=scale, keep=keep, gain=gain, **node.settings
             )
             return Projected((found.x_mean, found.w_mean), output + found.z_change, (found.u, found.v), None)
-        return self._project_laid_out(node, shared, deviations, output, moves, unread)
+        return self._project_laid_out(node, shared, deviations, output, moves, unread, weights)
 
     def _project_laid_out(
         self,
@@ -55,6 +59,7 @@ class Dense:
         output: Array | None,
         moves: Sequence[Move],
         unread: Array | None,
+        weights: Array | None,
     ) -> Projected:
         """The projection with all copies formed."""
         primitive = node.primitive.copywise or node.primitive
@@ -64,7 +69,9 @@ class Dense:
         if output is not None and unread is not None:
             output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
         changes, output = primitive.project_values(tuple(copies), output, **node.settings)
-        return Projected(_means(node, changes), output, tuple(map(moved, moves, deviations, changes)), None)
+        return Projected(
+            means_over_copies(node, changes, weights), output, tuple(map(moved, moves, deviations, changes)), None
+        )
 
     def __str__(self) -> str:
         return "dense"
@@ -82,8 +89,10 @@ def _sharded_as_output(node: Operation, copies: jax.ShapeDtypeStruct) -> jax.Sha
     )
 
 
-def _means(node: Operation, changes: Sequence[Array]) -> tuple[Array, ...]:
-    """The means of changes over the copies of each element of a slot."""
+def means_over_copies(node: Operation, changes: Sequence[Array], weights: Array | None = None) -> tuple[Array, ...]:
+    """The means of changes, each times its weight, over the copies of each element of a slot."""
+    if weights is not None:
+        changes = [jnp.expand_dims(weights, tuple(range(weights.ndim, c.ndim))) * c for c in changes]
     slots = wide_slots(node)
     held = jax.eval_shape(spread(node), *slots)
     if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):

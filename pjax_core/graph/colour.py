@@ -74,12 +74,13 @@ def _consumers(nodes: Iterable[Node]) -> dict[Node, tuple[Operation, ...]]:
     return {node: tuple(users) for node, users in consumers.items()}
 
 
-def two_colour(nodes: Sequence[Node], data_leaves: int) -> Graph:
+def two_colour(nodes: Sequence[Node], data_leaves: int, apart: bool = False) -> Graph:
     """Colour the nodes so that no two adjacent ones agree, with identities inserted where they would.
 
-    What is computed from data is numbered from ``data_leaves`` on.
+    What is computed from data is numbered from ``data_leaves`` on.  With ``apart`` all operations are in A: then those
+    in B, identities, say no more than that copies agree.
     """
-    colours = _search_colours(nodes)
+    colours = _all_in_a(nodes) if apart else _search_colours(nodes)
     copied: dict[Node, Node] = {}  # a node as rebuilt with its new sources
     through: dict[Node, Operation] = {}  # the identity that stands between a node and consumers of its colour
     coloured: dict[Node, Colour] = {}
@@ -119,6 +120,17 @@ def two_colour(nodes: Sequence[Node], data_leaves: int) -> Graph:
     consumers = _consumers([*fixed, *placed])
     computed = tuple(node for node in fixed if isinstance(node, Computed))
     return Graph(tuple(placed), coloured, _depths(placed, consumers), consumers, computed)
+
+
+def _all_in_a(nodes: Sequence[Node]) -> dict[Node, Colour]:
+    """Operations in A, parameters in B."""
+    for node in nodes:
+        if isinstance(node, Operation) and node.feedback is not None:
+            raise ValueError(
+                f"{node.name} is a recurrence, whose copies have no metric, since no identity can stand between its "
+                "operations; take gamma=0"
+            )
+    return {node: Colour.A if isinstance(node, Operation) else Colour.B for node in nodes if not is_fixed(node)}
 
 
 def _search_colours(nodes: Sequence[Node]) -> dict[Node, Colour]:

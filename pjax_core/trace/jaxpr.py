@@ -28,7 +28,7 @@ from pjax_core.trace.operations import constant, slot_of
 from pjax_core.trace.values import Elementwise, Loss, Value, known
 
 
-def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
+def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
     """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
     params, data = jax.tree.map(shape_of_type, (params, data))
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
@@ -49,7 +49,7 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> G
             raise ValueError(
                 f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
             )
-    graph = two_colour(nodes, len(constants))
+    graph = two_colour(nodes, len(constants), apart)
     _warn_of_loops(nodes)
     return replace(
         graph, regions=regions, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts)

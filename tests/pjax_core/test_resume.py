@@ -55,8 +55,13 @@ def test_without_a_condition_nothing_is_added(algorithm: pj.Algorithm, params: A
 
 @pytest.mark.parametrize(
     ("algorithm", "until"),
-    [(AP, None), (DR, pj.gap_below(1e-9)), (pj.douglas_rachford(0.4, copies=pj.Factored()), None)],
-    ids=["AP", "DR until", "DR factored"],
+    [
+        (AP, None),
+        (DR, pj.gap_below(1e-9)),
+        (pj.douglas_rachford(0.4, copies=pj.Factored()), None),
+        (pj.reflect_reflect_relax(0.4, gamma=0.1), pj.gap_below(1e-9)),
+    ],
+    ids=["AP", "DR until", "DR factored", "RRR with a metric"],
 )
 def test_goes_on_bit_for_bit(algorithm: pj.Algorithm, until: Any, params: Any, data: Any) -> None:
     run = functools.partial(solve, params, *data, algorithm=algorithm, until=until)

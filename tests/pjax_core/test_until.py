@@ -301,3 +301,46 @@ def bad_solve(**settings: Any) -> pj.Solution:
 def test_bad_input_is_refused(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("any_of", [None, "starts"])
+def test_restarts_are_solutions_side_by_side(any_of: Any, data: Any) -> None:
+    """In rounds of fewer and fewer starts, each of which ends where it would by itself."""
+    until = pj.gap_below(1e-2, any_of=any_of)
+    run = functools.partial(solve, algorithm=DR, steps=STEPS, until=until)
+    expected = jax.vmap(lambda params: run(params, *data), axis_name="starts")(STARTS)
+    found = pj.restarts(PROBLEM, STARTS, *data, algorithm=DR, steps=STEPS, until=until, every=20)
+    assert len(set(found.info.steps.tolist())) > (any_of is None)
+    np.testing.assert_array_equal(found.info.solved, expected.info.solved)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    np.testing.assert_array_equal(found.info.steps, expected.info.steps)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, (found.params, found.info.gaps), (expected.params, expected.info.gaps))
+    np.testing.assert_allclose(found.info.residual, expected.info.residual, rtol=0.1, atol=1e-4)
+    assert gap_of_outputs(pj.best(found).params, *data) < until.gap
+
+
+def test_restarts_compile_no_more_than_a_program_for_each_power_of_two(data: Any) -> None:
+    from pjax_core.restarts import _side_by_side
+
+    before = _side_by_side._cache_size()
+    run = functools.partial(pj.restarts, PROBLEM, STARTS, *data, algorithm=DR, steps=STEPS, until=UNTIL, every=25)
+    first = run()
+    assert 2 <= _side_by_side._cache_size() - before <= 4  # of 5 from the start, and of 4, 2, 1 or 5 that go on
+    with compilations() as seen:
+        assert_same(run().params, first.params)
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"every": 0}, "every is 0; pass"),
+        ({"steps": 0}, "steps is 0; pass"),
+        ({"starts": {**STARTS, "b0": jnp.zeros((4, 16))}}, "pass arrays that all have the same first axis"),
+    ],
+)
+def test_restarts_say_what_is_wrong(changes: dict[str, Any], message: str, data: Any) -> None:
+    given: dict[str, Any] = {"starts": STARTS, "steps": 10, "every": 5} | changes
+    with pytest.raises(ValueError, match=message):
+        pj.restarts(PROBLEM, given.pop("starts"), *data, algorithm=DR, until=UNTIL, **given)

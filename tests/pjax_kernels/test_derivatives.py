@@ -107,7 +107,10 @@ def test_reverse_mode_is_the_transpose(case: Case, implementation: str, rng: np.
 ON_DEVICES = [
     (device, name)
     for device, names in {
-        "triton": ["bilinear", "dense", "dense_copies", "dense_factored", "max", "max_pool", "recurrence", "threshold"],
+        "triton": [
+            *("bilinear", "dense", "dense_copies", "dense_factored", "max", "max_pool", "recurrence"),
+            *("threshold", "threshold_dense"),
+        ],
         "tpu": ["bilinear", "dense", "max_pool", "recurrence", "sum_relu"],
     }.items()
     for name in names

@@ -161,7 +161,7 @@ SAMPLES = {
 OF_SAMPLES = [(kernel, implementation) for kernel in SAMPLES for implementation in IMPLEMENTATIONS] + [
     (kernel, device) for kernel in ("project_dense", "project_recurrence") for device in ON_DEVICES
 ]
-OF_SAMPLES += [("project_dense_copies", "triton")]
+OF_SAMPLES += [("project_dense_copies", "triton"), ("project_threshold_dense", "triton")]
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -120,6 +120,17 @@ def test_turns_with_the_signs(implementation: str, rng: Generator) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
+@pytest.mark.parametrize("nearly", [1e-2, 1e-4, 1e-6])
+def test_keeps_its_digits_where_a_is_nearly_opposite_to_b(implementation: str, nearly: float, rng: Generator) -> None:
+    sign = np.array([1, -1])[rng.integers(2, size=20)]
+    b = np.float32(rng.normal(size=(20, 8)))
+    a = np.float32(-sign[:, None] * b + nearly * rng.normal(size=b.shape))
+    point = a, b, np.float32(30 * sign)
+    found = pk.project_threshold(*point, margin=1.5, increments=True, implementation=implementation)
+    found, wanted = as_float64(*found), oracle(*as_float64(*point), 1.5)
+    assert np.max(error((*found[:2], 0 * found[2]), (*wanted[:2], 0 * wanted[2]))) < 1e-6
+
+
 @pytest.mark.parametrize("axis", [0, 1, -2])
 def test_any_axis_may_hold_the_entries(implementation: str, axis: int, rng: Generator) -> None:
     a, b, z = points(rng)
@@ -184,14 +195,14 @@ def test_small_changes_keep_their_precision(implementation: str, rng: Generator)
         assert error(found, oracle(*as_float64(*one), margin))[0] < 0.02
 
 
-def test_dense_layer_averages_its_copies(dtype: DTypeLike, rng: Generator) -> None:
+def test_dense_layer_averages_its_copies(implementation: str, dtype: DTypeLike, rng: Generator) -> None:
     x, w = rng.normal(size=(7, 5)), rng.normal(size=(5, 4))
     z = rng.normal(size=(7, 4))
     x[2], w[:, 1] = 0, 0  # a set-valued function
     x, w, z = (array.astype(dtype) for array in (x, w, z))
     found, wanted = (
         as_float64(*project_threshold_dense(x, w, z, margin=MARGIN, increments=True, implementation=name))
-        for name in ("xla", "reference")
+        for name in (implementation, "reference")
     )
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3 if dtype != np.float64 else 1e-10, atol=1e-5)

@@ -31,6 +31,7 @@ Call = tuple[Any, Shapes]
 ODD: dict[str, Call] = {name: (case.call, case.shapes) for name, case in kernel_cases.ODD_CASES.items()} | {
     "bilinear 1 x 1": (pk.project_bilinear, ((1, 1), (1, 1), (1,))),
     "threshold 1 x 1": (partial(pk.project_threshold, margin=1.25), ((1, 1), (1, 1), (1,))),
+    "threshold layer 1 x 1 x 1": (partial(pk.project_threshold_dense, margin=1.25), ((1, 1), (1, 1), (1, 1))),
     "max 1 x 1": (pk.project_max, ((1, 1), (1,))),
     "max 5 x 8192": (pk.project_max, ((5, 8192), (5,))),
     "max over two axes": (partial(pk.project_max, axis=(0, 2)), ((3, 7, 5), (7,))),

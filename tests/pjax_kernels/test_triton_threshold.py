@@ -1,5 +1,6 @@
 """The Triton kernel of ``project_threshold``, interpreted: the tests of :mod:`test_threshold`, shapes, and its root."""
 
+import functools
 import math
 
 import jax
@@ -24,7 +25,9 @@ from .test_threshold import (  # noqa: F401 (the tests run here too, for this im
     test_a_bad_row_stays_one,
     test_agrees_with_the_oracle,
     test_any_axis_may_hold_the_entries,
+    test_dense_layer_averages_its_copies,
     test_is_idempotent,
+    test_keeps_its_digits_where_a_is_nearly_opposite_to_b,
     test_margin_is_reached,
     test_no_sampled_feasible_point_is_nearer,
     test_set_valued_points_are_projected_by_the_rule,
@@ -233,3 +236,29 @@ def test_uses_the_constants_of_the_root() -> None:
     assert (threshold.FAR.value, threshold.STEPS.value, threshold.DOUBLE_STEPS.value) == (root.FAR, *root.STEPS)
     for dtype, constant in ((np.float32, threshold.NEGLIGIBLE), (np.float64, threshold.DOUBLE_NEGLIGIBLE)):
         assert constant.value == root.NEGLIGIBLE * np.finfo(dtype).tiny
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 7), (66, 40, 1), (3, 5, 130), (0, 3, 4), (3, 4, 0)])
+def test_layers_of_any_shape(shape: tuple[int, int, int], rng: Generator) -> None:
+    """Several tiles; no multiples; nothing at all."""
+    batch, length, width = shape
+    x, w, z = (np.float32(rng.normal(size=size)) for size in ((batch, length), (length, width), (batch, width)))
+    run = functools.partial(pk.project_threshold_dense, margin=MARGIN, increments=True)
+    found = as_float64(*run(x, w, z, implementation="triton"))
+    for one, wanted in zip(found, as_float64(*run(*as_float64(x, w, z), implementation="reference")), strict=True):
+        assert np.linalg.norm(one - wanted) <= 2e-6 * np.linalg.norm(wanted)
+
+
+def test_equal_layers_are_one_launch_under_vmap(launches: list[gpu.Launch], rng: Generator) -> None:
+    x, w, z = (np.float32(rng.normal(size=shape)) for shape in ((3, 5, 4), (3, 4, 2), (3, 5, 2)))
+    margins = np.float32([0.5, 1.0, 2.0])
+
+    def project(x: Array, w: Array, z: Array, margin: Array, implementation: str) -> tuple[jax.Array, ...]:
+        return pk.project_threshold_dense(x, w, z, margin=margin, increments=True, implementation=implementation)
+
+    found = jax.vmap(functools.partial(project, implementation="triton"))(x, w, z, margins)
+    assert [launch.grid for launch in launches if launch.grid[1] > 1] == [(1, 3)]
+    for lane, margin in enumerate(margins):
+        expected = project(x[lane], w[lane], z[lane], margin, "xla")
+        for one, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one[lane], wanted, rtol=1e-5, atol=1e-6)

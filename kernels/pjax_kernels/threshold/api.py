@@ -20,7 +20,12 @@ _KERNEL = of_increments(
     others={"triton": deferred("threshold.triton", "project_threshold")},
 )
 _DENSE = of_increments(
-    "project_threshold_dense", {"reference": reference.dense_increments, "xla": xla.dense_increments}
+    "project_threshold_dense",
+    {
+        "reference": reference.dense_increments,
+        "xla": xla.dense_increments,
+        "triton": deferred("threshold.triton", "dense_increments"),
+    },
 )
 
 
@@ -104,7 +109,8 @@ def project_threshold_dense(
         margin: of every dot product, a positive number, which may be traced.
         increments: return the changes instead of the new values, in float32 or wider.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
-        implementation: "reference" (stores all ``2 B M N`` copies), "xla", or None for the best that runs here.
+        implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (NVIDIA and AMD GPUs), or None for
+            the best that runs here.
 
     Returns:
         ``(x, w, z)``: the means of the projected copies, and the signs, in the shapes and dtypes given.
@@ -113,6 +119,7 @@ def project_threshold_dense(
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit, there is no entry, the margin is not positive, or the implementation is
             unknown.
+        NotImplementedError: the implementation named cannot run here.
 
     Source: Elser, Lal, arXiv 2602.17493, section III, with all copies of a value equal.
     """
@@ -126,6 +133,7 @@ def project_threshold_dense(
     found: tuple[Array, Array, Array] = _DENSE.run(
         implementation,
         (x, w, z, _positive(_DENSE.name, margin, (x, w, z))),
+        arrays=arrays,
         increments=increments,
         precision=precision,
     )

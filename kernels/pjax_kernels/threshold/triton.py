@@ -3,6 +3,9 @@
 Entries along any axis are read where they are: of the last axis, rows whose entries are side by side, and of another
 one, columns, of which neighbours are.  Those that do not fit the registers are read twice, a block at a time; the
 second time they come from the L2 cache.  The root is that of :mod:`pjax_kernels.threshold.root`, see there.
+
+In consensus form one kernel finds all roots and sums, in the place of the products, as in
+:mod:`pjax_kernels.dense.triton`: the products of matrices are XLA's.
 """
 
 import math
@@ -10,7 +13,7 @@ import math
 import jax.numpy as jnp
 import triton
 import triton.language as tl
-from jax import Array
+from jax import Array, lax
 
 from pjax_kernels import arguments, blocks, gpu, root_triton
 from pjax_kernels.threshold import root
@@ -64,6 +67,46 @@ def project_threshold(
         a.reshape(shape), b.reshape(shape), z.reshape(outer, inner), margin.reshape(1)
     )
     return new_a.reshape(a.shape), new_b.reshape(b.shape), new_z.reshape(z.shape)
+
+
+def dense_increments(
+    x: Array, w: Array, z: Array, margin: Array, *, precision: lax.PrecisionLike
+) -> tuple[Array, Array, Array]:
+    """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+
+    def project(x: Array, w: Array, z: Array, margin: Array) -> tuple[Array, ...]:
+        (layers, batch, length), width = x.shape, w.shape[2]
+        sizes = blocks.find("threshold layer", (layers, batch, length, width), z.dtype.name)
+        tile, entries = sizes["TILE"], sizes.pop("ENTRIES")
+        row_blocks, column_blocks = triton.cdiv(batch, tile), triton.cdiv(width, tile)
+        sums_of_rows, sums_of_columns = (layers, column_blocks, batch), (layers, row_blocks, width)
+        beta, z_change, *sums = gpu.launch(
+            _solve_layer,
+            jnp.sum(x * x, axis=2),
+            jnp.sum(w * w, axis=1),
+            z,
+            margin,
+            jnp.matmul(x, w, precision=precision),
+            outputs=[(s, z.dtype) for s in (z.shape, *(sums_of_rows, sums_of_columns) * 2)],
+            in_place=1,
+            grid=(row_blocks * column_blocks, layers),
+            BATCH=batch,
+            WIDTH=width,
+            SOLVED=max(1, entries // tile),
+            **sizes,
+        )
+        gamma_rows, gamma_columns, free_rows, free_columns = (jnp.sum(array, axis=1) for array in sums)
+        per_row, per_column, free = 1 / max(width, 1), 1 / max(batch, 1), length**-0.5
+        x_change = (
+            gamma_rows[:, :, None] * x + free * free_rows[:, :, None] + jnp.matmul(beta, w.mT, precision=precision)
+        )
+        w_change = (
+            gamma_columns[:, None] * w + free * free_columns[:, None] + jnp.matmul(x.mT, beta, precision=precision)
+        )
+        return per_row * x_change, per_column * w_change, z_change
+
+    found = gpu.over_leading_axis(project)(x[None], w[None], z[None], margin.reshape(1))
+    return found[0][0], found[1][0], found[2][0]
 
 
 @triton.jit
@@ -139,6 +182,72 @@ def _project_long(
         a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, LENGTH, AXIS)
         tl.store(new_a_ptr + offset, a_change if INCREMENTS else a + a_change, mask=inside)
         tl.store(new_b_ptr + offset, b_change if INCREMENTS else b + b_change, mask=inside)
+
+
+@triton.jit
+def _solve_layer(
+    x_squared_ptr,
+    w_squared_ptr,
+    z_ptr,
+    margin_ptr,
+    beta_ptr,
+    _beta_ptr,  # jax-triton's second name of the product, which becomes beta in place
+    z_change_ptr,
+    gamma_rows_ptr,
+    gamma_columns_ptr,
+    free_rows_ptr,
+    free_columns_ptr,
+    BATCH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    SOLVED: tl.constexpr,
+):
+    """Replaces the products of a tile by ``beta``, ``SOLVED`` rows at a time, and sums up what rows and columns get."""
+    layer = tl.program_id(1).to(tl.int64)
+    row_blocks, column_blocks = tl.cdiv(BATCH, TILE), tl.cdiv(WIDTH, TILE)
+    row_block, column_block = tl.program_id(0) // column_blocks, tl.program_id(0) % column_blocks
+    margin = tl.load(margin_ptr + layer)
+    column = column_block * TILE + tl.arange(0, TILE)
+    is_column = column < WIDTH
+    w_squared = tl.load(w_squared_ptr + layer * WIDTH + column, mask=is_column, other=0.0)
+    gamma_sum, free_sum = tl.zeros_like(w_squared), tl.zeros_like(w_squared)
+
+    for first in range(row_block * TILE, min(row_block * TILE + TILE, BATCH), SOLVED):
+        row = first + tl.arange(0, SOLVED)
+        is_row = row < BATCH
+        inside = is_row[:, None] & is_column[None, :]
+        offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
+        x_squared = tl.load(x_squared_ptr + layer * BATCH + row, mask=is_row, other=0.0)
+        half_p = 0.5 * tl.load(beta_ptr + offset, mask=inside, other=0.0)
+        z = tl.load(z_ptr + offset, mask=inside, other=0.0)
+
+        quarter_q = 0.25 * (x_squared[:, None] + w_squared[None, :])
+        # A negative rounding error is none, but NaN is.
+        plus, minus = tl.where(quarter_q + half_p < 0, 0.0, quarter_q + half_p), quarter_q - half_p
+        sign, beta, gamma, radius = _layer_coefficients(plus, tl.where(minus < 0, 0.0, minus), z, margin)
+        gamma, radius = tl.where(inside, gamma, 0.0), tl.where(inside, radius, 0.0)
+
+        tl.store(beta_ptr + offset, beta, mask=inside)
+        tl.store(z_change_ptr + offset, sign - z, mask=inside)
+        sum_offset = (layer * column_blocks + column_block) * BATCH + row
+        tl.store(gamma_rows_ptr + sum_offset, tl.sum(gamma, axis=1), mask=is_row)
+        tl.store(free_rows_ptr + sum_offset, tl.sum(radius, axis=1), mask=is_row)
+        gamma_sum += tl.sum(gamma, axis=0)
+        free_sum += tl.sum(sign * radius, axis=0)
+
+    sum_offset = (layer * row_blocks + row_block) * WIDTH + column
+    tl.store(gamma_columns_ptr + sum_offset, gamma_sum, mask=is_column)
+    tl.store(free_columns_ptr + sum_offset, free_sum, mask=is_column)
+
+
+@triton.jit
+def _layer_coefficients(plus, minus, z, margin):
+    """Those of :func:`pjax_kernels.threshold.root.threshold_root`: ``sign``, ``beta``, ``gamma``, ``radius``."""
+    sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
+    v = -of_difference / (1 + of_difference)
+    beta = 0.5 * (of_sum - of_difference)
+    set_valued = radius > 0
+    return sign, sign * tl.where(set_valued, 0.5, beta), tl.where(set_valued, 0.0, v * beta), radius
 
 
 @triton.jit

@@ -12,13 +12,24 @@ from pjax_kernels.threshold.root import threshold_root
 
 def threshold_increments(a: Array, b: Array, z: Array, margin: Array, *, axis: int) -> tuple[Array, Array, Array]:
     """The changes of ``a`` and ``b``, whose entries lie along ``axis``, and of ``z``, which lacks it."""
-    # By way of the sum and the difference: exact when one of them nearly vanishes.
+    # By way of the sum and the difference: exact when one of them nearly vanishes, also where they are stretched.
     half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
     plus, minus = (jnp.sum(half * half, axis=axis) for half in (half_sum, half_difference))
     found = threshold_root(plus, minus, z, margin)
     sign, beta, gamma, radius = (jnp.expand_dims(array, axis) for array in found)
+    up, down = sign * beta + gamma, _shrinking(sign * beta, gamma)  # of a + sign b, and of a - sign b
+    of_sum, of_difference = (jnp.where(sign > 0, *pair) for pair in ((up, down), (down, up)))
+    shared = of_sum * half_sum
+    opposed = of_difference * half_difference
     free = radius * max(a.shape[axis], 1) ** -0.5
-    return gamma * a + beta * b + free, gamma * b + beta * a + sign * free, found.sign - z
+    return shared + opposed + free, shared - opposed + sign * free, found.sign - z
+
+
+def _shrinking(beta: Array, gamma: Array) -> Array:
+    """``gamma - beta``, without cancellation: ``-v/(1 + v)`` with ``v = gamma/beta``."""
+    near = gamma <= 0.5 * beta
+    v = jnp.where(near, 0, gamma / jnp.where(near, 1, beta))
+    return jnp.where(near, gamma - beta, -v / (1 + v))
 
 
 def dense_increments(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -21,7 +20,7 @@ from pjax_core.copies.shares import LogShares, log_shares
 from pjax_core.copies.through_time import loops, pull_through_time
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
-from pjax_core.problem import Problem, checked_arguments
+from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_kernels.compose import difference_of_pairs
 
 Values: TypeAlias = Callable[[Node], Array]
@@ -95,7 +94,7 @@ def value_and_direction(
     return _value_and_direction(problem, algorithm, steps, params, data)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@compiled(1, 2)
 def _value_and_direction(
     problem: Problem, algorithm: Algorithm | None, steps: int, params: Any, data: tuple[Any, ...]
 ) -> tuple[Array, Any]:

@@ -29,6 +29,8 @@ class Problem:
     function: Callable[..., Any]
     layer: Layer | None = None
     _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _captured: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """"tracers" if the function was found to have captured some, which no cache must keep."""
 
     def graph(self, params: Any, data: tuple[Any, ...] | Fixed, *, apart: bool = False) -> Graph:
         """The graph for arguments of these shapes, traced once and kept; with ``apart`` all operations in A."""
@@ -42,12 +44,34 @@ class Problem:
             if self.layer is not None:
                 graph = with_layers(graph, self.layer)
             if graph.holds_tracers:  # which belong to the function that is traced just now
+                self._captured.add("tracers")
                 return graph
             self._graphs[key] = graph
         return self._graphs[key]
 
     def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None]]:
         return Problem, (self.function, self.layer)
+
+
+def compiled(*static_argnums: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function of a problem that is compiled once for it; inlined where it has captured tracers."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def allowed(*arguments: Any) -> Any:
+            # The ranks that meet inside are right: what a user forbids is promotion in the user's own function.
+            with jax.numpy_rank_promotion("allow"):
+                return function(*arguments)
+
+        jitted = jax.jit(allowed, static_argnums=(0, *static_argnums))
+
+        @functools.wraps(function)
+        def call(problem: Problem, *arguments: Any) -> Any:
+            return (allowed if problem._captured else jitted)(problem, *arguments)
+
+        return call
+
+    return decorate
 
 
 def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each") -> Problem:

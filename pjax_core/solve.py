@@ -21,7 +21,7 @@ from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import with_computed
-from pjax_core.problem import Problem, checked_arguments
+from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_core.until import Until, gap_of_outputs, rms, run_until
 from pjax_kernels.compose import difference_of_pairs
 
@@ -192,7 +192,7 @@ def _warn_of_truncation(info: Info, tolerance: float) -> None:
             )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(1, 2, 3)
 def _solve(
     problem: Problem,
     algorithm: Algorithm,

@@ -51,6 +51,7 @@ def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, i
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "JAX_PLATFORMS": "cpu",
+            "PJRT_NPROC": "8",  # threads: interpreted kernels keep one for each device waiting, for each other
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}",
             "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]),

@@ -63,11 +63,19 @@ def main() -> None:
     records = []
     for name in options.case or TRITON_CASES:
         of_case = []
-        for target in options.target or TARGETS:
-            launched = launches(TRITON_CASES[name], "rocm" if target.startswith("gfx") else "cuda")
-            of_case += [inspect(launch, target) | {"case": name} for launch in launched]
+        targets = options.target or TARGETS
+        launched = {
+            platform: launches(TRITON_CASES[name], platform) for platform in sorted(set(map(platform_of, targets)))
+        }
+        for target in targets:
+            of_case += [inspect(launch, target) | {"case": name} for launch in launched[platform_of(target)]]
         records += sorted(of_case, key=lambda record: record["kernel"])  # its targets beside each other
     print(json.dumps(records, indent=1) if options.json else table(records))
+
+
+def platform_of(target: str) -> str:
+    """What JAX calls the maker's GPUs."""
+    return "rocm" if target.startswith("gfx") else "cuda"
 
 
 def launches(case: Case, platform: str) -> list[gpu.Launch]:

@@ -30,7 +30,7 @@ from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Operation
-from pjax_core.problem import Problem, checked_arguments
+from pjax_core.problem import Problem, checked_arguments, compiled
 
 DENSE_BUDGET = 16 * 2**20
 """Bytes of dense copies that a node may hold before ``copies="auto"`` takes the factored form."""
@@ -125,14 +125,14 @@ def reflecting_algorithm(
             if isinstance(node, Operation)
         }
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @compiled()
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
         graph = problem.graph(params, data, apart=weighted)
         held = representations(graph)
         state = point.initial_state(graph, held, params, low, data)
         return with_weights(graph, held, state) if weighted else state
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @compiled()
     def step(problem: Problem, state: CopiesState) -> CopiesState:
         graph = problem.graph(state.high, state.data, apart=weighted)
         state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
@@ -179,7 +179,7 @@ def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -
 def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool, in_turn: bool = False) -> Algorithm:
     """An algorithm that projects onto the sets of a schedule in turn; if ``started``, onto the last one first."""
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @compiled()
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
         graph = problem.graph(params, data)
         state = consensus.initial_state(graph, params, low, data)
@@ -187,7 +187,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
             state = project(graph, schedule(graph)[-1], state)
         return at_boundary(graph, schedule(graph), state)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @compiled()
     def step(problem: Problem, state: State) -> State:
         graph = problem.graph(state.high, state.data)
         sets = schedule(graph)

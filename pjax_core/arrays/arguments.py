@@ -99,13 +99,18 @@ def number_or_traced(name: str, value: Any, valid: Callable[[float], bool], want
 
 def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -> float:
     """``value`` as a float of Python, which takes part in arithmetic of any precision."""
-    if isinstance(value, (np.ndarray, Array)) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
-        value = value.item()
+    value = scalar(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
         raise TypeError(f"{name} is {described(value)}; pass {wanted}")
     if not valid(float(value)):
         raise ValueError(f"{name} is {value!r}; pass {wanted}")
     return float(value)
+
+
+def scalar(value: Any) -> Any:
+    """Of an array of known content without axes its number: comparisons of it would be traced; else what came."""
+    known = isinstance(value, (np.ndarray, Array)) and is_known(value) and value.ndim == 0
+    return value.item() if known else value
 
 
 def _labelled(tree: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def says_more_than_shape(shape: Shape | None) -> bool:
     return bool(kind.sharding.mesh.explicit_axes or kind.manual_axis_type.varying)
 
 
-def full(shape: Shape, value: float) -> Array:
+def full(shape: Shape | Array, value: float) -> Array:
     """An array of one number, sharded and varying as ``shape`` says."""
     return like(jnp.full(shape.shape, value, shape.dtype), shape)
 

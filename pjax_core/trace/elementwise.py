@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_core.arrays.meshes import Shape
+from pjax_core.arrays.meshes import Shape, full
 from pjax_core.graph.nodes import Slot
 from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
@@ -130,15 +130,10 @@ def _composed(equation: Equation, inputs: Sequence[Value], numbers: Sequence[flo
     parts: list[Callable[[Array], Any]] = []
     for value, number in zip(inputs, numbers, strict=True):
         if number is not None:
-            parts.append(functools.partial(_full, number=number))
+            parts.append(functools.partial(full, value=number))
         else:
             parts.append(value.function if isinstance(value, Elementwise) else _itself)
     return lambda x: function(*(part(x) for part in parts))
-
-
-def _full(x: Array, number: float) -> Array:
-    """The number as an array like another."""
-    return jnp.full(x.shape, number, x.dtype)
 
 
 def _itself(x: Array) -> Array:

@@ -12,7 +12,7 @@ import jax
 import jax.extend.core
 import numpy as np
 
-from pjax_core.arrays.meshes import Shape, shape_of_aval
+from pjax_core.arrays.meshes import Shape, shape_of_aval, varying, varying_axes
 
 _NOT_THE_USERS = tuple(
     str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
@@ -43,9 +43,9 @@ class Equation:
         return self.shapes[0]
 
     def bind(self) -> Callable[..., Any]:
-        """The function of arrays that it computes."""
-        params = self.of.primitive.get_bind_params(self.of.params)
-        return lambda *arrays: self.of.primitive.bind(*arrays, **params)
+        """The function of arrays that it computes, which inside ``shard_map`` all vary alike."""
+        primitive, params = self.of.primitive, self.of.primitive.get_bind_params(self.of.params)
+        return lambda *arrays: primitive.bind(*varying(arrays, varying_axes(arrays)), **params)
 
     def where(self) -> str:
         """The line of the user's that it is from."""

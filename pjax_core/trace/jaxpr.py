@@ -31,6 +31,13 @@ from pjax_core.trace.values import Elementwise, Loss, Value, known
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
     """The two-coloured graph of ``function(params, *data)``, from the shapes of its arguments."""
     params, data = jax.tree.map(shape_of_type, (params, data))
+    found: list[Graph] = []
+    # While JAX traces, what is computed of known arrays is known; in shard_map outside jit it would not be.
+    jax.eval_shape(lambda: found.append(_traced(function, params, data)))
+    return found[0]
+
+
+def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
     closed = jax.make_jaxpr(function)(*jax.tree.map(without_manual_axes, (params, *data)))
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])

@@ -121,6 +121,40 @@ def test_no_tracer_stays_in_a_cache(params: Any, data: Any) -> None:
             function(params)
 
 
+def test_ranks_that_meet_inside_are_no_promotion_of_the_users(params: Any, data: Any) -> None:
+    """FOUND 17."""
+    x, y = data
+
+    def wide(p: Any, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(jax.nn.relu(x @ p["w0"] + p["b0"][None]) @ p["w1"], y)
+
+    expected = pj.solve(pj.feasibility(wide), params, x, y, algorithm=ALGORITHM, steps=3).change
+    with jax.numpy_rank_promotion("raise"):
+        problem = pj.feasibility(lambda *arguments: wide(*arguments))
+        found = pj.solve(problem, params, x, y, algorithm=ALGORITHM, steps=3).change
+        assert jax.tree.map(jnp.shape, pj.direction(problem, params, x, y)) == jax.tree.map(jnp.shape, params)
+        with pytest.raises(ValueError, match="rank_promotion"):
+            solve(params, x, y)
+    for name, change in expected.items():
+        np.testing.assert_allclose(found[name], change, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("algorithm", [ALGORITHM, pj.douglas_rachford()], ids=["AP", "DR"])
+def test_no_captured_tracer_stays_in_a_cache(algorithm: Any, params: Any, data: Any) -> None:
+    x, y = data
+
+    def captured(params: Any, scale: Any) -> Any:
+        problem = pj.feasibility(lambda p: pj.cross_entropy(network(p, scale * x), y))
+        return pj.solve(problem, params, algorithm=algorithm, steps=1).change, pj.direction(problem, params)
+
+    with jax.checking_leaks():
+        found = jax.jit(captured)(params, 2.0)
+    problem = pj.feasibility(lambda p: pj.cross_entropy(network(p, 2 * x), y))
+    expected = pj.solve(problem, params, algorithm=algorithm, steps=1).change, pj.direction(problem, params)
+    for got, right in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-7)
+
+
 class Box:
     """What a network refers to."""
 

@@ -177,3 +177,23 @@ def test_a_strength_that_is_traced_is_that_strength(constraint: Any, weighted: b
         for found in (solved(pj.feasibility(network), w, x, y, np.asarray(strength)), captured(w, strength)):
             np.testing.assert_allclose(found, expected, rtol=3e-6, atol=3e-6 * np.abs(expected - w).max())
     assert captured._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [jnp.float32, np.float32, np.asarray, jnp.asarray], ids=["jnp", "np", "0-d", "jnp 0-d"]
+)
+def test_numbers_may_be_arrays_of_known_content(kind: Any) -> None:
+    """FOUND 10: comparisons of arrays of JAX are traced, inside a network."""
+
+    def network(number: Any) -> Any:
+        scale, strength = number(0.5), number(5.0)
+
+        def loss(w: Any, x: Any, y: Any) -> Any:
+            return pj.cross_entropy(pj.quantize(x @ w, 3, scale=scale), y, strength=strength)
+
+        return trace(loss, np.ones((4, 3), np.float32), (np.ones((2, 4), np.float32), np.eye(2, 3, dtype=np.float32)))
+
+    settings = [
+        [node.settings for node in graph.nodes if isinstance(node, Operation)] for graph in map(network, (float, kind))
+    ]
+    assert settings[0] == settings[1]

@@ -94,3 +94,39 @@ for network, algorithms in ALGORITHMS.items():
 def test_batches_over_devices(axes: str, run_on_devices: Callable[[str, int], None]) -> None:
     """On manual axes, inside ``shard_map``, the mean of separate calls; else the same as on one device."""
     run_on_devices(f"AXES = {axes!r}\n{PROGRAM}", 8)
+
+
+RECOGNISED = """
+import warnings
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+import pjax_core as pj
+
+warnings.simplefilter("ignore")  # parameters that move by less than rounding
+jax.config.update("jax_enable_x64", True)
+mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+rng = np.random.default_rng(0)
+p, x, y = rng.normal(size=(3, 2)), rng.normal(size=(4, 3)), np.eye(2)[[0, 1, 1, 0]]
+NETWORKS = {
+    "by comparison": lambda p, x: jax.nn.elu(x @ p),
+    "of constants": lambda p, x: jax.nn.softmax(x @ p * jnp.arange(2)),
+    "of data": lambda p, x: x @ p + jax.nn.softmax(x)[:, 1:] * (x.argmax(1)[:, None] > 0),
+}
+for name, network in NETWORKS.items():
+    def change(p, x, y):
+        problem = pj.feasibility(lambda p, x, y: pj.cross_entropy(network(p, x), y))
+        return pj.solve(problem, p, x, y, algorithm=pj.alternating_projections(), steps=3).change
+
+    def averaged(p, x, y):
+        return jax.lax.pmean(change(p, x, y), "batch")
+
+    whole = jax.shard_map(averaged, mesh=mesh, in_specs=(P(), P("batch"), P("batch")), out_specs=P())
+    expected = np.mean([change(p, x[i : i + 2], y[i : i + 2]) for i in (0, 2)], axis=0)
+    for found in (whole(p, x, y), jax.jit(whole)(p, x, y)):
+        error = np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
+        assert error < 1e-12, (name, error)
+"""
+
+
+def test_functions_are_recognised_in_shard_map_outside_jit_too(run_on_devices: Callable[[str, int], None]) -> None:
+    run_on_devices(RECOGNISED, 2)

@@ -244,7 +244,7 @@ def test_steps_that_are_no_integer(params: Any, data: Any, steps: Any) -> None:
         solve(margin, params, *data, steps=steps)
 
 
-@pytest.mark.parametrize("strength", [0, -1.0, np.nan])
+@pytest.mark.parametrize("strength", [0, -1.0, np.nan, True])
 def test_strength_that_is_not_positive(params: Any, data: Any, strength: float) -> None:
     message = f"cross_entropy: strength is {strength!r}; pass a positive number"
     with pytest.raises(ValueError, match=message):

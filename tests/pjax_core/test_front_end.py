@@ -397,26 +397,42 @@ def test_weights_with_outputs_first_are_read_as_they_are() -> None:
     assert product.slots[1].view is None
 
 
-@pytest.mark.parametrize("transposed", [("w0",), ("w0", "w1")], ids=" and ".join)
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
-def test_weights_with_outputs_first_learn_the_same(algorithm: pj.Algorithm, transposed: tuple[str, ...]) -> None:
-    def of_transposed(p: Any, x: Any, y: Any) -> Any:
-        return with_activation(jnp.tanh)({k: v.T if k in transposed else v for k, v in p.items()}, x, y)
+TRANSPOSED = pytest.mark.parametrize("transposed", [("w0",), ("w0", "w1")], ids=" and ".join)
+
+
+@TRANSPOSED
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_weights_with_outputs_first_learn_the_same(algorithm: str, transposed: tuple[str, ...]) -> None:
+    assert_same_by(f"solve by {algorithm}", transposed)
+
+
+@TRANSPOSED
+def test_weights_with_outputs_first_have_the_same_directions(transposed: tuple[str, ...]) -> None:
+    assert_same_by("direction", transposed)
+
+
+def assert_same_by(way: str, transposed: tuple[str, ...]) -> None:
+    expected, found = found_by(way, ()), found_by(way, transposed)
+    for name, change in expected.items():
+        assert np.linalg.norm(change) > 0
+        np.testing.assert_allclose(found[name], change, rtol=1e-9, atol=1e-13 * np.abs(change).max())
+
+
+@functools.cache
+def found_by(way: str, transposed: tuple[str, ...]) -> dict[str, Any]:
+    """What becomes of weights of which these are stored with outputs first, with inputs first."""
 
     def turned(p: Any) -> Any:
         return {k: v.T if k in transposed else v for k, v in p.items()}
 
+    problem = pj.feasibility(lambda p, x, y: with_activation(jnp.tanh)(turned(p), x, y))
     with jax.enable_x64(True):
-        params = jax.tree.map(np.float64, PARAMS)
-        for find in (
-            lambda problem, p: pj.solve(problem, p, X, LABELS, algorithm=algorithm, steps=5, tolerance=np.inf).change,
-            lambda problem, p: pj.direction(problem, p, X, LABELS),
-        ):
-            expected = find(pj.feasibility(with_activation(jnp.tanh)), params)
-            found = turned(find(pj.feasibility(of_transposed), turned(params)))
-            for name, change in expected.items():
-                assert np.linalg.norm(change) > 0
-                np.testing.assert_allclose(found[name], change, rtol=1e-9, atol=1e-13 * np.abs(change).max())
+        params = turned(jax.tree.map(np.float64, PARAMS))
+        if way == "direction":
+            return turned(jax.device_get(pj.direction(problem, params, X, LABELS)))
+        algorithm = ALGORITHMS[way.removeprefix("solve by ")]
+        solution = pj.solve(problem, params, X, LABELS, algorithm=algorithm, steps=5, tolerance=np.inf)
+        return turned(jax.device_get(solution.change))
 
 
 @pytest.mark.parametrize(

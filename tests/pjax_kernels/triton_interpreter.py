@@ -1,5 +1,6 @@
 """Runs Triton kernels without a GPU: in Triton's interpreter, on arrays of NumPy."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from pjax_kernels import gpu
 
 Array = np.ndarray
+
+_alone = threading.Lock()
+"""The interpreter takes the place of Triton's language while it runs, and several devices may call it at once."""
 
 
 def run(launch: gpu.Launch, arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
@@ -30,7 +34,7 @@ def interpret(launch: gpu.Launch, arrays: Sequence[Array]) -> tuple[Array, ...]:
     InterpreterBuilder.create_fp_trunc = round_to_narrower
     overwritten = arrays[len(arrays) - launch.in_place :]
     outputs = [*overwritten, *map(poisoned, launch.outputs[launch.in_place :])]
-    with np.errstate(all="ignore"):
+    with _alone, np.errstate(all="ignore"):
         launch.kernel[launch.grid](*map(HostArray, (*arrays, *outputs)), **launch.constants)
     return tuple(outputs)
 

@@ -49,6 +49,7 @@ def quantize(x: ArrayLike, levels: int, *, scale: float = 1.0, relaxed: bool = F
     """
     if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 2:
         raise ValueError(f"quantize: levels is {described(levels)}; pass an integer of at least 2")
+    scale = arguments.scalar(scale)
     if not 0 < scale < math.inf:
         raise ValueError(f"quantize: scale is {described(scale)}; pass a positive number")
     return call(primitives.quantize, x, levels=int(levels), scale=float(scale), relaxed=bool(relaxed))

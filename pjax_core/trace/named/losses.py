@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core.arrays.arguments import Known
+from pjax_core.arrays.arguments import Known, scalar
 from pjax_core.arrays.messages import described, is_known
 from pjax_core.graph import sets
 from pjax_core.graph.colour import Graph
@@ -230,7 +230,9 @@ def _strength_and_weights(
     name: str, strength: float | Array, weights: ArrayLike | None
 ) -> tuple[float, ArrayLike | None]:
     """The same constraint by a strength that is known: one that is traced multiplies the weights."""
-    if jnp.shape(strength) != () or (is_known(strength) and not strength > 0):
+    strength = scalar(strength)
+    truth = isinstance(strength, (bool, np.bool_))
+    if truth or jnp.shape(strength) != () or (is_known(strength) and not strength > 0):
         raise ValueError(f"{name}: strength is {described(strength)}; pass a positive number")
     if isinstance(strength, jax.core.Tracer):
         return 1.0, strength if weights is None else strength * jnp.asarray(weights)

@@ -56,10 +56,11 @@ MODELS: dict[str, Callable[[tuple[int, ...]], models.Model]] = {
 def initial(arguments: argparse.Namespace, samples: Array, labels: Array) -> Callable[[int], Params]:
     """The parameters of a seed, He initialisation; the hidden layers after the first of a residual MLP scaled.
 
-    relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact.
+    relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact; with `--scale outputs`
+    it stays outside, and an optimiser's steps are smaller beside the weights.
     """
     depth = len(arguments.hidden)
-    scale = {"none": 1.0, "1/depth": 1 / depth, "1/sqrt": depth**-0.5}[arguments.residual]
+    scale = residual_scale(arguments) if arguments.scale == "weights" else 1.0
     model = MODELS[arguments.model](tuple(arguments.hidden))
 
     def init(seed: int) -> Params:
@@ -69,6 +70,11 @@ def initial(arguments: argparse.Namespace, samples: Array, labels: Array) -> Cal
         return {name: scale * a if name[0] == "w" and 0 < int(name[1:]) < depth else a for name, a in params.items()}
 
     return init
+
+
+def residual_scale(arguments: argparse.Namespace) -> float:
+    depth = len(arguments.hidden)
+    return {"none": 1.0, "1/depth": 1 / depth, "1/sqrt": depth**-0.5}[arguments.residual]
 
 
 def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, Any], Any]:
@@ -85,6 +91,8 @@ def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, An
         h = x
         for k in range(depth):
             new = activation(h @ params[f"w{k}"] + params[f"b{k}"])
+            if arguments.scale == "outputs" and k:
+                new = residual_scale(arguments) * new
             h = h + new if k and arguments.residual != "none" else new
         return h @ params[f"w{depth}"]
 
@@ -209,6 +217,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", choices=["mnist", "cifar10", "shakespeare"], default="mnist")
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
+    parser.add_argument("--scale", default="weights", choices=["weights", "outputs"], help="what residuals scale")
     parser.add_argument("--within", default="none", choices=["none", "ternary", "sparse"], help="sets of weights")
     parser.add_argument("--sign", choices=["relaxed", "exact"], help="signs for activations")
     parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)

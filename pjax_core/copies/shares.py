@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
@@ -70,7 +71,8 @@ def _handed_back(ways: np.ndarray, parts: Array, begin: Array) -> tuple[Array, A
     def hand_back(way: Array, shares: Array) -> Array:
         return shares.at[sources[way]].max(shares[readers[way]] + from_later[way])
 
-    shares = lax.fori_loop(0, len(ways), hand_back, begin.astype(parts.dtype), unroll=UNROLLED)
+    begin = varying(begin.astype(parts.dtype), varying_axes(parts))
+    shares = lax.fori_loop(0, len(ways), hand_back, begin, unroll=UNROLLED)
     return shares, shares[readers] + parts
 
 

@@ -39,6 +39,7 @@ OPTIMIZERS: dict[str, Any] = {
 RULES: dict[str, str | pj.Layer] = {
     "each": "each",
     "layer": "layer",
+    "layer, b = 100": pj.Layer(b=100.0),
     "layer, apart": pj.Layer("apart", steps=2),
     "layer, coupled": pj.Layer("coupled"),
 }

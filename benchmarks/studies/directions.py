@@ -38,6 +38,7 @@ OPTIMIZERS: dict[str, Any] = {
 RULES: dict[str, str | pj.Layer] = {
     "each": "each",
     "layer": "layer",
+    "layer, b = 100": pj.Layer(b=100.0),
     "layer, apart": pj.Layer("apart", steps=2),
     "layer, coupled": pj.Layer("coupled"),
 }
@@ -55,10 +56,11 @@ MODELS: dict[str, Callable[[tuple[int, ...]], models.Model]] = {
 def initial(arguments: argparse.Namespace, samples: Array, labels: Array) -> Callable[[int], Params]:
     """The parameters of a seed, He initialisation; the hidden layers after the first of a residual MLP scaled.
 
-    relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact.
+    relu(scale (h W + b)) = scale relu(h W + b): the scale is in the weights, where it is exact; with `--scale outputs`
+    it stays outside, and an optimiser's steps are smaller beside the weights.
     """
     depth = len(arguments.hidden)
-    scale = {"none": 1.0, "1/depth": 1 / depth, "1/sqrt": depth**-0.5}[arguments.residual]
+    scale = residual_scale(arguments) if arguments.scale == "weights" else 1.0
     model = MODELS[arguments.model](tuple(arguments.hidden))
 
     def init(seed: int) -> Params:
@@ -68,6 +70,11 @@ def initial(arguments: argparse.Namespace, samples: Array, labels: Array) -> Cal
         return {name: scale * a if name[0] == "w" and 0 < int(name[1:]) < depth else a for name, a in params.items()}
 
     return init
+
+
+def residual_scale(arguments: argparse.Namespace) -> float:
+    depth = len(arguments.hidden)
+    return {"none": 1.0, "1/depth": 1 / depth, "1/sqrt": depth**-0.5}[arguments.residual]
 
 
 def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, Any], Any]:
@@ -84,6 +91,8 @@ def network_of(arguments: argparse.Namespace, rule: str) -> Callable[[Params, An
         h = x
         for k in range(depth):
             new = activation(h @ params[f"w{k}"] + params[f"b{k}"])
+            if arguments.scale == "outputs" and k:
+                new = residual_scale(arguments) * new
             h = h + new if k and arguments.residual != "none" else new
         return h @ params[f"w{depth}"]
 
@@ -200,6 +209,14 @@ def mebibytes(update: Any, begin: Any, x: Array, y: Array) -> float:
     return (held + used.temp_size_in_bytes) / 2**20
 
 
+def print_programs(updates: dict[str, Any], begin: Any, batch: Any) -> None:
+    """Instructions of the compiled update of each rule, and the processors' seconds from tracing to there."""
+    for rule, update in updates.items():
+        start = time.process_time()
+        text = update.lower(*begin, *batch).compile().as_text() or ""
+        print(f"{rule:16} {text.count(' = '):8} instructions {time.process_time() - start:8.1f} s", flush=True)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA)")
@@ -208,6 +225,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", choices=["mnist", "cifar10", "shakespeare"], default="mnist")
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--residual", default="none", choices=["none", "1/depth", "1/sqrt"])
+    parser.add_argument("--scale", default="weights", choices=["weights", "outputs"], help="what residuals scale")
     parser.add_argument("--within", default="none", choices=["none", "ternary", "sparse"], help="sets of weights")
     parser.add_argument("--sign", choices=["relaxed", "exact"], help="signs for activations")
     parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)
@@ -222,6 +240,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--raw", action="store_true", help="images from 0 to 1, not standardised")
     parser.add_argument("--time", action="store_true", help="time updates instead of training")
+    parser.add_argument("--compile", action="store_true", help="compile updates instead of training")
     return parser.parse_args()
 
 
@@ -277,8 +296,9 @@ def main() -> None:
         state = optimizer.init(init(seed))
         return init(seed), state._replace(hyperparams={"learning_rate": jnp.asarray(rate)})
 
-    if arguments.time:
-        print_times(updates, begin(1, 1e-3), [array[: arguments.batch] for array in testing.train])
+    if arguments.time or arguments.compile:
+        show = print_times if arguments.time else print_programs
+        show(updates, begin(1, 1e-3), [array[: arguments.batch] for array in testing.train])
         return
     for rule, network in networks.items():
         hits = jax.jit(lambda params, x, y, f=network: jnp.argmax(f(params, 1.0 * x), -1) == jnp.argmax(y, -1))

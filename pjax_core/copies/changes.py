@@ -13,6 +13,7 @@ yet there is no array: a sweep from the output back forms no product to compare 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from pjax_core.copies.shares import LogShares
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.operations.primitive import moved
+from pjax_kernels.roots import always, replaced_if
 
 LINEAR = -60
 """Changes that are below 2 to this power of what they change leave every projection linear in them."""
@@ -73,7 +75,7 @@ class Changes:
         else:
             growth = node.primitive.growth(starts, changes, **node.settings)
             change = self.targets.pop(node, self.values.pop(node, None))
-            change = None if change is None else self.scaled(node, node, change)
+            change = None if change is None else self._estimated(node, change)
             if growth is None and change is None:
                 return
             change, residual = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
@@ -103,6 +105,14 @@ class Changes:
             return self.start_of(source) if is_index(source) else _nothing(source)
 
         return slot.read(change)
+
+    def _estimated(self, node: Operation, change: Array) -> Array:
+        """The change of the mean of a node's copies, in the units that the node is projected with."""
+        scale = self._scale(node, node)
+        if scale is None or len(self.graph.consumers[node]) == 1:
+            return self.scaled(node, node, change)
+        # In a loop that runs once: else each residual layer is compiled to add up what all those above it ask anew.
+        return replaced_if(always(scale), functools.partial(self.scaled, node, node), change)
 
     def _weighed(self, source: Node, reader: Operation, change: Array) -> Array:
         """What one reader asks of a value, as large as if the largest part of all readers' came this way."""

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
+from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
@@ -28,31 +29,58 @@ class LogShares(NamedTuple):
     of_ways: dict[tuple[Node, Node], Array]
 
 
+UNROLLED = 8
+"""Ways in each step of the loop that goes along them."""
+
+
 def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
     """Which part of what its output constraint asks reaches each node."""
-    ways: dict[Node, dict[Node, Array]] = {node: {} for node in graph.nodes}
-    shares: dict[Node, Array] = {}
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    ways: list[tuple[int, int]] = []  # what is read and its reader, from the output back
+    parts: list[Array] = []
     for node in reversed(graph.nodes):
-        if not isinstance(node, Operation):
-            continue
-        if node.primitive.constrains_output:
-            own = jnp.zeros(())
-            of_slots = [jnp.log2(node.settings.get("strength", 1.0))] * len(node.slots)
-        else:
-            own = functools.reduce(jnp.maximum, ways[node].values())
-            inputs = [slot.read(start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots]
-            of_slots = [jnp.log2(jnp.asarray(share)) for share in of_inputs(node, inputs)]
-        shares[node] = own
-        for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
-            for source in slot.sources:
-                if source in ways:
+        if isinstance(node, Operation):
+            for slot, of_slot, count in zip(node.slots, _of_slots(node, start_of), copies(node), strict=True):
+                for source in dict.fromkeys(source for source in slot.sources if source in place):
                     one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else count)
-                    way = own + of_slot - float(np.log2(max(one_of, 1)))
-                    ways[source][node] = jnp.maximum(way, ways[source].get(node, -jnp.inf))
-    for node in graph.nodes:
-        if isinstance(node, Parameter):
-            shares[node] = functools.reduce(jnp.maximum, ways[node].values())
-    return LogShares(shares, {(node, reader): way for node, of in ways.items() for reader, way in of.items()})
+                    ways.append((place[source], place[node]))
+                    parts.append(jnp.log2(of_slot) - float(np.log2(max(one_of, 1))))
+    shares, of_ways = _handed_back(np.asarray(ways), jnp.stack(parts), _asking(graph))
+    largest: dict[tuple[Node, Node], Array] = {}
+    for way, of_way in zip(ways, of_ways, strict=True):
+        source, reader = (graph.nodes[i] for i in way)
+        before = largest.get((source, reader))
+        largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
+    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest)
+
+
+def _asking(graph: Graph) -> Array:
+    """0 for the nodes that ask, and minus infinity for all others."""
+    asks = [isinstance(node, Operation) and node.primitive.constrains_output for node in graph.nodes]
+    return jnp.where(np.asarray(asks), 0.0, -jnp.inf)
+
+
+def _handed_back(ways: np.ndarray, parts: Array, begin: Array) -> tuple[Array, Array]:
+    """What reaches each node, and by each way, of which readers keep all but their parts.
+
+    A loop: else whatever is scaled by a share is compiled to add up all the parts above it anew.
+    """
+    sources, readers = (jnp.asarray(ends) for ends in ways.T)
+    from_later = jnp.where(sources < readers, parts, -jnp.inf)  # no reader of a state that comes before it
+
+    def hand_back(way: Array, shares: Array) -> Array:
+        return shares.at[sources[way]].max(shares[readers[way]] + from_later[way])
+
+    begin = varying(begin.astype(parts.dtype), varying_axes(parts))
+    shares = lax.fori_loop(0, len(ways), hand_back, begin, unroll=UNROLLED)
+    return shares, shares[readers] + parts
+
+
+def _of_slots(node: Operation, start_of: Callable[[Node], Array]) -> Sequence[float | Array]:
+    """What part of what is asked of the operation reaches each of its inputs."""
+    if node.primitive.constrains_output:
+        return (node.settings.get("strength", 1.0),) * len(node.slots)
+    return of_inputs(node, [slot.read(start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots])
 
 
 def copies(node: Operation) -> list[float]:

@@ -24,6 +24,11 @@ def dense(p, x):
     return pj.matmul(pj.sum_relu(pj.matmul(x, p["w0"]), p["b0"]), p["w1"])
 
 
+def residual(p, x):
+    h = x + pj.relu(pj.matmul(x, p["w0"]))
+    return pj.matmul(h + pj.relu(pj.matmul(h, p["w1"])), p["w2"])
+
+
 def convolutional(p, x):
     h = pj.max_pool(pj.relu(pj.conv2d(x, p["f"])), 2)
     return pj.matmul(h.reshape(x.shape[0], -1), p["w"])
@@ -31,6 +36,7 @@ def convolutional(p, x):
 
 NETWORKS = {
     "dense": (dense, {"w0": (8, 12), "b0": (12,), "w1": (12, 2)}, (16, 8)),
+    "residual": (residual, {"w0": (8, 8), "w1": (8, 8), "w2": (8, 2)}, (16, 8)),
     "convolutional": (convolutional, {"f": (3, 3, 1, 4), "w": (16, 2)}, (16, 6, 6, 1)),
 }
 DIRECTIONS = {"each": "each", "rank one": "layer", "coupled": pj.Layer("coupled")}
@@ -45,6 +51,7 @@ ALGORITHMS = {
         pj.cyclic_douglas_rachford(),
         *DIRECTIONS,
     ],
+    "residual": list(DIRECTIONS),
     "convolutional": [pj.alternating_projections(), pj.douglas_rachford(), *DIRECTIONS],
 }
 

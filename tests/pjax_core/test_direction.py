@@ -118,6 +118,26 @@ def test_depth_is_no_limit(rule: Any, generator: np.random.Generator) -> None:
         assert cosine(rough[name], expected) > 0.99
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_programs_grow_as_depth_does(residual: bool, generator: np.random.Generator) -> None:
+    """Compiled, what a layer does is there once, however many are above it."""
+
+    def constraint(params: Any, x: Any, y: Any) -> Any:
+        for k in range(len(params) // 2):
+            new = jax.nn.relu(x @ params[f"w{k}"] + params[f"b{k}"])
+            x = x + new if residual and k else new
+        return pj.cross_entropy(x @ params[f"w{len(params) // 2}"], y, strength=0.05)
+
+    def instructions(depth: int) -> int:
+        start = arguments(generator, (4, *(4,) * depth, 3), 8)
+        compiled = jax.jit(functools.partial(pj.direction, problem)).lower(*start).compile()
+        return (compiled.as_text() or "").count(" = ")
+
+    problem = pj.feasibility(constraint, dot_products="layer")
+    few, more, many = map(instructions, (4, 8, 16))
+    assert many - more < 2.1 * (more - few)
+
+
 @pytest.mark.parametrize("rule", ["each", "layer", pj.Layer("coupled")])
 def test_half_precision_has_changes_in_float32(rule: Any, generator: np.random.Generator) -> None:
     half = as_dtype(arguments(generator, (100, 48, 48, 10), 64), jnp.bfloat16)

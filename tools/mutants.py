@@ -1,4 +1,4 @@
-"""Plants faults one at a time in a copy of the tree, and runs the tests that cover them: python tools/mutants.py [TEXT].
+"""Plants faults, one at a time, in a copy of the tree, and runs the tests that cover them: tools/mutants.py [TEXT].
 
 Prints what becomes of each; one that the tests let through ends it with 1. With a text, those alone whose file has it.
 Runs in the environment of the tests, as tools/test makes it; takes some ten minutes.
@@ -33,7 +33,7 @@ def kernels(file: str, text: str, replacement: str, tests: str) -> Mutant:
 
 
 MUTANTS = (
-    kernels("root.py", "f2 = 3 * (p * (1 + t2 * (6 + t2)) + 2", "f2 = 3 * (p * (1 + t2 * (6 + t2)) - 2", "test_root.py"),
+    kernels("root.py", "(6 + t2)) + 2 * (1 - c)", "(6 + t2)) - 2 * (1 - c)", "test_root.py"),
     kernels("root.py", "scaled - (one + 0.75 * other)", "scaled - 0.75 * other", "test_root.py"),
     kernels("root.py", "rounding = ROUNDING * float", "rounding = 0 * float", "test_every_kernel.py -k conv2d-xla"),
     kernels("bilinear/xla.py", "gamma * (b + sign * a)", "gamma * (b + a)", "test_bilinear.py"),
@@ -64,7 +64,7 @@ MUTANTS = (
     Mutant("pjax_core/copies/factored.py", "c, slice(self.history, None))", "c, slice(self.history + 1, None))",
            "tests/pjax_core/test_copies.py -k left_out"),
     Mutant("pjax_core/algorithms/reflections.py", "keep, gain = 1 - 2 * relaxation,", "keep, gain = 1 - relaxation,",
-           "tests/pjax_core/test_explicit_copies.py"),
+           "tests/pjax_core/test_reflections.py"),
 )  # fmt: skip
 
 

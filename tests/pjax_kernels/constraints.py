@@ -42,8 +42,8 @@ class Constraint(NamedTuple):
         largest: numbers of each array for which float32 is right, as documented; no limit by default.
         largest_in_reference: the same for "reference".
         gives_values: whether new values are feasible to the rounding of themselves, else the changes to their own.
-        kind: "set", whose projection stays where it is, and is the nearest point; "curve", of which a near point may
-            be the nearest of its valley; "other" for proximal operators, and what is linearised.
+        kind: "set", whose projection stays where it is, and is the nearest point; "curve", of which a point may
+            be the nearest of its valley alone; "other" for proximal operators, and what is linearised or left out.
     """
 
     call: Callable[..., Any]
@@ -351,11 +351,10 @@ def of_dots(call: Callable[..., Any], *, rows: bool = False) -> Constraint:
 
 
 def of_factored(kernel: Callable[..., Any]) -> Constraint:
-    """Coefficients multiply what is squared."""
-    limits = (1e9, 1e9, math.inf, 1e9, 1e9)
-    return Constraint(
-        RowByRow(partial(factored, kernel)), FACTORED, factored_missed, limits, (*limits[:2], 1e20, *limits[3:])
-    )
+    """Coefficients multiply what is squared; without what is free a projection is not the nearest point."""
+    limits, in_reference = ((1e9, 1e9, of_z, 1e9, 1e9) for of_z in (math.inf, 1e20))
+    call = RowByRow(partial(factored, kernel))
+    return Constraint(call, FACTORED, factored_missed, limits, in_reference, kind="other")
 
 
 def of_threshold(call: Callable[..., Any]) -> Constraint:

@@ -94,22 +94,10 @@ def bilinear_root(p, q, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
     is_near = tl.abs(scaled) <= LIMIT
     if tl.min(tl.min(is_near.to(tl.int32), axis=1), axis=0) == 0:
         plus, plus_error, minus, minus_error = squares(p, q)
-        plus, minus = _without_rounding(plus, minus, z)
         far_t, far_beta, far_gamma, far_radius = far_root(plus, plus_error, minus, minus_error, z)
         t, beta = tl.where(is_near, t, far_t), tl.where(is_near, beta, far_beta)
         gamma, radius = tl.where(is_near, gamma, far_gamma), tl.where(is_near, radius, far_radius)
     return t, beta, gamma, radius
-
-
-@triton.jit
-def _without_rounding(plus, minus, z):
-    """As :func:`pjax_kernels.root.without_rounding`."""
-    unit: tl.constexpr = 0.125  # keeps the sums below finite for the largest inputs
-    eps: tl.constexpr = 2.0**-23 if plus.dtype == tl.float32 else 2.0**-52
-    rounding = (16 * eps) * (plus + minus)
-    up = (unit * z - unit * plus) + (0.25 * unit) * minus >= unit
-    down = (0.25 * unit) * plus - (unit * z + unit * minus) >= unit
-    return tl.where((plus <= rounding) & up, 0.0, plus), tl.where((minus <= rounding) & down, 0.0, minus)
 
 
 @triton.jit

@@ -87,9 +87,8 @@ def scaled_equations(
 ) -> tuple[Array, Array, Array]:
     """The scaled residuals, ``P`` and ``M``, from terms that add up to ``q``."""
     q = functools.reduce(operator.add, q_terms)
-    plus, minus = (square.value for square in root.squares(p, q))
-    scaled = root.quick_scaled_residual(p, q, z, residual)
-    return scaled, *root.without_rounding(scaled, plus, minus)
+    plus, minus = root.squares(p, q)
+    return root.quick_scaled_residual(p, q, z, residual), plus.value, minus.value
 
 
 def replaced_if(condition: Array, replace: Callable[[Result], Result], result: Result) -> Result:

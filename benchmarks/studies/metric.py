@@ -1,6 +1,6 @@
 """Reflect-reflect-relax on ordinary functions, with a metric that the gaps drive and without: starts that are solved.
 
-python -m benchmarks.studies.metric                       # the 2 x 2 multiplier, and the parity of bits by a relu network
+python -m benchmarks.studies.metric            # the 2 x 2 multiplier, and the parity of bits by a relu network
 python -m benchmarks.studies.metric parity --starts 16
 """
 

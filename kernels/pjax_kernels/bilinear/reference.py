@@ -64,7 +64,7 @@ def _halves(half_sum: Array, half_difference: Array, residual: Array) -> _Halves
 
 def _root(plus: Array, minus: Array, residual: Array) -> Array:
     """``x`` with ``t = tanh(x/2)``, by bisection between the ends of what exp can hold."""
-    limit = jnp.log(jnp.finfo(residual.dtype).max) / 2 - 2
+    limit = jnp.log(jnp.finfo(residual.dtype).max) / 2 - 0.1
 
     def too_large(x: Array) -> Array:
         grow, shrink = jnp.expm1(x), jnp.expm1(-x)

@@ -62,7 +62,8 @@ def project_elementwise(
     farther than ``x`` with ``f(x)``: for named functions and normal ``x`` and ``z`` of standard deviations
     up to 5 it is the nearest in 99 % of all cases or more.  Of a function that is given as such nothing is known but
     its values and derivatives, and its valleys are told apart where they are wider than a sixteenth of the residual.
-    "log", "sqrt", "rsqrt" and powers take any ``x``, and move those outside of their domains into it.
+    "log", "sqrt", "rsqrt" and powers take any ``x``, and move those outside of their domains into it.  Squares of
+    residuals should be finite, or a point that is not the nearest may be taken, and whole powers of ``x`` must be.
 
     Args:
         f: one of :data:`pjax_kernels.ELEMENTWISE`, or a smooth function of an array, and of ``constants``, element by

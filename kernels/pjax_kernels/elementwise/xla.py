@@ -87,15 +87,16 @@ def _polished(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
     # Where the curve is steep, the difference cancels; at a nearest point the gap is at right angles to the curve.
     upright = -x_gap * x_slope / jnp.where(z_slope == 0, 1, z_slope)
     steep = jnp.abs(z_slope) > jnp.abs(x_slope)
-    agree = jnp.abs(upright - z_gap) <= 16 * jnp.finfo(t.dtype).eps * jnp.abs(aim.residual)
+    _, height = curve.point(aim.anchor, t)
+    rounded = jnp.minimum(jnp.abs(aim.residual), jnp.abs(height) + jnp.abs(aim.target))
+    agree = jnp.abs(upright - z_gap) <= 16 * jnp.finfo(t.dtype).eps * rounded
     return x_gap, jnp.where(steep & agree, upright, z_gap)
 
 
 def _far_changes(curve: Curve, x: Array, z: Array, aim: _Aim, near_changes: tuple[Array, Array]) -> tuple[Array, Array]:
     """The nearest of the changes found from several starts on all branches, and of those given."""
-    stay = jnp.where(aim.offset == 0, aim.residual**2, jnp.inf)
-    best = jnp.zeros_like(x), -aim.residual
-    distance = stay
+    best = aim.offset, -aim.residual
+    distance = aim.offset**2 + aim.residual**2
     found = [near_changes]
     for branch in curve.anchors:
         anchor = branch(x, z)

@@ -53,7 +53,8 @@ def project_layer(
         bilinear: linear in each of ``x`` and ``w``, transposable by :func:`jax.linear_transpose`; the last axis of
             what it returns is that of each array in ``w``, and each output holds a column of all of them, as in a
             dense layer, a convolution, or all time steps of a recurrence.
-        x: an array, or a tuple of arrays, floating-point.
+        x: an array, or a tuple of arrays, floating-point.  Sums of products of three numbers must be finite, such as
+            of numbers up to 1e12 in float32.
         w: likewise, as many.
         z: the estimates of the outputs.
         rule: "rank one", "apart" or "coupled".

@@ -9,6 +9,9 @@ from jax import Array
 
 from pjax_kernels.dot_products import BilinearMap, Tree
 
+NEGLIGIBLE = 2.0**20
+"""In units of the least normal number: mean squares of inputs below count as so much, and their weights do not move."""
+
 
 def layer_increments(
     x: Tree,
@@ -35,6 +38,7 @@ def layer_increments(
     lengths = [array.size // z.shape[-1] for array in jax.tree.leaves(w)]
     squares = [jnp.mean(array**2) for array in jax.tree.leaves(x)]
     x_squared = sum(length * square for length, square in zip(lengths, squares, strict=True))
+    x_squared = jnp.maximum(x_squared, NEGLIGIBLE * jnp.finfo(z.dtype).tiny)
     w_squared = jnp.sum(flat_w**2) / z.shape[-1]
     mobility, one = b / (rows * x_squared), jnp.eye(z.size)
 
@@ -50,7 +54,8 @@ def layer_increments(
             # The sum of the rows of each column of w, in its own place: as many shared directions as columns.
             columns = by_w.reshape(rows, z.shape[-1], -1)
             shared = jnp.sum(columns, axis=0)
-            shared = shared / jnp.linalg.norm(shared, axis=1, keepdims=True)
+            norm = jnp.linalg.norm(shared, axis=1, keepdims=True)
+            shared = shared / jnp.where(norm > 0, norm, 1)
             stiffness = b * jnp.mean(jnp.einsum("rkn,kn->rk", columns, shared) ** 2) / x_squared
             gradient = by_w.T @ residual
             along = shared.T @ (shared @ gradient)

@@ -11,6 +11,7 @@ from jax import Array
 
 from pjax_kernels.bilinear_map.xla import transposed
 from pjax_kernels.dot_products import BilinearMap, Tree
+from pjax_kernels.layer.reference import NEGLIGIBLE
 from pjax_kernels.roots import always, replaced_if
 
 
@@ -91,7 +92,7 @@ def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
     pairs = list(zip(jax.tree.leaves(x), jax.tree.leaves(w), strict=True))
     x_squared = jnp.asarray(sum(jnp.mean(x * x) * (w.size // width) for x, w in pairs))
     w_squared = jnp.asarray(sum(jnp.sum(w * w) for _, w in pairs)) / width
-    return z.size // width, jnp.maximum(x_squared, jnp.finfo(z.dtype).tiny), w_squared
+    return z.size // width, jnp.maximum(x_squared, NEGLIGIBLE * jnp.finfo(z.dtype).tiny), w_squared
 
 
 def _coupled(

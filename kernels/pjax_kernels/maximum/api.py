@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, gpu
@@ -18,6 +19,10 @@ from pjax_kernels.maximum.windows import Windows, place_windows
 
 _LONGEST_ON_GPU = 8192
 """Entries over ``axis`` that still fit the registers."""
+
+
+_MOST_ENTRIES = 2**31 - 1
+"""Over ``axis``: they are counted in 32 bits."""
 
 
 def _too_many_on_gpu(x: Array, z: Array, *, axes: tuple[int, ...]) -> str | None:
@@ -82,7 +87,8 @@ def project_max(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, ``axis`` is not of ``x`` or is empty, or the implementation is unknown.
+        ValueError: the shapes do not fit, ``axis`` is not of ``x``, is empty or has more than 2^31 - 1 entries, or the
+            implementation is unknown.
         NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2.
@@ -113,6 +119,11 @@ def _project_max(
     axes = arguments.reduced_axes(kernel.name, x, z, axis)
     if 0 in (x.shape[i] for i in axes):
         raise ValueError(f"{kernel.name}: x has shape {x.shape}, which has no entries over axis {axis} to choose from")
+    entries = math.prod(x.shape[i] for i in axes)
+    if not is_symbolic_dim(entries) and entries > _MOST_ENTRIES:
+        raise ValueError(
+            f"{kernel.name}: x has shape {x.shape}, so {entries} entries over axis {axis}; pass at most {_MOST_ENTRIES}"
+        )
     known = arguments.known_residual(kernel.name, residual, z)
     new_x, new_z = kernel.run(
         implementation,
@@ -149,7 +160,8 @@ def project_min(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, ``axis`` is not of ``x`` or is empty, or the implementation is unknown.
+        ValueError: the shapes do not fit, ``axis`` is not of ``x``, is empty or has more than 2^31 - 1 entries, or the
+            implementation is unknown.
         NotImplementedError: the implementation named cannot run here.
 
     Source: paper, section 3.2, for the maximum.

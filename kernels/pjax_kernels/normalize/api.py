@@ -37,7 +37,8 @@ def project_normalize(
     3, 16 and 64, and 94 % at length 2 where centred.
 
     Args:
-        x: floating-point, at least one axis, of at least two entries where it is centred.
+        x: floating-point, at least one axis, of at least two entries where it is centred.  The sum of squares of a row
+            must be finite; rows of entries below 1e-18 in float32, whose squares are subnormal, count as 0.
         z: the shape of ``x``, the estimates of the normalised rows.
         axis: along which rows lie.
         epsilon: positive.

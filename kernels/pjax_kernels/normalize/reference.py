@@ -49,6 +49,7 @@ def normalize_increments(x: Array, z: Array, epsilon: float, centred: bool) -> t
     low, high = lax.fori_loop(0, BISECTIONS, halve, lax.fori_loop(0, ZOOMS, zoom, (low, high)))
     length = (low + high) / 2
     aim = length[..., None] * entries + image(length)[..., None] * target
-    direction = aim / jnp.linalg.norm(aim, axis=-1, keepdims=True)
+    norm = jnp.linalg.norm(aim, axis=-1, keepdims=True)
+    direction = aim / jnp.where(norm > 0, norm, 1)  # of nothing to aim at none: all entries become equal
     new_z = image(length)[..., None] * direction
     return length[..., None] * direction - entries, new_z - z

@@ -54,11 +54,9 @@ def normalize_increments(x: Array, z: Array, epsilon: float, centred: bool) -> t
     row = _Row(length, along, jnp.sqrt(jnp.sum(aside**2, axis=-1, keepdims=True)), scale, floor)
     change = _change_of_length(row)
     new, image = length + change, _image(row, length + change)
-    s, norm = _lengths(row, change)
+    sum_ = _sum(row, change)
     # The new direction less the old one, in parts along the row and aside of it.
-    norm = jnp.maximum(norm, jnp.finfo(x.dtype).tiny)
-    turn = jnp.where(s > 0, -((image * row.across) ** 2) / (norm * (norm + jnp.abs(s))), s / norm - 1)
-    swing = image * aside / norm
+    turn, swing = -_lag(sum_), aside * (image / sum_.unit / sum_.norm)
     x_change = change * unit + new * (turn * unit + swing)
     gain = _gain(row, change)
     z_change = gain * unit + image * (turn * unit + swing) - residual - lost
@@ -88,30 +86,46 @@ def _gain(row: _Row, change: Array) -> Array:
     return row.scale * row.floor * change * (new + old) / jnp.where(below > 0, below, 1)
 
 
-def _lengths(row: _Row, change: Array) -> tuple[Array, Array]:
-    """Of ``length x + image z``: the part along the row, and the norm."""
+class _Sum(NamedTuple):
+    """``length x + image z``, whose direction is the new one, in a unit that keeps its squares from vanishing."""
+
+    unit: Array
+    along: Array
+    across: Array
+    norm: Array
+
+
+def _sum(row: _Row, change: Array) -> _Sum:
     new = row.length + change
     image = _image(row, new)
-    s = new * row.length + image * (_image(row, row.length) + row.along)
-    return s, jnp.sqrt(s**2 + (image * row.across) ** 2)
+    unit = lax.stop_gradient(jnp.maximum(new, image))  # what follows depends on ratios alone
+    unit = jnp.where(unit > 0, unit, 1)
+    along = (new / unit) * row.length + (image / unit) * (_image(row, row.length) + row.along)
+    across = (image / unit) * row.across
+    norm = jnp.sqrt(along**2 + across**2)
+    return _Sum(unit, along, across, jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+
+
+def _lag(sum_: _Sum) -> Array:
+    """1 less the cosine of the turn, which may be close to it."""
+    close = (sum_.across / sum_.norm) * (sum_.across / (sum_.norm + jnp.abs(sum_.along)))
+    return jnp.where(sum_.along > 0, close, 1 - sum_.along / sum_.norm)
 
 
 def _squared(row: _Row, change: Array) -> Array:
     """The squared distance, but for what no change of length alters."""
-    return (row.length + change) ** 2 + _image(row, row.length + change) ** 2 - 2 * _lengths(row, change)[1]
+    sum_ = _sum(row, change)
+    return (row.length + change) ** 2 + _image(row, row.length + change) ** 2 - 2 * sum_.unit * sum_.norm
 
 
 def _slope(row: _Row, change: Array) -> Array:
     """Half the derivative of the squared distance."""
     new = row.length + change
-    old_image, image = _image(row, row.length), _image(row, new)
     steepness = row.scale * row.floor / (new**2 + row.floor) ** 1.5
-    s, norm = _lengths(row, change)
-    norm = jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-    # 1 - s / norm, where they may be close.
-    lag = jnp.where(s > 0, (image * row.across) ** 2 / (norm * (norm + jnp.abs(s))), 1 - s / norm)
-    pull = steepness * (row.along * s + image * row.across**2) / norm
-    return change + steepness * _gain(row, change) + (row.length + steepness * old_image) * lag - pull
+    sum_ = _sum(row, change)
+    held = (row.length + steepness * _image(row, row.length)) * _lag(sum_)
+    pull = steepness * (row.along * (sum_.along / sum_.norm) + row.across * (sum_.across / sum_.norm))
+    return change + steepness * _gain(row, change) + held - pull
 
 
 def _change_of_length(row: _Row) -> Array:

@@ -18,15 +18,17 @@ def quantize_increments(
     high = scale * jnp.asarray(np.append(midpoints, np.inf), x.dtype)
 
     x_changes = jnp.maximum(low - x[..., None], 0) + jnp.minimum(high - x[..., None], 0)
-    z_changes = values - z[..., None]
     if relaxed:
         level = values[jnp.argmin(jnp.abs(x_changes), axis=-1)]
         normal = jnp.stack([jnp.where(jnp.abs(x) <= scale, -1.0, 0.0), jnp.ones_like(x)])
         share = (z - level if residual is None else residual) / jnp.sum(normal**2, axis=0)
         return -share * normal[0], -share * normal[1]
+    beyond = z[..., None]
     if residual is not None:
         own = jnp.argmin(jnp.abs(x_changes), axis=-1)  # of two levels that x lies between the lower
-        z_changes = values - values[own][..., None] - residual[..., None]
-    nearest = jnp.argmin(x_changes**2 + z_changes**2, axis=-1, keepdims=True)
+        values, beyond = values - values[own][..., None], residual[..., None]
+    # Squared distances less that of z, which may be so large that no level tells in it.
+    nearest = jnp.argmin(x_changes**2 + values * (values - 2 * beyond), axis=-1, keepdims=True)
+    z_changes = values - beyond
     x_change, z_change = (jnp.take_along_axis(changes, nearest, axis=-1) for changes in (x_changes, z_changes))
     return x_change[..., 0], z_change[..., 0]

@@ -8,7 +8,8 @@ from jax import Array
 
 def squared_error_increment(prediction: Array, target: Array, pull: Array) -> Array:
     """The change of the prediction; ``pull`` is the strength times the weight."""
-    return (prediction + 2 * pull * target) / (1 + 2 * pull) - prediction
+    share = 2 * pull / (1 + 2 * pull)
+    return (1 - share) * prediction + share * target - prediction
 
 
 def absolute_error_increment(prediction: Array, target: Array, pull: Array) -> Array:

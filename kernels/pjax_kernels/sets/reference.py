@@ -43,6 +43,7 @@ def one_hot(value: Array, low: Array, high: Array, *, axis: int) -> Array:
 
 def simplex(value: Array, total: Array, *, axis: int) -> Array:
     """``max(value - t, 0)`` whose sum is ``total``, with ``t`` by bisection."""
+    value = value - jnp.max(value, axis, keepdims=True)  # large entries would take the total's digits
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
@@ -50,12 +51,14 @@ def simplex(value: Array, total: Array, *, axis: int) -> Array:
         above = jnp.sum(jnp.maximum(value - middle, 0), axis, keepdims=True) > total
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
-    largest = jnp.max(value, axis, keepdims=True)
-    low, high = lax.fori_loop(0, BISECTIONS, halve, (largest - total, largest))
+    highest = jnp.max(value, axis, keepdims=True)
+    low, high = lax.fori_loop(0, BISECTIONS, halve, (highest - total, highest))
     return jnp.maximum(value - (low + high) / 2, 0)
 
 
 def orthonormal(value: Array) -> Array:
     """``U V^T`` of the singular value decomposition ``U S V^T``."""
-    u, _, v = jnp.linalg.svd(value, full_matrices=False)
+    # Of infinite numbers LAPACK does not come back.
+    known = jnp.all(jnp.isfinite(value), (-2, -1), keepdims=True)
+    u, _, v = jnp.linalg.svd(jnp.where(known, value, jnp.nan), full_matrices=False)
     return u @ v

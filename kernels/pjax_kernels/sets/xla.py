@@ -13,10 +13,16 @@ def sphere(value: Array, norm: Array, *, axis: tuple[int, ...]) -> Array:
     """The nearest vectors of this norm along the axes; of equal entries where the old one is 0."""
     # By way of the largest entry: squares do not overflow, and do not vanish.
     largest = jnp.max(jnp.abs(value), axis, keepdims=True, initial=0)
-    unit = value / jnp.where(largest == 0, 1, largest)
+    shrink = _shrink(largest)
+    unit = (value * shrink) / jnp.where(largest == 0, 1, largest * shrink)
     squared = jnp.sum(unit * unit, axis, keepdims=True)
     entries = max(value.size // max(largest.size, 1), 1)
     return norm * jnp.where(largest == 0, entries**-0.5, unit * lax.rsqrt(jnp.where(largest == 0, 1, squared)))
+
+
+def _shrink(largest: Array) -> Array:
+    """A power of two that keeps sums of the largest numbers finite, and their reciprocals from being subnormal."""
+    return jnp.where(largest > 1, 2.0**-64, 1).astype(largest.dtype)
 
 
 def levels(value: Array, *, levels: Sequence[float]) -> Array:
@@ -61,8 +67,9 @@ def one_hot(value: Array, low: Array, high: Array, *, axis: int) -> Array:
 
 def simplex(value: Array, total: Array, *, axis: int) -> Array:
     """``max(value - t, 0)`` whose sum is ``total``."""
-    # Below the largest entry, so that neither large entries nor their sum take the total's digits.
-    value = value - jnp.max(value, axis, keepdims=True)
+    # Below the largest entry, so that neither large entries nor their sum take the total's digits; what is lower by the
+    # total becomes 0, however much lower it is.
+    value = jnp.maximum(value - jnp.max(value, axis, keepdims=True), -total)
     ordered = jnp.flip(jnp.sort(value, axis), axis)
     count = lax.broadcasted_iota(value.dtype, value.shape, axis) + 1
     thresholds = (jnp.cumsum(ordered, axis) - total) / count
@@ -73,6 +80,8 @@ def simplex(value: Array, total: Array, *, axis: int) -> Array:
 
 def orthonormal(value: Array) -> Array:
     """``Q U V^T`` for ``value = Q R`` and ``R = U S V^T``: the decomposition of a small square."""
-    q, r = jnp.linalg.qr(value)
+    largest = jnp.max(jnp.abs(value), (-2, -1), keepdims=True, initial=0)
+    # Of infinite numbers LAPACK does not come back.
+    q, r = jnp.linalg.qr(jnp.where(largest < jnp.inf, value * _shrink(largest), jnp.nan))
     u, _, v = jnp.linalg.svd(r, full_matrices=False)
     return functools.reduce(functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), (q, u, v))

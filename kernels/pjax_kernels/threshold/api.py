@@ -56,7 +56,8 @@ def project_threshold(
 
     Returns:
         ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
-        Finite arguments never make NaN, as long as ``(|a|^2 + |b|^2)^2`` is finite in that dtype.
+        Finite arguments never make NaN, as long as ``(|a|^2 + |b|^2)^2`` is finite in that dtype; the margin is reached
+        to within the rounding of ``|a|^2 + |b|^2``.
 
     Raises:
         TypeError: an argument is not floating-point.

@@ -14,7 +14,7 @@ def threshold_increments(a: Array, b: Array, z: Array, margin: Array, *, axis: i
     candidates = []
     for sign in (1, -1):
         a_change, b_change = _to_margin(a, sign * b, margin)
-        squared_distance = jnp.sum(a_change**2 + b_change**2, axis=-1) + (z - sign) ** 2
+        squared_distance = jnp.sum(a_change**2 + b_change**2, axis=-1) - 2 * sign * z  # and z^2 + 1, of both
         candidates.append((squared_distance, a_change, sign * b_change, sign - z))
     (up, *to_up), (down, *to_down) = candidates
     known = ~jnp.isnan(up - down)

@@ -1,7 +1,7 @@
 """Predictive coding beside gradients in the same library, fabricpc, on the network of directions.py.
 
     pip install ".[studies]"
-    python benchmarks/predictive_coding.py --data-dir FOLDER
+    python -m benchmarks.studies.predictive_coding --data-dir FOLDER
 
 MNIST, standardised, MLP with rectified hidden layers, He initialisation, softmax and cross-entropy, Adam. Test accuracy
 of the feedforward pass after each epoch, mean and standard deviation over seeds, and the median time of an update, one
@@ -26,7 +26,7 @@ from fabricpc.graph_initialization import initialize_params
 from fabricpc.nodes import Linear
 from fabricpc.training.trainer import make_train_step
 
-import datasets
+from benchmarks.train import datasets
 
 CONTENDERS = "backprop", "pc"
 

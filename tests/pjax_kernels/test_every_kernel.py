@@ -1,0 +1,274 @@
+"""Every kernel, in every implementation and precision, on extreme inputs; a few drawn at random against the oracle.
+
+Feasible, relative to the row's own scale, wherever the documented limits are kept (``largest`` in ``constraints.py``);
+what is not finite stays in its row.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+import pjax_kernels as pk
+from pjax_kernels.kernel import declared
+
+from .constraints import CONSTRAINTS, Array, Arrays, Constraint, RowByRow, Shapes, size
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KERNELS = declared()
+ON_DEVICES = ("triton", "tpu")
+ALLOWED = {"float32": 1e-5, "bfloat16": 1e-5, "float64": 1e-11}
+"""Of what is missed; new values in bfloat16 to its own rounding."""
+
+SIZES = (1e-45, 1e-38, 1e-30, 1e-12, 1e-6, 1.0, 1e6, 1e9, 1e18, 1e30, 1e38)
+PAIRS_OF_SIZES = ((1e-12, 1e9), (1e-30, 1e18), (1.0, 1e5), (1.0, 1e20), (1.0, 1e38))
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+
+IMPLEMENTED = [
+    (name, implementation) for name in CONSTRAINTS for implementation in KERNELS[name.split(",")[0]].implementations
+]
+
+
+def test_there_is_a_constraint_for_every_kernel() -> None:
+    assert {name.split(",")[0] for name in CONSTRAINTS} == set(KERNELS)
+
+
+@pytest.fixture
+def interpreted(implementation: str, request: pytest.FixtureRequest) -> None:
+    """Implementations for devices run, interpreted."""
+    if implementation in ON_DEVICES:
+        request.getfixturevalue(f"{implementation}_interpreted")
+
+
+def extremes(shapes: Shapes, rng: np.random.Generator) -> dict[str, list[Array]]:
+    """Rows by what is extreme about them, one of each array."""
+    last = len(shapes) - 1
+
+    def within(*sizes: float) -> list[Array]:
+        return [size * rng.uniform(-1, 1, shape) for size, shape in zip(sizes, shapes, strict=True)]
+
+    def sized(place: int, of_one: float, of_others: float) -> list[Array]:
+        return within(*(of_one if i == place else of_others for i in range(len(shapes))))
+
+    rows = {f"usual {i}": within(*[2.0] * len(shapes)) for i in range(3)}
+    rows |= {f"sizes of {size:g}": within(*[size] * len(shapes)) for size in SIZES}
+    for place in range(len(shapes)):
+        for small, large in PAIRS_OF_SIZES:
+            rows[f"array {place} of {large:g}, others of {small:g}"] = sized(place, large, small)
+            rows[f"array {place} of {small:g}, others of {large:g}"] = sized(place, small, large)
+        rows[f"array {place} of zeros"] = sized(place, 0, 1)
+        rows[f"all but array {place} of zeros"] = sized(place, 1, 0)
+    rows["zeros"] = within(*[0.0] * len(shapes))
+    for value in (1.0, -2.0, 0.5):
+        rows[f"all entries {value}"] = [np.full(shape, value) for shape in shapes]
+    for sign in (1, -1):
+        for z in (50.0, -50.0, 1e5, -1e5):
+            first, *others = within(*[1.0] * len(shapes))
+            others = [sign * first if other.shape == first.shape else np.full(other.shape, z) for other in others]
+            rows[f"others {sign} times array 0, the last beyond by {z:g}"] = [first, *others]
+    if len(shapes) >= 3 and shapes[2] == ():
+        for of_both in 10.0 ** np.arange(-12, 10, 3):
+            for factor in (1, 1e2, 1e5, -1, -1e2, -1e5):
+                a, b, *others = within(of_both, of_both, *[1.0] * (last - 1))
+                others[0] = np.asarray(factor * np.linalg.norm(a) * np.linalg.norm(b))
+                rows[f"a and b of {of_both:g}, z {factor:g} times |a| |b|"] = [a, b, *others]
+    return rows
+
+
+def not_finite(shapes: Shapes, rng: np.random.Generator) -> dict[str, list[Array]]:
+    """Rows one of whose numbers is not finite."""
+    rows = {}
+    for place in range(len(shapes)):
+        for value in NOT_FINITE:
+            row = [np.asarray(rng.normal(size=shape)) for shape in shapes]
+            row[place][(0,) * row[place].ndim] = value
+            rows[f"{value} in array {place}"] = row
+    return rows
+
+
+def stacked(rows: dict[str, list[Array]], dtype: Any) -> Arrays:
+    with np.errstate(over="ignore", under="ignore"):
+        return tuple(np.stack(arrays).astype(dtype) for arrays in zip(*rows.values(), strict=True))
+
+
+@functools.cache
+def compiled(name: str, implementation: str) -> Callable[..., Any]:
+    constraint = CONSTRAINTS[name]
+    options = {"increments": not constraint.gives_values, "implementation": implementation}
+    return jax.jit(lambda *arrays: constraint.call(*arrays, **options))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _released() -> Iterator[None]:
+    yield
+    compiled.cache_clear()
+
+
+def projected(constraint: Constraint, arrays: Arrays, results: Any) -> Arrays:
+    """New values of the arrays that move, in float64."""
+    results = [np.asarray(result).astype(np.float64) for result in results]
+    if constraint.gives_values:
+        return tuple(results)
+    return tuple(old.astype(np.float64) + change for old, change in zip(arrays, results, strict=False))
+
+
+def missed_by(constraint: Constraint, old: Arrays, new: Arrays) -> Array:
+    """Of every row; infinite where it is not finite."""
+    with np.errstate(all="ignore"):
+        missed = constraint.missed(tuple(array.astype(np.float64) for array in old), new)
+    return np.where(np.isfinite(size(*new)) & np.isfinite(missed), missed, np.inf)
+
+
+def within_limits(constraint: Constraint, arrays: Arrays, implementation: str, dtype: str) -> Array:
+    """Rows whose numbers are as documented."""
+    limits = constraint.largest
+    if implementation == "reference":
+        limits = constraint.largest_in_reference or limits
+    if dtype == "float64" and not (implementation == "reference" and constraint.kind == "curve"):
+        limits = ()
+    return np.all([size(array) <= limit for array, limit in zip(arrays, limits or (np.inf,), strict=False)], axis=0)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("dtype", ALLOWED)
+@pytest.mark.parametrize(("name", "implementation"), IMPLEMENTED)
+def test_extreme_rows_are_feasible_beside_rows_that_are_not_finite(
+    name: str, implementation: str, dtype: str, rng: np.random.Generator
+) -> None:
+    if implementation == "tpu" and dtype == "float64":
+        pytest.skip("TPUs have no float64")
+    constraint, project = CONSTRAINTS[name], compiled(name, implementation)
+    rows, spoilt = extremes(constraint.shapes, rng), not_finite(constraint.shapes, rng)
+    if isinstance(constraint.call, RowByRow):  # nothing that rows would share
+        spoilt = {}
+        if implementation in ON_DEVICES:  # each launch takes its time
+            rows = {name: row for i, (name, row) in enumerate(rows.items()) if i % 7 == 0 or "beyond" in name}
+    arrays = stacked(rows | spoilt, jnp.dtype(dtype))
+    backwards = [np.repeat(array, 2, axis=0)[::-1][::2][::-1] for array in arrays]  # views with gaps
+    assert not any(array.flags.c_contiguous for array in backwards)
+    new = projected(constraint, arrays, project(*backwards))
+
+    allowed = 8e-3 if constraint.gives_values and dtype == "bfloat16" else ALLOWED[dtype]
+    missed = missed_by(constraint, arrays, new)
+    documented = within_limits(constraint, arrays, implementation, dtype)
+    wrong = {row: missed[i] for i, row in enumerate(rows) if documented[i] and not missed[i] <= allowed}
+    assert not wrong, wrong
+    for i, row in enumerate(spoilt, start=len(rows)):
+        if row.startswith("nan"):
+            assert any(np.isnan(array[i]).any() for array in new), row
+
+    if not spoilt:
+        return
+    usual = stacked(dict.fromkeys(rows | spoilt, rows["usual 0"]), jnp.dtype(dtype))
+    alone = projected(constraint, usual, project(*usual))
+    for array, expected in zip(new, alone, strict=True):
+        np.testing.assert_allclose(array[0], expected[0], rtol=1e-6, atol=1e-6)
+
+
+LAYERS: dict[str, Shapes] = {
+    "project_dense": ((1 << 16, 1 << 16), (1 << 16, 4), (1 << 16, 4)),
+    "project_threshold_dense": ((1 << 16, 1 << 16), (1 << 16, 4), (1 << 16, 4)),
+    "project_conv2d": ((1 << 20, 64, 64, 3), (3, 3, 3, 4), (1 << 20, 62, 62, 4)),
+}
+"""Shapes of whole layers with more than 2^31 inputs."""
+
+
+@pytest.mark.parametrize("name", [name for name in CONSTRAINTS if not isinstance(CONSTRAINTS[name].call, RowByRow)])
+def test_more_than_2_to_the_31_elements_and_none(name: str) -> None:
+    """By shapes alone, in 32 bits: nothing counts, or places, all elements."""
+    constraint = CONSTRAINTS[name]
+    for rows in (1 << 30, 0):
+        arrays = [jax.ShapeDtypeStruct((rows, *shape), jnp.float32) for shape in constraint.shapes]
+        with jax.enable_x64(False):
+            results = jax.eval_shape(functools.partial(constraint.call, implementation="xla"), *arrays)
+        assert [result.shape for result in jax.tree.leaves(results)] == [a.shape for a in arrays[: len(results)]]
+    none = [np.zeros((0, *shape), np.float32) for shape in constraint.shapes]
+    for implementation in ("reference", "xla"):
+        results = jax.tree.leaves(constraint.call(*none, implementation=implementation))
+        assert [result.shape for result in results] == [array.shape for array in none[: len(results)]]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_more_than_2_to_the_31_inputs(name: str) -> None:
+    call = functools.partial(getattr(pk, name), **({"margin": 1.0} if "threshold" in name else {}))
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in LAYERS[name]]
+    with jax.enable_x64(False):
+        results = jax.eval_shape(call, *arrays)
+    assert [result.shape for result in results] == list(LAYERS[name])
+
+
+@pytest.mark.parametrize("kernel", [pk.project_max, pk.project_min])
+def test_a_maximum_of_more_than_2_to_the_31_entries_is_refused(kernel: Callable[..., Any]) -> None:
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 1 << 31), (2,))]
+    with pytest.raises(ValueError, match=rf"^{kernel.__name__}: x has shape .*2147483648 entries .*at most 2147483647"):
+        jax.eval_shape(kernel, *shapes)
+
+
+# Drawn at random.
+
+ROWS = 8
+SPECIAL = ("normal", "zeros", "equal", "same as before", "opposite", "steps")
+EXPONENTS = (-12, -6, -3, -1, 0, 1, 3, 5, 9)
+"""Of ten: how large the numbers of an array are."""
+
+
+@strategies.composite
+def batches(draw: Callable[..., Any], shapes: Shapes, exponents: tuple[int, ...]) -> Arrays:
+    """Rows of numbers of several sizes, among them equal ones, multiples of a half, and arrays that are as another."""
+    rng = np.random.default_rng(draw(strategies.integers(0, 2**32 - 1)))
+    kinds = strategies.tuples(strategies.sampled_from(SPECIAL), strategies.sampled_from(exponents))
+    rows: list[list[Array]] = []
+    for _ in range(ROWS):
+        row: list[Array] = []
+        for shape in shapes:
+            kind, exponent = draw(kinds)
+            array = 10.0**exponent * rng.normal(size=shape)
+            like = [other for other in row if other.shape == shape]
+            if kind in ("same as before", "opposite") and like:
+                array = like[-1] * (1 if kind == "same as before" else -1)
+            elif kind == "steps":
+                array = np.round(2 * array) / 2
+            elif kind in ("zeros", "equal"):
+                array = np.full(shape, 0.0 if kind == "zeros" else array.flat[0])
+            row.append(np.asarray(array))
+        rows.append(row)
+    return tuple(np.stack(arrays).astype(np.float32) for arrays in zip(*rows, strict=True))
+
+
+def squared_distance(old: Arrays, new: Arrays) -> Array:
+    return sum(
+        ((after - before) ** 2).reshape(len(before), -1).sum(axis=1) for before, after in zip(old, new, strict=False)
+    )
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_any_rows_are_feasible_stay_and_are_as_near_as_the_oracle_says(name: str) -> None:
+    constraint = CONSTRAINTS[name]
+    project, oracle = compiled(name, "xla"), compiled(name, "reference")
+    largest = min((*constraint.largest, *constraint.largest_in_reference, 1e10))
+    exponents = tuple(exponent for exponent in EXPONENTS if 10.0 ** (exponent + 1) <= largest)
+
+    @hypothesis.settings(derandomize=True, max_examples=8, deadline=None, database=None)
+    @hypothesis.given(batches(constraint.shapes, exponents))
+    def check(arrays: Arrays) -> None:
+        wide = tuple(array.astype(np.float64) for array in arrays)
+        new = projected(constraint, arrays, project(*arrays))
+        assert (missed_by(constraint, arrays, new) <= 1e-5).all()
+        if constraint.kind != "set":
+            return
+        scale = 1e-5 * (size(*wide) + 1)
+        again = projected(constraint, new, project(*(a.astype(np.float32) for a in new), *arrays[len(new) :]))
+        assert (np.sqrt(squared_distance(new, again)) <= 10 * scale).all()
+        nearest = projected(constraint, wide, oracle(*wide))
+        distance, least = (np.sqrt(squared_distance(wide, points)) for points in (new, nearest))
+        assert (distance <= (1 + 1e-4) * least + scale).all()
+
+    check()

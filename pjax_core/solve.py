@@ -17,7 +17,7 @@ from pjax_core.algorithms.base import Algorithm
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.copies.consensus import State
+from pjax_core.copies.consensus import State, with_data
 from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import with_computed
@@ -228,6 +228,8 @@ def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> An
         raise ValueError(
             "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
         )
+    if isinstance(state, State):
+        return with_data(graph, state, data)
     return replace(state, data=with_computed(graph, data))
 
 

@@ -8,10 +8,9 @@ loop that runs once.  To the compiler that is one instruction, with arrays that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.copies.changes import Changes

@@ -13,7 +13,7 @@ yet there is no array: a sweep from the output back forms no product to compare 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
@@ -93,35 +93,50 @@ class Changes:
     def _project_operation(self, node: Operation, settled: Parameter | None) -> None:
         starts = [slot.read(self.start_of) for slot in node.slots]
         changes = [self._change_of(slot, node) for slot in node.slots]
-        values = tuple(map(moved, starts, changes))
         if node.primitive.constrains_output:
-            found, _ = node.primitive.project(values, None, None, **node.settings)
+            found, _ = node.primitive.project(tuple(map(moved, starts, changes)), None, None, **node.settings)
         else:
             growth = node.primitive.growth(starts, changes, **node.settings)
             change = self.targets.pop(node, self.values.pop(node, None))
-            change = None if change is None else self.scaled(node, node, change)
             if growth is None and change is None:
                 return
-            change, residual = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
-            estimate = self.start_of(node) + change
-            if settled is None:
-                found, output_change = node.primitive.project(values, estimate, residual, **node.settings)
-            else:
-                x_change, w_change, output_change = node.primitive.project_in_place(
-                    values[0], starts[1], changes[1], estimate, residual, moves_x=len(sources(node)) > 1
-                )
-                self.values[settled], found = w_change, (x_change,)
-            move = None if node.primitive.common_move is None else node.primitive.common_move(values, found)
-            if move is None:
-                change = change + output_change
-            else:
-                change = node.primitive.growth(starts, [moved(move, old) for old in changes], **node.settings)
+            change = None if change is None else self.scaled(node, node, change)
+            asked = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
+            found, change = self._onto_graph(node, starts, changes, *asked, settled)
             self.values[node] = self.unscaled(node, node, change)
         for source in sources(node):
             if source is not settled:
                 mean = mean_change(self.graph, node, source, found, self.start_of)
                 mean = self._weighed(source, node, self.unscaled(source, node, mean))
                 self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
+
+    def _onto_graph(
+        self,
+        node: Operation,
+        starts: Sequence[Array],
+        changes: Sequence[Array | None],
+        change: Array,
+        residual: Array,
+        settled: Parameter | None,
+    ) -> tuple[tuple[Array, ...], Array]:
+        """Onto an operation's graph: the mean changes of its inputs' copies, and the output's change since the start."""
+        primitive = node.primitive
+        inputs, estimate = tuple(map(moved, starts, changes)), self.start_of(node) + change
+        if settled is not None:
+            assert primitive.project_in_place is not None
+            moves_x = len(sources(node)) > 1
+            x_change, self.values[settled], output_change = primitive.project_in_place(
+                inputs[0], starts[1], changes[1], estimate, residual, moves_x=moves_x
+            )
+            return (x_change,), change + output_change
+        found, output_change = primitive.project(inputs, estimate, residual, **node.settings)
+        assert output_change is not None
+        move = None if primitive.common_move is None else primitive.common_move(inputs, found)
+        if move is None:
+            return found, change + output_change
+        growth = primitive.growth(starts, [moved(move, old) for old in changes], **node.settings)
+        assert growth is not None
+        return found, growth
 
     def _change_of(self, slot: Slot, reader: Operation) -> Array | None:
         """The change of a slot's value; None if none of its sources has changed.

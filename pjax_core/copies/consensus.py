@@ -9,7 +9,7 @@ needed.  Both are far smaller than the value, which would round them away (:mod:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,6 +104,7 @@ def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) 
         if isinstance(node, Parameter):
             return of_parameters[node.index]
         if node not in starts:
+            assert isinstance(node, Operation)
             starts[node] = _start(node, value)
         return starts[node]
 
@@ -112,11 +113,15 @@ def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) 
 
 def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
     """Without what follows from others at the cost of a sum."""
-    return {node: start for node, start in starts.items() if node.primitive.common_move is None or node.unrolled}
+
+    def follows(node: Node) -> bool:
+        return isinstance(node, Operation) and node.primitive.common_move is not None and node.unrolled is None
+
+    return {node: start for node, start in starts.items() if not follows(node)}
 
 
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
-    """The point where every copy has the value that the network computes, of ``params + low`` if there is a low part."""
+    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters."""
     high, moved = normalised(params, low)
     starts = computed(graph, high, data)
     leaves = jax.tree.leaves(high)
@@ -133,7 +138,8 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
     if low is None:
         changes.values = {}
     for node in starts:
-        changes.follow(node)
+        if isinstance(node, Operation):
+            changes.follow(node)
     return closed(changes, state)
 
 
@@ -196,7 +202,7 @@ def closed(changes: Changes, state: State) -> State:
     )
 
 
-def _by_key(graph: Graph, arrays: dict[Node, Array]) -> dict[str, Array]:
+def _by_key(graph: Graph, arrays: Mapping[Any, Array]) -> dict[str, Array]:
     return {graph.keys[node]: array for node, array in arrays.items()}
 
 

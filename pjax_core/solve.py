@@ -38,8 +38,8 @@ class Info:
             error of the run from above: errors could be amplified, but were below it wherever it was measured.
         inaccurate: for each of these whether that sum exceeds the tolerance.
         movement: structured like the parameters, the norm of each one's change over that of its value at the start:
-            whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params`` and
-            may be rounding itself; that of :func:`direction` is not.
+            whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params``, but
+            not in ``params_low`` and ``change``; of the reflecting algorithms it may be rounding itself.
         solved: whether the gap of the outputs fell below that of ``until``; None without it, like all that follows.
         steps: how many steps were made; ``residual`` and ``truncation`` are 0 beyond.
         gaps: root mean squares.  "outputs": by how much the network's outputs, with ``solution.params``, miss what
@@ -168,8 +168,8 @@ def _warn_of_standstill(info: Info, params: Any) -> None:
     if 0 < len(still) < len(moved):
         warnings.warn(
             f"params{', params'.join(still)} moved by less than rounding (info.movement says how far): those layers do "
-            "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: it keeps "
-            "changes apart from values, so that their size does not matter",
+            "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: there the "
+            "size of a change does not matter",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -119,7 +119,7 @@ class Changes:
         residual: Array,
         settled: Parameter | None,
     ) -> tuple[tuple[Array, ...], Array]:
-        """Onto an operation's graph: the mean changes of its inputs' copies, and the output's change since the start."""
+        """Onto an operation's graph: the mean changes of its inputs' copies, and its output's since the start."""
         primitive = node.primitive
         inputs, estimate = tuple(map(moved, starts, changes)), self.start_of(node) + change
         if settled is not None:

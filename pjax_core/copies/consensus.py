@@ -224,18 +224,24 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
 
 def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
     """The same point with these data, from which the network computes other values to begin with."""
-    highs = jax.tree.leaves(state.high)
-    for parameter in graph.regions:
-        highs[parameter.index] = state.origin[graph.keys[parameter]]
-    new_data = with_computed(graph, data)
-    new = _by_key(graph, computed(graph, jax.tree.unflatten(jax.tree.structure(state.high), highs), data))
+    old_start, new_data = opened(graph, state).start_of, with_computed(graph, data)
+    params = jax.tree.unflatten(jax.tree.structure(state.high), [old_start(p) for p in graph.parameters])
+    new_starts = computed(graph, params, data)
     pairs = zip(jax.tree.leaves(state.data), jax.tree.leaves(new_data), strict=True)
     same = functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
 
-    def from_new(arrays: dict[str, Array]) -> dict[str, Array]:
-        moved = {i: array + (state.starts[i] - new[i]).astype(array.dtype) for i, array in arrays.items() if i in new}
-        return arrays | {i: jnp.where(same, arrays[i], array) for i, array in moved.items()}
+    def unless_same(old: Array, new: Array) -> Array:
+        return jnp.where(same, old, new.astype(old.dtype))  # so that a run goes on bit for bit
 
-    # With the same data it goes on bit for bit.
-    starts = {i: jnp.where(same, old, new[i]) for i, old in state.starts.items()}
-    return replace(state, starts=starts, values=from_new(state.values), targets=from_new(state.targets), data=new_data)
+    def since_new(changes: dict[str, Array]) -> dict[str, Array]:
+        moved = {
+            i: unless_same(changes[i], changes[i] + (old_start(node) - start))
+            for node, start in new_starts.items()
+            if (i := graph.keys[node]) in changes
+        }
+        return changes | moved
+
+    starts = {i: unless_same(old, new_starts[graph.nodes[int(i)]]) for i, old in state.starts.items()}
+    return replace(
+        state, starts=starts, values=since_new(state.values), targets=since_new(state.targets), data=new_data
+    )

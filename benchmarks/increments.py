@@ -26,7 +26,7 @@ import pjax_core as pj
 
 STEPS = 3
 STRENGTH = 5.0
-NETWORKS = ((784, 256, 10), (784, 128, 128, 10))
+NETWORKS = ((784, 256, 10), (784, 128, 128, 10), (784, *(64,) * 8, 10))
 
 Params = dict[str, list[Array]]
 Matrix = NDArray[np.float64]

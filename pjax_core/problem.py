@@ -53,8 +53,11 @@ class Problem:
         return Problem, (self.function, self.layer)
 
 
-def compiled(*static_argnums: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates a function of a problem that is compiled once for it; inlined where it has captured tracers."""
+def compiled(*static_argnums: int, inline: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function of a problem that is compiled once for it; inlined where it has captured tracers.
+
+    With ``inline`` programs that call it do not copy what it returns as it came, such as data.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -63,7 +66,7 @@ def compiled(*static_argnums: int) -> Callable[[Callable[..., Any]], Callable[..
             with jax.numpy_rank_promotion("allow"):
                 return function(*arguments)
 
-        jitted = jax.jit(allowed, static_argnums=(0, *static_argnums))
+        jitted = jax.jit(allowed, static_argnums=(0, *static_argnums), inline=inline)
 
         @functools.wraps(function)
         def call(problem: Problem, *arguments: Any) -> Any:

@@ -17,7 +17,7 @@ from pjax_core.algorithms.base import Algorithm
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.copies.consensus import State
+from pjax_core.copies.consensus import State, with_data
 from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import with_computed
@@ -38,8 +38,8 @@ class Info:
             error of the run from above: errors could be amplified, but were below it wherever it was measured.
         inaccurate: for each of these whether that sum exceeds the tolerance.
         movement: structured like the parameters, the norm of each one's change over that of its value at the start:
-            whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params`` and
-            may be rounding itself; that of :func:`direction` is not.
+            whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params``, but
+            not in ``params_low`` and ``change``; of the reflecting algorithms it may be rounding itself.
         solved: whether the gap of the outputs fell below that of ``until``; None without it, like all that follows.
         steps: how many steps were made; ``residual`` and ``truncation`` are 0 beyond.
         gaps: root mean squares.  "outputs": by how much the network's outputs, with ``solution.params``, miss what
@@ -169,8 +169,8 @@ def _warn_of_standstill(info: Info, params: Any) -> None:
     if 0 < len(still) < len(moved):
         warnings.warn(
             f"params{', params'.join(still)} moved by less than rounding (info.movement says how far): those layers do "
-            "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: it keeps "
-            "changes apart from values, so that their size does not matter",
+            "not learn; take more steps, or a larger strength, or give pj.direction(...) to an optimiser: there the "
+            "size of a change does not matter",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -229,6 +229,8 @@ def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> An
         raise ValueError(
             "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
         )
+    if isinstance(state, State):
+        return with_data(graph, state, data)
     return replace(state, data=with_computed(graph, data))
 
 

@@ -25,7 +25,7 @@ from benchmarks.measure.networks import constraint
 from benchmarks.train import datasets, models
 
 STEPS = 3
-NETWORKS = ((784, 256, 10), (784, 128, 128, 10))
+NETWORKS = ((784, 256, 10), (784, 128, 128, 10), (784, *(64,) * 8, 10))
 
 Params = dict[str, list[Array]]
 Matrix = NDArray[np.float64]

@@ -22,7 +22,7 @@ from pjax_core.algorithms.in_turn import project_in_turn
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus, point
-from pjax_core.copies.consensus import Consensus, Schedule, State, at_boundary, normalised, project
+from pjax_core.copies.consensus import Schedule, State, at_boundary, normalised, project
 from pjax_core.copies.count import Factor, equals, may_be_unread, times
 from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
 from pjax_core.copies.metric import following_gaps, with_weights
@@ -125,14 +125,14 @@ def reflecting_algorithm(
             if isinstance(node, Operation)
         }
 
-    @compiled()
+    @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
         graph = problem.graph(params, data, apart=weighted)
         held = representations(graph)
         state = point.initial_state(graph, held, params, low, data)
         return with_weights(graph, held, state) if weighted else state
 
-    @compiled()
+    @compiled(inline=True)
     def step(problem: Problem, state: CopiesState) -> CopiesState:
         graph = problem.graph(state.high, state.data, apart=weighted)
         state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
@@ -160,17 +160,16 @@ def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
     raise ValueError(f'copies is {described(copies)}; pass "auto", "dense", or Factored(history=...)')
 
 
-def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -> None:
-    """One row an operation: its name, the shape of its output, and how and in how many bytes it keeps its copies."""
+def _print_table(graph: Graph, copies: Mapping[Operation, Copies | None]) -> None:
+    """One row an operation: its name, the shape of its output, and how and in how many bytes it keeps its copies.
+
+    None stands for the consensus form: no deviations, right where copies agree before each projection.
+    """
     rows = [("operation", "output", "copies", "bytes")]
     for node, held in copies.items():
         shape = "" if node.shape is None or node.primitive.constrains_output else str(node.shape.shape)
-        deviations = (
-            None
-            if isinstance(held, Consensus)
-            else jax.eval_shape(functools.partial(point.no_deviations, graph, node, held))
-        )
-        rows.append((graph.label(node), shape, str(held), f"{n_bytes(deviations):,}"))
+        deviations = held and jax.eval_shape(functools.partial(point.no_deviations, graph, node, held))
+        rows.append((graph.label(node), shape, str(held or "consensus"), f"{n_bytes(deviations):,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]))
@@ -179,7 +178,7 @@ def _print_table(graph: Graph, copies: Mapping[Operation, Copies | Consensus]) -
 def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool, in_turn: bool = False) -> Algorithm:
     """An algorithm that projects onto the sets of a schedule in turn; if ``started``, onto the last one first."""
 
-    @compiled()
+    @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
         graph = problem.graph(params, data)
         state = consensus.initial_state(graph, params, low, data)
@@ -187,7 +186,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
             state = project(graph, schedule(graph)[-1], state)
         return at_boundary(graph, schedule(graph), state)
 
-    @compiled()
+    @compiled(inline=True)
     def step(problem: Problem, state: State) -> State:
         graph = problem.graph(state.high, state.data)
         sets = schedule(graph)
@@ -202,7 +201,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
     def describe(problem: Problem, params: Any, *data: Any) -> None:
         params, data = checked_arguments(problem, params, data)
         graph = problem.graph(params, data)
-        _print_table(graph, {node: Consensus() for node in graph.nodes if isinstance(node, Operation)})
+        _print_table(graph, dict.fromkeys(node for node in graph.nodes if isinstance(node, Operation)))
 
     def projected(graph: Graph, steps: int) -> Schedule:
         sets = list(schedule(graph))

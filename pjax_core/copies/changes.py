@@ -14,7 +14,7 @@ yet there is no array: a sweep from the output back forms no product to compare 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
@@ -24,7 +24,9 @@ from pjax_core.copies.count import low_dtype, mean_change, sources, unread_eleme
 from pjax_core.copies.shares import LogShares
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
+from pjax_core.graph.sets import placed
 from pjax_core.operations.primitive import moved
+from pjax_kernels.compose import add_to_pair, difference_of_pairs
 from pjax_kernels.roots import always, replaced_if
 
 LINEAR = -60
@@ -37,6 +39,7 @@ class Changes:
     Attributes:
         values: by how much the value that all copies of a node's output share has changed.
         targets: by how much the mean of these copies has, once some have been moved.
+        placed: the parameters in sets, once they are placed, as pairs of a value and what rounding took from it.
         shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
             ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
             is to learn, is all that counts.
@@ -52,41 +55,90 @@ class Changes:
         self.exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in of_nodes.items()}
         self.values: dict[Node, Array] = {}
         self.targets: dict[Node, Array] = {}
+        self.placed: dict[Parameter, tuple[Array, Array]] = {}
 
-    def project(self, node: Node) -> None:
-        """Project onto the constraint of one node."""
+    def copy(self) -> Changes:
+        """The same changes, to be replaced apart from these."""
+        other = Changes(self.graph, self.start_of, self.shares)
+        other.values, other.targets, other.placed = dict(self.values), dict(self.targets), dict(self.placed)
+        return other
+
+    def project(self, node: Node, settled: Parameter | None = None) -> None:
+        """Project onto the constraint of one node, and if given onto that of its second input."""
         if isinstance(node, Parameter):
             if node in self.targets:
                 self.values[node] = self.targets.pop(node)
+            if node in self.graph.regions and self.shares is None:
+                self._place(node)
         elif isinstance(node, Operation):
-            self._project_operation(node)
+            self._project_operation(node, settled)
+
+    def _place(self, parameter: Parameter) -> None:
+        """Make a parameter the nearest point of its set."""
+        start, change = self.start_of(parameter), self.values.get(parameter, nothing(parameter))
+        pair = placed(self.graph.regions[parameter], add_to_pair(start, jnp.zeros_like(change), change))
+        self.placed[parameter] = pair
+        self.values[parameter] = difference_of_pairs(*pair, start, jnp.zeros_like(change))
+
+    def follow(self, node: Operation) -> None:
+        """Let an operation's output be what the changes of its inputs make of it."""
+        starts = [slot.read(self.start_of) for slot in node.slots]
+        changes = [self._change_of(slot, node) for slot in node.slots]
+        growth = node.primitive.growth(starts, changes, **node.settings)
+        if growth is not None:
+            self.values[node] = self.unscaled(node, node, growth)
 
     def of_parameters(self) -> list[Array]:
         """By how much each has changed, in their order."""
-        parameters = sorted((node for node in self.graph.nodes if isinstance(node, Parameter)), key=lambda p: p.index)
-        return [self.values[node] if node in self.values else _nothing(node) for node in parameters]
+        return [self.values[node] if node in self.values else nothing(node) for node in self.graph.parameters]
 
-    def _project_operation(self, node: Operation) -> None:
+    def _project_operation(self, node: Operation, settled: Parameter | None) -> None:
         starts = [slot.read(self.start_of) for slot in node.slots]
         changes = [self._change_of(slot, node) for slot in node.slots]
-        values = tuple(map(moved, starts, changes))
         if node.primitive.constrains_output:
-            found, _ = node.primitive.project(values, None, None, **node.settings)
+            found, _ = node.primitive.project(tuple(map(moved, starts, changes)), None, None, **node.settings)
         else:
             growth = node.primitive.growth(starts, changes, **node.settings)
             change = self.targets.pop(node, self.values.pop(node, None))
             change = None if change is None else self._estimated(node, change)
             if growth is None and change is None:
                 return
-            change, residual = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
-            estimate = self.start_of(node) + change
-            found, output_change = node.primitive.project(values, estimate, residual, **node.settings)
-            assert output_change is not None
-            self.values[node] = self.unscaled(node, node, change + output_change)
+            asked = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
+            found, change = self._onto_graph(node, starts, changes, *asked, settled)
+            self.values[node] = self.unscaled(node, node, change)
         for source in sources(node):
-            mean = mean_change(self.graph, node, source, found, self.start_of)
-            mean = self._weighed(source, node, self.unscaled(source, node, mean))
-            self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
+            if source is not settled:
+                mean = mean_change(self.graph, node, source, found, self.start_of)
+                mean = self._weighed(source, node, self.unscaled(source, node, mean))
+                self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
+
+    def _onto_graph(
+        self,
+        node: Operation,
+        starts: Sequence[Array],
+        changes: Sequence[Array | None],
+        change: Array,
+        residual: Array,
+        settled: Parameter | None,
+    ) -> tuple[tuple[Array, ...], Array]:
+        """Onto an operation's graph: the mean changes of its inputs' copies, and its output's since the start."""
+        primitive = node.primitive
+        inputs, estimate = tuple(map(moved, starts, changes)), self.start_of(node) + change
+        if settled is not None:
+            assert primitive.project_in_place is not None
+            moves_x = len(sources(node)) > 1
+            x_change, self.values[settled], output_change = primitive.project_in_place(
+                inputs[0], starts[1], changes[1], estimate, residual, moves_x=moves_x
+            )
+            return (x_change,), change + output_change
+        found, output_change = primitive.project(inputs, estimate, residual, **node.settings)
+        assert output_change is not None
+        move = None if primitive.common_move is None else primitive.common_move(inputs, found)
+        if move is None:
+            return found, change + output_change
+        growth = primitive.growth(starts, [moved(move, old) for old in changes], **node.settings)
+        assert growth is not None
+        return found, growth
 
     def _change_of(self, slot: Slot, reader: Operation) -> Array | None:
         """The change of a slot's value; None if none of its sources has changed.
@@ -102,7 +154,7 @@ class Changes:
         def change(source: Node) -> Array:
             if source in changed:
                 return self.scaled(source, reader, changed[source])
-            return self.start_of(source) if is_index(source) else _nothing(source)
+            return self.start_of(source) if is_index(source) else nothing(source)
 
         return slot.read(change)
 
@@ -164,7 +216,7 @@ def _beyond(growth: Array | None, change: Array | None, unread: Array | None) ->
     return change, change - growth
 
 
-def _nothing(node: Node) -> Array:
+def nothing(node: Node) -> Array:
     """No change of a node's output."""
     assert node.shape is not None
     return full(shape_of_type(node.shape, low_dtype(node.shape.dtype)), 0)

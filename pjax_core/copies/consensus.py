@@ -1,14 +1,15 @@
 """From a graph to its solution operators: the projections onto each colour, or each layer, of constraints.
 
 After a projection onto a set of nodes, all copies of a node's output agree, and they still do when its consumers are
-projected next.  So the state holds no copies: of each node the value that its copies share (``values``), or their
-mean after its consumers have moved them (``targets``), whichever is still needed.  Parameters are held as
-compensated pairs ``high + low``, since a step can move them by less than a rounding error of their value.
+projected next.  So the state holds no copies: of each node by how much the value that its copies share has changed
+since the start (``values``), or their mean after its consumers have moved them (``targets``), whichever is still
+needed.  Both are far smaller than the value, which would round them away (:mod:`pjax_core.copies.changes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,62 +17,49 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_core.arrays.meshes import full, shape_of_type
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.copies.count import Projected, low_dtype, mean_change, sources, unread_elements
+from pjax_core.copies.changes import Changes, nothing
+from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter
-from pjax_core.graph.sets import placed
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
-
-
-@dataclass(frozen=True)
-class Consensus:
-    """No deviations: right where the copies agree before each projection, as in alternating and cyclic projections."""
-
-    def project(self, node: Operation, shared: Sequence[Array], output: Array | None) -> Projected:
-        """Project copies that all have the ``shared`` values."""
-        changes, output = node.primitive.project_values(tuple(shared), output, **node.settings)
-        return Projected(changes, output, None, None)
-
-    def __str__(self) -> str:
-        return "consensus"
 
 
 @exportable_dataclass
 @dataclass(frozen=True)
 class State:
-    """A point of the consensus form: ``pending`` by the places of parameters, ``values`` and ``targets`` of nodes.
+    """A point of the consensus form: by the places of nodes, changes since the start.
 
     Places are strings, the keys that exported functions may have.
 
     Attributes:
-        high: the parameters.
-        low: what rounding took from them; ``high + low`` is their value.
-        pending: mean changes of parameters whose own projection comes later.
-        values: the value that all copies of a node's output share.
-        targets: the mean of these copies once some have been moved.
+        high: the parameters at the start; those in sets as they are.
+        low: what to add for their value: by how much they have changed, or what rounding took.
+        origin: those in sets at the start.
+        starts: what the network computed at the start.
+        values: by how much the value that all copies of a node's output share has changed.
+        targets: by how much the mean of these copies has, once some have been moved; of parameters likewise.
         data: the data arrays.
     """
 
     high: Any
     low: Any
-    pending: dict[str, Array]
+    origin: dict[str, Array]
+    starts: dict[str, Array]
     values: dict[str, Array]
     targets: dict[str, Array]
     data: tuple[Any, ...] | Fixed
 
     def changes(self, old: State) -> list[Array]:
-        """What a change of the state is measured by: the differences from an old one, parameters in full precision."""
-        parameters = jax.tree.map(difference_of_pairs, self.high, self.low, old.high, old.low)
-        new_others, old_others = ((state.values, state.targets) for state in (self, old))
-        return jax.tree.leaves((parameters, jax.tree.map(jnp.subtract, new_others, old_others)))
+        """What a change of the state is measured by: the differences from an old one."""
+        held = ((state.low, state.values, state.targets) for state in (self, old))
+        return jax.tree.leaves(jax.tree.map(jnp.subtract, *held))
 
     @property
     def of_weights(self) -> list[bool]:
         """Which of the changes are those of parameters."""
-        count = len(jax.tree.leaves(self.high))
+        count = len(jax.tree.leaves(self.low))
         return [True] * count + [False] * (len(self.values) + len(self.targets))
 
     @property
@@ -84,31 +72,81 @@ Schedule = Sequence[Sequence[Node]]
 """Sets of nodes, projected one after the other; every node of the graph is in one of them."""
 
 
-def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
-    """The point where every copy has the value that the network computes."""
-    return _evaluated(graph, *normalised(params, _no_low(params) if low is None else low), data).state()
-
-
 def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], Array]:
-    """The values that the network computes."""
-    return _evaluated(graph, params, _no_low(params), data).value
+    """The value of each node as the network computes it."""
+    return _start_of(jax.tree.leaves(params), with_computed(graph, data), computed(graph, params, data))
 
 
-def _no_low(params: Any) -> Any:
-    return jax.tree.map(lambda high: jnp.zeros_like(high, low_dtype(high.dtype)), params)
-
-
-def _evaluated(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> OpenState:
-    """The same point, opened; the pairs of parameters are kept as they are."""
-    point = OpenState(graph, State(params, low, {}, {}, {}, with_computed(graph, data)))
+def computed(graph: Graph, params: Any, data: tuple[Any, ...]) -> dict[Node, Array]:
+    """The value of each operation as the network computes it."""
+    starts: dict[Node, Array] = {}
+    value = _start_of(jax.tree.leaves(params), with_computed(graph, data), starts)
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
-            point.values[node] = node.start(point.value).astype(node.shape.dtype)
-    return point
+            starts[node] = _start(node, value)
+    return starts
+
+
+def _start(node: Operation, start_of: Callable[[Node], Array]) -> Array:
+    assert node.shape is not None
+    return node.start(start_of).astype(node.shape.dtype)
+
+
+def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) -> Callable[[Node], Array]:
+    """The value of each node at the start; what is not in ``starts`` is computed and put there."""
+    of_data = jax.tree.leaves(data)
+
+    def value(node: Node) -> Array:
+        if isinstance(node, Constant):
+            return node.value
+        if isinstance(node, Data):
+            return of_data[node.index]
+        if isinstance(node, Parameter):
+            return of_parameters[node.index]
+        if node not in starts:
+            assert isinstance(node, Operation)
+            starts[node] = _start(node, value)
+        return starts[node]
+
+    return value
+
+
+def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
+    """Without what follows from others at the cost of a sum."""
+
+    def follows(node: Node) -> bool:
+        return isinstance(node, Operation) and node.primitive.common_move is not None and node.unrolled is None
+
+    return {node: start for node, start in starts.items() if not follows(node)}
+
+
+def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
+    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters."""
+    high, moved = normalised(params, low)
+    starts = computed(graph, high, data)
+    leaves = jax.tree.leaves(high)
+    state = State(
+        high,
+        moved,
+        origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
+        starts=_by_key(graph, _kept(starts)),
+        values={},
+        targets={},
+        data=with_computed(graph, data),
+    )
+    changes = opened(graph, state)
+    if low is None:
+        changes.values = {}
+    for node in starts:
+        if isinstance(node, Operation):
+            changes.follow(node)
+    return closed(changes, state)
 
 
 def normalised(high: Any, low: Any) -> tuple[Any, Any]:
-    """Trees of pairs with all that ``high`` can hold in ``high``."""
+    """Trees of pairs with all that ``high`` can hold in ``high``; None is a ``low`` of zeros."""
+    if low is None:
+        return high, jax.tree.map(lambda array: jnp.zeros_like(array, low_dtype(array.dtype)), high)
     pairs = [add_to_pair(*pair) for pair in zip(jax.tree.leaves(high), jax.tree.leaves(low), strict=True)]
     structure = jax.tree.structure(high)
     return (
@@ -119,124 +157,91 @@ def normalised(high: Any, low: Any) -> tuple[Any, Any]:
 
 def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
     """Project onto the constraints of ``nodes``, no two of which are adjacent."""
-    point = OpenState(graph, state)
-    changes: list[tuple[Node, Array]] = []
+    changes = opened(graph, state)
     for node in nodes:
         with jax.named_scope(graph.label(node)):
-            if isinstance(node, Parameter):
-                point.settle(node)
-            elif isinstance(node, Operation):
-                changes += project_operation(point, node)
-    for source, change in changes:
-        point.move_copies(source, change)
-    return point.state()
+            changes.project(node)
+    return closed(changes, state)
 
 
-def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
-    """The state without what the next round of ``schedule`` will not read."""
-    place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    value_read: set[str] = set()
-    target_read: set[str] = set()
-    for node in graph.nodes:
-        for consumer in graph.consumers[node]:
-            (value_read if place[consumer] < place[node] else target_read).add(graph.keys[node])
-    values = state.values | state.targets
-    pending = {
-        str(node.index): full(shape_of_type(node.shape, low_dtype(node.shape.dtype)), 0)
-        for node in graph.nodes
-        if isinstance(node, Parameter) and node.shape is not None and graph.keys[node] in target_read
-    }
+def opened(graph: Graph, state: State) -> Changes:
+    """The changes of a state, by node."""
+    starts, values, targets = (
+        {graph.nodes[int(i)]: array for i, array in arrays.items()}
+        for arrays in (state.starts, state.values, state.targets)
+    )
+    at_start, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.low)
+    for parameter in graph.parameters:
+        values[parameter] = lows[parameter.index]
+        if parameter in graph.regions:
+            pair = at_start[parameter.index], lows[parameter.index]
+            at_start[parameter.index] = state.origin[graph.keys[parameter]]
+            values[parameter] = difference_of_pairs(*pair, at_start[parameter.index], jnp.zeros_like(pair[1]))
+    changes = Changes(graph, _start_of(at_start, state.data, starts))
+    changes.values, changes.targets = values, targets
+    return changes
+
+
+def closed(changes: Changes, state: State) -> State:
+    """The state with these changes in place of its own."""
+    graph = changes.graph
+    highs, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.low)
+    for parameter in graph.parameters:
+        if parameter in changes.placed:
+            highs[parameter.index], lows[parameter.index] = changes.placed[parameter]
+        elif parameter in changes.values and parameter not in graph.regions:
+            lows[parameter.index] = changes.values[parameter]
+    structure = jax.tree.structure(state.high)
+    operations = {node: change for node, change in changes.values.items() if isinstance(node, Operation)}
     return replace(
         state,
-        pending=pending | state.pending,
-        values={i: value for i, value in state.values.items() if i in value_read},
-        targets={i: values[i] for i in sorted(target_read) if i in values},
+        high=jax.tree.unflatten(structure, highs),
+        low=jax.tree.unflatten(structure, lows),
+        values=_by_key(graph, operations),
+        targets=_by_key(graph, changes.targets),
     )
 
 
-class OpenState:
-    """A state opened for one projection: its arrays by node."""
-
-    def __init__(self, graph: Graph, state: State) -> None:
-        self.graph = graph
-        self.high, self.structure = jax.tree.flatten(state.high)
-        self.low = jax.tree.leaves(state.low)
-        self.pending = {int(i): array for i, array in state.pending.items()}
-        self.values = {graph.nodes[int(i)]: array for i, array in state.values.items()}
-        self.targets = {graph.nodes[int(i)]: array for i, array in state.targets.items()}
-        self.data = state.data
-
-    def state(self) -> State:
-        """The state closed again."""
-        keys = self.graph.keys
-        return State(
-            high=jax.tree.unflatten(self.structure, self.high),
-            low=jax.tree.unflatten(self.structure, self.low),
-            pending={str(i): array for i, array in self.pending.items()},
-            values={keys[node]: array for node, array in self.values.items()},
-            targets={keys[node]: array for node, array in self.targets.items()},
-            data=self.data,
-        )
-
-    def copy(self) -> OpenState:
-        """The same arrays, to be replaced apart from these."""
-        return OpenState(self.graph, self.state())
-
-    def value(self, node: Node) -> Array:
-        """The value that the copies of a node's output share."""
-        if isinstance(node, Constant):
-            return node.value
-        if isinstance(node, Data):
-            return jax.tree.leaves(self.data)[node.index]
-        if isinstance(node, Parameter):
-            high, low = self.high[node.index], self.low[node.index]
-            return high if high.dtype == low.dtype else high + low
-        return self.values[node]
-
-    def estimate(self, node: Operation) -> Array | None:
-        """The mean of the copies of a node's output, forgotten afterwards; None for an output constraint."""
-        if node.primitive.constrains_output:
-            return None
-        value = self.values.pop(node, None)
-        return self.targets.pop(node, value)
-
-    def settle(self, parameter: Parameter) -> None:
-        """Make the mean of a parameter's copies its value, or the nearest point of its set."""
-        change = self.pending.pop(parameter.index, None)
-        pair = self.high[parameter.index], self.low[parameter.index]
-        if change is not None:
-            pair = add_to_pair(*pair, change)
-        if parameter in self.graph.regions:
-            pair = placed(self.graph.regions[parameter], pair)
-        self.high[parameter.index], self.low[parameter.index] = pair
-
-    def move_copies(self, node: Node, change: Array) -> None:
-        """Add a change to the mean of the copies of a node's output."""
-        if isinstance(node, Parameter):
-            pending = self.pending.get(node.index)
-            change = change.astype(self.low[node.index].dtype)
-            self.pending[node.index] = change if pending is None else pending + change
-        else:
-            mean = self.targets[node] if node in self.targets else self.values[node]
-            self.targets[node] = (mean + change).astype(mean.dtype)
+def _by_key(graph: Graph, arrays: Mapping[Any, Array]) -> dict[str, Array]:
+    return {graph.keys[node]: array for node, array in arrays.items()}
 
 
-def project_operation(point: OpenState, node: Operation) -> list[tuple[Node, Array]]:
-    """Project one operation; the changes it makes to the means of its sources' copies."""
-    inputs, estimate = inputs_and_estimate(point, node)
-    projected = Consensus().project(node, inputs, estimate)
-    if projected.output is not None and node.shape is not None:
-        point.values[node] = projected.output.astype(node.shape.dtype)
-    return [
-        (source, mean_change(point.graph, node, source, projected.changes, point.value)) for source in sources(node)
-    ]
+def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
+    """The state without what the next round of ``schedule`` will not read, and with zeros where nothing has changed."""
+    changes = opened(graph, state)
+    place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
+    values, targets = {}, {}
+    for node in graph.nodes:
+        own = changes.values.get(node)
+        for consumer in graph.consumers[node]:
+            if place[consumer] < place[node]:
+                values[node] = nothing(node) if own is None else own
+            else:
+                targets[node] = changes.targets.get(node, nothing(node) if own is None else own)
+    operations = {node: change for node, change in values.items() if isinstance(node, Operation)}
+    return replace(state, values=_by_key(graph, operations), targets=_by_key(graph, targets))
 
 
-def inputs_and_estimate(point: OpenState, node: Operation) -> tuple[tuple[Array, ...], Array | None]:
-    """The values that the copies of an operation's inputs share, and the estimate of its output."""
-    inputs = tuple(slot.read(point.value) for slot in node.slots)
-    estimate = point.estimate(node)
-    unread = unread_elements(point.graph, node, point.value)
-    if estimate is not None and unread is not None:
-        estimate = jnp.where(unread, node.primitive.forward(*inputs, **node.settings), estimate)
-    return inputs, estimate
+def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
+    """The same point with these data, from which the network computes other values to begin with."""
+    old_start, new_data = opened(graph, state).start_of, with_computed(graph, data)
+    params = jax.tree.unflatten(jax.tree.structure(state.high), [old_start(p) for p in graph.parameters])
+    new_starts = computed(graph, params, data)
+    pairs = zip(jax.tree.leaves(state.data), jax.tree.leaves(new_data), strict=True)
+    same = functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
+
+    def unless_same(old: Array, new: Array) -> Array:
+        return jnp.where(same, old, new.astype(old.dtype))  # so that a run goes on bit for bit
+
+    def since_new(changes: dict[str, Array]) -> dict[str, Array]:
+        moved = {
+            i: unless_same(changes[i], changes[i] + (old_start(node) - start))
+            for node, start in new_starts.items()
+            if (i := graph.keys[node]) in changes
+        }
+        return changes | moved
+
+    starts = {i: unless_same(old, new_starts[graph.nodes[int(i)]]) for i, old in state.starts.items()}
+    return replace(
+        state, starts=starts, values=since_new(state.values), targets=since_new(state.targets), data=new_data
+    )

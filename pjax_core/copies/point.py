@@ -39,7 +39,7 @@ from pjax_core.copies.count import (
 from pjax_core.copies.factored import Copies, Factored
 from pjax_core.copies.stored import means_over_copies
 from pjax_core.graph.colour import Colour, Graph
-from pjax_core.graph.computed import Fixed
+from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, is_fixed
 from pjax_core.graph.sets import placed
 from pjax_core.operations.primitives import identity
@@ -90,41 +90,37 @@ class CopiesState:
 
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
-    start = consensus.initial_state(graph, params, low, data)
-    start = _from_zero(start, {parameter.index for parameter in graph.regions})
-    lows = jax.tree.leaves(start.low)
+    params, low = consensus.normalised(params, low)
+    starts: dict[Node, Array] = dict(consensus.computed(graph, params, data))
+    high, lows = _from_zero(params, low, {parameter.index for parameter in graph.regions})
     index = graph.keys
-    shared = {
-        i: lows[node.index] if isinstance(node, Parameter) else _widened(start.values[i])
-        for node, i in index.items()
-        if isinstance(node, Parameter) or i in start.values
-    }
-    parameters = sorted((node.index, i) for node, i in index.items() if isinstance(node, Parameter))
+    starts |= {parameter: lows[parameter.index] for parameter in graph.parameters}
+    shared = {i: _widened(starts[node]) for node, i in index.items() if node in starts}
     return CopiesState(
-        high=start.high,
+        high=high,
         shared=shared,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
-        projected={i: shared[i] for _, i in parameters if _is_read_projected(graph, graph.nodes[int(i)])},
+        projected={index[p]: shared[index[p]] for p in graph.parameters if _is_read_projected(graph, p)},
         truncation={
-            index[node]: varying(jnp.zeros(()), varying_axes(start.high))
+            index[node]: varying(jnp.zeros(()), varying_axes(high))
             for node, held in copies.items()
             if isinstance(held, Factored)
         },
         metric={},
-        data=start.data,
-        parameters=tuple(i for _, i in parameters),
+        data=with_computed(graph, data),
+        parameters=tuple(index[parameter] for parameter in graph.parameters),
     )
 
 
-def _from_zero(start: consensus.State, indices: Set[int]) -> consensus.State:
-    """The state with these parameters as differences from 0: their sets are of values."""
-    highs, structure = jax.tree.flatten(start.high)
-    lows = jax.tree.leaves(start.low)
+def _from_zero(high: Any, low: Any, indices: Set[int]) -> tuple[Any, list[Array]]:
+    """The parameters at the start and the differences from them; some from 0: their sets are of values."""
+    highs, structure = jax.tree.flatten(high)
+    lows = jax.tree.leaves(low)
     for index in indices:
         lows[index] = highs[index].astype(lows[index].dtype) + lows[index]
         highs[index] = jnp.zeros_like(highs[index])
-    return replace(start, high=jax.tree.unflatten(structure, highs), low=jax.tree.unflatten(structure, lows))
+    return jax.tree.unflatten(structure, highs), lows
 
 
 def _is_read_projected(graph: Graph, parameter: Node) -> bool:

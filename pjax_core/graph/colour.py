@@ -48,6 +48,11 @@ class Graph:
         """The nodes' places among all, as states name them: strings, the keys that exported functions may have."""
         return {node: str(place) for place, node in enumerate(self.nodes)}
 
+    @functools.cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters in the order of their tree."""
+        return tuple(sorted((n for n in self.nodes if isinstance(n, Parameter)), key=lambda p: p.index))
+
     def coloured(self, colour: Colour) -> tuple[Node, ...]:
         """The nodes of one colour."""
         return tuple(node for node in self.nodes if self.colours[node] is colour)

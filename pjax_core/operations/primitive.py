@@ -72,8 +72,9 @@ class Primitive:
             estimate has beyond the output which follows from the inputs, known beyond the rounding of both, or None.
             It returns the mean changes of the copies, one array for each input, and the change of the output.  For an
             output constraint, output, residual and change are None.
-        output_of_moved: ``output_of_moved(inputs, changes, **settings)`` is the new output where it follows from how
-            inputs move, with no rounding of the old one, or None where it does not.
+        common_move: ``common_move(inputs, changes)`` is by how much ``project`` moves every copy of every input, where
+            it moves all alike, or None where that is not seen.  The new output then follows from the moved inputs:
+            those in place are free before it is written.
         increment: ``increment(starts, changes, **settings)`` is by how much the output grows when the inputs grow
             from ``starts`` by ``changes``, not rounded to the precision of the output; None for the difference of
             two outputs.
@@ -98,7 +99,7 @@ class Primitive:
     project: Callable[..., tuple[tuple[Array, ...], Array | None]]
     spread: Callable[..., tuple[Array, ...]] | None = as_they_are
     increment: Callable[..., Array] | None = None
-    output_of_moved: Callable[..., Array | None] | None = None
+    common_move: Callable[..., Array | None] | None = None
     copywise: Primitive | None = None
     uneven: bool = False
     bilinear: Bilinear | None = None
@@ -131,8 +132,10 @@ class Primitive:
         changes, output_change = self.project(inputs, output, None, **settings)
         if output is None or output_change is None:
             return changes, None
-        new = None if self.output_of_moved is None else self.output_of_moved(inputs, changes, **settings)
-        return changes, output + output_change if new is None else new
+        move = None if self.common_move is None else self.common_move(inputs, changes)
+        if move is None:
+            return changes, output + output_change
+        return changes, self.forward(*(start + move for start in inputs), **settings)
 
     def growth(self, starts: Sequence[Array], changes: Sequence[Array | None], **settings: Any) -> Array | None:
         """By how much the output grows with changes of the inputs; None stands for no change."""
@@ -279,12 +282,12 @@ def bilinear(
 
 
 def bilinear_increment(forward: Callable[..., Array], sides: Sides) -> Callable[..., Array]:
-    """The increment of a map that is linear in either side: ``F(dx, w + dw) + F(x, dw)``."""
+    """The increment of a map that is linear in either side: ``F(dx, w) + F(x + dx, dw)``, with no sum of weights."""
 
     def increment(starts: Sequence[Array], changes: Sequence[Array | None], **settings: Any) -> Array:
         new = list(map(moved, starts, changes))
         terms = []
-        for side, others in zip(sides, (new, starts), strict=True):
+        for side, others in zip(sides, (starts, new), strict=True):
             if any(changes[place] is not None for place in side):
                 inputs = list(others)
                 for place in side:

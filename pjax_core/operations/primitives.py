@@ -448,14 +448,10 @@ def _project_sum_relu(inputs: tuple[Array, ...], output: Array, residual: Array 
     return pk.project_sum_relu(inputs, output, residual=residual, increments=True)
 
 
-def _sum_relu_of_moved(inputs: tuple[Array, ...], changes: tuple[Array, ...]) -> Array | None:
+def _common_move(inputs: tuple[Array, ...], changes: tuple[Array, ...]) -> Array | None:
     """All inputs move by the same amount, which is seen where one has the shape of the output."""
     shape = jnp.broadcast_shapes(*(x.shape for x in inputs))
-    for x, change in zip(inputs, changes, strict=True):
-        if x.shape == shape:
-            # From the moved inputs: those in place are then free before the output is written.
-            return jnp.maximum(_total(*(moved + change for moved in inputs)), 0)
-    return None
+    return next((change for x, change in zip(inputs, changes, strict=True) if x.shape == shape), None)
 
 
 def _sum_relu_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
@@ -470,7 +466,7 @@ sum_relu = Primitive(
     project=_project_sum_relu,
     spread=_broadcast,
     increment=_sum_relu_increment,
-    output_of_moved=_sum_relu_of_moved,
+    common_move=_common_move,
     shares=_equal_shares,
     batching=Batching.BROADCAST,
 )

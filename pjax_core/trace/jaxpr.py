@@ -33,11 +33,11 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apar
     params, data = jax.tree.map(shape_of_type, (params, data))
     found: list[Graph] = []
     # While JAX traces, what is computed of known arrays is known; in shard_map outside jit it would not be.
-    jax.eval_shape(lambda: found.append(_traced(function, params, data)))
+    jax.eval_shape(lambda: found.append(_traced(function, params, data, apart)))
     return found[0]
 
 
-def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...]) -> Graph:
+def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool) -> Graph:
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
     closed = jax.make_jaxpr(function)(*jax.tree.map(without_manual_axes, (params, *data)))
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])

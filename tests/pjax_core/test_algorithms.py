@@ -166,6 +166,35 @@ def test_dtypes(dtype: str, algorithm: pj.Algorithm, params: Params, data: Any, 
     assert relative_error(solution.params, expected) < 4 * float(jnp.finfo(dtype).eps) + 1e-6
 
 
+def test_float32_loses_no_change_of_deep_layers(
+    algorithm: pj.Algorithm, generator: np.random.Generator, one_hot: Any, relative_error: Any
+) -> None:
+    """The first layer's change is far below what float32 can add to a value."""
+    sizes = (20, *(24,) * 4, 3)
+    weights = [generator.normal(size=s) * np.sqrt(2 / s[0]) for s in zip(sizes[:-1], sizes[1:], strict=True)]
+    biases = [0.1 * generator.normal(size=size) for size in sizes[1:-1]]
+    x, y = generator.uniform(size=(16, 20)), one_hot(16, 3)
+
+    def changes(dtype: str) -> list[np.ndarray]:
+        arrays = jax.tree.map(lambda a: jnp.asarray(np.float32(a), dtype), ((weights, biases), x, y))
+        solution = pj.solve(DEEP, *arrays, algorithm=algorithm, steps=len(sizes), tolerance=np.inf)
+        return [np.asarray(change, np.float64) for change in solution.change[0]]
+
+    with jax.enable_x64(True):
+        exact = changes("float64")
+    assert 0 < np.linalg.norm(exact[0]) < 1e-8 * np.linalg.norm(weights[0])
+    for change, expected in zip(changes("float32"), exact, strict=True):
+        assert relative_error(change, expected) < 1e-4
+
+
+@pj.feasibility
+def DEEP(params: Any, x: Any, y: Any) -> Any:
+    weights, biases = params
+    for w, b in zip(weights[:-1], biases, strict=True):
+        x = jax.nn.relu(x @ w + b)
+    return pj.cross_entropy(x @ weights[-1], y, strength=0.3)
+
+
 def test_residual_is_the_rms_change(algorithm: pj.Algorithm, params: Params, data: Any, float64: None) -> None:
     """Over all that the state holds but the data, a parameter being the sum of its high and low parts."""
 

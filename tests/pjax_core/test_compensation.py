@@ -61,16 +61,19 @@ def test_pairs_add_up_exactly(generator: np.random.Generator) -> None:
     np.testing.assert_array_equal(new_high, high + smaller)
 
 
-def test_parameters_are_rounded_sums_throughout(generator: np.random.Generator, one_hot: Any) -> None:
-    """Products read the high part alone."""
+def test_parameters_are_rounded_sums(generator: np.random.Generator, one_hot: Any) -> None:
+    """What is read from a state is: it holds the parameters at the start, and their changes."""
     shapes = {"w0": (20, 8), "b0": (8,), "w1": (8, 3)}
     params = {n: jnp.float32(generator.normal(size=s)) for n, s in shapes.items()}
     x, y = jnp.float32(generator.uniform(size=(16, 20))), jnp.float32(one_hot(16, 3))
     algorithm = pj.alternating_projections()
-    state = pj.solve(CROSS_ENTROPY, params, x, y, algorithm=algorithm, steps=20).state
-    for name, high in state.high.items():
+    solution = pj.solve(CROSS_ENTROPY, params, x, y, algorithm=algorithm, steps=20)
+    for name, high in solution.params.items():
         assert np.any(np.asarray(high) != np.asarray(params[name]))
-        assert np.all(np.abs(state.low[name]) <= jnp.finfo(jnp.float32).eps * np.abs(high))
+        assert np.all(np.abs(solution.params_low[name]) <= jnp.finfo(jnp.float32).eps * np.abs(high))
+        np.testing.assert_array_equal(solution.state.high[name], params[name])
+        moved = (np.float64(high) - np.float64(params[name])) + np.float64(solution.params_low[name])
+        np.testing.assert_array_equal(moved, np.float64(solution.state.low[name]))
 
 
 def test_the_low_part_carries_on(generator: np.random.Generator, one_hot: Any, change: Any, relative_error: Any):

@@ -49,7 +49,9 @@ def bytes_of(step: Any, state: Any) -> int:
     return used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes - used.alias_size_in_bytes
 
 
-def test_a_step_holds_at_most_half_more_than_one_of_sgd(arguments: Any) -> None:
+def test_a_step_holds_at_most_twice_what_one_of_sgd_does(arguments: Any) -> None:
+    """Values at the start, and changes since."""
+
     def loss(params: Params, x: Any, y: Any) -> Any:
         return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(network(params, x)), axis=1))
 
@@ -62,7 +64,7 @@ def test_a_step_holds_at_most_half_more_than_one_of_sgd(arguments: Any) -> None:
         bytes_of(lambda state, algorithm=algorithm: algorithm.step(problem, state), algorithm.init(problem, *arguments))
         for algorithm in (IN_TURN, SIDE_BY_SIDE)
     )
-    assert in_turn <= 1.5 * sgd
+    assert in_turn <= 2 * sgd
     assert in_turn < side_by_side
 
 

@@ -19,21 +19,19 @@ def equal_layers(params: Any, x: Any, y: Any) -> Any:
 
 
 OPERATIONS = {"matmul 1", "matmul 2", "sum_relu", "margin_loss"}
-PARAMETERS = {f"params['{name}']" for name in ("w0", "w1", "b")}
+"""A parameter's own projection computes nothing: the mean change of its copies becomes that of its value."""
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "names"),
-    [(pj.alternating_projections(), OPERATIONS | PARAMETERS), (pj.douglas_rachford(copies="dense"), OPERATIONS)],
+    "algorithm",
+    [pj.alternating_projections(), pj.douglas_rachford(copies="dense")],
     ids=["consensus", "copies"],
 )
-def test_projections_are_named_after_their_nodes(
-    algorithm: pj.Algorithm, names: set[str], generator: np.random.Generator
-) -> None:
+def test_projections_are_named_after_their_nodes(algorithm: pj.Algorithm, generator: np.random.Generator) -> None:
     arrays = {name: generator.normal(size=(4, 4)).astype(np.float32) for name in ("w0", "w1", "x", "y")}
     x, y, bias = arrays.pop("x"), abs(arrays.pop("y")), generator.normal(size=4).astype(np.float32)
     problem = pj.feasibility(equal_layers)
     state = algorithm.init(problem, arrays | {"b": bias}, x, y)
     program = jax.jit(lambda state: algorithm.step(problem, state)).lower(state).compile().as_text()
-    found = {name.replace("\\", "") for name in re.findall(r'op_name="jit\(<lambda>\)/jit\(step\)/([^/"]+)/', program)}
-    assert names <= found
+    found = {name.replace("\\", "") for name in re.findall(r'op_name="jit\(<lambda>\)/([^/"]+)/', program)}
+    assert found >= OPERATIONS

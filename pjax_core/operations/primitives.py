@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
+from pjax_core.arrays.meshes import like
 from pjax_core.operations.convolutions import spread_convolution
 from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
 from pjax_kernels import compose
@@ -270,8 +271,8 @@ def _total(*inputs: Array) -> Array:
 
 
 def _sum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
-    shape = jnp.broadcast_shapes(*(start.shape for start in starts))
-    return jnp.broadcast_to(sum(change for change in changes if change is not None), shape)
+    total = jax.eval_shape(_total, *starts)
+    return like(jnp.broadcast_to(sum(change for change in changes if change is not None), total.shape), total)
 
 
 def _project_sum(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -78,7 +77,7 @@ def coefficients(
         return p if hold and residual is None else _products(dots, x, w, z, residual)
 
     def far() -> roots.FarEquations:
-        return (products(), (x_squared, w_squared), z, residual), _equations_of_rounded
+        return (products(), (x_squared, w_squared), z, residual), roots.scaled_equations
 
     q, none = x_squared + w_squared, jax.tree.map(jnp.zeros_like, sums(z, z))
     minus_v, (free_x, free_w) = roots.minus_roots(
@@ -92,14 +91,6 @@ def coefficients(
 def _products(dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None) -> Array:
     """The dot products, from what ``z`` has beyond them if that is known."""
     return dots.product(x, w) if residual is None else z - residual
-
-
-def _equations_of_rounded(
-    p: Array, q_terms: Sequence[Array], z: Array, residual: Array | None
-) -> tuple[Array, Array, Array]:
-    """Of sums that are rounded: operands that are equal, or opposite, are so in them to within rounding alone."""
-    scaled, plus, minus = roots.scaled_equations(p, q_terms, z, residual)
-    return scaled, *root.without_rounding(scaled, plus, minus)
 
 
 def squares(tree: Tree) -> Tree:

@@ -29,10 +29,6 @@ FAR_STEPS = 4
 """Halley steps of :func:`far_root`: the error falls as 6e-1, 8e-2, 6e-4, 2e-10, 0 over all inputs."""
 
 
-ROUNDING = 16
-"""Units in the last place of ``q`` that ``P`` and ``M`` may have from the rounding of ``p`` and ``q``."""
-
-
 class BilinearRoot(NamedTuple):
     """The root ``t``, and the coefficients of the increments that follow from it.
 
@@ -120,18 +116,6 @@ def squares(p: Array, q: Array) -> tuple[Square, Square]:
     """``P = |a + b|^2/4`` and ``M = |a - b|^2/4`` from ``p`` and ``q``, none below zero."""
     q = jnp.maximum(q, 2 * jnp.abs(p))  # rounding of p and q may have lost |a - b|^2 >= 0
     return Square(*_two_sum(0.25 * q, 0.5 * p)), Square(*_two_sum(0.25 * q, -0.5 * p))
-
-
-def without_rounding(scaled: Array, plus: Array, minus: Array) -> tuple[Array, Array]:
-    """``P`` and ``M`` from rounded ``p`` and ``q``: of the one that would stop the root, what may be rounding is 0.
-
-    Else ``a`` and ``b`` that are equal, or opposite, would be taken for a pair that differs by a little, and projected
-    along a difference that they do not have.
-    """
-    pole, _, equation = _signed_equation(scaled, plus, minus)
-    rounding = ROUNDING * float(jnp.finfo(scaled.dtype).eps) * (plus + minus)
-    none = (pole <= rounding) & (equation.excess >= 0)
-    return jnp.where(none & (scaled > 0), 0, plus), jnp.where(none & (scaled < 0), 0, minus)
 
 
 def far_root(plus: Square, minus: Square, z: Array) -> BilinearRoot:

@@ -26,8 +26,7 @@ from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.graph.sets import placed
 from pjax_core.operations.primitive import moved
-from pjax_kernels.compose import add_to_pair, difference_of_pairs
-from pjax_kernels.roots import always, replaced_if
+from pjax_kernels.compose import add_to_pair, always, difference_of_pairs, replaced_if
 
 LINEAR = -60
 """Changes that are below 2 to this power of what they change leave every projection linear in them."""

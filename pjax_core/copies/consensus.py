@@ -112,10 +112,11 @@ def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) 
 
 
 def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
-    """Without what follows from others at the cost of a sum."""
+    """Without what follows from others at the cost of a sum; loops refer to their states."""
+    states = {node.feedback for node in starts if isinstance(node, Operation)}
 
     def follows(node: Node) -> bool:
-        return isinstance(node, Operation) and node.primitive.common_move is not None and node.unrolled is None
+        return isinstance(node, Operation) and node.primitive.common_move is not None and node not in states
 
     return {node: start for node, start in starts.items() if not follows(node)}
 

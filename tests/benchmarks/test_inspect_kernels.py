@@ -32,6 +32,7 @@ BUDGETS = {
     ("threshold 65536 x 784", "_project"): Budget(occupancy=0.5, wide=0.7),
     ("threshold 13 x 65536 x 16, axis 0", "_project"): Budget(occupancy=0.15, wide=0.8),
     ("threshold 2048 x 20000", "_project_long"): Budget(occupancy=0.35, wide=0.85),
+    ("threshold layer 256 x 784 x 256", "_solve_layer"): Budget(occupancy=0.12, wide=0.0),
     ("dense 256 x 784 x 256, highest", "_solve"): Budget(occupancy=0.12, wide=0.5),
     ("dense 256 x 784 x 256, high", "_multiply_and_solve"): Budget(occupancy=0.12, wide=0.8, matrix=True),
     ("max 65536 x 784", "_lower_rows"): Budget(occupancy=0.5, wide=0.6),

@@ -124,6 +124,7 @@ def test_no_tracer_stays_in_a_cache(params: Any, data: Any) -> None:
 def test_ranks_that_meet_inside_are_no_promotion_of_the_users(params: Any, data: Any) -> None:
     """FOUND 17."""
     x, y = data
+    narrow = {"w0": params["w0"], "w1": params["w1"], "b": np.zeros(params["w1"].shape[1], np.float32)}
 
     def wide(p: Any, x: Any, y: Any) -> Any:
         return pj.cross_entropy(jax.nn.relu(x @ p["w0"] + p["b0"][None]) @ p["w1"], y)
@@ -134,7 +135,7 @@ def test_ranks_that_meet_inside_are_no_promotion_of_the_users(params: Any, data:
         found = pj.solve(problem, params, x, y, algorithm=ALGORITHM, steps=3).change
         assert jax.tree.map(jnp.shape, pj.direction(problem, params, x, y)) == jax.tree.map(jnp.shape, params)
         with pytest.raises(ValueError, match="rank_promotion"):
-            solve(params, x, y)
+            pj.feasibility(lambda p, x, y: pj.cross_entropy(x @ p["w0"] @ p["w1"] + p["b"], y)).graph(narrow, (x, y))
     for name, change in expected.items():
         np.testing.assert_allclose(found[name], change, rtol=1e-5, atol=1e-8)
 

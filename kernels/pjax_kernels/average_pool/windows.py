@@ -51,17 +51,17 @@ class WindowsOfArray:
 
     @property
     def entries(self) -> np.ndarray:
-        """How many entries each window has, padding left out."""
+        """How many entries each window has, padding left out, of length 1 along axes where all agree."""
         return _outer([_entries_along(axis) for axis in self.axes])
 
     @property
     def factors(self) -> np.ndarray:
         """What the sum of each window is multiplied by."""
-        return 1 / np.maximum(self.entries, 1) if self.factor is None else np.full(self.shape, self.factor)
+        return 1 / np.maximum(self.entries, 1) if self.factor is None else np.full((1,) * len(self.axes), self.factor)
 
     @property
     def coverage(self) -> np.ndarray:
-        """How many windows hold each entry of the array."""
+        """How many windows hold each entry of the array, of length 1 along axes where all agree."""
         return _outer([axis.coverage for axis in self.axes])
 
     @property
@@ -104,5 +104,6 @@ def _entries_along(axis: Windows) -> np.ndarray:
 
 
 def _outer(along_axes: Sequence[np.ndarray]) -> np.ndarray:
-    """The products of one number for each axis."""
-    return functools.reduce(np.multiply.outer, along_axes, np.ones(()))
+    """The products of one number for each axis, of length 1 along those where all agree."""
+    short = [numbers[:1] if np.all(numbers == numbers[:1]) else numbers for numbers in along_axes]
+    return functools.reduce(np.multiply.outer, short, np.ones(()))

@@ -315,9 +315,7 @@ def _find_roots(
 
         @pl.when(some_far)
         def _far() -> None:
-            plus, minus = root.squares(p, q)
-            of_plus, of_minus = root.without_rounding(scaled, plus.value, minus.value)
-            far = root.far_root(plus._replace(value=of_plus), minus._replace(value=of_minus), z)
+            far = root.far_root(*root.squares(p, q), z)
             radius = jnp.where(is_near, 0, far.radius)
             write(jnp.where(is_near, minus_t, -far.t), jnp.where(is_near, minus_beta, -far.beta))
             all_gamma = jnp.where(is_near, gamma, far.gamma)

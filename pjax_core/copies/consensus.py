@@ -22,7 +22,7 @@ from pjax_core.copies.changes import Changes, nothing
 from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
-from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter
+from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, sources_of
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
 
@@ -93,7 +93,7 @@ def _start(node: Operation, start_of: Callable[[Node], Array]) -> Array:
 
 
 def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) -> Callable[[Node], Array]:
-    """The value of each node at the start; what is not in ``starts`` is computed and put there."""
+    """The value of each node at the start; what is not in ``starts`` is computed each time."""
     of_data = jax.tree.leaves(data)
 
     def value(node: Node) -> Array:
@@ -103,22 +103,23 @@ def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) 
             return of_data[node.index]
         if isinstance(node, Parameter):
             return of_parameters[node.index]
-        if node not in starts:
-            assert isinstance(node, Operation)
-            starts[node] = _start(node, value)
-        return starts[node]
+        if node in starts:
+            return starts[node]
+        assert isinstance(node, Operation)
+        return _start(node, value)
 
     return value
 
 
 def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
-    """Without what follows from others at the cost of a sum; loops refer to their states."""
+    """Without what follows from others that are kept at the cost of a sum; loops refer to their states."""
     states = {node.feedback for node in starts if isinstance(node, Operation)}
-
-    def follows(node: Node) -> bool:
-        return isinstance(node, Operation) and node.primitive.common_move is not None and node not in states
-
-    return {node: start for node, start in starts.items() if not follows(node)}
+    left_out: set[Node] = set()
+    for node in starts:
+        is_sum = isinstance(node, Operation) and node.primitive.common_move is not None
+        if is_sum and node not in states and left_out.isdisjoint(sources_of(node)):
+            left_out.add(node)
+    return {node: start for node, start in starts.items() if node not in left_out}
 
 
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:

@@ -75,6 +75,23 @@ def layers_increments(
             **common,
         )
     beta, z_change, *sums = found
+    row_means, column_means = means_of_copies(rows, columns, beta, sums, precision=precision)
+    return *row_means, *column_means, z_change
+
+
+def means_of_copies(
+    rows: Sequence[Array],
+    columns: Sequence[Array],
+    beta: Array,
+    sums: Sequence[Array],
+    *,
+    precision: lax.PrecisionLike,
+) -> tuple[list[Array], list[Array]]:
+    """The mean changes of ``rows`` and ``columns``, from ``beta`` (L, B, M) and what the blocks of a launch summed up.
+
+    The ``sums`` are those of ``gamma`` over rows and columns, then of what is free.
+    """
+    (_, batch, width), length = beta.shape, sum(array.shape[2] for array in rows)
     gamma_rows, gamma_columns, free_rows, free_columns = (jnp.sum(array, axis=1) for array in sums)
 
     per_row, per_column, free = 1 / max(width, 1), 1 / max(batch, 1), max(length, 1) ** -0.5
@@ -88,7 +105,7 @@ def layers_increments(
         own_columns[:, None] * w + free_columns[:, None] + jnp.matmul(x.mT, beta, precision=precision) * per_column
         for x, w in zip(rows, columns, strict=True)
     ]
-    return *row_means, *column_means, z_change
+    return row_means, column_means
 
 
 def product_on_tensor_cores(precision: lax.PrecisionLike, z: Array) -> str | None:

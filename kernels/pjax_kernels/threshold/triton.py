@@ -16,6 +16,7 @@ import triton.language as tl
 from jax import Array, lax
 
 from pjax_kernels import arguments, blocks, gpu, root_triton
+from pjax_kernels.dense.triton import means_of_copies
 from pjax_kernels.threshold import root
 
 FAR = tl.constexpr(root.FAR)
@@ -95,15 +96,8 @@ def dense_increments(
             SOLVED=max(1, entries // tile),
             **sizes,
         )
-        gamma_rows, gamma_columns, free_rows, free_columns = (jnp.sum(array, axis=1) for array in sums)
-        per_row, per_column, free = 1 / max(width, 1), 1 / max(batch, 1), length**-0.5
-        x_change = (
-            gamma_rows[:, :, None] * x + free * free_rows[:, :, None] + jnp.matmul(beta, w.mT, precision=precision)
-        )
-        w_change = (
-            gamma_columns[:, None] * w + free * free_columns[:, None] + jnp.matmul(x.mT, beta, precision=precision)
-        )
-        return per_row * x_change, per_column * w_change, z_change
+        (x_mean,), (w_mean,) = means_of_copies((x,), (w,), beta, sums, precision=precision)
+        return x_mean, w_mean, z_change
 
     found = gpu.over_leading_axis(project)(x[None], w[None], z[None], margin.reshape(1))
     return found[0][0], found[1][0], found[2][0]

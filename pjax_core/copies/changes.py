@@ -81,9 +81,7 @@ class Changes:
 
     def follow(self, node: Operation) -> None:
         """Let an operation's output be what the changes of its inputs make of it."""
-        starts = [slot.read(self.start_of) for slot in node.slots]
-        changes = [self._change_of(slot, node) for slot in node.slots]
-        growth = node.primitive.growth(starts, changes, **node.settings)
+        growth = node.primitive.growth(*self._inputs(node), **node.settings)
         if growth is not None:
             self.values[node] = self.unscaled(node, node, growth)
 
@@ -92,8 +90,7 @@ class Changes:
         return [self.values[node] if node in self.values else nothing(node) for node in self.graph.parameters]
 
     def _project_operation(self, node: Operation, settled: Parameter | None) -> None:
-        starts = [slot.read(self.start_of) for slot in node.slots]
-        changes = [self._change_of(slot, node) for slot in node.slots]
+        starts, changes = self._inputs(node)
         if node.primitive.constrains_output:
             found, _ = node.primitive.project(tuple(map(moved, starts, changes)), None, None, **node.settings)
         else:
@@ -138,6 +135,10 @@ class Changes:
         growth = primitive.growth(starts, [moved(move, old) for old in changes], **node.settings)
         assert growth is not None
         return found, growth
+
+    def _inputs(self, node: Operation) -> tuple[list[Array], list[Array | None]]:
+        """The values in the slots at the start, and how they have changed."""
+        return [slot.read(self.start_of) for slot in node.slots], [self._change_of(slot, node) for slot in node.slots]
 
     def _change_of(self, slot: Slot, reader: Operation) -> Array | None:
         """The change of a slot's value; None if none of its sources has changed.

@@ -74,13 +74,14 @@ Schedule = Sequence[Sequence[Node]]
 
 def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], Array]:
     """The value of each node as the network computes it."""
-    return _start_of(jax.tree.leaves(params), with_computed(graph, data), computed(graph, params, data))
+    fixed = with_computed(graph, data)
+    return _start_of(jax.tree.leaves(params), fixed, starts_of(graph, params, fixed))
 
 
-def computed(graph: Graph, params: Any, data: tuple[Any, ...]) -> dict[Node, Array]:
-    """The value of each operation as the network computes it."""
+def starts_of(graph: Graph, params: Any, data: tuple[Any, ...] | Fixed) -> dict[Node, Array]:
+    """The value of each operation as the network computes it, from data with what is computed of them alone."""
     starts: dict[Node, Array] = {}
-    value = _start_of(jax.tree.leaves(params), with_computed(graph, data), starts)
+    value = _start_of(jax.tree.leaves(params), data, starts)
     for node in graph.nodes:
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             starts[node] = _start(node, value)
@@ -125,7 +126,8 @@ def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
 def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
     """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters."""
     high, moved = normalised(params, low)
-    starts = computed(graph, high, data)
+    fixed = with_computed(graph, data)
+    starts = starts_of(graph, high, fixed)
     leaves = jax.tree.leaves(high)
     state = State(
         high,
@@ -134,11 +136,11 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
         starts=_by_key(graph, _kept(starts)),
         values={},
         targets={},
-        data=with_computed(graph, data),
+        data=fixed,
     )
-    changes = opened(graph, state)
     if low is None:
-        changes.values = {}
+        return state
+    changes = opened(graph, state)
     for node in starts:
         if isinstance(node, Operation):
             changes.follow(node)
@@ -228,7 +230,7 @@ def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
     """The same point with these data, from which the network computes other values to begin with."""
     old_start, new_data = opened(graph, state).start_of, with_computed(graph, data)
     params = jax.tree.unflatten(jax.tree.structure(state.high), [old_start(p) for p in graph.parameters])
-    new_starts = computed(graph, params, data)
+    new_starts = starts_of(graph, params, new_data)
     pairs = zip(jax.tree.leaves(state.data), jax.tree.leaves(new_data), strict=True)
     same = functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
 

@@ -91,7 +91,8 @@ class CopiesState:
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
     params, low = consensus.normalised(params, low)
-    starts: dict[Node, Array] = dict(consensus.computed(graph, params, data))
+    fixed = with_computed(graph, data)
+    starts = consensus.starts_of(graph, params, fixed)
     high, lows = _from_zero(params, low, {parameter.index for parameter in graph.regions})
     index = graph.keys
     starts |= {parameter: lows[parameter.index] for parameter in graph.parameters}
@@ -108,7 +109,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
             if isinstance(held, Factored)
         },
         metric={},
-        data=with_computed(graph, data),
+        data=fixed,
         parameters=tuple(index[parameter] for parameter in graph.parameters),
     )
 

@@ -90,7 +90,9 @@ def _mean_at(changes: Changes, node: Node) -> str:
 
 def _may_settle(changes: Changes, node: Operation, source: Node, later: Sequence[Node]) -> bool:
     """Whether a parameter can be projected together with the operation, as the only one that uses it."""
-    if not isinstance(source, Parameter) or source in changes.graph.regions or source not in later:
+    if not isinstance(source, Parameter) or source in changes.graph.regions or source in changes.spans:
+        return False
+    if source not in later:
         return False
     alone = changes.graph.consumers[source] == (node,) and source not in changes.targets
     one_dtype = len({changes.values[source].dtype, *(slot.shape.dtype for slot in node.slots)}) == 1

@@ -12,13 +12,11 @@ from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.in_place import project_dense_in_place
 from pjax_kernels.dense.span import (
+    ChangeInSpan,
     Span,
-    growth_in_span,
     no_change_in_span,
-    norms_in_span,
     project_dense_in_span,
     span_of,
-    weights_in_span,
 )
 from pjax_kernels.elementwise.functions import elementwise_function
 from pjax_kernels.layer.api import RULES as LAYER_RULES
@@ -30,6 +28,7 @@ from pjax_kernels.roots import always, replaced_if
 
 __all__ = [
     "LAYER_RULES",
+    "ChangeInSpan",
     "Span",
     "WindowsOfArray",
     "add_to_pair",
@@ -37,12 +36,10 @@ __all__ = [
     "conv2d",
     "difference_of_pairs",
     "elementwise_function",
-    "growth_in_span",
     "is_layer",
     "layer_metric",
     "max_pool",
     "no_change_in_span",
-    "norms_in_span",
     "on_automatic_axes",
     "padding_pairs",
     "place_windows",
@@ -51,7 +48,6 @@ __all__ = [
     "project_dense_in_span",
     "replaced_if",
     "span_of",
-    "weights_in_span",
 ]
 
 

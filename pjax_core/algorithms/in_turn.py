@@ -8,10 +8,9 @@ loop that runs once.  To the compiler that is one instruction, with arrays that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from jax import Array
 
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.consensus import State, closed, opened
@@ -49,14 +48,14 @@ def _project_in_a_loop(changes: Changes, node: Operation, waiting: set[Node], la
         return
     arrays = tuple(getattr(changes, cell.before)[cell.node] for cell in cells)
 
-    def projected(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    def projected(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
         inner = changes.copy()
         for cell, array in zip(cells, arrays, strict=True):
             getattr(inner, cell.before)[cell.node] = array
         inner.project(node, settled)
         return tuple(getattr(inner, cell.after)[cell.node] for cell in cells)
 
-    new = replaced_if(always(min(arrays, key=lambda array: array.size)), projected, arrays)
+    new = replaced_if(always(min(jax.tree.leaves(arrays), key=lambda array: array.size)), projected, arrays)
     changes.targets.pop(node, None)
     for cell, array in zip(cells, new, strict=True):
         getattr(changes, cell.after)[cell.node] = array

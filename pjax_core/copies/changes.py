@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -31,7 +32,6 @@ from pjax_kernels.compose import (
     add_to_pair,
     always,
     difference_of_pairs,
-    growth_in_span,
     project_dense_in_span,
     replaced_if,
 )
@@ -47,7 +47,8 @@ class Changes:
         values: by how much the value that all copies of a node's output share has changed.
         targets: by how much the mean of these copies has, once some have been moved.
         placed: the parameters in sets, once they are placed, as pairs of a value and what rounding took from it.
-        spans: of parameters that data move what they move along; ``values`` and ``targets`` are in terms of that.
+        spans: of parameters that data move what they move along; their ``values`` and ``targets`` are
+            :class:`pjax_kernels.compose.ChangeInSpan`.
         shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
             ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
             is to learn, is all that counts.
@@ -61,8 +62,8 @@ class Changes:
         self.shares = shares
         of_nodes = {} if shares is None else shares.of_nodes
         self.exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in of_nodes.items()}
-        self.values: dict[Node, Array] = {}
-        self.targets: dict[Node, Array] = {}
+        self.values: dict[Node, Any] = {}
+        self.targets: dict[Node, Any] = {}
         self.placed: dict[Parameter, tuple[Array, Array]] = {}
         self.spans: dict[Parameter, Span] = {}
 
@@ -100,7 +101,7 @@ class Changes:
         if weights is None:
             growth = node.primitive.growth(*self._inputs(node), **node.settings)
         else:
-            growth = growth_in_span(self.values[weights])
+            growth = self.values[weights].with_rows
         if growth is not None:
             self.values[node] = self.unscaled(node, node, growth)
 
@@ -115,8 +116,8 @@ class Changes:
     def _project_in_span(self, node: Operation, weights: Parameter) -> None:
         """Project onto an operation's graph, and move its weights along what data move them along."""
         change = self.targets.pop(node, self.values.pop(node, None))
-        growth, unread = growth_in_span(self.values[weights]), unread_elements(self.graph, node, self.start_of)
-        change, residual = _beyond(growth, change, unread)
+        unread = unread_elements(self.graph, node, self.start_of)
+        change, residual = _beyond(self.values[weights].with_rows, change, unread)
         estimate = self.start_of(node) + change
         self.targets[weights], output_change = project_dense_in_span(
             self.spans[weights], self.values[weights], estimate, residual

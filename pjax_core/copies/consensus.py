@@ -25,9 +25,9 @@ from pjax_core.copies.span import InSpan, in_spans
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, sources_of
-from pjax_kernels.compose import add_to_pair, difference_of_pairs, norms_in_span
+from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
-_Held = TypeVar("_Held", Array, InSpan)
+_Held = TypeVar("_Held")
 
 
 @functools.partial(exportable_dataclass, static=["parameters"])
@@ -54,8 +54,8 @@ class State:
     lows: Any
     origin: dict[str, Array]
     starts: dict[str, Array]
-    values: dict[str, Array]
-    targets: dict[str, Array]
+    values: dict[str, Any]
+    targets: dict[str, Any]
     spans: dict[str, InSpan]
     data: tuple[Any, ...] | Fixed
     parameters: tuple[str, ...]
@@ -70,7 +70,7 @@ class State:
         differences = jax.tree.map(jnp.subtract, _held(self), _held(old))
         sizes = {i: high.size for i, high in zip(self.parameters, jax.tree.leaves(self.high), strict=True)}
         return [
-            Norms(norms_in_span(difference), sizes[i]) if i in self.spans else difference
+            Norms(difference.norms(), sizes[i]) if i in self.spans else difference
             for arrays in differences
             for i, difference in arrays.items()
         ]
@@ -87,14 +87,14 @@ class State:
         return {}
 
 
-def _held(state: State) -> tuple[dict[str, Array], ...]:
+def _held(state: State) -> tuple[dict[str, Any], ...]:
     """The changes of parameters, of operations' outputs, and of means."""
     weights = dict(zip(state.parameters, jax.tree.leaves(state.lows), strict=True))
     weights |= {i: state.values[i] for i in state.spans}
     return weights, {i: change for i, change in state.values.items() if i not in weights}, state.targets
 
 
-def _with_spans(state: State, changes: Mapping[str, Array]) -> Any:
+def _with_spans(state: State, changes: Mapping[str, Any]) -> Any:
     """What to add to the parameters at the start, with these changes of those that data move."""
     lows = dict(zip(state.parameters, jax.tree.leaves(state.lows), strict=True))
     highs = dict(zip(state.parameters, jax.tree.leaves(state.high), strict=True))
@@ -244,7 +244,7 @@ def closed(changes: Changes, state: State) -> State:
     )
 
 
-def _without_lows(spans: Container[Node], values: Mapping[Node, Array]) -> dict[Node, Array]:
+def _without_lows(spans: Container[Any], values: Mapping[Node, Any]) -> dict[Node, Any]:
     """The changes of nodes that a state does not hold as what to add to a parameter."""
     return {node: change for node, change in values.items() if isinstance(node, Operation) or node in spans}
 
@@ -257,8 +257,8 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read, and with zeros where nothing has changed."""
     changes = opened(graph, state)
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    values: dict[Node, Array] = {}
-    targets: dict[Node, Array] = {}
+    values: dict[Node, Any] = {}
+    targets: dict[Node, Any] = {}
     for node in graph.nodes:
         own = changes.values.get(node)
         for consumer in graph.consumers[node]:
@@ -287,10 +287,10 @@ def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
     spans = _by_key(graph, in_spans(graph, _start_of(params, fixed, starts)))
     moved = {graph.keys[node]: old_start(node) - start for node, start in starts.items()}
 
-    def since(changes: dict[str, Array]) -> dict[str, Array]:
+    def since(changes: dict[str, Any]) -> dict[str, Any]:
         """The changes since these starts; what data had moved is in ``lows`` now."""
         return {
-            i: jnp.zeros_like(change) if i in spans else change + moved[i] if i in moved else change
+            i: spans[i].nothing() if i in spans else change + moved[i] if i in moved else change
             for i, change in changes.items()
         }
 

@@ -19,9 +19,10 @@ from pjax_core.copies.count import low_dtype, slot_is_fixed
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 from pjax_core.operations import primitives
-from pjax_kernels.compose import Span, no_change_in_span, span_of, weights_in_span
+from pjax_kernels.compose import ChangeInSpan, Span, no_change_in_span, span_of
 
 exportable_namedtuple(Span)
+exportable_namedtuple(ChangeInSpan)
 
 IN_OUT, OUT_IN = ("in", "out"), ("out", "in")
 
@@ -41,16 +42,15 @@ class InSpan:
     span: Span
     axes: tuple[str, str]
 
-    def nothing(self) -> Array:
+    def nothing(self) -> ChangeInSpan:
         """No change."""
-        batch, columns = self.span.with_weights.shape
-        return no_change_in_span(batch, columns, self.rows.dtype)
+        return no_change_in_span(self.span)
 
-    def of_weights(self, weights: Array, change: Array) -> Array:
+    def of_weights(self, weights: Array, change: ChangeInSpan) -> Array:
         """By how much the weights have changed, given those at the start."""
         if self.axes == IN_OUT:
-            return weights_in_span(self.rows, weights, change)
-        return weights_in_span(self.rows, weights.T, change).T
+            return change.weights(self.rows, weights)
+        return change.weights(self.rows, weights.T).T
 
 
 def in_spans(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Parameter, InSpan]:

@@ -12,6 +12,7 @@ While it stays, neither ``X`` nor ``W`` is touched, which is (N, M) where the ba
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -56,33 +57,51 @@ def span_of(x: Array, w: Array) -> Span:
     )
 
 
-def no_change_in_span(batch: int, columns: int, dtype: jnp.dtype) -> Array:
-    """No change of weights: coefficients and products, (2, B + 2, M), of rows, ones, and the weights at the start."""
-    return jnp.zeros((2, batch + 2, columns), dtype)
+class ChangeInSpan(NamedTuple):
+    """A change of weights: what it is made of, and its products with that.
+
+    Attributes:
+        of_rows: ``(B, M)``, how much of each row of the batch.
+        of_ones: ``(M,)``, how much of ones.
+        of_weights: ``(M,)``, how much of the weights at the start.
+        with_rows: ``(B, M)``, the products with the rows: by how much those of the batch with the weights have grown.
+        with_ones: ``(M,)``.
+        with_weights: ``(M,)``.
+    """
+
+    of_rows: Array
+    of_ones: Array
+    of_weights: Array
+    with_rows: Array
+    with_ones: Array
+    with_weights: Array
+
+    def weights(self, x: Array, w: Array) -> Array:
+        """The change as it is, like the weights ``w`` (N, M) at the start."""
+        along_rows = jnp.matmul(x.T, self.of_rows, precision=lax.Precision.HIGHEST)
+        return along_rows + self.of_ones + self.of_weights * w
+
+    def norms(self) -> Array:
+        """The norm of each column, (M,), however small."""
+        coefficients, products = _scaled(self[:3]), _scaled(self[3:])
+        squared = sum(jnp.sum(jnp.atleast_2d(a * b), axis=0) for a, b in zip(coefficients[1], products[1], strict=True))
+        return jnp.sqrt(coefficients[0]) * jnp.sqrt(products[0]) * jnp.sqrt(jnp.maximum(squared, 0))
 
 
-def growth_in_span(change: Array) -> Array:
-    """By how much the products of the batch with the weights have grown, (B, M)."""
-    return change[1, :-2]
+def _scaled(arrays: tuple[Array, ...]) -> tuple[Array, list[Array]]:
+    """The largest size of a number, 1 if that is 0, and the arrays in units of it."""
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(array), initial=0) for array in arrays))
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale, [array / scale for array in arrays]
 
 
-def weights_in_span(x: Array, w: Array, change: Array) -> Array:
-    """By how much weights have changed, like ``w`` (N, M), those at the start."""
-    coefficients = change[0]
-    along_rows = jnp.matmul(x.T, coefficients[:-2], precision=lax.Precision.HIGHEST)
-    return along_rows + coefficients[-2] + coefficients[-1] * w
+def no_change_in_span(span: Span) -> ChangeInSpan:
+    """No change of weights."""
+    large, small = jnp.zeros_like(span.with_weights), jnp.zeros_like(span.squared)
+    return ChangeInSpan(large, small, small, large, small, small)
 
 
-def norms_in_span(change: Array) -> Array:
-    """The norm of each column's change, (M,), however small."""
-    scales = jnp.max(jnp.abs(change), axis=(1, 2), initial=0)
-    scales = jnp.where(scales > 0, scales, 1)
-    scaled = change / scales[:, None, None]
-    squared = jnp.sum(scaled[0] * scaled[1], axis=0)
-    return jnp.sqrt(scales[0]) * jnp.sqrt(scales[1]) * jnp.sqrt(jnp.maximum(squared, 0))
-
-
-def project_dense_in_span(span: Span, change: Array, z: Array, residual: Array) -> tuple[Array, Array]:
+def project_dense_in_span(span: Span, change: ChangeInSpan, z: Array, residual: Array) -> tuple[ChangeInSpan, Array]:
     """Project a dense layer whose weights have changed, as :func:`pjax_kernels.project_dense` does.
 
     Args:
@@ -95,32 +114,37 @@ def project_dense_in_span(span: Span, change: Array, z: Array, residual: Array) 
         The change of the weights since the start with the mean of their copies, and the change of ``z``.  That of the
         data is not computed.
     """
-    coefficients, products = change
-    share = 1 / z.shape[0]
-    squared = span.squared + 2 * products[-1] + jnp.sum(coefficients * products, axis=0)
+    of_change = sum(jnp.sum(jnp.atleast_2d(a * b), axis=0) for a, b in zip(change[:3], change[3:], strict=True))
+    squared = jnp.maximum(span.squared + 2 * change.with_weights + of_change, 0)
     p = z - residual
     found = coefficients_of_products(
         p,
         lambda: p,
-        (jnp.diagonal(span.of_rows)[:, None], jnp.maximum(squared, 0)[None, :]),
+        (jnp.diagonal(span.of_rows)[:, None], squared[None, :]),
         z,
         residual,
         length=span.length,
-        sums=lambda _, to_w: (None, jnp.sum(to_w, axis=0, keepdims=True)),
+        sums=lambda _, to_w: (None, jnp.sum(to_w, axis=0)),
     )
-    along_weights = share * found.gamma_w
-    new = coefficients + along_weights * coefficients
-    of_rows = new[:-2] - share * found.minus_beta
-    of_ones = new[-2:-1] + share * found.free_w
-    of_weights = new[-1:] + along_weights
-    return _with_products(span, of_rows, of_ones, of_weights), found.minus_t
+    share = 1 / z.shape[0]
+    grown = share * found.gamma_w
+    new = _with_products(
+        span,
+        of_rows=change.of_rows + (grown * change.of_rows - share * found.minus_beta),
+        of_ones=change.of_ones + (grown * change.of_ones + share * found.free_w),
+        of_weights=change.of_weights + (grown * change.of_weights + grown),
+    )
+    return new, found.minus_t
 
 
-def _with_products(span: Span, of_rows: Array, of_ones: Array, of_weights: Array) -> Array:
-    """Coefficients, and the products of the change that they make with all that it is along."""
+def _with_products(span: Span, of_rows: Array, of_ones: Array, of_weights: Array) -> ChangeInSpan:
+    """The change that is made of so much of what it is along."""
     gram = jnp.matmul(span.of_rows, of_rows, precision=lax.Precision.HIGHEST)
-    with_rows = gram + span.with_ones[:, None] * of_ones + span.with_weights * of_weights
-    with_ones = jnp.sum(span.with_ones[:, None] * of_rows, axis=0) + span.length * of_ones + span.of_ones * of_weights
-    with_weights = jnp.sum(span.with_weights * of_rows, axis=0) + span.of_ones * of_ones + span.squared * of_weights
-    parts = (of_rows, of_ones, of_weights), (with_rows, with_ones, with_weights)
-    return jnp.stack([jnp.concatenate(part) for part in parts])
+    return ChangeInSpan(
+        of_rows,
+        of_ones,
+        of_weights,
+        with_rows=gram + span.with_ones[:, None] * of_ones + span.with_weights * of_weights,
+        with_ones=span.with_ones @ of_rows + span.length * of_ones + span.of_ones * of_weights,
+        with_weights=jnp.sum(span.with_weights * of_rows, axis=0) + span.of_ones * of_ones + span.squared * of_weights,
+    )

@@ -182,7 +182,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
         graph = problem.graph(params, data)
-        state = consensus.initial_state(graph, params, low, data)
+        state = consensus.initial_state(graph, params, low, data, spans=not in_turn)
         if started:
             state = project(graph, schedule(graph)[-1], state)
         return at_boundary(graph, schedule(graph), state)
@@ -227,7 +227,7 @@ def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
     found: dict[str, list[Array | Norms]] = {"weights": [], "inputs": []}
     for of_weight, change in zip(new.of_weights, new.changes(old), strict=True):
         found["weights" if of_weight else "inputs"].append(change)
-    return {kind: times(1 / rate, rms(changes)) for kind, changes in found.items() if changes}
+    return {kind: jnp.abs(times(1 / rate, rms(changes))) for kind, changes in found.items() if changes}
 
 
 def _params(state: State | CopiesState) -> Any:

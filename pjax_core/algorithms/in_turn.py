@@ -8,9 +8,10 @@ loop that runs once.  To the compiler that is one instruction, with arrays that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from jax import Array
 
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.consensus import State, closed, opened
@@ -48,14 +49,14 @@ def _project_in_a_loop(changes: Changes, node: Operation, waiting: set[Node], la
         return
     arrays = tuple(getattr(changes, cell.before)[cell.node] for cell in cells)
 
-    def projected(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    def projected(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         inner = changes.copy()
         for cell, array in zip(cells, arrays, strict=True):
             getattr(inner, cell.before)[cell.node] = array
         inner.project(node, settled)
         return tuple(getattr(inner, cell.after)[cell.node] for cell in cells)
 
-    new = replaced_if(always(min(jax.tree.leaves(arrays), key=lambda array: array.size)), projected, arrays)
+    new = replaced_if(always(min(arrays, key=lambda array: array.size)), projected, arrays)
     changes.targets.pop(node, None)
     for cell, array in zip(cells, new, strict=True):
         getattr(changes, cell.after)[cell.node] = array
@@ -89,9 +90,7 @@ def _mean_at(changes: Changes, node: Node) -> str:
 
 def _may_settle(changes: Changes, node: Operation, source: Node, later: Sequence[Node]) -> bool:
     """Whether a parameter can be projected together with the operation, as the only one that uses it."""
-    if not isinstance(source, Parameter) or source in changes.graph.regions or source in changes.spans:
-        return False
-    if source not in later:
+    if not isinstance(source, Parameter) or source in changes.graph.regions or source not in later:
         return False
     alone = changes.graph.consumers[source] == (node,) and source not in changes.targets
     one_dtype = len({changes.values[source].dtype, *(slot.shape.dtype for slot in node.slots)}) == 1

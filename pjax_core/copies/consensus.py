@@ -99,7 +99,7 @@ def _with_spans(state: State, changes: Mapping[str, Any]) -> Any:
     lows = dict(zip(state.parameters, jax.tree.leaves(state.lows), strict=True))
     highs = dict(zip(state.parameters, jax.tree.leaves(state.high), strict=True))
     for i, span in state.spans.items():
-        lows[i] = lows[i] + span.of_weights(highs[i] + lows[i], changes[i])
+        lows[i] = lows[i] + span.of_weights(highs[i] + lows[i], changes[i], state.data)
     return jax.tree.unflatten(jax.tree.structure(state.lows), list(lows.values()))
 
 
@@ -113,11 +113,15 @@ def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], 
     return _start_of(jax.tree.leaves(params), fixed, starts_of(graph, params, fixed))
 
 
-def starts_of(graph: Graph, params: Any, data: tuple[Any, ...] | Fixed) -> dict[Node, Array]:
+def starts_of(
+    graph: Graph, params: Any, data: tuple[Any, ...] | Fixed, known: Mapping[Node, Array] | None = None
+) -> dict[Node, Array]:
     """The value of each operation as the network computes it, from data with what is computed of them alone."""
-    starts: dict[Node, Array] = {}
+    starts = dict(known or {})
     value = _start_of(jax.tree.leaves(params), data, starts)
     for node in graph.nodes:
+        if node in starts:
+            continue
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             starts[node] = _start(node, value)
     return starts
@@ -158,21 +162,25 @@ def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
     return {node: start for node, start in starts.items() if node not in left_out}
 
 
-def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
-    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters."""
+def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *, spans: bool = True) -> State:
+    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters.
+
+    With ``spans`` weights that data move are held so where that takes less time.
+    """
     high, moved = normalised(params, low)
     fixed = with_computed(graph, data)
-    starts = starts_of(graph, high, fixed)
     leaves = jax.tree.leaves(high)
-    spans = in_spans(graph, _start_of(leaves, fixed, starts))
+    held = in_spans(graph, _start_of(leaves, fixed, {})) if spans else {}
+    products = _products(graph, held)
+    starts = starts_of(graph, high, fixed, products)
     state = State(
         high,
         moved,
         origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
-        starts=_by_key(graph, _kept(starts)),
-        values={graph.keys[parameter]: span.nothing() for parameter, span in spans.items()},
+        starts=_by_key(graph, _kept({node: start for node, start in starts.items() if node not in products})),
+        values={graph.keys[parameter]: span.nothing() for parameter, span in held.items()},
         targets={},
-        spans=_by_key(graph, spans),
+        spans=_by_key(graph, held),
         data=fixed,
         parameters=tuple(graph.keys[parameter] for parameter in graph.parameters),
     )
@@ -183,6 +191,11 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
         if isinstance(node, Operation):
             changes.follow(node)
     return closed(changes, state)
+
+
+def _products(graph: Graph, spans: Mapping[Parameter, InSpan]) -> dict[Node, Array]:
+    """The outputs at the start of the operations whose weights are held in spans."""
+    return {graph.consumers[weights][0]: held.span.with_weights for weights, held in spans.items()}
 
 
 def normalised(high: Any, low: Any) -> tuple[Any, Any]:
@@ -212,6 +225,8 @@ def opened(graph: Graph, state: State) -> Changes:
         {graph.nodes[int(i)]: array for i, array in arrays.items()}
         for arrays in (state.starts, state.values, state.targets)
     )
+    spans = {parameter: state.spans[i] for parameter in graph.parameters if (i := graph.keys[parameter]) in state.spans}
+    starts |= _products(graph, spans)
     at_start, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.lows)
     for parameter in graph.parameters:
         values.setdefault(parameter, lows[parameter.index])
@@ -221,7 +236,7 @@ def opened(graph: Graph, state: State) -> Changes:
             values[parameter] = difference_of_pairs(*pair, at_start[parameter.index], jnp.zeros_like(pair[1]))
     changes = Changes(graph, _start_of(at_start, state.data, starts))
     changes.values, changes.targets = values, targets
-    changes.spans = {graph.nodes[int(i)]: held.span for i, held in state.spans.items()}
+    changes.spans = {parameter: held.span for parameter, held in spans.items()}
     return changes
 
 
@@ -283,8 +298,9 @@ def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
         old_start(parameter) + low if graph.keys[parameter] in state.spans else old_start(parameter)
         for parameter, low in zip(graph.parameters, jax.tree.leaves(lows), strict=True)
     ]
-    starts = starts_of(graph, jax.tree.unflatten(jax.tree.structure(state.high), params), fixed)
-    spans = _by_key(graph, in_spans(graph, _start_of(params, fixed, starts)))
+    held = in_spans(graph, _start_of(params, fixed, {})) if state.spans else {}
+    structure, spans = jax.tree.structure(state.high), _by_key(graph, held)
+    starts = starts_of(graph, jax.tree.unflatten(structure, params), fixed, _products(graph, held))
     moved = {graph.keys[node]: old_start(node) - start for node, start in starts.items()}
 
     def since(changes: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax import Array
@@ -17,7 +18,7 @@ from pjax_core.arrays.meshes import says_more_than_shape
 from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
 from pjax_core.copies.count import low_dtype, slot_is_fixed
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.nodes import Node, Operation, Parameter
+from pjax_core.graph.nodes import Data, Node, Operation, Parameter
 from pjax_core.operations import primitives
 from pjax_kernels.compose import ChangeInSpan, Span, no_change_in_span, span_of
 
@@ -27,30 +28,33 @@ exportable_namedtuple(ChangeInSpan)
 IN_OUT, OUT_IN = ("in", "out"), ("out", "in")
 
 
-@functools.partial(exportable_dataclass, static=["axes"])
+@functools.partial(exportable_dataclass, static=["axes", "place"])
 @dataclass(frozen=True)
 class InSpan:
     """What a layer's weights move along.
 
     Attributes:
-        rows: the data, ``(B, N)``.
         span: see :class:`pjax_kernels.compose.Span`.
+        kept: the rows of data, ``(B, N)``; None where they are an array of the data.
+        place: of that among the data.
         axes: of the weights.
     """
 
-    rows: Array
     span: Span
+    kept: Array | None
+    place: tuple[str, ...]
     axes: tuple[str, str]
 
     def nothing(self) -> ChangeInSpan:
         """No change."""
         return no_change_in_span(self.span)
 
-    def of_weights(self, weights: Array, change: ChangeInSpan) -> Array:
+    def of_weights(self, weights: Array, change: ChangeInSpan, data: Any) -> Array:
         """By how much the weights have changed, given those at the start."""
+        rows = jax.tree.leaves(data)[int(self.place[0])] if self.kept is None else self.kept
         if self.axes == IN_OUT:
-            return change.weights(self.rows, weights)
-        return change.weights(self.rows, weights.T).T
+            return change.weights(rows, weights)
+        return change.weights(rows, weights.T).T
 
 
 def in_spans(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Parameter, InSpan]:
@@ -64,7 +68,12 @@ def in_spans(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Parameter,
         axes = _axes(node)
         if axes is not None and _pays(graph, node, parameter, axes):
             rows, weights = node.slots[0].read(start_of), start_of(parameter)
-            found[parameter] = InSpan(rows, span_of(rows, weights if axes == IN_OUT else weights.T), axes)
+            span = span_of(rows, weights if axes == IN_OUT else weights.T)
+            source = node.slots[0].sources[0]
+            if node.slots[0].view is None and isinstance(source, Data):
+                found[parameter] = InSpan(span, None, (str(source.index),), axes)
+            else:
+                found[parameter] = InSpan(span, rows, (), axes)
     return found
 
 

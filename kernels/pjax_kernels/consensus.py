@@ -98,10 +98,11 @@ def coefficients_of_products(
     def far() -> roots.FarEquations:
         return (products(), squared, z, residual), roots.scaled_equations
 
-    q, none = squared[0] + squared[1], jax.tree.map(jnp.zeros_like, sums(z, z))
-    minus_v, (free_x, free_w) = roots.minus_roots(
-        (p, q, z, residual), lambda: (products(), q, z, residual), far, free, none
-    )
+    def equations(p: Array) -> roots.Equations:
+        return p, squared[0] + squared[1], z, residual
+
+    none = jax.tree.map(jnp.zeros_like, sums(z, z))
+    minus_v, (free_x, free_w) = roots.minus_roots(equations(p), lambda: equations(products()), far, free, none)
     minus_t, minus_beta, gamma = root.stretched_coefficients(minus_v)
     minus_t = jnp.where(length == 0, -z, minus_t)  # the only point of a set of no entries has z = 0
     return Coefficients(minus_t, minus_beta, *sums(gamma, gamma), free_x, free_w)

@@ -116,10 +116,9 @@ def project_dense_in_span(span: Span, change: ChangeInSpan, z: Array, residual: 
     """
     of_change = sum(jnp.sum(jnp.atleast_2d(a * b), axis=0) for a, b in zip(change[:3], change[3:], strict=True))
     squared = jnp.maximum(span.squared + 2 * change.with_weights + of_change, 0)
-    p = z - residual
     found = coefficients_of_products(
-        p,
-        lambda: p,
+        z - residual,
+        lambda: z - residual,
         (jnp.diagonal(span.of_rows)[:, None], squared[None, :]),
         z,
         residual,

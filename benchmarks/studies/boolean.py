@@ -221,7 +221,8 @@ def train(task: Task, activation: Callable[[jax.Array], jax.Array], name: str, s
 
     def right(params: tuple[jax.Array | None, list[jax.Array]]) -> jax.Array:
         codes, weights = params
-        return jnp.mean(task.network(weights, task.x if codes is None else jnp.where(codes < 0, -1, 1)) == y)
+        x = jnp.asarray(task.x) if codes is None else jnp.where(codes < 0, -1, 1)
+        return jnp.mean(task.network(weights, x) == y)
 
     @jax.jit
     def run(params: Any, states: Any) -> tuple[Any, Any, jax.Array]:

@@ -85,7 +85,7 @@ def test_the_study_of_perceptrons_writes_a_table_and_a_picture(tmp_path: Path) -
     )
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["contender"] for row in rows] == ["projections", "straight-through"] * 2
+    assert [row["contender"] for row in rows] == ["projections", "straight-through", "tanh, then signs"] * 2
     assert all(0 <= int(row["solved"]) <= 2 for row in rows)
     assert out.with_suffix(".svg").read_text().count("straight-through")
 

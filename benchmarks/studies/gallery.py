@@ -15,7 +15,6 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -61,8 +60,7 @@ def run(name: str) -> None:
         "circuit": [matrix.tolist() for matrix in gates.simplest(exact)] if exact else None,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}",
     }
-    path = FOLDER / f"{name}.json"
-    path.write_text(json.dumps(record, indent=None, separators=(",", ":")).replace('"results"', '\n"results"') + "\n")
+    (FOLDER / f"{name}.json").write_text(json.dumps(record) + "\n")
     print(name, *map(json.dumps, record["results"]), sep="\n", flush=True)
 
 
@@ -75,10 +73,10 @@ def circuit_of(record: dict[str, Any]) -> list[np.ndarray]:
     return [np.array(matrix) for matrix in record["circuit"]]
 
 
-def draw(folder: Path = FOLDER) -> None:
+def draw() -> None:
     """The circuits on record."""
     for name in ENTRIES:
-        (folder / f"{name}.svg").write_text(gates.drawn(circuit_of(record_of(name))), encoding="utf-8")
+        (FOLDER / f"{name}.svg").write_text(gates.drawn(circuit_of(record_of(name))), encoding="utf-8")
 
 
 def main(given: Sequence[str] | None = None) -> None:

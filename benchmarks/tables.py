@@ -190,8 +190,9 @@ def gallery() -> str:
         settings = record["settings"]
         what = f"[{entry.title}](#{name}), {'-'.join(map(str, settings['widths']))}, {settings['items']} items"
         for result in record["results"]:
+            first = settings["until"] == "any" and result["contender"] == "projections"
             figures = [
-                f"{result['exact']} of {result['starts']}",
+                f"{result['exact']} of {result['starts']}{', the first' if first else ''}",
                 ", ".join(f"{steps:,.0f}" for steps in dict.fromkeys(result["steps"] or ())),
                 f"{result['seconds']:.3g}",
                 "" if result["held_out"] is None else f"{result['held_out']:.1%}",

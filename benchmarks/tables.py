@@ -18,6 +18,8 @@ from benchmarks import RESULTS, ROOT
 from benchmarks.catalogue import ENTRIES
 from benchmarks.gpu import inspect_kernels
 from benchmarks.measure import bench
+from benchmarks.studies import gallery as gallery_study
+from benchmarks.studies import gates
 from benchmarks.train.loop import ALGORITHM_NAMES
 from benchmarks.train.paper import RUNS
 from pjax_kernels.implementation import NAMES
@@ -180,6 +182,64 @@ def depth() -> str:
     return markdown(["layers", "one call", "in a scan", "compiling AP", "compiling SGD"], rows)
 
 
+def gallery() -> str:
+    """Networks of threshold functions: what projections found, and gradients in the same seconds."""
+    rows = []
+    for name, entry in gallery_study.ENTRIES.items():
+        record = gallery_study.record_of(name)
+        settings = record["settings"]
+        what = f"[{entry.title}](#{name}), {'-'.join(map(str, settings['widths']))}, {settings['items']} items"
+        for result in record["results"]:
+            first = settings["until"] == "any" and result["contender"] == "projections"
+            figures = [
+                f"{result['exact']} of {result['starts']}{', the first' if first else ''}",
+                ", ".join(f"{steps:,.0f}" for steps in dict.fromkeys(result["steps"] or ())),
+                f"{result['seconds']:.3g}",
+                "" if result["held_out"] is None else f"{result['held_out']:.1%}",
+            ]
+            rows.append([what, result["contender"], *figures])
+            what = ""
+    for row in rows_of("perceptron.csv"):
+        if row["load"] == "0.6":
+            first = row["contender"] == "projections"
+            what = f"[binary perceptron](#perceptron), width {row['width']}, load {row['load']}" if first else ""
+            rows.append([what, row["contender"], *solved_instances(row), ""])
+    return markdown(["task", "contender", "right", "iterations: quartiles", "seconds", "held-out outputs right"], rows)
+
+
+def solved_instances(row: dict[str, str]) -> list[str]:
+    """How many, and in how many steps and seconds."""
+    solved = f"{row['solved']} of {row['instances']}"
+    if row["solved"] == "0":
+        return [solved, "", ""]
+    quartiles = [f"{float(row[key]):,.0f}" for key in ("first_quartile", "median_steps", "third_quartile")]
+    return [solved, ", ".join(quartiles), row["median_seconds"]]
+
+
+def perceptron() -> str:
+    """Instances solved by load."""
+    rows = [[row["width"], row["load"], row["contender"], *solved_instances(row)] for row in rows_of("perceptron.csv")]
+    return markdown(["width", "load", "contender", "solved", "steps: quartiles", "seconds: median"], rows)
+
+
+def drawings() -> str:
+    """The circuits of the gallery, drawn and as gates."""
+    parts = []
+    for name, entry in gallery_study.ENTRIES.items():
+        record = gallery_study.record_of(name)
+        settings = record["settings"]
+        limits = f"{settings['starts']} starts of at most {settings['steps']:,} steps, seed {settings['seed']}"
+        until = " until one is solved" if settings["until"] == "any" else ""
+        constants = ", ".join(f"{key} {settings[key]:g}" for key in ("beta", "gamma", "gap"))
+        words = gates.described(gallery_study.circuit_of(record))
+        parts.append(
+            f'\n### <a id="{name}"></a>{entry.title[0].upper()}{entry.title[1:]}\n\n{limits}{until}; {constants}; '
+            f"{record['machine']}.\n\n![The circuit as gates](results/gallery/{name}.svg)\n\n"
+            f"<details><summary>As gates</summary>\n\n```\n{words}\n```\n\n</details>\n"
+        )
+    return "".join(parts) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "catalogue": catalogue,
     "floor": floor,
@@ -191,6 +251,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper": paper,
     "truncation": truncation,
     "depth": depth,
+    "gallery": gallery,
+    "drawings": drawings,
+    "perceptron": perceptron,
 }
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def readme() -> dict[str, Any]:
 def test_pages_have_the_snippets_that_are_checked_here() -> None:
     counts = {str(page.relative_to(ROOT)): len(snippets(str(page.relative_to(ROOT)))) for page in PAGES}
     ours = {name: count for name, count in counts.items() if count and not name.startswith("kernels")}
-    assert ours == {"README.md": 4, "docs/networks.md": 1, "docs/training.md": 1}
+    assert ours == {"README.md": 4, "docs/algorithms.md": 1, "docs/networks.md": 1, "docs/training.md": 1}
 
 
 def test_readme_fits() -> None:
@@ -54,6 +54,15 @@ def test_kernels_project_a_layer(readme: dict[str, Any]) -> None:
     before = np.linalg.norm(h @ w - wanted)
     assert np.linalg.norm(readme["new_h"] @ readme["new_w1"] - readme["new_logits"]) < before
     assert (np.sum(jax.nn.softmax(wanted) * readme["y"], axis=1) > 0.5).all()
+
+
+def test_sum_and_carry_are_found() -> None:
+    names = run(snippets("docs/algorithms.md")[0])
+    network, bits, found = names["network"], names["bits"], names["found"]
+    assert np.all(found.info.solved)
+    for start in range(16):
+        integers = network.rounded([w[start] for w in found.params], bits)
+        np.testing.assert_array_equal(network(integers, bits), names["sums"])
 
 
 def test_the_circuit_found_is_right(readme: dict[str, Any]) -> None:

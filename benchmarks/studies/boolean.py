@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import platform
 import time
@@ -26,6 +27,8 @@ import pjax_core as pj
 from benchmarks.studies import gates
 
 Array = np.ndarray
+RATE, LOOK = 1e-2, 200
+"""Of Adam; the updates between two looks at what gradients have found."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class Result:
     """Success of one contender on a task.
 
     ``held_out``: the share of held-out outputs that are right, of projections for the best of the exact circuits (0
-    without any), of gradients for the start that is right for most of the items.
+    without any), of gradients for the start that is right for most of the items.  ``steps``: quartiles, of the starts
+    that were solved.
     """
 
     contender: str
@@ -123,7 +127,7 @@ class Result:
     solved: int
     exact: int
     seconds: float
-    steps: list[float] | None = None
+    steps: list[float] | None
     held_out: float | None = None
 
 
@@ -140,38 +144,40 @@ def search(
         lanes=min(lanes, starts),
         until=pj.gap_below(task.gap, every=50, any_of="starts" if until == "any" else None),
     )
+    state = settings.run(settings.init(jax.random.key(seed), task.x, task.y), 0)  # compiles
     start = time.perf_counter()
-    state = settings.run(settings.init(jax.random.key(seed), task.x, task.y))
+    state = settings.run(state)
     found = jax.tree.map(np.asarray, state.found)
     seconds = time.perf_counter() - start
-    circuits = []
-    for place in np.flatnonzero(found.solved):
-        weights = [matrix[place] for matrix in found.weights]
-        x = task.x if task.x is not None else signs(binary(np.arange(2 ** task.network.widths[0]), 4))
-        circuits.append(task.network.rounded(weights, x))
+    circuits = [
+        task.network.rounded([matrix[place] for matrix in found.weights], inputs(task))
+        for place in np.flatnonzero(found.solved)
+    ]
     exact = [circuit for circuit in circuits if is_exact(task, circuit)]
-    solved_steps = found.steps[found.solved]
-    return (
-        Result(
-            "projections",
-            int((found.steps > 0).sum()),
-            int(found.solved.sum()),
-            len(exact),
-            seconds,
-            np.percentile(solved_steps, [25, 50, 75]).tolist() if solved_steps.size else None,
-            max((accuracy(task, circuit) for circuit in exact), default=0.0) if task.held_out else None,
-        ),
-        exact,
-    )
+    held_out = max((accuracy(task, circuit) for circuit in exact), default=0.0) if task.held_out else None
+    begun, solved = int((found.steps > 0).sum()), int(found.solved.sum())
+    return Result(
+        "projections", begun, solved, len(exact), seconds, quartiles(found.steps[found.solved]), held_out
+    ), exact
+
+
+def quartiles(steps: Array) -> list[float] | None:
+    """Those of the starts that were solved."""
+    return np.percentile(steps, [25, 50, 75]).tolist() if steps.size else None
+
+
+def inputs(task: Task) -> Array:
+    """Those of the items; where inputs are free, all that there are."""
+    width = task.network.widths[0]
+    return signs(binary(np.arange(2**width), width)) if task.x is None else task.x
 
 
 def is_exact(task: Task, weights: Sequence[Array]) -> bool:
     """Whether the plain network gives every item; with free inputs, whether some input gives each word."""
+    generated = np.asarray(task.network(weights, inputs(task)))
     if task.x is not None:
-        return bool((task.network(weights, task.x) == task.y).all())
-    codes = signs(binary(np.arange(2 ** task.network.widths[0]), task.network.widths[0]))
-    generated = {tuple(word) for word in np.asarray(task.network(weights, codes)).tolist()}
-    return {tuple(word) for word in task.y.tolist()} <= generated
+        return bool((generated == task.y).all())
+    return set(map(tuple, task.y.tolist())) <= set(map(tuple, generated.tolist()))
 
 
 def accuracy(task: Task, weights: Sequence[Array]) -> float:
@@ -193,49 +199,72 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 def train(task: Task, activation: Callable[[jax.Array], jax.Array], name: str, starts: int, seconds: float) -> Result:
-    """Gradients: the same network with an activation in the place of the sign, many starts side by side by Adam."""
-    assert task.x is not None
-    x, y = jnp.asarray(task.x), jnp.asarray(task.y)
-    optimiser = optax.adam(1e-2)
+    """Gradients: the same network with an activation in the place of the sign, many starts side by side by Adam.
 
-    def loss(weights: list[jax.Array]) -> jax.Array:
-        value = x
+    Free inputs are activations of parameters.  What is counted are the signs, looked at after every ``LOOK`` updates.
+    """
+    y = jnp.asarray(task.y)
+    optimiser = optax.adam(RATE)
+
+    def loss(params: tuple[jax.Array | None, list[jax.Array]]) -> jax.Array:
+        codes, weights = params
+        value = jnp.asarray(task.x) if codes is None else activation(codes)
         for matrix in weights[:-1]:
             value = activation(value @ matrix[1:] - matrix[0])
         logits = value @ weights[-1][1:] - weights[-1][0]
         return jnp.mean(jnp.logaddexp(0, -2 * y * logits))
 
-    def initial(key: jax.Array) -> list[jax.Array]:
-        shapes = [(1 + n, m) for n, m in zip(task.network.widths[:-1], task.network.widths[1:], strict=True)]
-        keys = jax.random.split(key, len(shapes))
-        return [jax.random.normal(k, shape) / shape[0] ** 0.5 for k, shape in zip(keys, shapes, strict=True)]
-
     def update(carry: Any, _: None) -> tuple[Any, None]:
-        weights, state = carry
-        updates, state = optimiser.update(jax.grad(loss)(weights), state)
-        return (optax.apply_updates(weights, updates), state), None
+        params, state = carry
+        updates, state = optimiser.update(jax.grad(loss)(params), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    def right(params: tuple[jax.Array | None, list[jax.Array]]) -> jax.Array:
+        codes, weights = params
+        x = jnp.asarray(task.x) if codes is None else jnp.where(codes < 0, -1, 1)
+        return jnp.mean(task.network(weights, x) == y)
 
     @jax.jit
-    def run(weights: Any, states: Any) -> tuple[Any, Any, jax.Array]:
-        one = functools.partial(jax.lax.scan, update, length=200)
-        (weights, states), _ = jax.vmap(lambda w, s: one((w, s)))(weights, states)
-        shares = jax.vmap(lambda w: jnp.mean(task.network(w, x) == y))(weights)
-        return weights, states, shares
+    def run(params: Any, states: Any) -> tuple[Any, Any, jax.Array]:
+        one = functools.partial(jax.lax.scan, update, length=LOOK)
+        (params, states), _ = jax.vmap(lambda p, s: one((p, s)))(params, states)
+        return params, states, jax.vmap(right)(params)
 
-    weights = jax.vmap(initial)(jax.random.split(jax.random.key(0), starts))
-    states = jax.vmap(optimiser.init)(weights)
-    ever = np.zeros(starts, bool)
-    *_, shares = run(weights, states)  # compiles
-    start = time.perf_counter()
-    updates = 0
-    while time.perf_counter() - start < seconds and not ever.all():
-        weights, states, shares = run(weights, states)
-        ever |= np.asarray(shares) == 1
-        updates += 200
-    taken = time.perf_counter() - start
-    best = jax.tree.map(lambda of_all: of_all[jnp.argmax(shares)], weights)
+    params = jax.vmap(functools.partial(first_parameters, task))(jax.random.split(jax.random.key(0), starts))
+    states = jax.vmap(optimiser.init)(params)
+    *_, shares = run(params, states)  # compiles
+    solved_at = np.zeros(starts)
+    updates, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds and not solved_at.all():
+        params, states, shares = run(params, states)
+        updates += LOOK
+        solved_at[(np.asarray(shares) == 1) & (solved_at == 0)] = updates
+    taken, solved = time.perf_counter() - start, solved_at[solved_at > 0]
+    best = jax.tree.map(lambda of_all: of_all[jnp.argmax(shares)], params)[1]
     held_out = accuracy(task, best) if task.held_out else None
-    return Result(name, starts, int(ever.sum()), int(ever.sum()), taken, [float(updates)], held_out)
+    return Result(name, starts, len(solved), len(solved), taken, quartiles(solved), held_out)
+
+
+def first_parameters(task: Task, key: jax.Array) -> tuple[jax.Array | None, list[jax.Array]]:
+    """What gradients start from: codes of free inputs, and the weights of each layer."""
+    of_codes, *keys = jax.random.split(key, len(task.network.widths))
+    weights = [
+        jax.random.normal(of_layer, (1 + n, m)) / (1 + n) ** 0.5
+        for of_layer, (n, m) in zip(keys, itertools.pairwise(task.network.widths), strict=True)
+    ]
+    codes = jax.random.uniform(of_codes, (len(task.y), task.network.widths[0]), minval=-1) if task.x is None else None
+    return codes, weights
+
+
+def beside_gradients(task: Task, result: Result) -> list[Result]:
+    """What gradients find in the seconds that projections took."""
+    return [
+        result,
+        *(
+            train(task, activation, name, result.starts, result.seconds)
+            for name, activation in (("straight-through", straight_through), ("tanh, then signs", jnp.tanh))
+        ),
+    ]
 
 
 def speed(name: str, lanes: int, rounds: int, cores: int) -> tuple[float, float]:
@@ -329,17 +358,14 @@ def main() -> None:
         return
     task = _changed(TASKS[arguments.task](), arguments)
     result, exact = search(task, arguments.starts, arguments.steps, arguments.lanes, arguments.until, arguments.seed)
-    results = [result]
-    if task.x is not None and not arguments.no_gradients:
-        for name, activation in (("straight-through", straight_through), ("tanh, then signs", jnp.tanh)):
-            results.append(train(task, activation, name, arguments.starts, result.seconds))
+    results = [result] if arguments.no_gradients else beside_gradients(task, result)
     items = f"{len(task.y)} items, {platform.machine()}, jax {jax.__version__}"
     constants = f"beta {task.beta}, gamma {task.gamma}, gap {task.gap}, at most {arguments.steps} steps"
     print(f"{arguments.task}: widths {task.network.widths}, {constants}, seed {arguments.seed}, {items}")
     for result in results:
         print(json.dumps(asdict(result)))
     if exact:
-        simplest = min(exact, key=lambda circuit: sum(abs(matrix).sum() for matrix in circuit))
+        simplest = gates.simplest(exact)
         print(f"\nThe simplest circuit, right for all {len(task.y)} items (a: inputs, lowest bits first):")
         print(gates.described(simplest))
         if arguments.draw:

@@ -14,6 +14,11 @@ LABELS = {"and": "&amp;", "or": "≥1", "copy": "1"}
 """As in IEC 60617."""
 
 
+def simplest(circuits: Sequence[Circuit]) -> Circuit:
+    """The one with the smallest weights."""
+    return min(circuits, key=lambda circuit: sum(abs(matrix).sum() for matrix in circuit))
+
+
 def names(circuit: Circuit) -> list[list[str]]:
     """Those of the inputs, then of the nodes of each layer: a1, a2, ..., b1, ..."""
     widths = [len(circuit[0]) - 1, *(matrix.shape[1] for matrix in circuit)]

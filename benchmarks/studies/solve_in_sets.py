@@ -1,6 +1,7 @@
 """A relu network on digits whose weights `pj.solve` holds in a set: reflect-reflect-relax, with and without its metric.
 
 python -m benchmarks.studies.solve_in_sets
+python -m benchmarks.studies.solve_in_sets --data mnist --data-dir FOLDER --images 300 --hidden 32
 python -m benchmarks.studies.solve_in_sets --sets ternary --gammas 1e-3 --images 300 --hidden 32 --steps 500 --rounds 5
 """
 
@@ -10,6 +11,7 @@ import argparse
 import functools
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -61,13 +63,15 @@ def main() -> None:
     )
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.0, 1e-3])
     parser.add_argument("--beta", type=float, default=0.2)
+    parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
+    parser.add_argument("--data-dir", type=Path, help="where mnist.npz is")
     parser.add_argument("--images", type=int, default=500, help="to train on, all at once")
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=4, help="as many times the steps are reported on")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    digits = datasets.load("digits")
+    digits = datasets.load(arguments.data, data_dir=arguments.data_dir)
     x, x_test = (array.reshape(len(array), -1).astype(np.float32) for array in (digits.x_train, digits.x_test))
     x, y = x[: arguments.images], digits.y_train[: arguments.images].astype(np.float32)
     keys = jax.random.split(jax.random.key(arguments.seed))

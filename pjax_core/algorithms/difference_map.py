@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_core.algorithms.base import Algorithm, made_once, reflecting_algorithm
-from pjax_core.algorithms.reflections import relaxed_reflections
+from pjax_core.algorithms.reflections import rate_of_metric, relaxed_reflections
 from pjax_core.arrays import arguments
 from pjax_core.copies.count import Factor, Move, equals, times
 from pjax_core.copies.factored import Copies
@@ -19,7 +19,9 @@ from pjax_core.graph.nodes import Node, Operation
 
 
 @made_once
-def difference_map(beta: ArrayLike = 1.0, *, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+def difference_map(
+    beta: ArrayLike = 1.0, *, gamma: ArrayLike = 0.0, copies: str | Copies = "auto", budget: int | None = None
+) -> Algorithm:
     """Difference map: ``z <- z + b [P_A(f_B(z)) - P_B(f_A(z))]`` (Elser; paper, section 4).
 
     ``f_A = (1 - 1/b) P_A + z/b`` and ``f_B = (1 + 1/b) P_B - z/b``.  With b = 1 a step costs as much as one of
@@ -27,11 +29,12 @@ def difference_map(beta: ArrayLike = 1.0, *, copies: str | Copies = "auto", budg
 
     Args:
         beta: b, not zero; in a function that JAX traces it may be traced, so that a schedule compiles once.
+        gamma: as in :func:`douglas_rachford`.
         copies: as in :func:`douglas_rachford`.
         budget: as in :func:`douglas_rachford`.
 
     Raises:
-        TypeError: ``beta`` is not a number.
+        TypeError: ``beta`` or ``gamma`` is not a number.
         ValueError: ``beta`` is zero or not finite, or as in :func:`douglas_rachford`.
     """
     beta = arguments.number_or_traced(
@@ -45,7 +48,7 @@ def difference_map(beta: ArrayLike = 1.0, *, copies: str | Copies = "auto", budg
             return relaxed_reflections(point, b, a, 0.5)
         return _difference_map(point, a, b, beta)
 
-    return reflecting_algorithm(step, copies, budget, rate=beta)
+    return reflecting_algorithm(step, copies, budget, rate=beta, gamma=rate_of_metric(gamma))
 
 
 def _difference_map(point: Point, a: Constraints, b: Constraints, beta: Factor) -> CopiesState:

@@ -16,47 +16,30 @@ from pjax_core.graph.nodes import Operation
 
 
 @made_once
-def alternating_reflections(*, copies: str | Copies = "auto", budget: int | None = None) -> Algorithm:
+def alternating_reflections(
+    *, gamma: ArrayLike = 0.0, copies: str | Copies = "auto", budget: int | None = None
+) -> Algorithm:
     """Alternating reflections: ``z <- R_B(R_A(z))`` with ``R = 2 P - I`` (paper, section 4).
 
     Deviations of copies do not decay here, so that a truncated history loses much; take ``copies="dense"``.
 
     Args:
+        gamma: as in :func:`douglas_rachford`.
         copies: as in :func:`douglas_rachford`.
         budget: as in :func:`douglas_rachford`.
 
     Raises:
+        TypeError: ``gamma`` is not a number.
         ValueError: as in :func:`douglas_rachford`.
     """
-    return reflecting_algorithm(_relaxed(1.0), copies, budget, rate=2.0)
+    return reflecting_algorithm(_relaxed(1.0), copies, budget, rate=2.0, gamma=rate_of_metric(gamma))
 
 
 @made_once
 def douglas_rachford(
-    relaxation: ArrayLike = 0.5, *, copies: str | Copies = "auto", budget: int | None = None
+    relaxation: ArrayLike = 0.5, *, gamma: ArrayLike = 0.0, copies: str | Copies = "auto", budget: int | None = None
 ) -> Algorithm:
     """Douglas-Rachford: ``z <- (1 - r) z + r R_B(R_A(z))`` with ``R = 2 P - I`` (paper, section 4).
-
-    Args:
-        relaxation: r, in (0, 1]; in a function that JAX traces it may be traced, so that a schedule compiles once.
-        copies: how dense layers keep the deviations of their copies: "dense" stores them, ``Factored(history=3)``
-            keeps coefficients of a few terms, "auto" is ``Factored()`` with a budget of 16 MiB.  Copies are stored
-            by all other operations, which hold few, and by dense layers that have outputs which nothing reads.
-        budget: operations whose dense copies fit into so many bytes store them under ``Factored`` too.
-
-    Raises:
-        TypeError: ``relaxation`` is not a number.
-        ValueError: ``relaxation`` or ``budget`` is out of range, or ``copies`` is none of these.
-    """
-    relaxation = arguments.number_or_traced("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
-    return reflecting_algorithm(_relaxed(relaxation), copies, budget, rate=2 * relaxation)
-
-
-@made_once
-def reflect_reflect_relax(
-    beta: ArrayLike = 0.5, *, gamma: ArrayLike = 0.0, copies: str | Copies = "auto", budget: int | None = None
-) -> Algorithm:
-    """Reflect-reflect-relax: ``z <- z + b (P_B(2 P_A(z) - z) - P_A(z))``, Douglas-Rachford with relaxation ``b/2``.
 
     With ``gamma`` it has a metric: the means on which the copies of a value agree are weighted by one number for each
     constraint, an entry of an operation's output such as one dot product.  These start from 1 and go by
@@ -68,23 +51,51 @@ def reflect_reflect_relax(
     parameters are projected onto as without weights.
 
     Args:
-        beta: b, in (0, 2]; small for problems that are not convex, such as 0.2 for threshold functions; it may be
-            traced.
+        relaxation: r, in (0, 1]; in a function that JAX traces it may be traced, so that a schedule compiles once.
         gamma: how fast the metric follows the gaps, in [0, 1), such as 1e-3; 0 for plain means.  It needs stored
             copies, and may be traced.
+        copies: how dense layers keep the deviations of their copies: "dense" stores them, ``Factored(history=3)``
+            keeps coefficients of a few terms, "auto" is ``Factored()`` with a budget of 16 MiB.  Copies are stored
+            by all other operations, which hold few, and by dense layers that have outputs which nothing reads.
+        budget: operations whose dense copies fit into so many bytes store them under ``Factored`` too.
+
+    Raises:
+        TypeError: ``relaxation`` or ``gamma`` is not a number.
+        ValueError: ``relaxation``, ``gamma`` or ``budget`` is out of range, or ``copies`` is none of these; in use,
+            where ``gamma`` is not 0 and copies are factored, or the function has a recurrence.
+
+    Source: for the metric, Elser, Lal, arXiv 2602.17493.
+    """
+    relaxation = arguments.number_or_traced("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
+    return reflecting_algorithm(_relaxed(relaxation), copies, budget, rate=2 * relaxation, gamma=rate_of_metric(gamma))
+
+
+@made_once
+def reflect_reflect_relax(
+    beta: ArrayLike = 0.5, *, gamma: ArrayLike = 0.0, copies: str | Copies = "auto", budget: int | None = None
+) -> Algorithm:
+    """Reflect-reflect-relax: ``z <- z + b (P_B(2 P_A(z) - z) - P_A(z))``, Douglas-Rachford with relaxation ``b/2``.
+
+    Args:
+        beta: b, in (0, 2]; small for problems that are not convex, such as 0.2 for threshold functions; it may be
+            traced.
+        gamma: how fast a metric follows the gaps, as in :func:`douglas_rachford`; 1e-3 for threshold functions.
         copies: as in :func:`douglas_rachford`.
         budget: as in :func:`douglas_rachford`.
 
     Raises:
         TypeError: ``beta`` or ``gamma`` is not a number.
-        ValueError: ``beta`` or ``gamma`` is out of range, or as in :func:`douglas_rachford`; in use, where
-            ``gamma`` is not 0 and copies are factored, or the function has a recurrence.
+        ValueError: ``beta`` or ``gamma`` is out of range, or as in :func:`douglas_rachford`.
 
     Source: Elser, The complexity of bit retrieval (2018); for the metric, Elser, Lal, arXiv 2602.17493.
     """
     beta = arguments.number_or_traced("beta", beta, lambda b: 0 < b <= 2, "a number in (0, 2]")
-    gamma = arguments.number_or_traced("gamma", gamma, lambda g: 0 <= g < 1, "a number in [0, 1)")
-    return reflecting_algorithm(_relaxed(beta / 2), copies, budget, rate=beta, gamma=gamma)
+    return douglas_rachford(beta / 2, gamma=gamma, copies=copies, budget=budget)
+
+
+def rate_of_metric(gamma: ArrayLike) -> Factor:
+    """A valid ``gamma``."""
+    return arguments.number_or_traced("gamma", gamma, lambda g: 0 <= g < 1, "a number in [0, 1)")
 
 
 def _relaxed(relaxation: Factor) -> Callable[[Point], CopiesState]:

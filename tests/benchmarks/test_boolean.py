@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from benchmarks.studies import boolean, directions, gates, perceptron
+from benchmarks.studies import boolean, directions, gallery, gates, perceptron
 
 CIRCUIT = [
     # the constant -1, then a1, a2, a3; columns are b1, ..., b5
@@ -44,6 +44,40 @@ def test_a_drawing_has_the_nodes_that_are_used_and_a_circle_for_each_negation() 
     assert labels == ["a1", "a2", "a3", "b1 &", "b2 ≥1", "b5 sgn", "c1 1", "c2 &"]
     assert len(list(svg.iter(f"{space}path"))) == 10  # 2 + 2 + 3 into b, 1 + 2 into c
     assert len(list(svg.iter(f"{space}circle"))) == 2
+
+
+@pytest.mark.parametrize("name", gallery.ENTRIES)
+def test_the_circuits_of_the_gallery_are_right(name: str) -> None:
+    """By the plain network, with the weights on record; on held-out items too, where there are any."""
+    record, task = gallery.record_of(name), boolean.TASKS[name]()
+    circuit = gallery.circuit_of(record)
+    assert [record["settings"]["widths"], record["settings"]["items"]] == [list(task.network.widths), len(task.y)]
+    assert boolean.is_exact(task, circuit)
+    assert task.held_out is None or boolean.accuracy(task, circuit) == 1
+    assert (gallery.FOLDER / f"{name}.svg").read_text() == gates.drawn(circuit)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_run_of_the_gallery_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {"multiplier2": gallery.Entry("2 x 2 bit multiplier", starts=16, steps=3000, until="any")}
+    monkeypatch.setattr(gallery, "FOLDER", tmp_path / "gallery")
+    monkeypatch.setattr(gallery, "ENTRIES", entries)
+    gallery.main([])
+    record = gallery.record_of("multiplier2")
+    contenders = [result["contender"] for result in record["results"]]
+    assert contenders == ["projections", "straight-through", "tanh, then signs"]
+    assert boolean.is_exact(boolean.TASKS["multiplier2"](), gallery.circuit_of(record))
+    with pytest.raises(SystemExit):
+        gallery.main(["multiplier4"])
+
+
+def test_gradients_may_find_free_inputs() -> None:
+    words = np.array([[1, 1, -1], [1, -1, -1], [-1, 1, 1], [-1, -1, 1]], np.float32)
+    task = boolean.Task(pj.ThresholdNetwork((2, 3), 2), None, words)
+    found = boolean.train(task, boolean.straight_through, "straight-through", starts=4, seconds=20)
+    assert found.exact > 0
+    assert found.steps is not None
+    assert found.steps[0] >= boolean.LOOK
 
 
 def test_gradients_tell_their_accuracy_on_held_out_items() -> None:
@@ -85,7 +119,7 @@ def test_the_study_of_perceptrons_writes_a_table_and_a_picture(tmp_path: Path) -
     )
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["contender"] for row in rows] == ["projections", "straight-through"] * 2
+    assert [row["contender"] for row in rows] == ["projections", "straight-through", "tanh, then signs"] * 2
     assert all(0 <= int(row["solved"]) <= 2 for row in rows)
     assert out.with_suffix(".svg").read_text().count("straight-through")
 

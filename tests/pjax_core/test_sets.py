@@ -148,6 +148,35 @@ def test_missing_data_are_found(generator: np.random.Generator) -> None:
     assert np.abs(missing - x)[~known].max() < 0.02
 
 
+WORDS = np.array([[1, 1, -1], [1, -1, -1], [-1, 1, 1], [-1, -1, 1]], np.float32)
+
+
+@pytest.mark.parametrize(("kind", "width"), [("bits", 2), ("one-hot", 4), ("box", 2)])
+def test_free_inputs_are_found(kind: str, width: int, generator: np.random.Generator) -> None:
+    """Words by threshold functions of codes, both unknown: those that are found are in their set, and generate them."""
+    region = {"bits": pj.Levels((-1, 1)), "one-hot": pj.OneHot(-1), "box": pj.Box(-1, 1)}[kind]
+
+    def with_constant(codes: Any) -> Any:
+        return jnp.concatenate([-jnp.ones((len(codes), 1)), codes], axis=1)
+
+    def network(p: Any) -> Any:
+        value = pj.threshold(with_constant(p["codes"]), p["w"], margin=((1 + width) / 2) ** 0.5)
+        on_sphere = pj.within(p["w"], pj.Sphere((1 + width) ** 0.5, axis=0))
+        return pj.within(value, pj.Box(WORDS, WORDS)), on_sphere, pj.within(p["codes"], region)
+
+    starts = {
+        name: generator.uniform(-1, 1, size=(16, *shape)).astype(np.float32)
+        for name, shape in (("codes", (4, width)), ("w", (1 + width, 3)))
+    }
+    algorithm = pj.reflect_reflect_relax(0.2, gamma=1e-2, copies="dense")
+    until = pj.gap_below(1e-2, every=50, any_of="starts")
+    solutions = pj.restarts(pj.feasibility(network), starts, algorithm=algorithm, steps=2000, until=until, every=2000)
+    assert np.any(solutions.info.solved)
+    best = pj.best(solutions).params
+    assert violation(region, best["codes"]) == 0
+    np.testing.assert_array_equal(np.where(with_constant(best["codes"]) @ best["w"] >= 0, 1, -1), WORDS)
+
+
 def test_a_set_of_a_part_or_alone_is_an_output_constraint(generator: np.random.Generator) -> None:
     w, x = generator.normal(size=(5, 3)).astype(np.float32), generator.normal(size=(4, 5)).astype(np.float32)
     for function in (

@@ -171,6 +171,16 @@ def test_a_second_search_compiles_nothing() -> None:
     assert seen == []
 
 
+def test_memory_does_not_grow_with_steps() -> None:
+    def memory(steps: int) -> tuple[int, int]:
+        search = pj.CircuitSearch(NETWORK, starts=4, steps=steps, lanes=2)
+        state = jax.eval_shape(lambda: search.init(jax.random.key(0), X, XOR))
+        found = jax.jit(search.run).lower(state).compile().memory_analysis()
+        return found.temp_size_in_bytes, found.output_size_in_bytes
+
+    assert memory(100_000) == memory(10)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

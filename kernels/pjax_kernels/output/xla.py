@@ -22,6 +22,9 @@ FEW_CLASSES = 128
 BLOCK = 1 << 17
 """Entries that are computed at a time: few enough that what is in between stays in the cache of a CPU."""
 
+SMALL = 1 << 13
+"""Entries of arrays of few classes for which one pass for several sums is faster than one for each."""
+
 SERIES = 0.25
 """Down to minus this, ``exp(u) - 1`` comes from its series."""
 
@@ -149,7 +152,9 @@ class _Rows:
     def total(self, *terms: Array) -> list[Array]:
         """The sums over all classes."""
         if self._first:
-            return [jnp.sum(term, axis=0, keepdims=True) for term in terms]
+            few = not is_symbolic_dim(terms[0].size) and terms[0].size <= SMALL
+            totals = sums.over_axis(terms, 0) if few else [jnp.sum(term, axis=0) for term in terms]
+            return [total[None] for total in totals]
         # In one pass: but XLA vectorises none of more than three.
         return [total[..., None, None] for total in sums.over_axis(sums.over_axis(terms, -2), -1)]
 

@@ -60,13 +60,14 @@ FASTER_THAN_SORT = Goal("reference", "triton", 10.0)
 """The reference sorts."""
 
 
-def rows_of_copies(rows: int, length: int) -> Case:
-    """``project_bilinear`` with residuals as in training: small, some of them not."""
+def rows_of_copies(rows: int, length: int, far: int = 0) -> Case:
+    """``project_bilinear`` with residuals as in training: small, some of them not; ``far`` of the roots are far."""
 
     def arrays(rng: Generator) -> tuple[Array, ...]:
         a, b = rng.standard_normal((2, rows, length), np.float32)
-        residual = 0.02 * rng.standard_normal(rows, np.float32) * (1 + np.sum(a * a + b * b, axis=1))
-        return a, b, np.sum(a * b, axis=1) + residual
+        scaled = 0.02 * rng.standard_normal(rows, np.float32)
+        scaled[:far] += 3
+        return a, b, np.sum(a * b, axis=1) + scaled * (1 + np.sum(a * a + b * b, axis=1))
 
     shapes = (rows, length), (rows, length), (rows,)
     size, operations = 4 * 2 * rows * (2 * length + 1), rows * (11 * length + ROOT)
@@ -464,6 +465,8 @@ ODD_CASES = {
 BENCHMARKS = {
     "project_bilinear": {
         "1024 x 32": rows_of_copies(1024, 32),
+        "1024 x 32, 10 far": rows_of_copies(1024, 32, far=10),
+        "8192 x 784, 80 far": rows_of_copies(8192, 784, far=80),
         "8192 x 784": rows_of_copies(8192, 784),
     },
     "project_dense": {

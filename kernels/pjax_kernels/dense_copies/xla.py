@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.export import is_symbolic_dim
 
-from pjax_kernels import roots
+from pjax_kernels import roots, sums
 from pjax_kernels.bilinear.xla import coefficients
 from pjax_kernels.meshes import in_shards, shards
 
@@ -18,9 +17,6 @@ Pair = tuple[Array, Array]
 
 _BLOCK = 1 << 16
 """Entries of ``u`` that are computed at a time: few enough to stay in the cache of a CPU core."""
-
-_PARTS = 16
-"""Largest number of parts into which :func:`_inner_products` cuts a vector."""
 
 
 class _Layer(NamedTuple):
@@ -109,9 +105,9 @@ def _project_rows(layer: _Layer, w_sum: Array, start: int | Array, size: Any, se
     # The changes are formed for each use: to store them would cost more.
     u = _added(settings.keep[0], u, settings.gain[0] * jnp.add(*of_x))
     v = _added(settings.keep[1], v, settings.gain[1] * jnp.add(*of_w))
-    x_sum = jnp.add(*_sums(*of_x, axis=-2))
+    x_sum = jnp.add(*sums.over_axis(of_x, -2))
     # Over the rows of each part first: that sum is made by compilers for each device apart.
-    new_w_sum = w_sum + jnp.sum(jnp.add(*_sums(*of_w, axis=1)), axis=0)
+    new_w_sum = w_sum + jnp.sum(jnp.add(*sums.over_axis(of_w, 1)), axis=0)
     # All is read before any is overwritten: else compilers, which see no order, would copy u and v whole.
     results, operands = (u, x_sum, new_w_sum), (v, x, w_sum)
     (u, x_sum, w_sum), (v, _, _) = roots.replaced_if(~roots.always(z), _exchanged, (results, operands))
@@ -144,19 +140,5 @@ def _added(keep: Array, old: Array, change: Array) -> Array:
 
 def _inner_products(a: Array, b: Array) -> tuple[Array, Array]:
     """``a . b`` and ``|a|^2 + |b|^2`` over the last axis."""
-    # Sums of a few numbers that are far apart in memory vectorise; those of neighbours wait for each other.
-    length = a.shape[-1]
-    parts = max(count for count in range(1, _PARTS + 1) if length % count == 0)
-    a, b = (y.reshape(*y.shape[:-1], parts, length // parts) for y in (a, b))
-    p, q = _sums(a * b, a * a + b * b, axis=-2)
-    return jnp.sum(p, axis=-1), jnp.sum(q, axis=-1)
-
-
-def _sums(x: Array, y: Array, *, axis: int) -> tuple[Array, Array]:
-    """Both sums in one pass, without storing the terms, as two calls of jnp.sum would have it done on a CPU."""
-    zero = np.zeros((), x.dtype)
-
-    def add(total: tuple[Array, Array], terms: tuple[Array, Array]) -> tuple[Array, Array]:
-        return total[0] + terms[0], total[1] + terms[1]
-
-    return lax.reduce((x, y), (zero, zero), add, (axis % x.ndim,))
+    p, q = sums.over_rows((a * b, a * a + b * b))
+    return p, q

@@ -9,7 +9,9 @@ from typing import TypeVar
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.export import is_symbolic_dim
+from jax.typing import DTypeLike
 
+from pjax_kernels import sums
 from pjax_kernels.maximum.windows import Windows, copies_of_each_entry
 
 _State = tuple[Array, Array, Array]
@@ -19,6 +21,9 @@ _Carry = TypeVar("_Carry")
 MAX_UNROLLED = 25
 """Entries of a window for which a loop over them is unrolled, so that XLA fuses its iterations into one."""
 
+FEWEST_PARTS = 4
+"""Of a row, for which sums in one pass are faster than one after the other."""
+
 GROUPS = 112
 """Of a long row, the largest entries of so many groups give the first guess: whole vector registers of them."""
 
@@ -26,21 +31,26 @@ GROUPS = 112
 def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
     size = math.prod(x.shape[axis] for axis in axes)
-    # Numbers in float32 are added faster, and exactly up to 2^24.
-    counting = jnp.float32 if not is_symbolic_dim(size) and size <= 1 << 24 else jnp.int32
+    # Floating-point numbers are added and compared faster, and those in float32 exactly up to 2^24.
+    counting = x.dtype if not is_symbolic_dim(size) and size <= 1 << 24 else jnp.int32
+    long_rows = axes == (x.ndim - 1,) and not is_symbolic_dim(size) and 2 * GROUPS <= size <= 1 << 24
 
     def total_loss(x: Array, top: Array, fall: Array) -> tuple[Array, Array]:
         losses = _loss(x, top, fall)
-        count = jnp.sum((losses > 0).astype(counting), axis=axes, keepdims=True)
-        return jnp.sum(losses, axis=axes, keepdims=True), count.astype(jnp.int32)
+        if long_rows and sums.parts_of(x.shape[-1]) >= FEWEST_PARTS:
+            total, count = (y[..., None] for y in sums.over_rows((losses, (losses > 0).astype(counting))))
+        else:
+            total = jnp.sum(losses, axis=axes, keepdims=True)
+            count = jnp.sum((losses > 0).astype(counting), axis=axes, keepdims=True)
+        return total, count.astype(jnp.int32)
 
     top = jnp.max(x, axis=axes, keepdims=True)
     excess = top - z if residual is None else -residual
     fall = 0.5 * excess  # the root for the largest entry alone; others only make it smaller
-    if axes == (x.ndim - 1,) and not is_symbolic_dim(x.shape[-1]) and x.shape[-1] >= 2 * GROUPS:
+    if long_rows:
         fall = _fall_of_maximum(_largest_of_groups(x), top, excess, fall, total_loss)
     fall = _fall_of_maximum(x, top, excess, fall, total_loss)
-    raised = (fall < 0) & _is_first(x == top, axes)
+    raised = (fall < 0) & _is_first(x == top, axes, counting)
     return jnp.where(raised, -fall, -_loss(x, top, fall)), excess - fall
 
 
@@ -88,10 +98,10 @@ def _fall_of_maximum(
     return fall
 
 
-def _is_first(candidates: Array, axes: tuple[int, ...]) -> Array:
-    """The first of the ``candidates`` over ``axes`` in row-major order."""
+def _is_first(candidates: Array, axes: tuple[int, ...], counting: DTypeLike) -> Array:
+    """The first of the ``candidates`` over ``axes`` in row-major order, which numbers of the dtype can count."""
     shape = [size if i in axes else 1 for i, size in enumerate(candidates.shape)]
-    order = jnp.arange(math.prod(shape), dtype=jnp.int32).reshape(shape)
+    order = jnp.arange(math.prod(shape), dtype=counting).reshape(shape)
     return order == jnp.min(order, axis=axes, keepdims=True, initial=order.size, where=candidates)
 
 

@@ -90,7 +90,7 @@ def prox_cross_entropy(
     pull = arguments.scalar(_CROSS_ENTROPY.name, "strength", strength, dtype, lambda s: s > 0, "a positive number")
     if weights is not None:
         pull = pull * arguments.broadcast_constant(_CROSS_ENTROPY.name, "weights", weights, logits.shape[:-1], dtype)
-    pull = jnp.where(jnp.any(labels != 0, axis=-1), pull, jnp.zeros((), dtype))  # rows left out
+    pull = jnp.where(jnp.max(jnp.abs(labels), axis=-1) != 0, pull, jnp.zeros((), dtype))  # rows left out
     found: Array = _CROSS_ENTROPY.run(
         implementation,
         (logits, labels, pull),

@@ -50,12 +50,17 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
     steps = equation.params["length"]
     if steps == 0:
         raise NotImplementedError(f"{equation.where()}: a scan without steps; give it a sequence that has some")
-    found = _as_recurrence(loop, run)
+    of_data = all(isinstance(value, Slot) and value.is_fixed for value in inputs)
+    found = None if of_data else _as_recurrence(loop, run)
     if found is None and steps > 1:
+        advice = (
+            "it is of data alone: compute it outside shard_map, and pass the result as data"
+            if of_data
+            else "only a step h = activation(x @ U + h @ W + b) of rows of samples becomes one constraint of all steps"
+        )
         warnings.warn(
-            f"{equation.where()}: this scan is unrolled into {steps} steps with constraints of their own, and takes "
-            "longer to compile for each; only a step h = activation(x @ U + h @ W + b) of rows of samples becomes one "
-            "constraint of all steps",
+            f"{equation.where()}: this scan is unrolled into {steps} steps, and takes longer to compile for each; "
+            f"{advice}",
             UserWarning,
             stacklevel=2,
         )

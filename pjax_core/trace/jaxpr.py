@@ -154,11 +154,22 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if equation.name in names.CONTROL:
         return _control(equation, inputs)
     if equation.name in names.VIEWS:
+        if any(_is_unknown_choice(value) for value in inputs):
+            raise NotImplementedError(
+                f"{equation.where()}: truth values or integers that depend on parameters choose elements "
+                f"({equation.name}); let data choose, or write a function of one value alone: "
+                "h = x @ w; jnp.where(h > 0, h, 0.1)"
+            )
         return _views(equation, [slot_of(value) for value in inputs])
     raise NotImplementedError(
         f"{equation.where()}: {equation.name} of values that depend on parameters has no projection; write it with "
         "other functions, give it one by pj.primitive, or let it take data alone"
     )
+
+
+def _is_unknown_choice(value: Value) -> bool:
+    is_fixed = isinstance(value, Slot) and value.is_fixed
+    return not is_fixed and not jnp.issubdtype(value.shape.dtype, jnp.floating)
 
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:

@@ -489,9 +489,14 @@ def logits(p: Any, x: Any) -> Any:
         ),
         (lambda p, x, y: -0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*a positive number times one"),
         (lambda p, x, y: pj.cross_entropy(jnp.sort(logits(p, x)), y), NotImplementedError, "sort .*pj.primitive"),
+        (
+            lambda p, x, y: pj.cross_entropy(jnp.where(logits(p, x) > 0, logits(p, x), 0.1), y),
+            NotImplementedError,
+            "line .*truth values .*that depend on parameters choose elements",
+        ),
         (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
     ],
-    ids=["ordinary loss", "scaled loss", "sort", "loss inside"],
+    ids=["ordinary loss", "scaled loss", "sort", "choice", "loss inside"],
 )
 def test_errors(function: Function, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from pjax_core.arrays.meshes import Shape
+from pjax_core.arrays.meshes import Shape, without_manual_axes
 from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import rewritten
 from pjax_core.operations import primitives
+from pjax_core.trace.elementwise import positive_part
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.named.recurrence import tied
 from pjax_core.trace.operations import operation, reshaped, slot_of, transposed
@@ -50,6 +52,8 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
     steps = equation.params["length"]
     if steps == 0:
         raise NotImplementedError(f"{equation.where()}: a scan without steps; give it a sequence that has some")
+    if not loop.carry:
+        return _mapped(loop, run)
     of_data = all(isinstance(value, Slot) and value.is_fixed for value in inputs)
     found = None if of_data else _as_recurrence(loop, run)
     if found is None and steps > 1:
@@ -69,6 +73,14 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
 
 def _same_rank(inside: Any, outside: Any) -> bool:
     return inside.aval.ndim == outside.aval.ndim
+
+
+def _mapped(loop: _Loop, run: Run) -> list[Value]:
+    """The outputs of a loop that carries nothing, as ``jax.lax.map`` does: those of all steps at once."""
+    inputs, params = [*loop.consts, *loop.sequences], loop.equation.params
+    axes = (None,) * len(loop.consts) + (0,) * len(loop.sequences)
+    step = jax.vmap(jaxpr_as_fun(params["jaxpr"]), axes, axis_size=params["length"])
+    return run(loop.equation, jax.make_jaxpr(step)(*(without_manual_axes(value.shape) for value in inputs)), inputs)
 
 
 def _unrolled(loop: _Loop, run: Run) -> list[Value]:
@@ -121,6 +133,8 @@ def _as_recurrence(loop: _Loop, run: Run) -> list[Value] | None:
     if split is None:
         return None
     w_x, w_h, biases = split
+    if isinstance(new, Elementwise) and new.rectified is not None:  # what it adds is among the biases
+        new = positive_part(slot_of(new.rectified), new.shape)
     backwards = loop.equation.params["reverse"]
     x = transposed(_reversed(sequence) if backwards else sequence, (1, 0, 2))
     activation = new.function if isinstance(new, Elementwise) else lambda total: total

@@ -76,7 +76,7 @@ def slot_of(value: Value) -> Slot:
 def _computed(value: Elementwise) -> Slot:
     """The output of the operation that an elementwise function is."""
     if value.name == "relu":
-        return operation(primitives.sum_relu, value.base, shape=value.shape)
+        return operation(primitives.sum_relu, slot_of(value.rectified or value.base), shape=value.shape)
     if value.name != "affine":
         function, settings = recognised(value.function)
         if function == "relu":

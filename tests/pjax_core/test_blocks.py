@@ -75,10 +75,20 @@ def test_what_has_projections_of_its_own_keeps_them(function: Function) -> None:
     assert not any(name.startswith("block (") for name in names)
 
 
-@pytest.mark.parametrize("layer", [nn.LayerNorm(), nn.RMSNorm(), nn.LayerNorm(use_fast_variance=False)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LayerNorm(),
+        nn.RMSNorm(),
+        nn.LayerNorm(use_fast_variance=False),
+        nn.GroupNorm(2),
+        nn.GroupNorm(2, use_fast_variance=False),
+        nn.InstanceNorm(),
+    ],
+)
 def test_normalisations_of_flax(layer: Any) -> None:
     """The scale stands between root and quotient there, and is an operation of its own all the same."""
-    x = np.ones((3, 4), np.float32)
+    x = np.ones((2, 3, 4), np.float32)
     params = layer.init(jax.random.key(0), x), np.eye(4, dtype=np.float32)
     names = operations(lambda p, x, y: pj.squared_error(layer.apply(p[0], x @ p[1]), y), params, x, x)
     assert [name for name in names if name.startswith("block (")] == names[:1]

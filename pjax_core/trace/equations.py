@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
-
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Operation, Slot, select
+from pjax_core.graph.nodes import Operation, Slot
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
@@ -23,6 +21,7 @@ from pjax_core.trace.operations import (
     operation_node,
     reshaped,
     slot_of,
+    stacked,
     transposed,
 )
 from pjax_core.trace.values import Elementwise, Loss, Value, number_of
@@ -236,11 +235,7 @@ def _larger(primitive: Primitive, equation: Equation, *operands: Value) -> Slot:
     """The largest, or smallest, of two values."""
     whole = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in operands]
     shape = Shape((2, *equation.shape.shape), equation.shape.dtype)
-    return operation(primitive, select("stack", _stack, {"axis": 0}, shape, *whole), shape=equation.shape, axis=(0,))
-
-
-def _stack(*arrays: Any) -> Any:
-    return jnp.stack(arrays)
+    return operation(primitive, stacked(whole, shape), shape=equation.shape, axis=(0,))
 
 
 def _reduce_window_max(equation: Equation, x: Value) -> Slot:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
-from jax import Array
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from pjax_core.arrays.meshes import Shape, without_manual_axes
@@ -19,7 +17,7 @@ from pjax_core.operations import primitives
 from pjax_core.trace.elementwise import positive_part
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.named.recurrence import tied
-from pjax_core.trace.operations import operation, reshaped, slot_of, transposed
+from pjax_core.trace.operations import operation, reshaped, slot_of, stacked, transposed
 from pjax_core.trace.values import Elementwise, Loss, Value
 
 Run: TypeAlias = Callable[[Equation, Any, Sequence[Value]], list[Value]]
@@ -96,14 +94,10 @@ def _unrolled(loop: _Loop, run: Run) -> list[Value]:
     return [
         *carry,
         *(
-            select("stack", _stack, {"axis": 0}, shape, *(reversed(column) if params["reverse"] else column))
+            stacked(column[::-1] if params["reverse"] else column, shape)
             for column, shape in zip(columns, loop.equation.shapes[len(carry) :], strict=True)
         ),
     ]
-
-
-def _stack(*arrays: Array) -> Array:
-    return jnp.stack(arrays)
 
 
 def _entry(sequence: Slot, step: int) -> Slot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -138,6 +139,11 @@ def transposed(slot: Slot, permutation: tuple[int, ...]) -> Slot:
     return select(
         "transpose", lambda array: lax.transpose(array, permutation), {"permutation": permutation}, shape, slot
     )
+
+
+def stacked(slots: Sequence[Slot], shape: Shape) -> Slot:
+    """Slots one after the other along a new first axis."""
+    return select("stack", lambda *arrays: jnp.stack(arrays), {"axis": 0}, shape, *slots)
 
 
 def broadcast_to(slot: Slot, shape: tuple[int, ...]) -> Slot:

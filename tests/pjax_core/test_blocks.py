@@ -236,3 +236,13 @@ def test_half_precision_and_vmap() -> None:
         size = np.linalg.norm(expected)
         np.testing.assert_allclose(stacked[name][0], expected, atol=1e-4 * size)
         assert np.linalg.norm(found[name].astype(np.float32) - expected) < 0.05 * size
+
+
+def test_a_mask_inside_stays_one() -> None:
+    """As of causal attention: shares of a residual are weighed by values, and choices are none."""
+
+    def function(w: Any, x: Any, y: Any) -> Any:
+        return pj.squared_error(jax.nn.softmax(jnp.where(np.tri(4, dtype=bool), x @ w, -1e9)), y)
+
+    w, x, y = np.ones((3, 4, 4), np.float32)
+    assert jax.eval_shape(lambda w: pj.direction(pj.feasibility(function), w, x, y), w).shape == w.shape

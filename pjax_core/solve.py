@@ -17,13 +17,14 @@ from jax import Array, lax
 from pjax_core.algorithms.base import Algorithm
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
+from pjax_core.arrays.norms import rms
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies.consensus import State, with_data
 from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import with_computed
 from pjax_core.problem import Problem, checked_arguments, compiled
-from pjax_core.until import Until, gap_of_outputs, rms, run_until
+from pjax_core.until import Until, gap_of_outputs, run_until
 from pjax_kernels.compose import difference_of_pairs
 
 
@@ -249,7 +250,7 @@ def _run(
 
     def step_with_gaps(state: Any) -> tuple[Any, Any, dict[str, Array]]:
         new, row = step(state, None)
-        return new, row, {kind: rms(found) for kind, found in algorithm.gaps(state, new).items() if found}
+        return new, row, algorithm.gaps(state, new)
 
     found = run_until(
         until, steps, step_with_gaps, lambda state: gap_of_outputs(graph, algorithm.params(state), data), state

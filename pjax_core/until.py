@@ -14,6 +14,7 @@ from jax import Array, lax
 from pjax_core.arrays import arguments
 from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.arrays.messages import described
+from pjax_core.arrays.norms import rms
 from pjax_core.copies import consensus
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Operation
@@ -131,11 +132,3 @@ def gap_of_outputs(graph: Graph, params: Any, data: tuple[Any, ...]) -> Array:
         inputs = tuple(slot.read(value) for slot in node.slots)
         gaps.append(rms(list(node.primitive.project_values(inputs, None, **node.settings)[0])))
     return functools.reduce(jnp.maximum, gaps)
-
-
-def rms(changes: list[Array]) -> Array:
-    """The root mean square, of numbers that may be too small to be squared."""
-    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(change), initial=0) for change in changes))
-    scale = jnp.where(largest > 0, largest, 1)
-    total = sum(jnp.sum((change / scale) ** 2) for change in changes)
-    return scale * jnp.sqrt(total / sum(change.size for change in changes))

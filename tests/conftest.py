@@ -39,13 +39,13 @@ def compiled_code_released() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], None]:
-    """Runs a program in a process with so many CPU devices, which takes from others like it what they have compiled."""
+def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], str]:
+    """Runs a program on so many CPU devices, with what others like it have compiled, and gives what it prints."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # that of all workers of this run
     root = Path(__file__).parents[1]
 
-    def run(program: str, count: int) -> None:
+    def run(program: str, count: int) -> str:
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -59,6 +59,7 @@ def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, i
         program = f"import gc\ngc.set_threshold(*{GARBAGE})\n{program}"
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 

@@ -11,6 +11,13 @@ from pjax_kernels.arguments import padding_pairs, positive_pair
 from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.in_place import project_dense_in_place
+from pjax_kernels.dense.span import (
+    ChangeInSpan,
+    Span,
+    no_change_in_span,
+    project_dense_in_span,
+    span_of,
+)
 from pjax_kernels.elementwise.functions import elementwise_function
 from pjax_kernels.layer.api import RULES as LAYER_RULES
 from pjax_kernels.layer.api import is_layer
@@ -21,6 +28,8 @@ from pjax_kernels.roots import always, replaced_if
 
 __all__ = [
     "LAYER_RULES",
+    "ChangeInSpan",
+    "Span",
     "WindowsOfArray",
     "add_to_pair",
     "always",
@@ -30,12 +39,15 @@ __all__ = [
     "is_layer",
     "layer_metric",
     "max_pool",
+    "no_change_in_span",
     "on_automatic_axes",
     "padding_pairs",
     "place_windows",
     "positive_pair",
     "project_dense_in_place",
+    "project_dense_in_span",
     "replaced_if",
+    "span_of",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -63,26 +64,45 @@ def coefficients(
     Unless products are to be held, they are formed anew where one step is not enough for a root: for large ``z``.
     """
     p = _products(dots, x, w, z, residual)
-    x_squared, w_squared = dots.of_x(squares(x)), dots.of_w(squares(w))
-    length = jnp.asarray(dots.length, z.dtype)
+    squared = dots.of_x(squares(x)), dots.of_w(squares(w))
+
+    def products() -> Array:
+        return p if hold and residual is None else _products(dots, x, w, z, residual)
 
     def sums(to_x: Array, to_w: Array) -> tuple[Tree, Tree]:
         return dots.spread_x(to_x) if moves_x else None, dots.spread_w(to_w)
+
+    return coefficients_of_products(p, products, squared, z, residual, length=dots.length, sums=sums)
+
+
+def coefficients_of_products(
+    p: Array,
+    products: Callable[[], Array],
+    squared: tuple[Array, Array],
+    z: Array,
+    residual: Array | None,
+    *,
+    length: ArrayLike,
+    sums: Callable[[Array, Array], tuple[Tree, Tree]],
+) -> Coefficients:
+    """The same from the dot products ``p``, which ``products`` forms once more, and the squared norms of both sides.
+
+    ``sums`` adds up, for every entry of ``x`` and ``w``, what the dot products that hold it send there.
+    """
+    length = jnp.asarray(length, z.dtype)
 
     def free(minus_v: Array, radius: Array) -> tuple[Tree, Tree]:
         radius = radius * (1 / jnp.sqrt(jnp.maximum(length, 1)))
         return sums(radius, -jnp.sign(minus_v) * radius)
 
-    def products() -> Array:
-        return p if hold and residual is None else _products(dots, x, w, z, residual)
-
     def far() -> roots.FarEquations:
-        return (products(), (x_squared, w_squared), z, residual), roots.scaled_equations
+        return (products(), squared, z, residual), roots.scaled_equations
 
-    q, none = x_squared + w_squared, jax.tree.map(jnp.zeros_like, sums(z, z))
-    minus_v, (free_x, free_w) = roots.minus_roots(
-        (p, q, z, residual), lambda: (products(), q, z, residual), far, free, none
-    )
+    def equations(p: Array) -> roots.Equations:
+        return p, squared[0] + squared[1], z, residual
+
+    none = jax.tree.map(jnp.zeros_like, sums(z, z))
+    minus_v, (free_x, free_w) = roots.minus_roots(equations(p), lambda: equations(products()), far, free, none)
     minus_t, minus_beta, gamma = root.stretched_coefficients(minus_v)
     minus_t = jnp.where(length == 0, -z, minus_t)  # the only point of a set of no entries has z = 0
     return Coefficients(minus_t, minus_beta, *sums(gamma, gamma), free_x, free_w)

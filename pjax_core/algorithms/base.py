@@ -21,6 +21,7 @@ from jax import Array
 from pjax_core.algorithms.in_turn import project_in_turn
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
+from pjax_core.arrays.norms import Norms, rms
 from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import Schedule, State, at_boundary, normalised, project
 from pjax_core.copies.count import Factor, equals, may_be_unread, times
@@ -89,7 +90,7 @@ class Algorithm(NamedTuple):
     params_low: Callable[[Any], Any]
     sets: Callable[[Graph, int], Schedule] | None
     describe: Callable[..., None]
-    gaps: Callable[[Any, Any], dict[str, list[Array]]]
+    gaps: Callable[[Any, Any], dict[str, Array]]
     call: functools.partial[Algorithm] | None = None
 
     def __repr__(self) -> str:
@@ -181,7 +182,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
         graph = problem.graph(params, data)
-        state = consensus.initial_state(graph, params, low, data)
+        state = consensus.initial_state(graph, params, low, data, spans=not in_turn)
         if started:
             state = project(graph, schedule(graph)[-1], state)
         return at_boundary(graph, schedule(graph), state)
@@ -221,12 +222,12 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
     return init
 
 
-def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, list[Array]]:
-    """What a step has changed, over its rate: of parameters, and of other values."""
-    found: dict[str, list[Array]] = {"weights": [], "inputs": []}
+def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
+    """The root mean square of what a step has changed, over its rate: of parameters, and of other values."""
+    found: dict[str, list[Array | Norms]] = {"weights": [], "inputs": []}
     for of_weight, change in zip(new.of_weights, new.changes(old), strict=True):
-        found["weights" if of_weight else "inputs"].append(times(1 / rate, change))
-    return found
+        found["weights" if of_weight else "inputs"].append(change)
+    return {kind: jnp.abs(times(1 / rate, rms(changes))) for kind, changes in found.items() if changes}
 
 
 def _params(state: State | CopiesState) -> Any:

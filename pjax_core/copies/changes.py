@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -26,7 +27,14 @@ from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.graph.sets import placed
 from pjax_core.operations.primitive import moved
-from pjax_kernels.compose import add_to_pair, always, difference_of_pairs, replaced_if
+from pjax_kernels.compose import (
+    Span,
+    add_to_pair,
+    always,
+    difference_of_pairs,
+    project_dense_in_span,
+    replaced_if,
+)
 
 LINEAR = -60
 """Changes that are below 2 to this power of what they change leave every projection linear in them."""
@@ -39,6 +47,8 @@ class Changes:
         values: by how much the value that all copies of a node's output share has changed.
         targets: by how much the mean of these copies has, once some have been moved.
         placed: the parameters in sets, once they are placed, as pairs of a value and what rounding took from it.
+        spans: of parameters that data move what they move along; their ``values`` and ``targets`` are
+            :class:`pjax_kernels.compose.ChangeInSpan`.
         shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
             ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
             is to learn, is all that counts.
@@ -52,14 +62,16 @@ class Changes:
         self.shares = shares
         of_nodes = {} if shares is None else shares.of_nodes
         self.exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in of_nodes.items()}
-        self.values: dict[Node, Array] = {}
-        self.targets: dict[Node, Array] = {}
+        self.values: dict[Node, Any] = {}
+        self.targets: dict[Node, Any] = {}
         self.placed: dict[Parameter, tuple[Array, Array]] = {}
+        self.spans: dict[Parameter, Span] = {}
 
     def copy(self) -> Changes:
         """The same changes, to be replaced apart from these."""
         other = Changes(self.graph, self.start_of, self.shares)
         other.values, other.targets, other.placed = dict(self.values), dict(self.targets), dict(self.placed)
+        other.spans = self.spans
         return other
 
     def project(self, node: Node, settled: Parameter | None = None) -> None:
@@ -70,7 +82,11 @@ class Changes:
             if node in self.graph.regions and self.shares is None:
                 self._place(node)
         elif isinstance(node, Operation):
-            self._project_operation(node, settled)
+            weights = self._moved_by_data(node)
+            if weights is None:
+                self._project_operation(node, settled)
+            else:
+                self._project_in_span(node, weights)
 
     def _place(self, parameter: Parameter) -> None:
         """Make a parameter the nearest point of its set."""
@@ -81,13 +97,32 @@ class Changes:
 
     def follow(self, node: Operation) -> None:
         """Let an operation's output be what the changes of its inputs make of it."""
-        growth = node.primitive.growth(*self._inputs(node), **node.settings)
+        weights = self._moved_by_data(node)
+        if weights is None:
+            growth = node.primitive.growth(*self._inputs(node), **node.settings)
+        else:
+            growth = self.values[weights].with_rows
         if growth is not None:
             self.values[node] = self.unscaled(node, node, growth)
 
     def of_parameters(self) -> list[Array]:
         """By how much each has changed, in their order."""
         return [self.values[node] if node in self.values else nothing(node) for node in self.graph.parameters]
+
+    def _moved_by_data(self, node: Operation) -> Parameter | None:
+        """The operation's weights, if their changes are held in the span of the data that move them."""
+        return next((source for source in sources(node) if source in self.spans), None)
+
+    def _project_in_span(self, node: Operation, weights: Parameter) -> None:
+        """Project onto an operation's graph, and move its weights along what data move them along."""
+        change = self.targets.pop(node, self.values.pop(node, None))
+        unread = unread_elements(self.graph, node, self.start_of)
+        change, residual = _beyond(self.values[weights].with_rows, change, unread)
+        estimate = self.start_of(node) + change
+        self.targets[weights], output_change = project_dense_in_span(
+            self.spans[weights], self.values[weights], estimate, residual
+        )
+        self.values[node] = change + output_change
 
     def _project_operation(self, node: Operation, settled: Parameter | None) -> None:
         starts, changes = self._inputs(node)

@@ -9,24 +9,28 @@ needed.  Both are far smaller than the value, which would round them away (:mod:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pjax_core.arrays.norms import Norms
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies.changes import Changes, nothing
 from pjax_core.copies.count import low_dtype
+from pjax_core.copies.span import InSpan, in_spans
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, sources_of
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
+_Held = TypeVar("_Held")
 
-@exportable_dataclass
+
+@functools.partial(exportable_dataclass, static=["parameters"])
 @dataclass(frozen=True)
 class State:
     """A point of the consensus form: by the places of nodes, changes since the start.
@@ -35,37 +39,68 @@ class State:
 
     Attributes:
         high: the parameters at the start; those in sets as they are.
-        low: what to add for their value: by how much they have changed, or what rounding took.
+        lows: what to add for their value: by how much they have changed, or what rounding took.
         origin: those in sets at the start.
         starts: what the network computed at the start.
         values: by how much the value that all copies of a node's output share has changed.
         targets: by how much the mean of these copies has, once some have been moved; of parameters likewise.
+        spans: of parameters that data move what they move along; ``lows`` are those at the start, and ``values`` the
+            changes since.
         data: the data arrays.
+        parameters: the places of the parameters.
     """
 
     high: Any
-    low: Any
+    lows: Any
     origin: dict[str, Array]
     starts: dict[str, Array]
-    values: dict[str, Array]
-    targets: dict[str, Array]
+    values: dict[str, Any]
+    targets: dict[str, Any]
+    spans: dict[str, InSpan]
     data: tuple[Any, ...] | Fixed
+    parameters: tuple[str, ...]
 
-    def changes(self, old: State) -> list[Array]:
+    @property
+    def low(self) -> Any:
+        """What to add to ``high`` for the parameters' value."""
+        return _with_spans(self, self.values)
+
+    def changes(self, old: State) -> list[Array | Norms]:
         """What a change of the state is measured by: the differences from an old one."""
-        held = ((state.low, state.values, state.targets) for state in (self, old))
-        return jax.tree.leaves(jax.tree.map(jnp.subtract, *held))
+        differences = jax.tree.map(jnp.subtract, _held(self), _held(old))
+        sizes = {i: high.size for i, high in zip(self.parameters, jax.tree.leaves(self.high), strict=True)}
+        return [
+            Norms(difference.norms(), sizes[i]) if i in self.spans else difference
+            for arrays in differences
+            for i, difference in arrays.items()
+        ]
 
     @property
     def of_weights(self) -> list[bool]:
         """Which of the changes are those of parameters."""
-        count = len(jax.tree.leaves(self.low))
-        return [True] * count + [False] * (len(self.values) + len(self.targets))
+        weights, *others = _held(self)
+        return [True] * len(weights) + [False] * sum(map(len, others))
 
     @property
     def truncation(self) -> dict[str, Array]:
         """The consensus form is exact."""
         return {}
+
+
+def _held(state: State) -> tuple[dict[str, Any], ...]:
+    """The changes of parameters, of operations' outputs, and of means."""
+    weights = dict(zip(state.parameters, jax.tree.leaves(state.lows), strict=True))
+    weights |= {i: state.values[i] for i in state.spans}
+    return weights, {i: change for i, change in state.values.items() if i not in weights}, state.targets
+
+
+def _with_spans(state: State, changes: Mapping[str, Any]) -> Any:
+    """What to add to the parameters at the start, with these changes of those that data move."""
+    lows = dict(zip(state.parameters, jax.tree.leaves(state.lows), strict=True))
+    highs = dict(zip(state.parameters, jax.tree.leaves(state.high), strict=True))
+    for i, span in state.spans.items():
+        lows[i] = lows[i] + span.of_weights(highs[i] + lows[i], changes[i], state.data)
+    return jax.tree.unflatten(jax.tree.structure(state.lows), list(lows.values()))
 
 
 Schedule = Sequence[Sequence[Node]]
@@ -78,11 +113,15 @@ def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], 
     return _start_of(jax.tree.leaves(params), fixed, starts_of(graph, params, fixed))
 
 
-def starts_of(graph: Graph, params: Any, data: tuple[Any, ...] | Fixed) -> dict[Node, Array]:
+def starts_of(
+    graph: Graph, params: Any, data: tuple[Any, ...] | Fixed, known: Mapping[Node, Array] | None = None
+) -> dict[Node, Array]:
     """The value of each operation as the network computes it, from data with what is computed of them alone."""
-    starts: dict[Node, Array] = {}
+    starts = dict(known or {})
     value = _start_of(jax.tree.leaves(params), data, starts)
     for node in graph.nodes:
+        if node in starts:
+            continue
         if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
             starts[node] = _start(node, value)
     return starts
@@ -123,20 +162,27 @@ def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
     return {node: start for node, start in starts.items() if node not in left_out}
 
 
-def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
-    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters."""
+def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *, spans: bool = True) -> State:
+    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters.
+
+    With ``spans`` weights that data move are held so where that takes less time.
+    """
     high, moved = normalised(params, low)
     fixed = with_computed(graph, data)
-    starts = starts_of(graph, high, fixed)
     leaves = jax.tree.leaves(high)
+    held = in_spans(graph, _start_of(leaves, fixed, {})) if spans else {}
+    products = _products(graph, held)
+    starts = starts_of(graph, high, fixed, products)
     state = State(
         high,
         moved,
         origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
-        starts=_by_key(graph, _kept(starts)),
-        values={},
+        starts=_by_key(graph, _kept({node: start for node, start in starts.items() if node not in products})),
+        values={graph.keys[parameter]: span.nothing() for parameter, span in held.items()},
         targets={},
+        spans=_by_key(graph, held),
         data=fixed,
+        parameters=tuple(graph.keys[parameter] for parameter in graph.parameters),
     )
     if low is None:
         return state
@@ -145,6 +191,11 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) ->
         if isinstance(node, Operation):
             changes.follow(node)
     return closed(changes, state)
+
+
+def _products(graph: Graph, spans: Mapping[Parameter, InSpan]) -> dict[Node, Array]:
+    """The outputs at the start of the operations whose weights are held in spans."""
+    return {graph.consumers[weights][0]: held.span.with_weights for weights, held in spans.items()}
 
 
 def normalised(high: Any, low: Any) -> tuple[Any, Any]:
@@ -174,47 +225,55 @@ def opened(graph: Graph, state: State) -> Changes:
         {graph.nodes[int(i)]: array for i, array in arrays.items()}
         for arrays in (state.starts, state.values, state.targets)
     )
-    at_start, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.low)
+    spans = {parameter: state.spans[i] for parameter in graph.parameters if (i := graph.keys[parameter]) in state.spans}
+    starts |= _products(graph, spans)
+    at_start, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.lows)
     for parameter in graph.parameters:
-        values[parameter] = lows[parameter.index]
+        values.setdefault(parameter, lows[parameter.index])
         if parameter in graph.regions:
             pair = at_start[parameter.index], lows[parameter.index]
             at_start[parameter.index] = state.origin[graph.keys[parameter]]
             values[parameter] = difference_of_pairs(*pair, at_start[parameter.index], jnp.zeros_like(pair[1]))
     changes = Changes(graph, _start_of(at_start, state.data, starts))
     changes.values, changes.targets = values, targets
+    changes.spans = {parameter: held.span for parameter, held in spans.items()}
     return changes
 
 
 def closed(changes: Changes, state: State) -> State:
     """The state with these changes in place of its own."""
     graph = changes.graph
-    highs, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.low)
+    highs, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.lows)
     for parameter in graph.parameters:
         if parameter in changes.placed:
             highs[parameter.index], lows[parameter.index] = changes.placed[parameter]
-        elif parameter in changes.values and parameter not in graph.regions:
+        elif parameter in changes.values and parameter not in graph.regions and parameter not in changes.spans:
             lows[parameter.index] = changes.values[parameter]
     structure = jax.tree.structure(state.high)
-    operations = {node: change for node, change in changes.values.items() if isinstance(node, Operation)}
     return replace(
         state,
         high=jax.tree.unflatten(structure, highs),
-        low=jax.tree.unflatten(structure, lows),
-        values=_by_key(graph, operations),
+        lows=jax.tree.unflatten(structure, lows),
+        values=_by_key(graph, _without_lows(changes.spans, changes.values)),
         targets=_by_key(graph, changes.targets),
     )
 
 
-def _by_key(graph: Graph, arrays: Mapping[Any, Array]) -> dict[str, Array]:
-    return {graph.keys[node]: array for node, array in arrays.items()}
+def _without_lows(spans: Container[Any], values: Mapping[Node, Any]) -> dict[Node, Any]:
+    """The changes of nodes that a state does not hold as what to add to a parameter."""
+    return {node: change for node, change in values.items() if isinstance(node, Operation) or node in spans}
+
+
+def _by_key(graph: Graph, of_nodes: Mapping[Any, _Held]) -> dict[str, _Held]:
+    return {graph.keys[node]: held for node, held in of_nodes.items()}
 
 
 def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read, and with zeros where nothing has changed."""
     changes = opened(graph, state)
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    values, targets = {}, {}
+    values: dict[Node, Any] = {}
+    targets: dict[Node, Any] = {}
     for node in graph.nodes:
         own = changes.values.get(node)
         for consumer in graph.consumers[node]:
@@ -222,30 +281,43 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
                 values[node] = nothing(node) if own is None else own
             else:
                 targets[node] = changes.targets.get(node, nothing(node) if own is None else own)
-    operations = {node: change for node, change in values.items() if isinstance(node, Operation)}
-    return replace(state, values=_by_key(graph, operations), targets=_by_key(graph, targets))
+    values |= {parameter: changes.values[parameter] for parameter in changes.spans}
+    values = _without_lows(changes.spans, values)
+    return replace(state, values=_by_key(graph, values), targets=_by_key(graph, targets))
 
 
 def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
     """The same point with these data, from which the network computes other values to begin with."""
-    old_start, new_data = opened(graph, state).start_of, with_computed(graph, data)
-    params = jax.tree.unflatten(jax.tree.structure(state.high), [old_start(p) for p in graph.parameters])
-    new_starts = starts_of(graph, params, new_data)
-    pairs = zip(jax.tree.leaves(state.data), jax.tree.leaves(new_data), strict=True)
+    fixed = with_computed(graph, data)
+    pairs = zip(jax.tree.leaves(state.data), jax.tree.leaves(fixed), strict=True)
     same = functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
 
-    def unless_same(old: Array, new: Array) -> Array:
-        return jnp.where(same, old, new.astype(old.dtype))  # so that a run goes on bit for bit
+    lows = _with_spans(state, {i: state.targets.get(i, state.values[i]) for i in state.spans})
+    old_start = opened(graph, state).start_of
+    params = [
+        old_start(parameter) + low if graph.keys[parameter] in state.spans else old_start(parameter)
+        for parameter, low in zip(graph.parameters, jax.tree.leaves(lows), strict=True)
+    ]
+    held = in_spans(graph, _start_of(params, fixed, {})) if state.spans else {}
+    structure, spans = jax.tree.structure(state.high), _by_key(graph, held)
+    starts = starts_of(graph, jax.tree.unflatten(structure, params), fixed, _products(graph, held))
+    moved = {graph.keys[node]: old_start(node) - start for node, start in starts.items()}
 
-    def since_new(changes: dict[str, Array]) -> dict[str, Array]:
-        moved = {
-            i: unless_same(changes[i], changes[i] + (old_start(node) - start))
-            for node, start in new_starts.items()
-            if (i := graph.keys[node]) in changes
+    def since(changes: dict[str, Any]) -> dict[str, Any]:
+        """The changes since these starts; what data had moved is in ``lows`` now."""
+        return {
+            i: spans[i].nothing() if i in spans else change + moved[i] if i in moved else change
+            for i, change in changes.items()
         }
-        return changes | moved
 
-    starts = {i: unless_same(old, new_starts[graph.nodes[int(i)]]) for i, old in state.starts.items()}
-    return replace(
-        state, starts=starts, values=since_new(state.values), targets=since_new(state.targets), data=new_data
+    new = replace(
+        state,
+        lows=lows,
+        starts={i: starts[graph.nodes[int(i)]] for i in state.starts},
+        values=since(state.values),
+        targets=since(state.targets),
+        spans=spans,
+        data=fixed,
     )
+    # So that a run goes on bit for bit:
+    return jax.tree.map(lambda old, new: jnp.where(same, old, new.astype(old.dtype)), replace(state, data=fixed), new)

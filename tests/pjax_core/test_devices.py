@@ -98,7 +98,7 @@ for network, algorithms in ALGORITHMS.items():
 
 
 @pytest.mark.parametrize("axes", ["auto", "explicit", "manual"])
-def test_batches_over_devices(axes: str, run_on_devices: Callable[[str, int], None]) -> None:
+def test_batches_over_devices(axes: str, run_on_devices: Callable[[str, int], str]) -> None:
     """On manual axes, inside ``shard_map``, the mean of separate calls; else the same as on one device."""
     run_on_devices(f"AXES = {axes!r}\n{PROGRAM}", 8)
 
@@ -139,5 +139,5 @@ for name, network in NETWORKS.items():
 """
 
 
-def test_functions_are_recognised_in_shard_map_outside_jit_too(run_on_devices: Callable[[str, int], None]) -> None:
+def test_functions_are_recognised_in_shard_map_outside_jit_too(run_on_devices: Callable[[str, int], str]) -> None:
     run_on_devices(RECOGNISED, 2)

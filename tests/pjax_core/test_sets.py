@@ -51,7 +51,7 @@ def arrays(generator: np.random.Generator) -> tuple[dict[str, Array], Array, Arr
 
 @pytest.mark.parametrize(
     ("algorithm", "region"),
-    [*itertools.product(ALGORITHMS, ["levels", "sparse"]), *itertools.product(["AP", "RRR"], REGIONS)],
+    dict.fromkeys([*itertools.product(ALGORITHMS, ["levels", "sparse"]), *itertools.product(["AP", "RRR"], REGIONS)]),
 )
 def test_parameters_are_in_their_sets_after_each_step(
     algorithm: str, region: str, generator: np.random.Generator

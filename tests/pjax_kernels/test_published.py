@@ -2,8 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import pjax_kernels as pk
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 Array = np.ndarray
 

@@ -9,6 +9,8 @@ from scipy.optimize import minimize_scalar
 
 import pjax_kernels as pk
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Array = np.ndarray
 Generator = np.random.Generator
 

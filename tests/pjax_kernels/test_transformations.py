@@ -1,6 +1,7 @@
 """Every kernel under jit, vmap, scan and shard_map, with its dtypes kept, and in 32-bit mode."""
 
-import itertools
+import functools
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -275,6 +276,7 @@ def test_works_without_float64(kernel: str, rng: np.random.Generator) -> None:
 
 SHARDED = """
 from functools import partial
+import json
 import re
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -292,40 +294,50 @@ if IMPLEMENTATION == "tpu":
     tpu.obstacle = lambda: None
     pltpu.set_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan"))
 batch, everywhere = PartitionSpec("batch"), PartitionSpec()
-of_axes = jax.sharding.AxisType.Explicit if AXES == "explicit" else jax.sharding.AxisType.Auto
-mesh = jax.make_mesh((2,), ("batch",), axis_types=(of_axes,))
+AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
 rng = np.random.default_rng(5)
+failures = {axes: [] for axes in KINDS_OF_AXES}
 
 
 def check(kernel, several_inputs, specs, average):
     # For each of several inputs of the same shapes, with one compilation.
-    call = partial(kernel, increments=True, implementation=IMPLEMENTATION)
     several_inputs = jax.tree.map(lambda array: np.asarray(array, np.float32), several_inputs)
-    out_specs = jax.tree.map(lambda _: batch, jax.eval_shape(call, *several_inputs[0])) if average is None else specs
+    call = partial(kernel, increments=True, implementation=IMPLEMENTATION)
+    whole = jax.jit(call)
+    several_expected = [whole(*inputs) for inputs in several_inputs]
+    for axes in KINDS_OF_AXES:
+        try:
+            check_shards(axes, call, whole, several_inputs, several_expected, specs, average)
+        except Exception as error:
+            failures[axes].append(f"{kernel}: {str(error)[-300:]}")
+
+
+def check_shards(axes, call, whole, several_inputs, several_expected, specs, average):
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(EXPLICIT if axes == "explicit" else AUTO,))
+    out_specs = jax.tree.map(lambda _: batch, several_expected[0]) if average is None else specs
 
     def project_shard(*inputs):
         return call(*inputs) if average is None else average(call(*inputs))
 
-    whole = jax.jit(call)
     in_shards = whole
-    if AXES == "manual":
+    if axes == "manual":
         in_shards = jax.jit(jax.shard_map(project_shard, mesh=mesh, in_specs=specs, out_specs=out_specs))
     place = lambda inputs: jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), inputs, specs)
     shards = place(several_inputs[0])
     compiled = in_shards.lower(*shards).compile()
-    for inputs in several_inputs:
-        found, expected = compiled(*place(inputs)), whole(*inputs)
+    for inputs, expected in zip(several_inputs, several_expected, strict=True):
+        found = compiled(*place(inputs))
         for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             error = np.linalg.norm(np.asarray(left) - right) / np.linalg.norm(right)
-            assert error < 1e-5, (kernel, error)
+            assert error < 1e-5, error
     if IMPLEMENTATION == "xla":
         moved = set(re.findall(r" (all-gather|all-to-all|collective-permute)", compiled.as_text()))
-        assert not moved, (kernel, moved)
-    if AXES == "explicit":
-        values = jax.tree.leaves(jax.eval_shape(partial(kernel, implementation=IMPLEMENTATION), *shards))
+        assert not moved, moved
+    if axes == "explicit":
+        values = jax.tree.leaves(jax.eval_shape(partial(call, increments=False), *shards))
         for value, array in zip(values, jax.tree.leaves(shards)):
             if value.shape == array.shape:
-                assert value.sharding.spec == jax.typeof(array).sharding.spec, kernel
+                assert value.sharding.spec == jax.typeof(array).sharding.spec, (value, array)
 
 
 def project_dense_copies(x, w, u, v, z, *, increments=True, implementation):
@@ -461,9 +473,13 @@ KERNEL_CHECKS = {
         None,
     ),
     "project_elementwise": lambda: [
-        check(partial(pk.project_elementwise, name), [(noise, size * noise[::-1])], (batch, batch), None)
+        check(
+            partial(pk.project_elementwise, name),
+            [(noise, size * noise[::-1]) for size in (0.1, 3)],
+            (batch, batch),
+            None,
+        )
         for name in ("tanh", "gelu", "exp")
-        for size in (0.1, 3)
     ],
     "project_normalize": lambda: check(pk.project_normalize, [(noise, noise[::-1])], (batch, batch), None),
     "prox_squared_error": lambda: check(pk.prox_squared_error, [(noise, noise[::-1])], (batch, batch), None),
@@ -481,27 +497,38 @@ KERNEL_CHECKS = {
     if IMPLEMENTATION in declared[name.partition(",")[0]].implementations and not name.endswith(LEFT_OUT)
 }
 assert len(KERNEL_CHECKS) >= 5
-failures = {}
-for name, run in KERNEL_CHECKS.items():
-    try:
-        run()
-    except Exception as error:
-        failures[name] = str(error)[-300:]
-assert not failures, failures
+for run in KERNEL_CHECKS.values():
+    run()
+print(json.dumps(failures))
 """
+
+KINDS_OF_AXES = dict.fromkeys(["reference", "xla"], ("auto", "explicit", "manual")) | dict.fromkeys(
+    ["triton", "tpu"], ("explicit", "manual")
+)
+
+
+@pytest.fixture(scope="module")
+def failures_over_devices(run_on_devices: Callable[[str, int], str]) -> Callable[[str], dict[str, list[str]]]:
+    """By kind of axes: one process for all kinds, which are compared with the same results."""
+
+    @functools.cache
+    def failures(implementation: str) -> dict[str, list[str]]:
+        settings = f"IMPLEMENTATION, KINDS_OF_AXES = {implementation!r}, {KINDS_OF_AXES[implementation]!r}"
+        return json.loads(run_on_devices(f"{settings}\n{SHARDED}", 2))
+
+    return failures
 
 
 @pytest.mark.parametrize(
     ("implementation", "axes"),
-    [
-        *itertools.product(["reference", "xla"], ["auto", "explicit", "manual"]),
-        *itertools.product(["triton", "tpu"], ["explicit", "manual"]),
-    ],
+    [(implementation, axes) for implementation, kinds in KINDS_OF_AXES.items() for axes in kinds],
 )
-def test_batches_over_devices(implementation: str, axes: str, run_on_devices: Callable[[str, int], None]) -> None:
+def test_batches_over_devices(
+    implementation: str, axes: str, failures_over_devices: Callable[[str], dict[str, list[str]]]
+) -> None:
     """As on one device; "xla" without gathering, the kernels of GPUs and TPUs interpreted.
 
     On manual axes each shard projects its part, and the means over shards of weights and biases are those over the
     batch.  Explicit axes are the default of ``jax.make_mesh``.
     """
-    run_on_devices(f"IMPLEMENTATION, AXES = {implementation!r}, {axes!r}\n{SHARDED}", 2)
+    assert not failures_over_devices(implementation)[axes]

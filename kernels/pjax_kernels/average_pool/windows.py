@@ -52,7 +52,7 @@ class WindowsOfArray:
     @property
     def entries(self) -> np.ndarray:
         """How many entries each window has, padding left out, of length 1 along axes where all agree."""
-        return _outer([_entries_along(axis) for axis in self.axes])
+        return _outer([_entries_along(axis) if _is_pooled(axis) else np.ones(1, int) for axis in self.axes])
 
     @property
     def factors(self) -> np.ndarray:
@@ -62,7 +62,7 @@ class WindowsOfArray:
     @property
     def coverage(self) -> np.ndarray:
         """How many windows hold each entry of the array, of length 1 along axes where all agree."""
-        return _outer([axis.coverage for axis in self.axes])
+        return _outer([axis.coverage if _is_pooled(axis) else np.ones(1, int) for axis in self.axes])
 
     @property
     def laid_out(self) -> tuple[int, ...]:
@@ -96,6 +96,11 @@ def place(
         for length, size, stride, (low, high) in zip(shape, window, strides, padding, strict=True)
     )
     return WindowsOfArray(tuple(axes), factor)
+
+
+def _is_pooled(axis: Windows) -> bool:
+    """Whether a window is more than one entry of its own; batches, which are not, may be too long to count."""
+    return (axis.size, axis.stride, axis.low, axis.high) != (1, 1, 0, 0)
 
 
 def _entries_along(axis: Windows) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -274,7 +275,6 @@ def best(solutions: Solution) -> Solution:
     return jax.tree.map(lambda array: array[place], solutions)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def evaluate(function: Callable[..., Any], params: Any, *data: Any) -> Any:
     """``function(params, *data)`` on plain arrays, compiled.
 
@@ -286,4 +286,12 @@ def evaluate(function: Callable[..., Any], params: Any, *data: Any) -> Any:
     Returns:
         What ``function`` returns.
     """
-    return function(params, *data)
+    # jax.jit keeps no function alive, nor what it has captured; but bound methods, made wherever they are read, would
+    # be compiled each time.
+    compiled = functools.partial(_of_method, function) if inspect.ismethod(function) else jax.jit(function)
+    return compiled(params, *data)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_method(method: Callable[..., Any], params: Any, *data: Any) -> Any:
+    return method(params, *data)

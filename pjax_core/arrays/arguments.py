@@ -24,7 +24,7 @@ def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[An
     given = {"params": params, "data": data}
     arrays = {name: _arrays(name, tree) for name, tree in given.items()}
     _require_kinds("params", arrays["params"], (jnp.floating,))
-    _require_kinds("data", arrays["data"], (jnp.floating, jnp.integer))
+    _require_kinds("data", arrays["data"], (jnp.floating, jnp.integer, jax.dtypes.prng_key))
     _require_finite(_labelled(given), _labelled(arrays))
     # Inside shard_map all that is computed of data varies, parameters too.
     arrays = varying(arrays, varying_axes(arrays))
@@ -151,14 +151,10 @@ def _require_kinds(name: str, arrays: Any, kinds: tuple[Any, ...]) -> None:
     """Raise ``TypeError`` unless each array has a dtype of one of the kinds."""
     for label, array in _labelled({name: arrays}).items():
         if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-            if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-                hint = "pass jax.random.key_data(key), and use jax.random.wrap_key_data(it) in the function"
-            else:
-                hint = (
-                    "projections move values continuously, so pass floating-point arrays (class labels as "
-                    "jax.nn.one_hot; masks in data as mask.astype(int))"
-                )
-            raise TypeError(f"{label} has dtype {array.dtype}; {hint}")
+            raise TypeError(
+                f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point arrays "
+                "(class labels as jax.nn.one_hot; masks in data as mask.astype(int))"
+            )
 
 
 def _require_finite(given: dict[str, Any], arrays: dict[str, Array]) -> None:
@@ -167,7 +163,8 @@ def _require_finite(given: dict[str, Any], arrays: dict[str, Array]) -> None:
     with jax.ensure_compile_time_eval():  # inside jit, what is computed of known arrays is known
         for label, leaf in given.items():
             awaited = (leaf,) in _of_solve and not leaf.is_ready()
-            if is_known(leaf) and not awaited and (leaf,) not in _finite:
+            is_key = jnp.issubdtype(arrays[label].dtype, jax.dtypes.prng_key)
+            if is_known(leaf) and not is_key and not awaited and (leaf,) not in _finite:
                 flags[label] = _all_finite(leaf) if isinstance(leaf, Array) else _finite_entries(leaf, arrays[label])
         for label, flag in jax.device_get(flags).items():
             array = arrays[label]

@@ -80,7 +80,13 @@ def _of_slots(node: Operation, start_of: Callable[[Node], Array]) -> Sequence[fl
     """What part of what is asked of the operation reaches each of its inputs."""
     if node.primitive.constrains_output:
         return (node.settings.get("strength", 1.0),) * len(node.slots)
-    return of_inputs(node, [slot.read(start_of).astype(low_dtype(slot.shape.dtype)) for slot in node.slots])
+    inputs = [slot.read(start_of) for slot in node.slots]
+    return of_inputs(node, [x if _is_choice(x) else x.astype(low_dtype(x.dtype)) for x in inputs])
+
+
+def _is_choice(array: Array) -> bool:
+    """Whether an array holds integers or truth values, such as a mask."""
+    return not jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def copies(node: Operation) -> list[float]:

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
+from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Node, Operation, Slot, is_fixed, of_node, read_counts, reads, sources_of
 from pjax_core.operations import primitives
 from pjax_core.operations.smooth import smooth_function
@@ -112,7 +114,8 @@ def _factors_last(nodes: Sequence[Node]) -> list[Node]:
         if found is None:
             reordered.append(node)
             continue
-        inner = replace(found.product, slots=(found.a, found.b), tag=object())
+        shape = Shape(jnp.broadcast_shapes(found.a.shape.shape, found.b.shape.shape), found.a.shape.dtype)
+        inner = replace(found.product, shape=shape, slots=(found.a, found.b), tag=object())
         reordered.remove(found.product)
         reordered += [inner, replace(found.node, slots=(of_node(inner), found.scale))]
     return reordered
@@ -135,7 +138,7 @@ def _product_of_product(node: Node, counts: Counter[Node]) -> _Product | None:
         product = slot.sources[0]
         if slot.view is not None or not isinstance(product, Operation) or product.primitive is not node.primitive:
             continue
-        if product.shape == node.shape and counts[product] == 1:
+        if counts[product] == 1:
             for b, scale in (product.slots, product.slots[::-1]):
                 if _is_parameter(scale) and isinstance(b.sources[0], Operation) and b.sources[0].name in _ROOTS:
                     return _Product(node, a, product, b, scale)

@@ -54,9 +54,6 @@ class Levels(_KernelSet):
 
     levels: Sequence[float] = (-1.0, 1.0)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
-
     kernel = staticmethod(pk.project_levels)
 
 
@@ -133,6 +130,8 @@ def setting_and_operands(region: Any) -> tuple[Any, dict[str, ArrayLike]]:
     """What projects onto a set, and the operands that it takes beside the value; ``TypeError`` for no set."""
     if isinstance(region, Box):
         return _Limits(), {"low": region.low, "high": region.high}
+    if isinstance(region, Levels):
+        return Levels(tuple(region.levels)), {}  # compared, as settings are
     if isinstance(region, _KernelSet):
         return region, {}
     if callable(region):

@@ -29,21 +29,20 @@ def _dot(a: Array, b: Array) -> Array:
     return jnp.sum(a * b, axis=-1)
 
 
-def _project_dot(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    a, b = inputs
-    a_change, b_change, z_change = pk.project_bilinear(a, b, output, residual=residual, increments=True)
-    return (a_change, b_change), z_change
+def _by_kernel(kernel: Callable[..., Any], **options: Any) -> Callable[..., _Projected]:
+    """The projection by a kernel that takes the inputs and then the output."""
+
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
+        *changes, output_change = kernel(*inputs, output, residual=residual, increments=True, **options, **settings)
+        return tuple(changes), output_change
+
+    return project
 
 
 _ONE_EACH = ((0,), (1,))
-dot = Primitive("dot", forward=_dot, project=_project_dot, increment=bilinear_increment(_dot, _ONE_EACH))
-
-
-@jax.jit  # traced once for all layers of one shape
-def _project_matmul(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    x, w = inputs
-    x_change, w_change, z_change = pk.project_dense(x, w, output, residual=residual, increments=True)
-    return (x_change, w_change), z_change
+dot = Primitive(
+    "dot", forward=_dot, project=_by_kernel(pk.project_bilinear), increment=bilinear_increment(_dot, _ONE_EACH)
+)
 
 
 def _dot_products(x: Array, w: Array) -> tuple[Array, Array]:
@@ -66,7 +65,7 @@ def _matmul_shares(x: Array, w: Array) -> tuple[Array, Array]:
 matmul = Primitive(
     "matmul",
     forward=jnp.matmul,
-    project=_project_matmul,
+    project=jax.jit(_by_kernel(pk.project_dense)),  # traced once for all layers of one shape
     spread=_dot_products,
     increment=bilinear_increment(functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), _ONE_EACH),
     copywise=dot,
@@ -75,13 +74,6 @@ matmul = Primitive(
     project_in_place=compose.project_dense_in_place,
     shares=_matmul_shares,
 )
-
-
-@jax.jit
-def _project_transposed(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    x, w = inputs
-    found = pk.project_dense(x, w, output, transposed=True, residual=residual, increments=True)
-    return found[:2], found[2]
 
 
 def _transposed_factored(x: Any, w: Any, u: Any, v: Any, z: Array) -> pk.FactoredChanges:
@@ -101,7 +93,7 @@ def _matmul_transposed(x: Array, w: Array, *, precision: Any = None) -> Array:
 matmul_transposed = replace(
     matmul,
     forward=_matmul_transposed,
-    project=_project_transposed,
+    project=jax.jit(_by_kernel(pk.project_dense, transposed=True)),
     spread=lambda x, w: _dot_products(x, w.T),
     increment=bilinear_increment(functools.partial(_matmul_transposed, precision=lax.Precision.HIGHEST), _ONE_EACH),
     bilinear=Bilinear(_ONE_EACH, _transposed_factored, lambda x, w: _squared_norms(x, w.T), _transposed_copies),
@@ -204,16 +196,12 @@ def _spread_convolution(x: Array, w: Array, *, strides: tuple[int, int], padding
     return jnp.broadcast_to(rows, shape), jnp.broadcast_to(columns, shape)
 
 
-def _project_convolution(
-    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-) -> _Projected:
-    x, w = inputs
-    x_change, w_change, z_change = pk.project_conv2d(x, w, output, residual=residual, increments=True, **settings)
-    return (x_change, w_change), z_change
-
-
 conv2d = bilinear(
-    "conv2d", compose.conv2d, spread=_spread_convolution, project=_project_convolution, batching=Batching.ROWS
+    "conv2d",
+    compose.conv2d,
+    spread=_spread_convolution,
+    project=_by_kernel(pk.project_conv2d),
+    batching=Batching.ROWS,
 )
 
 
@@ -229,12 +217,6 @@ def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
     """``x w_x + h w_h``."""
     product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     return product(x, w_x) + product(h, w_h)
-
-
-def _project_recurrence(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    x, h, w_x, w_h = inputs
-    *changes, z_change = pk.project_recurrence(x, h, w_x, w_h, output, residual=residual, increments=True)
-    return tuple(changes), z_change
 
 
 def _spread_recurrence(x: Array, h: Array, w_x: Array, w_h: Array) -> tuple[Array, ...]:
@@ -254,7 +236,7 @@ recurrence = bilinear(
     _recurrence_products,
     sides=((0, 1), (2, 3)),
     spread=_spread_recurrence,
-    project=_project_recurrence,
+    project=_by_kernel(pk.project_recurrence),
     batching=Batching.EACH,
 )
 
@@ -324,11 +306,6 @@ signed_sum = Primitive(
 """``z = c_1 x_1 + ... + c_n x_n``; setting ``coefficients``, one number for each input: differences, negations."""
 
 
-def _project_sum_over(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    change, output_change = pk.project_sum_over(inputs[0], output, residual=residual, increments=True, **settings)
-    return (change,), output_change
-
-
 def _sum_over(x: Array, *, axis: tuple[int, ...], factor: float = 1.0) -> Array:
     total = jnp.sum(x, axis)
     return total if factor == 1 else factor * total
@@ -337,7 +314,7 @@ def _sum_over(x: Array, *, axis: tuple[int, ...], factor: float = 1.0) -> Array:
 sum_over = Primitive(
     "sum over axes",
     forward=_sum_over,
-    project=_project_sum_over,
+    project=_by_kernel(pk.project_sum_over),
     increment=lambda _, changes, **settings: _sum_over(jnp.asarray(changes[0]), **settings),
     shares=lambda x, *, axis, factor=1.0: (1 / (factor**2 * x.size / max(jnp.sum(x, axis).size, 1) + 1),),
 )
@@ -475,11 +452,6 @@ sum_relu = Primitive(
 # Selections and steps.
 
 
-def _project_maximum(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    change, output_change = pk.project_max(inputs[0], output, residual=residual, increments=True, **settings)
-    return (change,), output_change
-
-
 def _maximum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
     (x,), (change,) = starts, changes
     assert change is not None
@@ -487,13 +459,11 @@ def _maximum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, .
 
 
 maximum = Primitive(
-    "max", forward=lambda x, *, axis: jnp.max(x, axis), project=_project_maximum, increment=_maximum_increment
+    "max",
+    forward=lambda x, *, axis: jnp.max(x, axis),
+    project=_by_kernel(pk.project_max),
+    increment=_maximum_increment,
 )
-
-
-def _project_minimum(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    change, output_change = pk.project_min(inputs[0], output, residual=residual, increments=True, **settings)
-    return (change,), output_change
 
 
 def _minimum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
@@ -501,7 +471,10 @@ def _minimum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, .
 
 
 minimum = Primitive(
-    "min", forward=lambda x, *, axis: jnp.min(x, axis), project=_project_minimum, increment=_minimum_increment
+    "min",
+    forward=lambda x, *, axis: jnp.min(x, axis),
+    project=_by_kernel(pk.project_min),
+    increment=_minimum_increment,
 )
 
 
@@ -570,12 +543,9 @@ def _quantize(x: Array, *, levels: int, scale: float, relaxed: bool = False) -> 
     return (scale * (2 * place - (levels - 1)) / (levels - 1)).astype(x.dtype)
 
 
-def _project_quantize(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
-    change, output_change = pk.project_quantize(inputs[0], output, residual=residual, increments=True, **settings)
-    return (change,), output_change
-
-
-quantize = Primitive("quantize", forward=_quantize, project=_project_quantize, batching=Batching.BROADCAST)
+quantize = Primitive(
+    "quantize", forward=_quantize, project=_by_kernel(pk.project_quantize), batching=Batching.BROADCAST
+)
 
 
 def _signs(products: Array) -> Array:

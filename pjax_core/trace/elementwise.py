@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,8 +41,7 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
     if name == "max" and len(moving) == 1 and -math.inf in numbers:
         return moving[0]  # no number is smaller
     if name == "max" and len(moving) == 1 and 0.0 in numbers:
-        base = slot_of(moving[0])
-        return Elementwise(base, lambda x: jnp.maximum(x, 0), equation.shape, "relu")
+        return positive_part(moving[0], equation.shape)
     if name in _OF_SOME_NUMBERS and _affine(inputs[0]) is not None:
         inputs = [slot_of(inputs[0])]
     inputs = [_unfused(value, name, moving) for value in inputs]
@@ -57,6 +57,14 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
     return Elementwise(base, _composed(equation, inputs, numbers), equation.shape, "elementwise")
 
 
+def positive_part(value: Value, shape: Shape) -> Elementwise:
+    """``max(x, 0)``; of an affine function it is a function of what that is one of, as others are."""
+    if not isinstance(value, Elementwise) or value.name != "affine":
+        return Elementwise(slot_of(value), lambda x: jnp.maximum(x, 0), shape, "relu")
+    inside = value.function
+    return Elementwise(value.base, lambda x: jnp.maximum(inside(x), 0), shape, "relu", rectified=value)
+
+
 def _converted(equation: Equation, value: Value) -> Value | None:
     """A function of each element in another precision, or of truth values as numbers."""
     if not isinstance(value, Elementwise) or not jnp.issubdtype(equation.shape.dtype, jnp.floating):
@@ -64,7 +72,7 @@ def _converted(equation: Equation, value: Value) -> Value | None:
     function = value.function
     if not jnp.issubdtype(value.shape.dtype, jnp.floating):
         function = functools.partial(_as_numbers, function)
-    return Elementwise(value.base, function, equation.shape, value.name, value.scale, value.offset)
+    return replace(value, function=function, shape=equation.shape, slot=None)
 
 
 def _as_numbers(function: Callable[[Array], Array], x: Array) -> Array:

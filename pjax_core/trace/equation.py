@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 import jax.extend.core
 import numpy as np
 
-from pjax_core.arrays.meshes import Shape, shape_of_aval, varying, varying_axes
+from pjax_core.arrays.meshes import Shape, says_more_than_shape, shape_of_aval, varying, varying_axes
 
 _NOT_THE_USERS = tuple(
     str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
@@ -41,6 +41,13 @@ class Equation:
     def shape(self) -> Shape:
         """Of its only output."""
         return self.shapes[0]
+
+    def for_types(self, inputs: Iterable[Shape]) -> Equation:
+        """The equation with outputs that vary where inputs of these types do."""
+        axes = varying_axes([shape for shape in inputs if says_more_than_shape(shape)])
+        if not axes:
+            return self
+        return replace(self, shapes=tuple(jax.eval_shape(lambda a: varying(a, axes), shape) for shape in self.shapes))
 
     def bind(self) -> Callable[..., Any]:
         """The function of arrays that it computes, which inside ``shard_map`` all vary alike."""

@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
-
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Operation, Slot, select
+from pjax_core.graph.nodes import Operation, Slot
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
@@ -23,6 +21,7 @@ from pjax_core.trace.operations import (
     operation_node,
     reshaped,
     slot_of,
+    stacked,
     transposed,
 )
 from pjax_core.trace.values import Elementwise, Loss, Value, number_of
@@ -236,11 +235,7 @@ def _larger(primitive: Primitive, equation: Equation, *operands: Value) -> Slot:
     """The largest, or smallest, of two values."""
     whole = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in operands]
     shape = Shape((2, *equation.shape.shape), equation.shape.dtype)
-    return operation(primitive, select("stack", _stack, {"axis": 0}, shape, *whole), shape=equation.shape, axis=(0,))
-
-
-def _stack(*arrays: Any) -> Any:
-    return jnp.stack(arrays)
+    return operation(primitive, stacked(whole, shape), shape=equation.shape, axis=(0,))
 
 
 def _reduce_window_max(equation: Equation, x: Value) -> Slot:
@@ -274,20 +269,27 @@ def _reduce_window_sum(equation: Equation, x: Value) -> Slot:
     slot, params = slot_of(x), equation.params
     if set(params["base_dilation"]) | set(params["window_dilation"]) != {1}:
         raise NotImplementedError(f"{equation.where()}: pooling has no dilation")
-    settings: dict[str, Any] = {name: tuple(map(int, params[f"window_{key}"])) for name, key in _OF_WINDOWS}
-    pads = tuple((int(low), int(high)) for low, high in params["padding"])
-    return operation(
-        primitives.average_pool,
-        slot,
-        shape=equation.shape,
-        size=slot.shape.shape,
-        padding=pads,
-        factor=1.0,
-        **settings,
-    )
+    return _sums_of_windows(slot, params["window_dimensions"], params["window_strides"], params["padding"])
 
 
-_OF_WINDOWS = (("window", "dimensions"), ("strides", "strides"))
+def _cumsum(equation: Equation, x: Value) -> Slot:
+    """Sums of windows that begin, or end, outside."""
+    slot, params = slot_of(x), equation.params
+    length, ones = slot.shape.shape[params["axis"]], [1] * len(slot.shape.shape)
+    outside = (0, length - 1) if params["reverse"] else (length - 1, 0)
+    window, padding = ones.copy(), [(0, 0)] * len(ones)
+    window[params["axis"]], padding[params["axis"]] = length, outside
+    return _sums_of_windows(slot, window, ones, padding)
+
+
+def _sums_of_windows(slot: Slot, window: Sequence[int], strides: Sequence[int], padding: Any) -> Slot:
+    settings: dict[str, Any] = {
+        "window": tuple(map(int, window)),
+        "strides": tuple(map(int, strides)),
+        "padding": tuple((int(low), int(high)) for low, high in padding),
+    }
+    return operation(primitives.average_pool, slot, size=slot.shape.shape, factor=1.0, **settings)
+
 
 # Views that become others, or none.
 
@@ -312,5 +314,6 @@ RULES: dict[str, Rule] = {
     "min": _min,
     "reduce_window_max": _reduce_window_max,
     "reduce_window_sum": _reduce_window_sum,
+    "cumsum": _cumsum,
     "transpose": _transpose,
 }

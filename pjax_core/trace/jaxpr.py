@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pjax_core.arrays.meshes import shape_of_type, without_manual_axes
+from pjax_core.arrays.meshes import shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
 from pjax_core.graph.nodes import Computed, Data, Node, Operation, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
@@ -142,7 +142,7 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
     if all(isinstance(value, Slot) and value.is_fixed for value in inputs) and equation.name not in CALLS:
-        return _fixed(equation, [slot_of(value) for value in inputs])
+        return _fixed(equation.for_types(value.shape for value in inputs), [slot_of(value) for value in inputs])
     found = elementwise(equation, inputs)
     if found is not None:
         return [found]
@@ -154,11 +154,22 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if equation.name in names.CONTROL:
         return _control(equation, inputs)
     if equation.name in names.VIEWS:
+        if any(_is_unknown_choice(value) for value in inputs):
+            raise NotImplementedError(
+                f"{equation.where()}: truth values or integers that depend on parameters choose elements "
+                f"({equation.name}); let data choose, or write a function of one value alone: "
+                "h = x @ w; jnp.where(h > 0, h, 0.1)"
+            )
         return _views(equation, [slot_of(value) for value in inputs])
     raise NotImplementedError(
         f"{equation.where()}: {equation.name} of values that depend on parameters has no projection; write it with "
         "other functions, give it one by pj.primitive, or let it take data alone"
     )
+
+
+def _is_unknown_choice(value: Value) -> bool:
+    is_fixed = isinstance(value, Slot) and value.is_fixed
+    return not is_fixed and not jnp.issubdtype(value.shape.dtype, jnp.floating)
 
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
@@ -184,6 +195,8 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
         with jax.ensure_compile_time_eval():
             outputs = function(*map(jnp.asarray, arrays))
         return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
+    if equation.name == "scan" and varying_axes(equation.shapes):  # whose step was traced for other types
+        return _control(equation, slots)
     if equation.name in names.VIEWS:
         return _views(equation, slots)
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import jax.numpy as jnp
-from jax import Array
-from jax.extend.core import ClosedJaxpr
+import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from pjax_core.arrays.meshes import Shape
+from pjax_core.arrays.meshes import Shape, without_manual_axes
 from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import rewritten
 from pjax_core.operations import primitives
+from pjax_core.trace.elementwise import positive_part
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.named.recurrence import tied
-from pjax_core.trace.operations import operation, reshaped, slot_of, transposed
+from pjax_core.trace.operations import operation, reshaped, slot_of, stacked, transposed
 from pjax_core.trace.values import Elementwise, Loss, Value
 
 Run: TypeAlias = Callable[[Equation, Any, Sequence[Value]], list[Value]]
@@ -50,12 +50,19 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
     steps = equation.params["length"]
     if steps == 0:
         raise NotImplementedError(f"{equation.where()}: a scan without steps; give it a sequence that has some")
-    found = _as_recurrence(loop, run)
+    if not loop.carry:
+        return _mapped(loop, run)
+    of_data = all(isinstance(value, Slot) and value.is_fixed for value in inputs)
+    found = None if of_data else _as_recurrence(loop, run)
     if found is None and steps > 1:
+        advice = (
+            "it is of data alone: compute it outside shard_map, and pass the result as data"
+            if of_data
+            else "only a step h = activation(x @ U + h @ W + b) of rows of samples becomes one constraint of all steps"
+        )
         warnings.warn(
-            f"{equation.where()}: this scan is unrolled into {steps} steps with constraints of their own, and takes "
-            "longer to compile for each; only a step h = activation(x @ U + h @ W + b) of rows of samples becomes one "
-            "constraint of all steps",
+            f"{equation.where()}: this scan is unrolled into {steps} steps, and takes longer to compile for each; "
+            f"{advice}",
             UserWarning,
             stacklevel=2,
         )
@@ -64,6 +71,14 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
 
 def _same_rank(inside: Any, outside: Any) -> bool:
     return inside.aval.ndim == outside.aval.ndim
+
+
+def _mapped(loop: _Loop, run: Run) -> list[Value]:
+    """The outputs of a loop that carries nothing, as ``jax.lax.map`` does: those of all steps at once."""
+    inputs, params = [*loop.consts, *loop.sequences], loop.equation.params
+    axes = (None,) * len(loop.consts) + (0,) * len(loop.sequences)
+    step = jax.vmap(jaxpr_as_fun(params["jaxpr"]), axes, axis_size=params["length"])
+    return run(loop.equation, jax.make_jaxpr(step)(*(without_manual_axes(value.shape) for value in inputs)), inputs)
 
 
 def _unrolled(loop: _Loop, run: Run) -> list[Value]:
@@ -79,14 +94,10 @@ def _unrolled(loop: _Loop, run: Run) -> list[Value]:
     return [
         *carry,
         *(
-            select("stack", _stack, {"axis": 0}, shape, *(reversed(column) if params["reverse"] else column))
+            stacked(column[::-1] if params["reverse"] else column, shape)
             for column, shape in zip(columns, loop.equation.shapes[len(carry) :], strict=True)
         ),
     ]
-
-
-def _stack(*arrays: Array) -> Array:
-    return jnp.stack(arrays)
 
 
 def _entry(sequence: Slot, step: int) -> Slot:
@@ -116,6 +127,8 @@ def _as_recurrence(loop: _Loop, run: Run) -> list[Value] | None:
     if split is None:
         return None
     w_x, w_h, biases = split
+    if isinstance(new, Elementwise) and new.rectified is not None:  # what it adds is among the biases
+        new = positive_part(slot_of(new.rectified), new.shape)
     backwards = loop.equation.params["reverse"]
     x = transposed(_reversed(sequence) if backwards else sequence, (1, 0, 2))
     activation = new.function if isinstance(new, Elementwise) else lambda total: total

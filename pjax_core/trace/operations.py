@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,7 +77,7 @@ def slot_of(value: Value) -> Slot:
 def _computed(value: Elementwise) -> Slot:
     """The output of the operation that an elementwise function is."""
     if value.name == "relu":
-        return operation(primitives.sum_relu, value.base, shape=value.shape)
+        return operation(primitives.sum_relu, slot_of(value.rectified or value.base), shape=value.shape)
     if value.name != "affine":
         function, settings = recognised(value.function)
         if function == "relu":
@@ -138,6 +139,11 @@ def transposed(slot: Slot, permutation: tuple[int, ...]) -> Slot:
     return select(
         "transpose", lambda array: lax.transpose(array, permutation), {"permutation": permutation}, shape, slot
     )
+
+
+def stacked(slots: Sequence[Slot], shape: Shape) -> Slot:
+    """Slots one after the other along a new first axis."""
+    return select("stack", lambda *arrays: jnp.stack(arrays), {"axis": 0}, shape, *slots)
 
 
 def broadcast_to(slot: Slot, shape: tuple[int, ...]) -> Slot:

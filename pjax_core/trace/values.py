@@ -27,6 +27,7 @@ class Elementwise:
         scale: of an affine function.
         offset: of an affine function.
         slot: the output of the operation, once there is one.
+        rectified: of "relu" what it is the positive part of, where that is an affine function of ``base``.
     """
 
     base: Slot
@@ -36,6 +37,7 @@ class Elementwise:
     scale: float = 1.0
     offset: float = 0.0
     slot: Slot | None = field(default=None, repr=False)
+    rectified: Elementwise | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -146,12 +146,15 @@ def test_no_captured_tracer_stays_in_a_cache(algorithm: Any, params: Any, data: 
 
     def captured(params: Any, scale: Any) -> Any:
         problem = pj.feasibility(lambda p: pj.cross_entropy(network(p, scale * x), y))
-        return pj.solve(problem, params, algorithm=algorithm, steps=1).change, pj.direction(problem, params)
+        return results(problem, params)
+
+    def results(problem: Any, params: Any) -> Any:
+        change = pj.solve(problem, params, algorithm=algorithm, steps=1).change
+        return change, pj.direction(problem, params), pj.evaluate(problem.function, params)
 
     with jax.checking_leaks():
         found = jax.jit(captured)(params, 2.0)
-    problem = pj.feasibility(lambda p: pj.cross_entropy(network(p, 2 * x), y))
-    expected = pj.solve(problem, params, algorithm=algorithm, steps=1).change, pj.direction(problem, params)
+    expected = results(pj.feasibility(lambda p: pj.cross_entropy(network(p, 2 * x), y)), params)
     for got, right in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-7)
 

@@ -75,10 +75,20 @@ def test_what_has_projections_of_its_own_keeps_them(function: Function) -> None:
     assert not any(name.startswith("block (") for name in names)
 
 
-@pytest.mark.parametrize("layer", [nn.LayerNorm(), nn.RMSNorm(), nn.LayerNorm(use_fast_variance=False)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LayerNorm(),
+        nn.RMSNorm(),
+        nn.LayerNorm(use_fast_variance=False),
+        nn.GroupNorm(2),
+        nn.GroupNorm(2, use_fast_variance=False),
+        nn.InstanceNorm(),
+    ],
+)
 def test_normalisations_of_flax(layer: Any) -> None:
     """The scale stands between root and quotient there, and is an operation of its own all the same."""
-    x = np.ones((3, 4), np.float32)
+    x = np.ones((2, 3, 4), np.float32)
     params = layer.init(jax.random.key(0), x), np.eye(4, dtype=np.float32)
     names = operations(lambda p, x, y: pj.squared_error(layer.apply(p[0], x @ p[1]), y), params, x, x)
     assert [name for name in names if name.startswith("block (")] == names[:1]
@@ -226,3 +236,13 @@ def test_half_precision_and_vmap() -> None:
         size = np.linalg.norm(expected)
         np.testing.assert_allclose(stacked[name][0], expected, atol=1e-4 * size)
         assert np.linalg.norm(found[name].astype(np.float32) - expected) < 0.05 * size
+
+
+def test_a_mask_inside_stays_one() -> None:
+    """As of causal attention: shares of a residual are weighed by values, and choices are none."""
+
+    def function(w: Any, x: Any, y: Any) -> Any:
+        return pj.squared_error(jax.nn.softmax(jnp.where(np.tri(4, dtype=bool), x @ w, -1e9)), y)
+
+    w, x, y = np.ones((3, 4, 4), np.float32)
+    assert jax.eval_shape(lambda w: pj.direction(pj.feasibility(function), w, x, y), w).shape == w.shape

@@ -118,6 +118,10 @@ NETWORKS = {
     "by comparison": lambda p, x: jax.nn.elu(x @ p),
     "of constants": lambda p, x: jax.nn.softmax(x @ p * jnp.arange(2)),
     "of data": lambda p, x: x @ p + jax.nn.softmax(x)[:, 1:] * (x.argmax(1)[:, None] > 0),
+    "sums of data": lambda p, x: jax.lax.scan(lambda total, row: (total + row, total), jnp.zeros(len(x)), x.T)[1].T @ p,
+    "recurrent": lambda p, x: jax.lax.scan(
+        lambda h, row: (jnp.tanh(row[:, None] @ p[:1] + h @ p[1:]), None), jnp.zeros((len(x), 2)), x.T
+    )[0],
 }
 for name, network in NETWORKS.items():
     def change(p, x, y):

@@ -28,6 +28,14 @@ def net(params: Any, x: Any) -> Any:
     return jax.nn.relu(x @ params["w0"] + params["b0"]) @ params["w1"]
 
 
+class Module:
+    """As those of Flax, whose bound methods are made anew wherever they are read."""
+
+    def apply(self, params: Any, x: Any) -> Any:
+        return net(params, x)
+
+
+MODULE = Module()
 PROBLEM = pj.feasibility(lambda params, x, y: pj.cross_entropy(net(params, x), y))
 
 
@@ -45,6 +53,7 @@ def test_a_second_call_compiles_nothing(name: str) -> None:
     def calls(seed: int) -> None:
         params, x, y = arguments(seed)
         pj.evaluate(net, params, x)
+        pj.evaluate(MODULE.apply, params, x)
         pj.solve(PROBLEM, params, x, y, algorithm=algorithm, steps=2)
         state = algorithm.step(PROBLEM, algorithm.init(PROBLEM, params, x, y))
         algorithm.params(state)

@@ -52,6 +52,7 @@ NORMAL = np.random.default_rng(0).normal
         (pj.add, [(2, 3), (3,)]),
         (pj.sum_relu, [(2, 3), (3,), (2, 1)]),
         (functools.partial(pj.sum, axis=1), [(3, 4)]),
+        (functools.partial(jnp.cumsum, axis=1), [(2, 3)]),
         (functools.partial(pj.max, axis=1), [(3, 4)]),
         (functools.partial(pj.quantize, levels=3), [(6,)]),
         (functools.partial(pj.max_pool, window=2, strides=1, padding="SAME"), [(1, 3, 3, 1)]),

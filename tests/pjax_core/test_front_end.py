@@ -82,6 +82,13 @@ def assert_same(found: Any, expected: Any) -> None:
         (jax.nn.relu6, ["sum", "clip"]),
         (lambda h: jnp.clip(h, -1, 2), ["sum", "clip"]),
         (jax.nn.elu, ["sum", "elementwise"]),
+        (jax.nn.hard_sigmoid, ["sum", "hard_sigmoid"]),
+        (jax.nn.hard_swish, ["sum", "elementwise"]),
+        (jax.nn.log_sigmoid, ["sum", "elementwise"]),
+        (lambda h: jax.nn.softplus(2 * h + 1), ["sum", "elementwise"]),
+        (lambda h: jax.nn.relu(2 * h - 1), ["sum", "affine", "sum_relu"]),
+        (lambda h: jnp.cumsum(h, 1), ["sum", "average_pool"]),
+        (lambda h: lax.cumsum(h, 1, reverse=True), ["sum", "average_pool"]),
         (lambda h: jnp.sin(2 * h) + h**3, ["sum", "elementwise"]),
         (lambda h: 2 * h, ["sum", "affine"]),
         (lambda h: 1 - h / 3, ["sum", "affine"]),
@@ -98,6 +105,7 @@ def assert_same(found: Any, expected: Any) -> None:
         (lambda h: h + h[::-1] + h[:, ::-1], ["sum", "sum"]),
         (jax.checkpoint(jax.jit(jax.nn.relu)), ["sum_relu"]),
         (jax.vmap(jax.vmap(jax.nn.relu)), ["sum_relu"]),
+        (lambda h: lax.map(jax.nn.relu, h), ["sum_relu"]),
         (lambda h: lax.cond(True, jnp.tanh, jnp.sin, h), ["sum", "tanh"]),
     ],
 )
@@ -293,6 +301,7 @@ def test_a_recurrent_scan_is_the_recurrence(algorithm: pj.Algorithm, concatenate
         (by_scan(lambda total: total), ["recurrence", "sum"]),
         (by_scan(lambda total: total, biased=False), ["recurrence"]),
         (by_scan(jax.nn.relu, reverse=True), ["recurrence", "sum_relu"]),
+        (by_scan(lambda total: jax.nn.relu(total + 1)), ["recurrence", "sum_relu"]),
     ],
 )
 def test_recurrent_scans_of_any_activation(
@@ -346,7 +355,7 @@ def test_loops_of_python_are_told_of_scan() -> None:
     assert len(caught) == 1
 
 
-def test_masks_keys_and_objects_in_data_are_told_what_to_pass() -> None:
+def test_masks_and_objects_in_data_are_told_what_to_pass() -> None:
     def masked(p: Any, x: Any, y: Any, mask: Any) -> Any:
         return pj.cross_entropy(jnp.where(mask, x, 0) @ p["w"], y)
 
@@ -357,7 +366,6 @@ def test_masks_keys_and_objects_in_data_are_told_what_to_pass() -> None:
     params, algorithm = {"w": PARAMS["w0"][:, :3]}, pj.alternating_projections()
     for wrong, message in (
         (X > 0, r"dtype bool.*mask.astype\(int\)"),
-        (jax.random.key(0), r"dtype key.*jax.random.key_data"),
         (Object(), r"data\[2\] is of type Object.*register_dataclass"),
     ):
         with pytest.raises(TypeError, match=message) as caught:
@@ -365,11 +373,11 @@ def test_masks_keys_and_objects_in_data_are_told_what_to_pass() -> None:
         assert "its content" not in str(caught.value)
 
     def dropped(p: Any, x: Any, y: Any, mask: Any, key: Any) -> Any:
-        kept = jax.random.bernoulli(jax.random.wrap_key_data(key), 0.5, x.shape)
-        return masked(p, jnp.where(kept, x, 0), y, mask != 0)
+        return masked(p, jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0), y, mask != 0)
 
-    found = changes(dropped, params, X, LABELS, (X > 0).astype(int), jax.random.key_data(jax.random.key(0)))
-    assert np.linalg.norm(found["w"]) > 0
+    found = [changes(dropped, params, X, LABELS, (X > 0).astype(int), jax.random.key(seed))["w"] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.linalg.norm(found[0] - found[2]) > 0
 
 
 def test_open_batch_sizes() -> None:
@@ -489,9 +497,14 @@ def logits(p: Any, x: Any) -> Any:
         ),
         (lambda p, x, y: -0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*a positive number times one"),
         (lambda p, x, y: pj.cross_entropy(jnp.sort(logits(p, x)), y), NotImplementedError, "sort .*pj.primitive"),
+        (
+            lambda p, x, y: pj.cross_entropy(jnp.where(logits(p, x) > 0, logits(p, x), 0.1), y),
+            NotImplementedError,
+            "line .*truth values .*that depend on parameters choose elements",
+        ),
         (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
     ],
-    ids=["ordinary loss", "scaled loss", "sort", "loss inside"],
+    ids=["ordinary loss", "scaled loss", "sort", "choice", "loss inside"],
 )
 def test_errors(function: Function, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -30,7 +30,7 @@ REGIONS: dict[str, Any] = {
     "box": pj.Box(-0.25, 0.25),
     "not negative": pj.Box(0),
     "sphere": pj.Sphere(1.5, axis=0),
-    "levels": pj.Levels((-1, 0, 1)),
+    "levels": pj.Levels([-1, 0, 1]),
     "sparse": pj.Sparse(2, axis=0),
     "one-hot": pj.OneHot(),
     "simplex": pj.Simplex(),

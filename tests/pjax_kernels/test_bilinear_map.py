@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 import pjax_kernels as pk
 
 from . import oracles
+from .test_dense import precisions
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -271,6 +272,23 @@ def test_factored_matrix_product_is_a_dense_layer(rng: Generator) -> None:
     expected = jax.jit(lambda x, w, z: pk.project_dense_factored(x, w, u, v, z))(x, w, z)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-13)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("precision", ["highest", "high", None])
+def test_products_that_name_no_precision_have_that_of_the_call(factored: bool, precision: Any, rng: Generator) -> None:
+    x, w, z = rng.normal(size=(3, 4)), rng.normal(size=(4, 2)), rng.normal(size=(3, 2))
+    one = ((1.0,), (0.0,))
+    for named in ("default", None):
+        product = partial(jnp.matmul, precision=named)
+
+        def project(x: Any, w: Any, z: Any, product: Any = product) -> Any:
+            if factored:
+                return pk.project_bilinear_map_factored(product, (x,), (w,), one, one[::-1], z, precision=precision)
+            return pk.project_bilinear_map(product, x, w, z, precision=precision)
+
+        expected = jax.make_jaxpr(partial(jnp.matmul, precision=named or precision))(x, w).eqns[0].params["precision"]
+        assert set(precisions(jax.make_jaxpr(project)(x, w, z))) == {expected}
 
 
 # Errors.

@@ -16,8 +16,8 @@ from pjax_kernels.derivatives import consensus_formula
 from pjax_kernels.kernel import of_increments
 
 
-def _formula(changes: tuple[Any, Any, Array], x: Any, w: Any, z: Array, *, bilinear: Any) -> tuple[Any, Any, Array]:
-    return consensus_formula(xla.dot_products(bilinear, x, w, z), changes[-1], x, w, z)
+def _formula(changes: tuple[Any, Any, Array], x: Any, w: Any, z: Array, **settings: Any) -> tuple[Any, Any, Array]:
+    return consensus_formula(xla.dot_products(x=x, w=w, z=z, **settings), changes[-1], x, w, z)
 
 
 _KERNEL = of_increments(
@@ -35,6 +35,7 @@ def project_bilinear_map(
     *,
     residual: ArrayLike | None = None,
     increments: bool = False,
+    precision: str | None = "highest",
     implementation: str | None = None,
 ) -> tuple[Any, Any, Array]:
     """Project onto the dot products ``z = bilinear(x, w)`` and average the copies.
@@ -60,6 +61,7 @@ def project_bilinear_map(
             for GPUs or TPUs takes it.
         increments: return the changes instead of the new values, in float32 or wider: a change is often far
             smaller than the rounding of the value.
+        precision: of the products in ``bilinear`` that name none, as :func:`jax.default_matmul_precision` takes it.
         implementation: "reference" (stores all copies, and finds them from ``bilinear`` on all pairs of unit vectors:
             for small shapes), "xla", or None for the best that runs here.
 
@@ -86,6 +88,7 @@ def project_bilinear_map(
         jax.tree.unflatten(structure, old),
         increments=increments,
         bilinear=bilinear,
+        precision=precision,
         known=known,
     )
     return found

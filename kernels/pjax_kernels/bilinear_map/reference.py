@@ -25,9 +25,10 @@ class Selection(NamedTuple):
 
 
 def bilinear_map_increments(
-    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, residual: Array | None = None
+    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, precision: str | None, residual: Array | None = None
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
+    del precision  # of the map nothing is taken but what it selects
     return selected_increments(selections(bilinear, x, w), x, w, z, residual)
 
 

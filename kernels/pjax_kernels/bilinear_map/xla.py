@@ -15,18 +15,19 @@ from pjax_kernels.dot_products import BilinearMap, DotProducts, Tree
 
 
 def bilinear_map_increments(
-    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, residual: Array | None = None
+    x: Tree, w: Tree, z: Array, *, bilinear: BilinearMap, precision: str | None, residual: Array | None = None
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``."""
-    return consensus_increments(dot_products(bilinear, x, w, z), x, w, z, residual)
+    return consensus_increments(dot_products(bilinear, x, w, z, precision=precision), x, w, z, residual)
 
 
-def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array) -> DotProducts:
+def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, *, precision: str | None) -> DotProducts:
     """Those of ``bilinear`` for operands and outputs like ``x``, ``w`` and ``z``."""
     like_x, like_w = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (x, w))
 
     def product(x: Tree, w: Tree) -> Array:
-        return bilinear(x, w).astype(z.dtype)
+        with jax.default_matmul_precision(precision):
+            return bilinear(x, w).astype(z.dtype)
 
     def to_x(c: Array, w: Tree) -> Tree:
         return transposed(lambda x: product(x, w), like_x, c)

@@ -34,6 +34,7 @@ def project_bilinear_map_factored(
     v: tuple[Sequence[Coefficient], Sequence[Coefficient]],
     z: ArrayLike,
     *,
+    precision: str | None = "highest",
     implementation: str | None = None,
 ) -> FactoredChanges:
     """Project the copies of a bilinear map onto ``z = u . v``, where they are combinations of a few operands.
@@ -54,6 +55,7 @@ def project_bilinear_map_factored(
             or numbers for all dot products.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: the estimates of the outputs.
+        precision: as in :func:`project_bilinear_map`.
         implementation: "reference" (stores all copies; for small shapes), "xla", or None for the best that runs here.
 
     Returns:
@@ -87,6 +89,7 @@ def project_bilinear_map_factored(
         implementation,
         operands,
         bilinear=bilinear,
+        precision=precision,
         like=lambda *_: combination.changes_like(given[0][0], given[1][0], given[2]),
         layout=layout,
     )

@@ -15,9 +15,17 @@ from pjax_kernels.dot_products import BilinearMap, Tree
 
 
 def factored_increments(
-    x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array, *, bilinear: BilinearMap
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    *,
+    bilinear: BilinearMap,
+    precision: str | None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
+    del precision  # of the map nothing is taken but what it selects
     selected = selections(bilinear, x[0], w[0])
     u, v = jax.tree.map(lambda c: jnp.broadcast_to(jnp.asarray(c, z.dtype), z.shape).ravel(), (u, v))
     flat_x, flat_w, flat_z = [flat(a) for a in x], [flat(a) for a in w], z.ravel()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jax import Array
 
 from pjax_kernels import factored
 from pjax_kernels.bilinear_map.xla import dot_products
 from pjax_kernels.combination import Combination, FactoredChanges
-from pjax_kernels.dot_products import BilinearMap, Tree
+from pjax_kernels.dot_products import Tree
 
 
 def factored_increments(
-    x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array, *, bilinear: BilinearMap
+    x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array, **settings: Any
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
-    return factored.factored_increments(dot_products(bilinear, x[0], w[0], z), x, w, u, v, z)
+    return factored.factored_increments(dot_products(x=x[0], w=w[0], z=z, **settings), x, w, u, v, z)
 
 
 def factored_formula(
@@ -26,8 +27,7 @@ def factored_formula(
     u: Combination,
     v: Combination,
     z: Array,
-    *,
-    bilinear: BilinearMap,
+    **settings: Any,
 ) -> FactoredChanges:
     """The same from roots that are known, and differentiable."""
-    return factored.factored_formula(z_change, dot_products(bilinear, x[0], w[0], z), x, w, u, v, z)
+    return factored.factored_formula(z_change, dot_products(x=x[0], w=w[0], z=z, **settings), x, w, u, v, z)

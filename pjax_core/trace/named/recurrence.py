@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_core.arrays.meshes import Shape
+from pjax_core.arrays.meshes import Shape, varying, varying_axes
 from pjax_core.graph.nodes import Feedback, Operation, Slot, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call
@@ -118,6 +118,7 @@ def _unroll(x: Any, w_x: Any, w_h: Any, h0: Any, *biases: Any, activation: Calla
         return activation(product + bias).astype(h.dtype), product
 
     start = jnp.asarray(h0, jnp.result_type(inputs, w_h, h0))
+    start = varying(start, varying_axes((start, inputs, w_h)))
     return jnp.moveaxis(lax.scan(step, start, (inputs, biases_of_steps))[1], 0, 1)
 
 

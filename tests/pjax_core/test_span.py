@@ -21,7 +21,6 @@ Params = dict[str, Any]
 BATCH, INPUTS, HIDDEN, CLASSES = 6, 20, 8, 3
 ALGORITHMS = {
     "ap": pj.alternating_projections(),
-    "in turn": pj.alternating_projections(in_turn=True),
     "cp": pj.cyclic_projections(),
 }
 

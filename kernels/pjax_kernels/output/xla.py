@@ -121,7 +121,7 @@ def _increment_of_rows(logits: Array, labels: Array, strength: Array) -> Array:
         pull=_labels_less_exp(labels, u),
         log_normaliser=log_normaliser,
         step=jnp.zeros_like(log_normaliser),
-        unfinished=log_normaliser > -jnp.inf,
+        unfinished=(log_normaliser > -jnp.inf) & (strength > 0),  # of no strength, labels need not add up to 1
     )
     last = lax.while_loop(
         lambda state: (state.step_number < MAX_NEWTON_STEPS) & jnp.any(state.unfinished), advance, start

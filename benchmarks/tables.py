@@ -185,8 +185,7 @@ def depth() -> str:
 def gallery() -> str:
     """Networks of threshold functions: what projections found, and gradients in the same seconds."""
     rows = []
-    for name, entry in gallery_study.ENTRIES.items():
-        record = gallery_study.record_of(name)
+    for name, entry, record in gallery_study.records():
         settings = record["settings"]
         what = f"[{entry.title}](#{name}), {'-'.join(map(str, settings['widths']))}, {settings['items']} items"
         for result in record["results"]:
@@ -225,8 +224,7 @@ def perceptron() -> str:
 def drawings() -> str:
     """The circuits of the gallery, drawn and as gates."""
     parts = []
-    for name, entry in gallery_study.ENTRIES.items():
-        record = gallery_study.record_of(name)
+    for name, entry, record in gallery_study.records():
         settings = record["settings"]
         limits = f"{settings['starts']} starts of at most {settings['steps']:,} steps, seed {settings['seed']}"
         until = " until one is solved" if settings["until"] == "any" else ""

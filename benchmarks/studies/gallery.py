@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +68,12 @@ def record_of(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
+def records() -> Iterator[tuple[str, Entry, dict[str, Any]]]:
+    """What is kept of every task, beside its name and entry."""
+    for name, entry in ENTRIES.items():
+        yield name, entry, record_of(name)
+
+
 def circuit_of(record: dict[str, Any]) -> list[np.ndarray]:
     """The simplest one that is right for all items."""
     return [np.array(matrix) for matrix in record["circuit"]]
@@ -75,8 +81,8 @@ def circuit_of(record: dict[str, Any]) -> list[np.ndarray]:
 
 def draw() -> None:
     """The circuits on record."""
-    for name in ENTRIES:
-        (FOLDER / f"{name}.svg").write_text(gates.drawn(circuit_of(record_of(name))), encoding="utf-8")
+    for name, _, record in records():
+        (FOLDER / f"{name}.svg").write_text(gates.drawn(circuit_of(record)), encoding="utf-8")
 
 
 def main(given: Sequence[str] | None = None) -> None:

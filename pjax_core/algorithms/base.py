@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from pjax_core.algorithms.in_turn import project_in_turn
 from pjax_core.arrays import arguments
@@ -109,7 +110,7 @@ def reflecting_algorithm(
     copies: str | Copies,
     budget: int | None,
     rate: Factor = 1.0,
-    gamma: Factor = 0.0,
+    gamma: ArrayLike = 0.0,
 ) -> Algorithm:
     """The algorithm with a step on points whose copies are represented as ``copies`` says.
 
@@ -117,7 +118,8 @@ def reflecting_algorithm(
     the rate ``gamma`` towards these.
     """
     wanted, dense_budget = _wanted(copies, budget)
-    weighted = not equals(gamma, 0)
+    metric_rate = arguments.number_or_traced("gamma", gamma, lambda g: 0 <= g < 1, "a number in [0, 1)")
+    weighted = not equals(metric_rate, 0)
 
     def representations(graph: Graph) -> dict[Operation, Copies]:
         return {
@@ -138,7 +140,7 @@ def reflecting_algorithm(
         graph = problem.graph(state.high, state.data, apart=weighted)
         state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
         old = Point(graph, representations(graph), state)
-        return following_gaps(old, step_of(old), gamma) if weighted else step_of(old)
+        return following_gaps(old, step_of(old), metric_rate) if weighted else step_of(old)
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
         params, data = checked_arguments(problem, params, data)

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_core.algorithms.base import Algorithm, made_once, reflecting_algorithm
-from pjax_core.algorithms.reflections import rate_of_metric, relaxed_reflections
+from pjax_core.algorithms.reflections import relaxed_reflections
 from pjax_core.arrays import arguments
 from pjax_core.copies.count import Factor, Move, equals, times
 from pjax_core.copies.factored import Copies
@@ -48,7 +48,7 @@ def difference_map(
             return relaxed_reflections(point, b, a, 0.5)
         return _difference_map(point, a, b, beta)
 
-    return reflecting_algorithm(step, copies, budget, rate=beta, gamma=rate_of_metric(gamma))
+    return reflecting_algorithm(step, copies, budget, rate=beta, gamma=gamma)
 
 
 def _difference_map(point: Point, a: Constraints, b: Constraints, beta: Factor) -> CopiesState:

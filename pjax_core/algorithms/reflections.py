@@ -32,7 +32,7 @@ def alternating_reflections(
         TypeError: ``gamma`` is not a number.
         ValueError: as in :func:`douglas_rachford`.
     """
-    return reflecting_algorithm(_relaxed(1.0), copies, budget, rate=2.0, gamma=rate_of_metric(gamma))
+    return reflecting_algorithm(_relaxed(1.0), copies, budget, rate=2.0, gamma=gamma)
 
 
 @made_once
@@ -67,7 +67,7 @@ def douglas_rachford(
     Source: for the metric, Elser, Lal, arXiv 2602.17493.
     """
     relaxation = arguments.number_or_traced("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
-    return reflecting_algorithm(_relaxed(relaxation), copies, budget, rate=2 * relaxation, gamma=rate_of_metric(gamma))
+    return reflecting_algorithm(_relaxed(relaxation), copies, budget, rate=2 * relaxation, gamma=gamma)
 
 
 @made_once
@@ -91,11 +91,6 @@ def reflect_reflect_relax(
     """
     beta = arguments.number_or_traced("beta", beta, lambda b: 0 < b <= 2, "a number in (0, 2]")
     return douglas_rachford(beta / 2, gamma=gamma, copies=copies, budget=budget)
-
-
-def rate_of_metric(gamma: ArrayLike) -> Factor:
-    """A valid ``gamma``."""
-    return arguments.number_or_traced("gamma", gamma, lambda g: 0 <= g < 1, "a number in [0, 1)")
 
 
 def _relaxed(relaxation: Factor) -> Callable[[Point], CopiesState]:

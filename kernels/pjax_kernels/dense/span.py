@@ -13,6 +13,8 @@ While it stays, neither ``X`` nor ``W`` is touched, which is (N, M) where the ba
 from __future__ import annotations
 
 import functools
+import operator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -83,9 +85,15 @@ class ChangeInSpan(NamedTuple):
 
     def norms(self) -> Array:
         """The norm of each column, (M,), however small."""
-        coefficients, products = _scaled(self[:3]), _scaled(self[3:])
-        squared = sum(jnp.sum(jnp.atleast_2d(a * b), axis=0) for a, b in zip(coefficients[1], products[1], strict=True))
-        return jnp.sqrt(coefficients[0]) * jnp.sqrt(products[0]) * jnp.sqrt(jnp.maximum(squared, 0))
+        (unit, coefficients), (unit_of_products, products) = _scaled(self[:3]), _scaled(self[3:])
+        squared = _squared(coefficients, products)
+        return jnp.sqrt(unit) * jnp.sqrt(unit_of_products) * jnp.sqrt(jnp.maximum(squared, 0))
+
+
+def _squared(coefficients: Sequence[Array], products: Sequence[Array]) -> Array:
+    """The squared norms of a change's columns, up to rounding, which may make them negative."""
+    terms = (jnp.atleast_2d(a * b) for a, b in zip(coefficients, products, strict=True))
+    return functools.reduce(operator.add, (jnp.sum(term, axis=0) for term in terms))
 
 
 def _scaled(arrays: tuple[Array, ...]) -> tuple[Array, list[Array]]:
@@ -114,8 +122,7 @@ def project_dense_in_span(span: Span, change: ChangeInSpan, z: Array, residual: 
         The change of the weights since the start with the mean of their copies, and the change of ``z``.  That of the
         data is not computed.
     """
-    of_change = sum(jnp.sum(jnp.atleast_2d(a * b), axis=0) for a, b in zip(change[:3], change[3:], strict=True))
-    squared = jnp.maximum(span.squared + 2 * change.with_weights + of_change, 0)
+    squared = jnp.maximum(span.squared + 2 * change.with_weights + _squared(change[:3], change[3:]), 0)
     found = coefficients_of_products(
         z - residual,
         lambda: z - residual,

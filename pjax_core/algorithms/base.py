@@ -170,7 +170,7 @@ def _print_table(graph: Graph, copies: Mapping[Operation, Copies | None]) -> Non
     """
     rows = [("operation", "output", "copies", "bytes")]
     for node, held in copies.items():
-        shape = "" if node.shape is None or node.primitive.constrains_output else str(node.shape.shape)
+        shape = "" if node.primitive.constrains_output else str(node.shape.shape)
         deviations = held and jax.eval_shape(functools.partial(point.no_deviations, graph, node, held))
         rows.append((graph.label(node), shape, str(held or "consensus"), f"{n_bytes(deviations):,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -30,9 +30,9 @@ def without_manual_axes(shape: Shape) -> Shape:
     return Shape(shape.shape, shape.dtype, sharding=shape.sharding)
 
 
-def says_more_than_shape(shape: Shape | None) -> bool:
+def says_more_than_shape(shape: Shape) -> bool:
     """Whether an array of this type is sharded over explicit axes, or varies over manual ones."""
-    if shape is None or (shape.sharding is None and shape.manual_axis_type is None):
+    if shape.sharding is None and shape.manual_axis_type is None:
         return False
     kind = _type(shape)
     return bool(kind.sharding.mesh.explicit_axes or kind.manual_axis_type.varying)

@@ -229,7 +229,6 @@ class Changes:
 
     def unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
         """The change in the units of its node, in the dtype of changes."""
-        assert node.shape is not None
         scale = self._scale(node, operation)
         change = change.astype(low_dtype(node.shape.dtype))
         return change if scale is None else change * (1 / scale).astype(change.dtype)
@@ -253,5 +252,4 @@ def _beyond(growth: Array | None, change: Array | None, unread: Array | None) ->
 
 def nothing(node: Node) -> Array:
     """No change of a node's output."""
-    assert node.shape is not None
     return full(shape_of_type(node.shape, low_dtype(node.shape.dtype)), 0)

@@ -122,13 +122,12 @@ def starts_of(
     for node in graph.nodes:
         if node in starts:
             continue
-        if isinstance(node, Operation) and node.shape is not None and not node.primitive.constrains_output:
+        if isinstance(node, Operation) and not node.primitive.constrains_output:
             starts[node] = _start(node, value)
     return starts
 
 
 def _start(node: Operation, start_of: Callable[[Node], Array]) -> Array:
-    assert node.shape is not None
     return node.start(start_of).astype(node.shape.dtype)
 
 

@@ -107,7 +107,7 @@ def sources(node: Operation) -> list[Node]:
 
 def may_be_unread(graph: Graph, node: Operation) -> bool:
     """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
-    if node.shape is None or node.primitive.constrains_output:
+    if node.primitive.constrains_output:
         return False
     return _chosen_by_data(graph, node) or unread_elements(graph, node, _no_data) is not None
 
@@ -118,11 +118,7 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
     ``values`` gives the data that select elements.
     """
     consumers = graph.consumers[node]
-    if (
-        node.shape is None
-        or node.primitive.constrains_output
-        or any(direct_slot(consumer, node) is not None for consumer in consumers)
-    ):
+    if node.primitive.constrains_output or any(direct_slot(consumer, node) is not None for consumer in consumers):
         return None
     if _chosen_by_data(graph, node):
         chosen = sum(sum_over_copies(consumer, node, None, values) for consumer in consumers)
@@ -172,7 +168,7 @@ def mean_change(
 def direct_slot(consumer: Operation, source: Node) -> int | None:
     """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
     places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
-    if len(places) != 1 or consumer.slots[places[0]].view is not None:
+    if len(places) != 1 or consumer.slots[places[0]].steps:
         return None
     count = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)[places[0]]
     return places[0] if np.all(count) else None
@@ -181,16 +177,15 @@ def direct_slot(consumer: Operation, source: Node) -> int | None:
 def _transposed_slot(consumer: Operation, source: Node) -> int | None:
     """The place of the only slot that holds ``source``, if it does so with its axes permuted, as weights (out, in)."""
     places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
-    view = consumer.slots[places[0]].view
-    only = len(places) == len(consumer.slots[places[0]].sources) == 1
-    return places[0] if only and view is not None and {step.name for step in view.steps} == {"transpose"} else None
+    slot = consumer.slots[places[0]]
+    only = len(places) == len(slot.sources) == 1
+    return places[0] if only and {step.name for step in slot.steps} == {"transpose"} else None
 
 
 def sum_over_copies(
     consumer: Operation, source: Node, changes: Sequence[Array] | None, values: Callable[[Node], Array]
 ) -> Array:
     """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
-    assert source.shape is not None
     total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
     multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):

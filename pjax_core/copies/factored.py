@@ -62,7 +62,6 @@ class Factored:
 
     def start(self, node: Operation) -> Terms:
         """No deviation: coefficients of zero."""
-        assert node.shape is not None
         assert node.primitive.bilinear is not None
         fixed = _fixed_sides(node)
         slots = wide_slots(node)

@@ -46,7 +46,6 @@ def with_weights(graph: Graph, copies: Mapping[Operation, Copies], state: Copies
         metric={
             graph.keys[node]: meshes.full(meshes.shape_of_type(node.shape, low_dtype(node.shape.dtype)), 1)
             for node in weighted
-            if node.shape is not None
         },
     )
 
@@ -54,7 +53,7 @@ def with_weights(graph: Graph, copies: Mapping[Operation, Copies], state: Copies
 def _is_entry_by_entry(node: Operation) -> bool:
     """Whether the operation's constraints are known to be the elements of its output."""
     primitive = node.primitive
-    if node.shape is None or (primitive.copywise is None and primitive.batching is not Batching.BROADCAST):
+    if primitive.copywise is None and primitive.batching is not Batching.BROADCAST:
         return False
     return all(held.shape[: len(node.shape.shape)] == node.shape.shape for held in laid_out(node))
 

@@ -378,7 +378,7 @@ def _is_sole(graph: Graph, node: Operation, place: int) -> bool:
     slot = node.slots[place]
     source = slot.sources[0]
     return (
-        slot.view is None
+        not slot.steps
         and not is_fixed(source)
         and graph.consumers[source] == (node,)
         and sum(source in other.sources for other in node.slots) == 1

@@ -70,7 +70,7 @@ def in_spans(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Parameter,
             rows, weights = node.slots[0].read(start_of), start_of(parameter)
             span = span_of(rows, weights if axes == IN_OUT else weights.T)
             source = node.slots[0].sources[0]
-            if node.slots[0].view is None and isinstance(source, Data):
+            if not node.slots[0].steps and isinstance(source, Data):
                 found[parameter] = InSpan(span, None, (str(source.index),), axes)
             else:
                 found[parameter] = InSpan(span, rows, (), axes)
@@ -87,7 +87,7 @@ def _axes(node: Operation) -> tuple[str, str] | None:
 def _pays(graph: Graph, node: Operation, parameter: Parameter, axes: tuple[str, str]) -> bool:
     """Whether the operation alone uses the parameter, with data, in shapes where the batch spans little."""
     x, w = node.slots
-    if graph.consumers[parameter] != (node,) or w.view is not None or not slot_is_fixed(node, 0):
+    if graph.consumers[parameter] != (node,) or w.steps or not slot_is_fixed(node, 0):
         return False
     sizes = dict(zip(axes, w.shape.shape, strict=True)) | {"batch": x.shape.shape[0]}
     plain = (

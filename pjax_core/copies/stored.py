@@ -79,7 +79,6 @@ class Dense:
 
 def _sharded_as_output(node: Operation, copies: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """The shape of copies, sharded as the output along the axes that they have in common with it."""
-    assert node.shape is not None
     common, extra = node.shape.shape, len(copies.shape) - len(node.shape.shape)
     if not common or copies.shape[: len(common)] != common:
         return copies

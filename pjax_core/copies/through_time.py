@@ -40,7 +40,6 @@ def loops(graph: Graph) -> dict[Node, Loop]:
 def pull_through_time(changes: Changes, loop: Loop) -> None:
     """Add to what is asked of the states of a loop what later ones ask of them."""
     states = loop[-1]
-    assert states.shape is not None
     asked = changes.targets.get(states, jnp.zeros(states.shape.shape, low_dtype(states.shape.dtype)))
     before = _asked_of_state_before(changes, loop)
 
@@ -88,7 +87,6 @@ def _part(node: Operation, inputs: tuple[Array, ...], place: int) -> float | Arr
 def _by_time(slot: Slot, node: Operation, start_of: Callable[[Node], Array]) -> Array:
     """A slot's value for each time step, (B, T, ...); the weights of products, (N, M), are those of all."""
     value = slot.read(start_of)
-    assert node.shape is not None
     if node.feedback is not None:
         return value
     return jnp.broadcast_to(value, (*node.shape.shape[:2], value.shape[-1] if value.ndim else 1))

@@ -136,7 +136,7 @@ def _product_of_product(node: Node, counts: Counter[Node]) -> _Product | None:
         return None
     for a, slot in (node.slots, node.slots[::-1]):
         product = slot.sources[0]
-        if slot.view is not None or not isinstance(product, Operation) or product.primitive is not node.primitive:
+        if slot.steps or not isinstance(product, Operation) or product.primitive is not node.primitive:
             continue
         if counts[product] == 1:
             for b, scale in (product.slots, product.slots[::-1]):

@@ -38,35 +38,28 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """A selection of elements in steps, the last of which gives the result."""
+class Slot:
+    """An input of an operation: a view of the outputs of other nodes.
 
+    A view selects: each of its elements is one element of a source, so that its transpose sums over copies.
+    Sources of integers say which.  It is made in ``steps``, the last of which gives the result; without any the slot is
+    its only source unchanged.
+    """
+
+    sources: tuple[Node, ...]
     steps: tuple[Step, ...]
+    shape: Shape
 
-    def __call__(self, *sources: Array) -> Array:
+    def view(self, *sources: Array) -> Array:
         """The selection from these sources."""
         arrays = list(sources)
         for step in self.steps:
             arrays.append(step(*(arrays[place] for place in step.places)))
         return arrays[-1]
 
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """An input of an operation: a view of the outputs of other nodes.
-
-    A view selects: each of its elements is one element of a source, so that its transpose sums over copies.
-    Sources of integers say which.  ``view`` is None where the slot is its only source unchanged.
-    """
-
-    sources: tuple[Node, ...]
-    view: View | None
-    shape: Shape
-
     def read(self, values: Callable[[Node], Array]) -> Array:
         """The slot's value, given those of the sources."""
-        arrays = [values(source) for source in self.sources]
-        return arrays[0] if self.view is None else self.view(*arrays)
+        return self.view(*map(values, self.sources))
 
     def sum_over_copies(
         self, source: Node, copies: Array, values: Callable[[Node], Array], *, counts: bool = False
@@ -75,7 +68,7 @@ class Slot:
 
         What ``counts`` is the same on all devices, and may be known while tracing.
         """
-        if self.view is None:
+        if not self.steps:
             return copies
         # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
         moving = [node for node in self.sources if not is_index(node)]
@@ -86,7 +79,6 @@ class Slot:
 
         def view(*arrays: Array) -> Array:
             remaining = iter(arrays)
-            assert self.view is not None
             return self.view(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
 
         viewed = jax.eval_shape(view, *shapes)
@@ -101,22 +93,17 @@ class Slot:
     @property
     def last(self) -> Step | None:
         """The last step of the view."""
-        return None if self.view is None else self.view.steps[-1]
+        return self.steps[-1] if self.steps else None
 
     def before_last(self) -> Slot:
         """The slot without the last step of its view, which must be of one array."""
-        assert self.view is not None
-        steps = self.view.steps[:-1]
-        if steps:
-            return Slot(self.sources, View(steps), steps[-1].shape)
-        assert len(self.sources) == 1
-        return of_node(self.sources[0])
+        steps = self.steps[:-1]
+        return Slot(self.sources, steps, steps[-1].shape) if steps else of_node(*self.sources)
 
 
 def of_node(node: Node) -> Slot:
     """The whole output of a node."""
-    assert node.shape is not None
-    return Slot((node,), None, node.shape)
+    return Slot((node,), (), node.shape)
 
 
 def select(name: str, function: Callable[..., Array], settings: dict[str, Any], shape: Shape, *slots: Slot) -> Slot:
@@ -129,15 +116,12 @@ def select(name: str, function: Callable[..., Array], settings: dict[str, Any], 
         own = range(first, first + len(slot.sources))
         first += len(slot.sources)
         offset = count + len(steps) - len(own)
-        if slot.view is None:
-            places.append(own[0])
-            continue
-        for step in slot.view.steps:
+        for step in slot.steps:
             moved = tuple(own[p] if p < len(own) else p + offset for p in step.places)
             steps.append(replace(step, places=moved))
-        places.append(count + len(steps) - 1)
+        places.append(count + len(steps) - 1 if slot.steps else own[0])
     steps.append(Step(name, function, settings, tuple(places), shape))
-    return Slot(tuple(source for slot in slots for source in slot.sources), View(tuple(steps)), shape)
+    return Slot(tuple(source for slot in slots for source in slot.sources), tuple(steps), shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +129,7 @@ class Node:
     """A parameter, a data array, a constant, or an operation."""
 
     name: str
-    shape: Shape | None
+    shape: Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,10 +249,9 @@ def is_fixed(node: Node) -> bool:
 
 def is_index(node: Node) -> bool:
     """Whether the node holds integers, which select elements of others."""
-    return node.shape is not None and not jnp.issubdtype(node.shape.dtype, jnp.floating)
+    return not jnp.issubdtype(node.shape.dtype, jnp.floating)
 
 
 def _widened_shape(node: Node) -> Shape:
     """The shape of a node's output, in float32 or wider."""
-    assert node.shape is not None
     return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))

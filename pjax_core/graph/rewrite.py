@@ -26,7 +26,7 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
 
     def moved(slot: Slot) -> Slot:
         sources = tuple(s if isinstance(s, Feedback) else new[s] for s in slot.sources)
-        shape = jax.eval_shape(slot.view or (lambda a: a), *(s.shape for s in sources)) if typed else slot.shape
+        shape = jax.eval_shape(slot.view, *(s.shape for s in sources)) if typed else slot.shape
         return replace(slot, sources=sources, shape=shape)
 
     for node in nodes:
@@ -80,7 +80,7 @@ def _sum_inside(node: Operation, slot: Slot, uses: Counter[Node]) -> Operation |
 def _read_once(slot: Slot, uses: Counter[Node]) -> Operation | None:
     """The operation whose output the slot is, if nothing else reads it."""
     source = slot.sources[0]
-    return source if slot.view is None and isinstance(source, Operation) and uses[source] == 1 else None
+    return source if not slot.steps and isinstance(source, Operation) and uses[source] == 1 else None
 
 
 def _with_terms(node: Operation, inside: Sequence[Operation | None], new: Mapping[Node, Node]) -> Operation:

@@ -165,7 +165,7 @@ def of_parameters(outputs: Sequence[Operation]) -> tuple[list[Operation], dict[P
         value, *limits = node.slots
         source = value.sources[0]
         known = all(isinstance(s, Constant) and is_known(s.value) for slot in limits for s in slot.sources)
-        if node.primitive is within and isinstance(source, Parameter) and value.view is None and known:
+        if node.primitive is within and isinstance(source, Parameter) and not value.steps and known:
             of.setdefault(source, node)
     others = [node for node in outputs if node not in of.values()]
     used = set(ordered(others))

@@ -166,7 +166,7 @@ _SUMS = (primitives.add, primitives.sum_relu)
 def _whole(slot: Slot) -> Operation | None:
     """The operation whose output the slot is."""
     source = slot.sources[0]
-    return source if slot.view is None and isinstance(source, Operation) else None
+    return source if not slot.steps and isinstance(source, Operation) else None
 
 
 def _weights(terms: Sequence[Slot], state: Node, entry: Node) -> tuple[Slot, Slot, list[Slot]] | None:
@@ -196,17 +196,12 @@ def _reads(slot: Slot, nodes: Sequence[Node]) -> bool:
 
 def _rows(rows: Slot, weights: Slot) -> dict[Node, Slot] | None:
     """The weights of each node whose outputs, one after the other, are the rows."""
-    if rows.view is None:
+    if not rows.steps:
         return {rows.sources[0]: weights}
-    if (
-        len(rows.view.steps) != 1
-        or rows.view.steps[0].name != "concatenate"
-        or len(set(rows.sources)) < len(rows.sources)
-    ):
+    if len(rows.steps) != 1 or rows.steps[0].name != "concatenate" or len(set(rows.sources)) < len(rows.sources):
         return None
     found, start = {}, 0
     for source in rows.sources:
-        assert source.shape is not None
         found[source] = _part(weights, start, source.shape.shape[-1])
         start += source.shape.shape[-1]
     return found if start == weights.shape.shape[0] else None
@@ -214,14 +209,9 @@ def _rows(rows: Slot, weights: Slot) -> dict[Node, Slot] | None:
 
 def _part(weights: Slot, start: int, length: int) -> Slot:
     """Some of the rows of weights, which may be all of one source."""
-    if (
-        weights.view is not None
-        and len(weights.view.steps) == 1
-        and weights.view.steps[0].settings.get("dimension") == 0
-    ):
+    if len(weights.steps) == 1 and weights.steps[0].settings.get("dimension") == 0:
         first = 0
         for source in weights.sources:
-            assert source.shape is not None
             if (first, source.shape.shape[0]) == (start, length):
                 return of_node(source)
             first += source.shape.shape[0]

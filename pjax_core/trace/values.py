@@ -54,7 +54,7 @@ Value: TypeAlias = Slot | Elementwise | Loss
 
 def known(value: Any) -> Any:
     """The content of a constant, where it is known while tracing."""
-    if isinstance(value, Slot) and value.view is None and isinstance(value.sources[0], Constant):
+    if isinstance(value, Slot) and not value.steps and isinstance(value.sources[0], Constant):
         array = value.sources[0].value
         return None if isinstance(array, jax.core.Tracer) else array
     return None

@@ -400,9 +400,9 @@ def test_weights_with_outputs_first_are_read_as_they_are() -> None:
 
     graph = graph_of(lambda p, x, y: pj.cross_entropy(jax.vmap(lambda row: p["w"] @ row)(x), y))
     product, loss = (node for node in graph.nodes if isinstance(node, Operation))
-    assert product.slots[0].view is None
-    assert loss.slots[0].view is None
-    assert product.slots[1].view is None
+    assert product.slots[0].steps == ()
+    assert loss.slots[0].steps == ()
+    assert product.slots[1].steps == ()
 
 
 TRANSPOSED = pytest.mark.parametrize("transposed", [("w0",), ("w0", "w1")], ids=" and ".join)

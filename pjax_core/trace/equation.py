@@ -54,6 +54,13 @@ class Equation:
         primitive, params = self.of.primitive, self.of.primitive.get_bind_params(self.of.params)
         return lambda *arrays: primitive.bind(*varying(arrays, varying_axes(arrays)), **params)
 
+    def of_outputs(self) -> list[Callable[..., Any]]:
+        """The functions of arrays that compute each of its outputs."""
+        function = self.bind()
+        if not self.of.primitive.multiple_results:
+            return [function]
+        return [lambda *arrays, number=number: function(*arrays)[number] for number in range(len(self.shapes))]
+
     def where(self) -> str:
         """The line of the user's that it is from."""
         traceback: Any = self.caller.source_info.traceback

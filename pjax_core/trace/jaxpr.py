@@ -110,31 +110,26 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
     values |= {var: constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
     def read(var: Any) -> Value:
-        return (
-            constant(np.asarray(var.val, np.dtype(getattr(var.aval, "dtype", None))))
-            if isinstance(var, Literal)
-            else values[var]
-        )
+        if not isinstance(var, Literal):
+            return values[var]
+        return constant(np.asarray(var.val, np.dtype(getattr(var.aval, "dtype", None))))
 
     for eqn in jaxpr.eqns:
         inputs = [read(var) for var in eqn.invars]
         equation = of_jaxpr(eqn, caller or eqn)
-        outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
+        if equation.name in names.INLINED:
+            inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
+            outputs = _run_inside(equation, inner, inputs)
+        else:
+            outputs = _applied(equation, inputs)
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
-def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """The outputs of a call of a jaxpr."""
-    inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
-    return _run_inside(equation, inner, inputs)
-
-
 def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of a jaxpr in an equation."""
-    if isinstance(inner, ClosedJaxpr):
-        return run(inner.jaxpr, inner.consts, inputs, equation.caller)
-    return run(inner, (), inputs, equation.caller)
+    jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
+    return run(jaxpr, consts, inputs, equation.caller)
 
 
 def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
@@ -151,8 +146,10 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if equation.name in RULES:
         result = RULES[equation.name](equation, *inputs)
         return result if isinstance(result, list) else [result]
-    if equation.name in names.CONTROL:
-        return _control(equation, inputs)
+    if equation.name == "scan":
+        return scan(equation, inputs, _run_inside)
+    if equation.name == "cond":
+        return _cond(equation, inputs)
     if equation.name in names.VIEWS:
         if any(_is_unknown_choice(value) for value in inputs):
             raise NotImplementedError(
@@ -174,56 +171,36 @@ def _is_unknown_choice(value: Value) -> bool:
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
     """Selections of elements."""
-    function = equation.bind()
-    if not equation.of.primitive.multiple_results:
-        return [select(equation.name, function, equation.params, equation.shape, *slots)]
-
-    def output(number: int) -> Callable[..., Any]:
-        return lambda *arrays: function(*arrays)[number]
-
     return [
-        select(equation.name, output(number), equation.params, shape, *slots)
-        for number, shape in enumerate(equation.shapes)
+        select(equation.name, function, equation.params, shape, *slots)
+        for function, shape in zip(equation.of_outputs(), equation.shapes, strict=True)
     ]
 
 
 def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
     """The outputs of an equation of data and constants: constants if it can be, views, or functions of data."""
     arrays = [known(slot) for slot in slots]
-    function = equation.bind()
     if all(array is not None for array in arrays):
         with jax.ensure_compile_time_eval():
-            outputs = function(*map(jnp.asarray, arrays))
+            outputs = equation.bind()(*map(jnp.asarray, arrays))
         return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
     if equation.name == "scan" and varying_axes(equation.shapes):  # whose step was traced for other types
-        return _control(equation, slots)
+        return scan(equation, slots, _run_inside)
     if equation.name in names.VIEWS:
         return _views(equation, slots)
-
-    def output(number: int) -> Callable[..., Any]:
-        return lambda *arrays: (
-            function(*arrays)[number] if equation.of.primitive.multiple_results else function(*arrays)
-        )
-
-    label = f"{equation.name} of data"
     return [
-        of_node(Computed(label, shape, -1, output(number), tuple(slots)))
-        for number, shape in enumerate(equation.shapes)
+        of_node(Computed(f"{equation.name} of data", shape, -1, function, tuple(slots)))
+        for function, shape in zip(equation.of_outputs(), equation.shapes, strict=True)
     ]
 
 
-def _control(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """Loops, and branches: the one that is known to be taken, or all, chosen by data."""
-    return scan(equation, inputs, _run_inside) if equation.name == "scan" else _cond(equation, inputs)
-
-
 def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """The branch that is known to be taken, or all, chosen by data."""
     which, *operands = inputs
     branches = equation.params["branches"]
     number = known(which)
     if number is not None:
-        chosen = branches[int(np.clip(number, 0, len(branches) - 1))]
-        return _run_inside(equation, chosen, operands)
+        return _run_inside(equation, branches[int(np.clip(number, 0, len(branches) - 1))], operands)
     if not (isinstance(which, Slot) and which.is_fixed):
         raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
     outcomes = [_run_inside(equation, branch, operands) for branch in branches]

@@ -24,7 +24,7 @@ from pjax_core.copies.count import low_dtype
 from pjax_core.copies.span import InSpan, in_spans
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
-from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, sources_of
+from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, is_fixed, sources_of
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
 _Held = TypeVar("_Held")
@@ -136,10 +136,8 @@ def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) 
     of_data = jax.tree.leaves(data)
 
     def value(node: Node) -> Array:
-        if isinstance(node, Constant):
-            return node.value
-        if isinstance(node, Data):
-            return of_data[node.index]
+        if is_fixed(node):
+            return fixed_value(node, of_data)
         if isinstance(node, Parameter):
             return of_parameters[node.index]
         if node in starts:

@@ -13,7 +13,7 @@ from jax import Array
 
 from pjax_core.arrays import meshes
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.nodes import Constant, Data, Node, Operation, is_fixed, is_index
+from pjax_core.graph.nodes import Data, Node, Operation, fixed_value, is_fixed, is_index
 from pjax_kernels import Coefficient
 
 Deviations: TypeAlias = Any
@@ -109,7 +109,7 @@ def may_be_unread(graph: Graph, node: Operation) -> bool:
     """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
     if node.primitive.constrains_output:
         return False
-    return _chosen_by_data(graph, node) or unread_elements(graph, node, _no_data) is not None
+    return _chosen_by_data(graph, node) or unread_elements(graph, node, fixed_value) is not None
 
 
 def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Array]) -> Array | None:
@@ -124,7 +124,7 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
         chosen = sum(sum_over_copies(consumer, node, None, values) for consumer in consumers)
         return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
     with jax.ensure_compile_time_eval():
-        copies = np.asarray(sum(sum_over_copies(consumer, node, None, _no_data) for consumer in consumers))
+        copies = np.asarray(sum(sum_over_copies(consumer, node, None, fixed_value) for consumer in consumers))
     return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
 
 
@@ -137,12 +137,6 @@ def _chosen_by_data(graph: Graph, node: Operation) -> bool:
         if node in slot.sources
         for source in slot.sources
     )
-
-
-def _no_data(node: Node) -> Array:
-    """The values of indices that are known while tracing."""
-    assert isinstance(node, Constant)
-    return node.value
 
 
 def mean_change(

@@ -40,7 +40,7 @@ from pjax_core.copies.factored import Copies, Factored
 from pjax_core.copies.stored import means_over_copies
 from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed, with_computed
-from pjax_core.graph.nodes import Constant, Data, Node, Operation, Parameter, is_fixed
+from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, is_fixed
 from pjax_core.graph.sets import placed
 from pjax_core.operations.primitives import identity
 
@@ -304,10 +304,7 @@ class Point:
 
     def fixed(self, node: Node) -> Array:
         """The value of a node that never moves."""
-        if isinstance(node, Constant):
-            return _widened(node.value)
-        assert isinstance(node, Data)
-        return _widened(jax.tree.leaves(self.state.data)[node.index])
+        return _widened(fixed_value(node, jax.tree.leaves(self.state.data)))
 
     def held(self, node: Operation) -> Deviations:
         """The deviations that the state holds of an operation's copies: None for a sole one."""

@@ -10,7 +10,7 @@ from jax import Array
 
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.nodes import Computed, Constant, Data, Node
+from pjax_core.graph.nodes import Computed, Node, fixed_value
 
 
 @exportable_dataclass
@@ -30,13 +30,10 @@ def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixe
     known: dict[Node, Array] = {}
 
     def value(node: Node) -> Array:
-        if isinstance(node, Constant):
-            return node.value
-        if isinstance(node, Computed):
-            if node not in known:
-                known[node] = node.function(*(slot.read(value) for slot in node.slots))
-            return known[node]
-        assert isinstance(node, Data)
-        return leaves[node.index]
+        if not isinstance(node, Computed):
+            return fixed_value(node, leaves)
+        if node not in known:
+            known[node] = node.function(*(slot.read(value) for slot in node.slots))
+        return known[node]
 
     return Fixed(data, tuple(value(node) for node in graph.computed))

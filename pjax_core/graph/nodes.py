@@ -247,6 +247,14 @@ def is_fixed(node: Node) -> bool:
     return isinstance(node, (Data, Constant))
 
 
+def fixed_value(node: Node, data: Sequence[Array] = ()) -> Array:
+    """The value of a constant, or of a leaf of the data with what is computed from them."""
+    if isinstance(node, Constant):
+        return node.value
+    assert isinstance(node, Data)
+    return data[node.index]
+
+
 def is_index(node: Node) -> bool:
     """Whether the node holds integers, which select elements of others."""
     return not jnp.issubdtype(node.shape.dtype, jnp.floating)

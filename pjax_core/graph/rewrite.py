@@ -12,7 +12,7 @@ import jax
 
 from pjax_core.arrays.meshes import says_more_than_shape
 from pjax_core.graph.blocks import with_blocks
-from pjax_core.graph.nodes import Constant, Data, Feedback, Node, Operation, Parameter, Slot, ordered, read_counts
+from pjax_core.graph.nodes import Data, Feedback, Node, Operation, Parameter, Slot, fixed_value, ordered, read_counts
 from pjax_core.operations import primitives
 
 
@@ -112,14 +112,8 @@ def _scaled_sum(node: Operation, uses: Counter[Node], new: Mapping[Node, Node]) 
     total = _read_once(node.slots[0], uses)
     if total is None or total.primitive not in (primitives.sum_over, primitives.average_pool):
         return None
-    scale, offset = (_number(slot) for slot in node.slots[1:])
+    scale, offset = (float(slot.read(fixed_value)) for slot in node.slots[1:])
     summed = new[total]
-    if scale is None or offset != 0 or not isinstance(summed, Operation):
+    if offset != 0 or not isinstance(summed, Operation):
         return None
     return replace(summed, settings=summed.settings | {"factor": scale * summed.settings.get("factor", 1.0)})
-
-
-def _number(slot: Slot) -> float | None:
-    source = slot.sources[0]
-    known = isinstance(source, Constant) and not isinstance(source.value, jax.core.Tracer) and source.value.size == 1
-    return float(source.value.reshape(())) if known and isinstance(source, Constant) else None

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 import pjax_kernels as pk
 from pjax_core.arrays.messages import is_known
-from pjax_core.graph.nodes import Constant, Operation, Parameter, ordered
+from pjax_core.graph.nodes import Constant, Operation, Parameter, fixed_value, ordered
 from pjax_core.operations.primitive import Primitive
 from pjax_kernels.compose import add_to_pair
 
@@ -177,7 +177,7 @@ def placed(constraint: Operation, pair: tuple[Array, Array]) -> tuple[Array, Arr
     """The nearest point of a parameter's set, as a pair of the value and what rounding took from it."""
     high, low = pair
     region = constraint.settings["region"]
-    limits = [slot.read(_constant) for slot in constraint.slots[1:]]
+    limits = [slot.read(fixed_value) for slot in constraint.slots[1:]]
     value = high.astype(low.dtype) + low
     if isinstance(region, (Sphere, Orthonormal)):  # curved: nothing is exact, and small changes must not be lost
         return add_to_pair(high, low, region.project(value, *limits, increments=True))
@@ -185,7 +185,3 @@ def placed(constraint: Operation, pair: tuple[Array, Array]) -> tuple[Array, Arr
     moved = new != value
     new_high = jnp.where(moved, new, high).astype(high.dtype)
     return new_high, jnp.where(moved, new - new_high.astype(new.dtype), low)
-
-
-def _constant(node: Any) -> Array:
-    return node.value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import jax
@@ -30,7 +30,7 @@ from pjax_kernels.compose import add_to_pair, difference_of_pairs
 _Held = TypeVar("_Held")
 
 
-@functools.partial(exportable_dataclass, static=["parameters"])
+@exportable_dataclass
 @dataclass(frozen=True)
 class State:
     """A point of the consensus form: by the places of nodes, changes since the start.
@@ -58,7 +58,7 @@ class State:
     targets: dict[str, Any]
     spans: dict[str, InSpan]
     data: tuple[Any, ...] | Fixed
-    parameters: tuple[str, ...]
+    parameters: tuple[str, ...] = field(metadata={"static": True})
 
     @property
     def low(self) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +45,7 @@ from pjax_core.graph.sets import placed
 from pjax_core.operations.primitives import identity
 
 
-@functools.partial(exportable_dataclass, static=["parameters"])
+@exportable_dataclass
 @dataclass(frozen=True)
 class CopiesState:
     """A point with copies; dictionaries are indexed by the places of nodes in the graph, as strings.
@@ -70,7 +70,7 @@ class CopiesState:
     truncation: dict[str, Array]
     metric: dict[str, Array]
     data: tuple[Any, ...] | Fixed
-    parameters: tuple[str, ...]
+    parameters: tuple[str, ...] = field(metadata={"static": True})
 
     def changes(self, old: CopiesState) -> list[Array]:
         """What a change of the state is measured by: the differences from an old one of the means of all copies."""

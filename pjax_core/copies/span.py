@@ -6,9 +6,8 @@ from products that are formed once (``pjax_kernels/dense/span.py``).  So an iter
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ exportable_namedtuple(ChangeInSpan)
 IN_OUT, OUT_IN = ("in", "out"), ("out", "in")
 
 
-@functools.partial(exportable_dataclass, static=["axes", "place"])
+@exportable_dataclass
 @dataclass(frozen=True)
 class InSpan:
     """What a layer's weights move along.
@@ -42,8 +41,8 @@ class InSpan:
 
     span: Span
     kept: Array | None
-    place: tuple[str, ...]
-    axes: tuple[str, str]
+    place: tuple[str, ...] = field(metadata={"static": True})
+    axes: tuple[str, str] = field(metadata={"static": True})
 
     def nothing(self) -> ChangeInSpan:
         """No change."""

@@ -61,6 +61,12 @@ def _forward(*inputs: Array, operation: Called, settings: tuple[tuple[str, Any],
     return operation.forward(*inputs, **dict(settings))
 
 
+def _output(*inputs: Any, **params: Any) -> jax.core.ShapedArray:
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    output = jax.eval_shape(functools.partial(_forward, **params), *shapes)
+    return jax.core.ShapedArray(output.shape, output.dtype)
+
+
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
     tangents = tuple(ad.instantiate_zeros(tangent) for tangent in tangents)
     return jax.jvp(functools.partial(_forward, **params), tuple(primals), tangents)
@@ -90,14 +96,7 @@ def _batched(inputs: Sequence[Any], dims: Sequence[Any], *, operation: Called, s
 
 
 call_p.def_impl(_forward)
-call_p.def_abstract_eval(
-    lambda *avals, **params: jax.core.ShapedArray(*_shape_and_dtype(functools.partial(_forward, **params), avals))
-)
+call_p.def_abstract_eval(_output)
 ad.primitive_jvps[call_p] = _jvp
 batching.primitive_batchers[call_p] = _batched
 mlir.register_lowering(call_p, mlir.lower_fun(_forward, multiple_results=False))
-
-
-def _shape_and_dtype(function: Callable[..., Array], avals: Sequence[Any]) -> tuple[tuple[int, ...], Any]:
-    shape = jax.eval_shape(function, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
-    return shape.shape, shape.dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -181,25 +182,13 @@ _counts: weakref.WeakKeyDictionary[Primitive, dict[Any, tuple[int | np.ndarray, 
 def _count_copies(
     primitive: Primitive, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: tuple[tuple[str, Any], ...]
 ) -> tuple[int | np.ndarray, ...]:
-    """The number of copies of each element, by transposing what lays them out."""
+    """The number of copies of each element, by transposing what lays them out, or of dot products what forms them."""
+    function = primitive.spread if primitive.bilinear is None else primitive.forward
+    assert function is not None
     with jax.ensure_compile_time_eval():
-        ones = tuple(jnp.ones(shape.shape, jnp.float32) for shape in shapes)
-        if primitive.bilinear is None:
-            assert primitive.spread is not None
-            spread = functools.partial(primitive.spread, **dict(settings))
-            copies = tuple(jnp.ones(laid_out.shape, jnp.float32) for laid_out in jax.eval_shape(spread, *ones))
-            return tuple(map(_common, jax.linear_transpose(spread, *ones)(copies)))
-        forward = functools.partial(primitive.forward, **dict(settings))
-        counts: dict[int, int | np.ndarray] = {}
-        for side in primitive.bilinear.sides:
-
-            def of_side(*entries: Array, side: tuple[int, ...] = side) -> Array:
-                return forward(*(dict(enumerate(ones)) | dict(zip(side, entries, strict=True))).values())
-
-            entries = [ones[place] for place in side]
-            output = jnp.ones(jax.eval_shape(of_side, *entries).shape, jnp.float32)
-            counts |= dict(zip(side, map(_common, jax.linear_transpose(of_side, *entries)(output)), strict=True))
-        return tuple(counts[place] for place in range(len(shapes)))
+        ones = (jnp.ones(shape.shape, jnp.float32) for shape in shapes)
+        copies, transpose = jax.vjp(functools.partial(function, **dict(settings)), *ones)
+        return tuple(map(_common, transpose(jax.tree.map(jnp.ones_like, copies))))
 
 
 def _common(counts: Array) -> int | np.ndarray:
@@ -226,8 +215,7 @@ def bilinear(
     """
 
     def function(x: Any, w: Any, **settings: Any) -> Array:
-        inputs = dict(zip(sides[0], _arrays(x), strict=True)) | dict(zip(sides[1], _arrays(w), strict=True))
-        return forward(*(inputs[place] for place in range(len(inputs))), **settings)
+        return forward(*in_places((x, w), sides), **settings)
 
     def project_map(
         inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
@@ -254,10 +242,8 @@ def bilinear(
     ) -> tuple[tuple[Array, ...], Array]:
         a, b = (jnp.concatenate([inputs[place] for place in side], axis=-1) for side in sides)
         *changes, z_change = pk.project_bilinear(a, b, output, residual=residual, increments=True)
-        parts = []
-        for side, change in zip(sides, changes, strict=True):
-            ends = np.cumsum([inputs[place].shape[-1] for place in side])[:-1]
-            parts.append(side_of(jnp.split(change, ends, axis=-1), range(len(side))))
+        ends = (np.cumsum([inputs[place].shape[-1] for place in side])[:-1] for side in sides)
+        parts = [tuple(jnp.split(change, at, axis=-1)) for change, at in zip(changes, ends, strict=True)]
         return in_places(parts, sides), z_change
 
     def laid_out_forward(*inputs: Array, **_: Any) -> Array:
@@ -304,15 +290,8 @@ def side_of(arrays: Sequence[Any], places: Sequence[int]) -> Any:
     return arrays[places[0]] if len(places) == 1 else tuple(arrays[place] for place in places)
 
 
-def _arrays(side: Any) -> tuple[Array, ...]:
-    return side if isinstance(side, tuple) else (side,)
-
-
 def in_places(parts: Sequence[Any], sides: Sides) -> tuple[Array, ...]:
     """The arrays of both sides in the order of the inputs."""
-    placed = {
-        place: array
-        for side, part in zip(sides, parts, strict=True)
-        for place, array in zip(side, _arrays(part), strict=True)
-    }
+    arrays = [array for part in parts for array in (part if isinstance(part, tuple) else (part,))]
+    placed = dict(zip(itertools.chain(*sides), arrays, strict=True))
     return tuple(placed[place] for place in range(len(placed)))

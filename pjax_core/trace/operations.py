@@ -86,15 +86,10 @@ def _computed(value: Elementwise) -> Slot:
         return operation(operation_of, value.base, shape=value.shape, **settings)
     if (value.scale, value.offset) == (1, 0):
         return value.base
+    scale, offset = (constant(np.asarray(number, value.shape.dtype)) for number in (value.scale, value.offset))
     if value.scale == 1:
-        return operation(primitives.add, value.base, number(value.offset, value.shape), shape=value.shape)
-    scale, offset = (number(constant, value.shape) for constant in (value.scale, value.offset))
+        return operation(primitives.add, value.base, offset, shape=value.shape)
     return operation(primitives.affine, value.base, scale, offset, shape=value.shape)
-
-
-def number(value: float, like: Shape) -> Slot:
-    """A constant."""
-    return constant(np.asarray(value, like.dtype))
 
 
 def constant(array: Any) -> Slot:
@@ -105,18 +100,13 @@ def constant(array: Any) -> Slot:
 def broadcast_by_operation(slot: Slot) -> Slot:
     """The slot before it got axes of length 1, for an operation that broadcasts its inputs as NumPy does."""
     slot = _without_conversion(slot)
-    while slot.last is not None and _only_adds_leading_axes(slot):
-        slot = slot.before_last()
+    while slot.last is not None and slot.last.name in ("broadcast_in_dim", "reshape") and len(slot.last.places) == 1:
+        before = slot.before_last()
+        new_axes = len(slot.shape.shape) - len(before.shape.shape)
+        if slot.shape.shape != (1,) * new_axes + before.shape.shape:
+            break
+        slot = before
     return slot
-
-
-def _only_adds_leading_axes(slot: Slot) -> bool:
-    step = slot.last
-    assert step is not None
-    if step.name not in ("broadcast_in_dim", "reshape") or len(step.places) != 1:
-        return False
-    before, after = slot.before_last().shape.shape, step.shape.shape
-    return after == (1,) * (len(after) - len(before)) + before
 
 
 def reshaped(slot: Slot, shape: tuple[int, ...]) -> Slot:

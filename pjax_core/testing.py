@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Operation, Parameter
+from pjax_core.copies.count import spread
+from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value
 from pjax_core.graph.rewrite import rewritten
-from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.jaxpr import values_of
 from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Loss
@@ -53,9 +54,10 @@ def check_projection(
     if hasattr(inputs, "shape"):
         raise TypeError(f"check_projection: inputs is an array of shape {inputs.shape}; pass a list of arrays")
     with jax.enable_x64(True):
-        constraint = _constraint(operation, [jnp.asarray(x, jnp.float64) for x in inputs])
+        arrays = [jnp.asarray(x, jnp.float64) for x in inputs]
+        constraint = _constraint(_operation(operation, arrays), arrays)
         generator = np.random.default_rng(seed)
-        estimate = constraint.forward(constraint.start)
+        (estimate,) = constraint.forward(constraint.start[None])
         if output is not None:
             estimate = np.broadcast_to(np.asarray(output, np.float64), estimate.shape)
         else:
@@ -69,8 +71,7 @@ class _Constraint(NamedTuple):
     name: str
     start: np.ndarray
     shapes: list[tuple[int, ...]]
-    forward: Callable[[np.ndarray], np.ndarray]  # of one vector
-    forward_all: Callable[[np.ndarray], np.ndarray]  # of a stack of them
+    forward: Callable[[np.ndarray], np.ndarray]  # of a stack of vectors
     project: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
     def place(self, coordinate: int) -> str:
@@ -83,7 +84,7 @@ class _Constraint(NamedTuple):
         raise IndexError(coordinate)
 
 
-def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Constraint:
+def _operation(operation: Callable[..., Any], inputs: list[jax.Array]) -> Operation:
     """The only constraint that an operation makes of these inputs."""
     shapes = [Shape(x.shape, x.dtype) for x in inputs]
     leaves = [Parameter(f"inputs[{i}]", shape, i) for i, shape in enumerate(shapes)]
@@ -100,54 +101,36 @@ def _constraint(operation: Callable[..., Any], inputs: list[jax.Array]) -> _Cons
         raise ValueError("check_projection: the operation makes several constraints; check each by itself")
     if node.primitive.spread is None:
         raise ValueError(f"check_projection: {node.name} has no layout of its copies; give pj.bilinear a spread")
-    arrays = [slot.read(lambda source: _read(source, inputs)) for slot in node.slots]
-    copies = node.primitive.spread(*arrays, **node.settings)
-    moving = node.primitive.moving_inputs(len(arrays))
-    return _flattened(
-        node.primitive.copywise or node.primitive, node.name, copies[:moving], copies[moving:], node.settings
-    )
+    return node
 
 
-def _read(source: Any, inputs: list[jax.Array]) -> jax.Array:
-    return inputs[source.index] if isinstance(source, Parameter) else source.value
+def _constraint(node: Operation, inputs: list[jax.Array]) -> _Constraint:
+    """The operation's constraint on the copies of these inputs, with those that do not move as they are."""
 
+    def value(source: Node) -> jax.Array:
+        return inputs[source.index] if isinstance(source, Parameter) else fixed_value(source)
 
-def _flattened(
-    primitive: Primitive,
-    name: str,
-    copies: Sequence[jax.Array],
-    fixed: Sequence[jax.Array],
-    settings: dict[str, Any],
-) -> _Constraint:
-    """The constraint between vectors; ``fixed`` are the inputs after those that move."""
-    shapes = [copy.shape for copy in copies]
-    ends = np.cumsum([copy.size for copy in copies])[:-1]
+    primitive = node.primitive.copywise or node.primitive
+    laid_out = spread(node)(*(slot.read(value) for slot in node.slots))
+    moving = node.primitive.moving_inputs(len(laid_out))
+    start, parts = jax.flatten_util.ravel_pytree(laid_out[:moving])
+    fixed = laid_out[moving:]
 
-    def parts(vector: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(p.reshape(shape) for p, shape in zip(jnp.split(vector, ends), shapes, strict=True))
-
-    @jax.jit
     def forward(vector: jax.Array) -> jax.Array:
-        return primitive.forward(*parts(vector), *fixed, **settings)
+        return primitive.forward(*parts(vector), *fixed, **node.settings)
 
-    @jax.jit
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, new = primitive.project_values((*parts(vector), *fixed), output, **settings)
+        changes, new = primitive.project_values((*parts(vector), *fixed), output, **node.settings)
         assert new is not None
-        return vector + jnp.concatenate([change.ravel() for change in changes]), new
+        return vector + jax.flatten_util.ravel_pytree(changes)[0], new
 
-    return _Constraint(
-        name,
-        np.concatenate([np.asarray(copy).ravel() for copy in copies]),
-        shapes,
-        _on_numpy(forward),
-        _on_numpy(jax.jit(jax.vmap(forward))),
-        _on_numpy(project),
-    )
+    shapes = [copies.shape for copies in laid_out[:moving]]
+    return _Constraint(node.name, np.asarray(start), shapes, _on_numpy(jax.vmap(forward)), _on_numpy(project))
 
 
 def _on_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arrays: jax.tree.map(np.asarray, function(*arrays))
+    compiled = jax.jit(function)
+    return lambda *arrays: jax.tree.map(np.asarray, compiled(*arrays))
 
 
 def _check(
@@ -163,7 +146,7 @@ def _check(
     _check_feasible(c, nearest, output, limit)
 
     def distance(points: np.ndarray) -> np.ndarray:
-        outputs = c.forward_all(points)
+        outputs = c.forward(points)
         others = tuple(range(1, outputs.ndim))
         return np.sum((points - c.start) ** 2, axis=1) + np.sum((outputs - estimate) ** 2, axis=others)
 
@@ -189,12 +172,13 @@ def _check(
 def _check_feasible(c: _Constraint, nearest: np.ndarray, output: np.ndarray, limit: float) -> None:
     """At a jump of the operation the values on either side count as feasible."""
     around = nearest + limit * np.array([0.0, 1.0, -1.0])[:, None]
-    violations = np.min(np.abs(c.forward_all(around) - output), axis=0)
+    outputs = c.forward(around)
+    violations = np.min(np.abs(outputs - output), axis=0)
     if violations.max(initial=0) > limit:
         worst = np.unravel_index(np.argmax(violations), violations.shape)
         raise AssertionError(
             f"{c.name}: the projected point is not feasible: output{[int(i) for i in worst]} is "
-            f"{output[worst]:.6g}, but the operation of the projected inputs is {c.forward(nearest)[worst]:.6g}, "
+            f"{output[worst]:.6g}, but the operation of the projected inputs is {outputs[0][worst]:.6g}, "
             f"which is {violations[worst]:.3g} away"
         )
 

@@ -21,14 +21,15 @@ def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[An
     """Parameters and data as arrays: floating-point and, where their content is known, finite; data also integers."""
     if not jax.tree.leaves(params):
         raise ValueError("params holds no array; there is nothing to train")
-    given = {"params": params, "data": data}
-    arrays = {name: _arrays(name, tree) for name, tree in given.items()}
-    _require_kinds("params", arrays["params"], (jnp.floating,))
-    _require_kinds("data", arrays["data"], (jnp.floating, jnp.integer, jax.dtypes.prng_key))
-    _require_finite(_labelled(given), _labelled(arrays))
+    given, structure = jax.tree_util.tree_flatten_with_path((params, data))
+    labels = [("params", "data")[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in given]
+    leaves = [leaf for _, leaf in given]
+    arrays = list(map(_array, labels, leaves))
+    for label, array in zip(labels, arrays, strict=True):
+        _require_kind(label, array)
+    _require_finite(labels, leaves, arrays)
     # Inside shard_map all that is computed of data varies, parameters too.
-    arrays = varying(arrays, varying_axes(arrays))
-    return arrays["params"], arrays["data"]
+    return jax.tree.unflatten(structure, varying(arrays, varying_axes(arrays)))
 
 
 class Known:
@@ -113,18 +114,6 @@ def scalar(value: Any) -> Any:
     return value.item() if known else value
 
 
-def _labelled(tree: dict[str, Any]) -> dict[str, Any]:
-    """The leaves by their paths, as messages name them."""
-    return {
-        path[0].key + jax.tree_util.keystr(path[1:]): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _arrays(name: str, tree: Any) -> Any:
-    """The tree with its leaves as arrays of JAX."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _array(name + jax.tree_util.keystr(path), leaf), tree)
-
-
 def _array(label: str, leaf: Any) -> Array:
     try:
         return jnp.asarray(leaf)
@@ -147,34 +136,33 @@ def _short(leaf: Any) -> str:
     return f"of type {type(leaf).__name__}" if own else f"{described(leaf)}, of type {type(leaf).__name__}"
 
 
-def _require_kinds(name: str, arrays: Any, kinds: tuple[Any, ...]) -> None:
-    """Raise ``TypeError`` unless each array has a dtype of one of the kinds."""
-    for label, array in _labelled({name: arrays}).items():
-        if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-            raise TypeError(
-                f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point arrays "
-                "(class labels as jax.nn.one_hot; masks in data as mask.astype(int))"
-            )
+def _require_kind(label: str, array: Array) -> None:
+    """Raise ``TypeError`` unless the array has floating-point numbers, or in data integers or random keys."""
+    others = () if label.startswith("params") else (jnp.integer, jax.dtypes.prng_key)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, *others)):
+        raise TypeError(
+            f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point arrays "
+            "(class labels as jax.nn.one_hot; masks in data as mask.astype(int))"
+        )
 
 
-def _require_finite(given: dict[str, Any], arrays: dict[str, Array]) -> None:
+def _require_finite(labels: list[str], leaves: list[Any], arrays: list[Array]) -> None:
     """Raise ``ValueError`` unless all numbers of known content are finite; the device is waited for once at most."""
-    flags: dict[str, Any] = {}
+    flags: dict[int, Any] = {}
     with jax.ensure_compile_time_eval():  # inside jit, what is computed of known arrays is known
-        for label, leaf in given.items():
+        for place, (leaf, array) in enumerate(zip(leaves, arrays, strict=True)):
             awaited = (leaf,) in _of_solve and not leaf.is_ready()
-            is_key = jnp.issubdtype(arrays[label].dtype, jax.dtypes.prng_key)
+            is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
             if is_known(leaf) and not is_key and not awaited and (leaf,) not in _finite:
-                flags[label] = _all_finite(leaf) if isinstance(leaf, Array) else _finite_entries(leaf, arrays[label])
-        for label, flag in jax.device_get(flags).items():
-            array = arrays[label]
+                flags[place] = _all_finite(leaf) if isinstance(leaf, Array) else _finite_entries(leaf, array)
+        for place, flag in jax.device_get(flags).items():
             if not np.all(flag):
-                count = int(np.sum(~_finite_entries(given[label], array)))
+                count = int(np.sum(~_finite_entries(leaves[place], arrays[place])))
                 raise ValueError(
-                    f"{label} of shape {array.shape} has {count} entries that are NaN or infinite; "
+                    f"{labels[place]} of shape {arrays[place].shape} has {count} entries that are NaN or infinite; "
                     "a projection would spread them over the whole network, so remove them first"
                 )
-            _finite.add((given[label],))
+            _finite.add((leaves[place],))
 
 
 @jax.jit

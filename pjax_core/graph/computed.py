@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +23,22 @@ class Fixed:
     computed: tuple[Array, ...]
 
 
-def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixed:
-    """The data, and beside them what operations read of functions of data."""
-    if not graph.computed:
-        return data
-    leaves = jax.tree.leaves(data)
+def fixed_values(data: Sequence[Array]) -> Callable[[Node], Array]:
+    """The values of leaves of the data, of constants, and of functions of these, which are computed once."""
     known: dict[Node, Array] = {}
 
     def value(node: Node) -> Array:
         if not isinstance(node, Computed):
-            return fixed_value(node, leaves)
+            return fixed_value(node, data)
         if node not in known:
             known[node] = node.function(*(slot.read(value) for slot in node.slots))
         return known[node]
 
-    return Fixed(data, tuple(value(node) for node in graph.computed))
+    return value
+
+
+def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixed:
+    """The data, and beside them what operations read of functions of data."""
+    if not graph.computed:
+        return data
+    return Fixed(data, tuple(map(fixed_values(jax.tree.leaves(data)), graph.computed)))

@@ -16,7 +16,8 @@ from pjax_core.arrays.arguments import Known, scalar
 from pjax_core.arrays.messages import described, is_known
 from pjax_core.graph import sets
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.nodes import Computed, Data, Node, Operation, Slot
+from pjax_core.graph.computed import fixed_values
+from pjax_core.graph.nodes import Computed, Node, Operation, Slot
 from pjax_core.operations import primitives
 from pjax_core.operations.call import call
 from pjax_core.operations.primitive import Primitive
@@ -255,13 +256,7 @@ def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[st
 
 def require_labels(graph: Graph, data: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
-    arrays = jax.tree.leaves(data)
-
-    def value(source: Node) -> Any:
-        if isinstance(source, Computed):
-            return source.function(*(slot.read(value) for slot in source.slots))
-        return arrays[source.index] if isinstance(source, Data) else source.value  # type: ignore[attr-defined]
-
+    value = fixed_values(jax.tree.leaves(data))
     for node in graph.nodes:
         if isinstance(node, Operation) and node.primitive.name in _TAKEN:
             slot = node.slots[1]

@@ -50,7 +50,7 @@ class Slot:
     steps: tuple[Step, ...]
     shape: Shape
 
-    def view(self, *sources: Array) -> Array:
+    def apply(self, *sources: Array) -> Array:
         """The selection from these sources."""
         arrays = list(sources)
         for step in self.steps:
@@ -59,7 +59,7 @@ class Slot:
 
     def read(self, values: Callable[[Node], Array]) -> Array:
         """The slot's value, given those of the sources."""
-        return self.view(*map(values, self.sources))
+        return self.apply(*map(values, self.sources))
 
     def sum_over_copies(
         self, source: Node, copies: Array, values: Callable[[Node], Array], *, counts: bool = False
@@ -79,7 +79,7 @@ class Slot:
 
         def view(*arrays: Array) -> Array:
             remaining = iter(arrays)
-            return self.view(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
+            return self.apply(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
 
         viewed = jax.eval_shape(view, *shapes)
         sums = transposed(view, shapes, copies.astype(viewed.dtype))

@@ -26,7 +26,7 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
 
     def moved(slot: Slot) -> Slot:
         sources = tuple(s if isinstance(s, Feedback) else new[s] for s in slot.sources)
-        shape = jax.eval_shape(slot.view, *(s.shape for s in sources)) if typed else slot.shape
+        shape = jax.eval_shape(slot.apply, *(s.shape for s in sources)) if typed else slot.shape
         return replace(slot, sources=sources, shape=shape)
 
     for node in nodes:

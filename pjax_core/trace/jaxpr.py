@@ -146,10 +146,8 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if equation.name in RULES:
         result = RULES[equation.name](equation, *inputs)
         return result if isinstance(result, list) else [result]
-    if equation.name == "scan":
-        return scan(equation, inputs, _run_inside)
-    if equation.name == "cond":
-        return _cond(equation, inputs)
+    if equation.name in names.CONTROL:
+        return _control(equation, inputs)
     if equation.name in names.VIEWS:
         if any(_is_unknown_choice(value) for value in inputs):
             raise NotImplementedError(
@@ -185,7 +183,7 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
             outputs = equation.bind()(*map(jnp.asarray, arrays))
         return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
     if equation.name == "scan" and varying_axes(equation.shapes):  # whose step was traced for other types
-        return scan(equation, slots, _run_inside)
+        return _control(equation, slots)
     if equation.name in names.VIEWS:
         return _views(equation, slots)
     return [
@@ -194,8 +192,12 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
     ]
 
 
+def _control(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """Loops, and branches: the one that is known to be taken, or all, chosen by data."""
+    return scan(equation, inputs, _run_inside) if equation.name == "scan" else _cond(equation, inputs)
+
+
 def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """The branch that is known to be taken, or all, chosen by data."""
     which, *operands = inputs
     branches = equation.params["branches"]
     number = known(which)

@@ -24,6 +24,8 @@ IDENTITIES = frozenset(
 )  # fmt: skip
 """What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
 
+CONTROL = frozenset({"scan", "cond"})
+
 UNARY = frozenset(
     {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
      "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log", "log1p", "logistic",

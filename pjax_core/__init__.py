@@ -38,8 +38,8 @@ from pjax_core.direction import direction, value_and_direction
 from pjax_core.graph.layers import Layer
 from pjax_core.graph.sets import Box, Levels, OneHot, Orthonormal, Simplex, Sparse, Sphere
 from pjax_core.problem import feasibility
-from pjax_core.restarts import restarts
-from pjax_core.solve import Info, Solution, best, evaluate, solve
+from pjax_core.restarts import best, restarts
+from pjax_core.solve import Info, Solution, evaluate, solve
 from pjax_core.testing import check_projection
 from pjax_core.threshold_networks import Circuits, CircuitSearch, ThresholdNetwork
 from pjax_core.trace.named.added import bilinear, primitive

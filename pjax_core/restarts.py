@@ -1,4 +1,4 @@
-"""Many starts side by side, of which those that are solved leave the work."""
+"""Many starts side by side, of which those that are solved leave the work, and the best of them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,22 @@ def restarts(
             break
     assert found is not None
     return found
+
+
+def best(solutions: Solution) -> Solution:
+    """Of solutions side by side, with a leading axis as ``jax.vmap`` gives them, that of the smallest gap of outputs.
+
+    Args:
+        solutions: of :func:`solve` with ``until``.
+
+    Raises:
+        ValueError: there are no gaps, or not one axis of them.
+    """
+    gaps = solutions.info.gaps
+    if gaps is None or gaps["outputs"].ndim != 1:
+        raise ValueError("best takes solutions of jax.vmap over pj.solve(..., until=pj.gap_below(1e-2)), on one axis")
+    place = jnp.argmin(jnp.nan_to_num(gaps["outputs"], nan=jnp.inf, posinf=jnp.inf))
+    return jax.tree.map(lambda array: array[place], solutions)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

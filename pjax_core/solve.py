@@ -152,9 +152,10 @@ def solve(
     params_low = arguments.low_part(params, params_low)
     solution = _solve(problem, algorithm, steps, until, params, data, params_low, tolerance, state)
     arguments.returned_by_solve(solution.params)
-    _warn_of_truncation(solution.info, tolerance)
-    if steps and params_low is None and tolerance != math.inf:
-        _warn_of_standstill(solution.info, params)
+    if tolerance != math.inf:  # else nobody asks, so do not wait for the answer
+        _warn_of_truncation(solution.info)
+        if steps and params_low is None:
+            _warn_of_standstill(solution.info, params)
     return solution
 
 
@@ -178,10 +179,8 @@ def _warn_of_standstill(info: Info, params: Any) -> None:
         )
 
 
-def _warn_of_truncation(info: Info, tolerance: float) -> None:
+def _warn_of_truncation(info: Info) -> None:
     """Say which operations left out too much of their copies, where that is known."""
-    if tolerance == math.inf:  # nobody asks, so do not wait for the answer
-        return
     for name, inaccurate in info.inaccurate.items():
         if not isinstance(inaccurate, jax.core.Tracer) and inaccurate:
             # No figure in the text: it would come anew for each call.
@@ -257,22 +256,6 @@ def _run(
     )
     gaps = {"outputs": found.gap, **found.latest}
     return found.state, found.rows, {"solved": found.solved, "steps": found.steps, "gaps": gaps}
-
-
-def best(solutions: Solution) -> Solution:
-    """Of solutions side by side, with a leading axis as ``jax.vmap`` gives them, that of the smallest gap of outputs.
-
-    Args:
-        solutions: of :func:`solve` with ``until``.
-
-    Raises:
-        ValueError: there are no gaps, or not one axis of them.
-    """
-    gaps = solutions.info.gaps
-    if gaps is None or gaps["outputs"].ndim != 1:
-        raise ValueError("best takes solutions of jax.vmap over pj.solve(..., until=pj.gap_below(1e-2)), on one axis")
-    place = jnp.argmin(jnp.nan_to_num(gaps["outputs"], nan=jnp.inf, posinf=jnp.inf))
-    return jax.tree.map(lambda array: array[place], solutions)
 
 
 def evaluate(function: Callable[..., Any], params: Any, *data: Any) -> Any:

@@ -199,12 +199,8 @@ def normalised(high: Any, low: Any) -> tuple[Any, Any]:
     """Trees of pairs with all that ``high`` can hold in ``high``; None is a ``low`` of zeros."""
     if low is None:
         return high, jax.tree.map(lambda array: jnp.zeros_like(array, low_dtype(array.dtype)), high)
-    pairs = [add_to_pair(*pair) for pair in zip(jax.tree.leaves(high), jax.tree.leaves(low), strict=True)]
-    structure = jax.tree.structure(high)
-    return (
-        jax.tree.unflatten(structure, [high for high, _ in pairs]),
-        jax.tree.unflatten(structure, [low for _, low in pairs]),
-    )
+    pairs = jax.tree.map(add_to_pair, high, low)
+    return jax.tree.transpose(jax.tree.structure(high), jax.tree.structure((0, 0)), pairs)
 
 
 def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:

@@ -9,6 +9,7 @@ are differences from the parameters at the start, since a step can move them by 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -167,16 +168,14 @@ def of_colour(graph: Graph, colour: Colour) -> Constraints:
 def of_layers(graph: Graph) -> list[Constraints]:
     """The sets of cyclic algorithms, from the output on; data are one layer beyond their consumer."""
 
-    def of_layer(depth: int) -> Constraints:
-        nodes = frozenset(node for node in graph.nodes if graph.depth[node] == depth)
-        return Constraints(nodes, lambda consumer: graph.depth[consumer] + 1 == depth)
+    def of_layer(depth: int, nodes: Sequence[Node]) -> Constraints:
+        return Constraints(frozenset(nodes), lambda consumer: graph.depth[consumer] + 1 == depth)
 
-    with_data = [
-        graph.depth[node] + 1
-        for node in graph.nodes
-        if isinstance(node, Operation) and any(slot_is_fixed(node, place) for place in range(moving_slots(node)))
-    ]
-    return [of_layer(depth) for depth in range(max([*graph.depth.values(), *with_data]) + 1)]
+    layers = list(graph.layers())
+    deepest = [node for node in layers[-1] if isinstance(node, Operation)]
+    if any(slot_is_fixed(node, place) for node in deepest for place in range(moving_slots(node))):
+        layers.append(())
+    return list(itertools.starmap(of_layer, enumerate(layers)))
 
 
 class Projection(NamedTuple):

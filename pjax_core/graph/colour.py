@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pjax_core.graph.nodes import Computed, Feedback, Node, Operation, Parameter, is_fixed, of_node, sources_of
 from pjax_core.operations import primitives
@@ -68,14 +70,12 @@ class Graph:
         return tuple(tuple(n for n in self.nodes if self.depth[n] == d) for d in range(deepest + 1))
 
 
-def _consumers(nodes: Iterable[Node]) -> dict[Node, tuple[Operation, ...]]:
+def _consumers(nodes: Sequence[Node]) -> dict[Node, tuple[Operation, ...]]:
     """The operations that hold copies of each node, each once."""
-    nodes = list(nodes)
-    consumers: dict[Node, dict[Operation, None]] = {node: {} for node in nodes}
+    consumers: dict[Node, dict[Any, None]] = {node: {} for node in nodes}
     for node in nodes:
-        if isinstance(node, Operation):
-            for source in sources_of(node):
-                consumers[source][node] = None
+        for source in sources_of(node):
+            consumers[source][node] = None
     return {node: tuple(users) for node, users in consumers.items()}
 
 
@@ -88,8 +88,8 @@ def two_colour(nodes: Sequence[Node], data_leaves: int, apart: bool = False) -> 
     colours = _all_in_a(nodes) if apart else _search_colours(nodes)
     copied: dict[Node, Node] = {}  # a node as rebuilt with its new sources
     through: dict[Node, Operation] = {}  # the identity that stands between a node and consumers of its colour
-    coloured: dict[Node, Colour] = {}
-    placed: list[Node] = []
+    coloured: dict[Node, Colour] = {}  # the nodes of the graph, each after its sources
+    numbers = itertools.count(data_leaves)
 
     def source_for(consumer: Node, source: Node) -> Node:
         if isinstance(source, Feedback):
@@ -100,7 +100,6 @@ def two_colour(nodes: Sequence[Node], data_leaves: int, apart: bool = False) -> 
             slots = (of_node(copied[source]),)
             through[source] = Operation(f"identity({source.name})", source.shape, primitives.identity, slots, {})
             coloured[through[source]] = colours[source].opposite
-            placed.append(through[source])
         return through[source]
 
     def with_sources(node: Operation) -> Operation:
@@ -113,18 +112,15 @@ def two_colour(nodes: Sequence[Node], data_leaves: int, apart: bool = False) -> 
 
     for node in nodes:
         if isinstance(node, Computed):
-            copied[node] = replace(node, index=data_leaves + sum(isinstance(n, Computed) for n in copied))
-        elif not isinstance(node, Operation):
-            copied[node] = node
+            copied[node] = replace(node, index=next(numbers))
         else:
-            copied[node] = with_sources(node)
+            copied[node] = with_sources(node) if isinstance(node, Operation) else node
         if not is_fixed(node):
             coloured[copied[node]] = colours[node]
-            placed.append(copied[node])
     fixed = [copied[node] for node in nodes if is_fixed(node)]
-    consumers = _consumers([*fixed, *placed])
+    consumers = _consumers([*fixed, *coloured])
     computed = tuple(node for node in fixed if isinstance(node, Computed))
-    return Graph(tuple(placed), coloured, _depths(placed, consumers), consumers, computed)
+    return Graph(tuple(coloured), coloured, _depths(tuple(coloured), consumers), consumers, computed)
 
 
 def _all_in_a(nodes: Sequence[Node]) -> dict[Node, Colour]:
@@ -169,7 +165,7 @@ def _search_colours(nodes: Sequence[Node]) -> dict[Node, Colour]:
     return colours
 
 
-def _depths(nodes: list[Node], consumers: dict[Node, tuple[Operation, ...]]) -> dict[Node, int]:
+def _depths(nodes: Sequence[Node], consumers: dict[Node, tuple[Operation, ...]]) -> dict[Node, int]:
     """The distance of each node from the nearest output constraint."""
     depths: dict[Node, int] = {}
     for node in reversed(nodes):

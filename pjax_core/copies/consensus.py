@@ -120,15 +120,9 @@ def starts_of(
     starts = dict(known or {})
     value = _start_of(jax.tree.leaves(params), data, starts)
     for node in graph.nodes:
-        if node in starts:
-            continue
-        if isinstance(node, Operation) and not node.primitive.constrains_output:
-            starts[node] = _start(node, value)
+        if node not in starts and isinstance(node, Operation) and not node.primitive.constrains_output:
+            starts[node] = node.start(value)
     return starts
-
-
-def _start(node: Operation, start_of: Callable[[Node], Array]) -> Array:
-    return node.start(start_of).astype(node.shape.dtype)
 
 
 def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) -> Callable[[Node], Array]:
@@ -143,7 +137,7 @@ def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) 
         if node in starts:
             return starts[node]
         assert isinstance(node, Operation)
-        return _start(node, value)
+        return node.start(value)
 
     return value
 

@@ -63,12 +63,13 @@ class Factored:
     def start(self, node: Operation) -> Terms:
         """No deviation: coefficients of zero."""
         assert node.primitive.bilinear is not None
-        fixed = _fixed_sides(node)
+        sides = node.primitive.bilinear.sides
+        fixed = [all(slot_is_fixed(node, place) for place in side) for side in sides]
         slots = wide_slots(node)
         zeros = [meshes.full(slot, 0) for slot in slots]
         x, w = (
             () if is_fixed else (side_of(zeros, side),) * self.history
-            for is_fixed, side in zip(fixed, node.primitive.bilinear.sides, strict=True)
+            for is_fixed, side in zip(fixed, sides, strict=True)
         )
         output = meshes.shape_of_type(node.shape, jnp.result_type(*(slot.dtype for slot in slots)))
         counts = [1 if is_fixed else self.history for is_fixed in fixed]
@@ -160,12 +161,6 @@ def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies
 def n_bytes(arrays: Any) -> int:
     """The size of a tree of arrays, or of their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
-
-
-def _fixed_sides(node: Operation) -> list[bool]:
-    """Which sides of a bilinear operation hold nothing but data and constants."""
-    assert node.primitive.bilinear is not None
-    return [all(slot_is_fixed(node, place) for place in side) for side in node.primitive.bilinear.sides]
 
 
 def _common_move(node: Operation, moves: Sequence[Move], side: Sequence[int]) -> Move:

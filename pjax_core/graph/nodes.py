@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -200,12 +201,15 @@ class Operation(Tagged):
         """The later operation that slots refer to; None where all slots come from earlier nodes."""
         return next((source for source in sources_of(self) if isinstance(source, Feedback)), None)
 
+    @property
+    def computation(self) -> tuple[tuple[Slot, ...], Callable[..., Array]]:
+        """The slots from which the network computes the output, and how."""
+        return self.unrolled or (self.slots, functools.partial(self.primitive.forward, **self.settings))
+
     def start(self, values: Callable[[Node], Array]) -> Array:
         """The output that the network computes."""
-        if self.unrolled is not None:
-            slots, function = self.unrolled
-            return function(*(slot.read(values) for slot in slots))
-        return self.primitive.forward(*(slot.read(values) for slot in self.slots), **self.settings)
+        slots, function = self.computation
+        return jnp.asarray(function(*(slot.read(values) for slot in slots))).astype(self.shape.dtype)
 
 
 def sources_of(node: Node) -> tuple[Node, ...]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 
@@ -55,10 +53,7 @@ def in_stored_layout(node: Node) -> Node:
 
 def _with_type(node: Operation) -> Operation:
     """The operation with all that the type of its output says."""
-    slots: Sequence[Slot] = node.slots
-    function: Callable[..., Any] = functools.partial(node.primitive.forward, **node.settings)
-    if node.unrolled is not None:
-        slots, function = node.unrolled
+    slots, function = node.computation
     return replace(node, shape=jax.eval_shape(function, *(slot.shape for slot in slots)))
 
 

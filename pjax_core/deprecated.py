@@ -20,6 +20,35 @@ from pjax_core.operations import primitives
 from pjax_core.operations.call import call
 from pjax_kernels.compose import padding_pairs
 
+__all__ = [
+    "add",
+    "broadcast_to",
+    "concatenate",
+    "conv2d",
+    "dot",
+    "einsum",
+    "embedding",
+    "expand_dims",
+    "index",
+    "matmul",
+    "max",
+    "max_pool",
+    "maximum",
+    "moveaxis",
+    "pad",
+    "relu",
+    "repeat",
+    "reshape",
+    "split",
+    "squeeze",
+    "stack",
+    "sum",
+    "sum_relu",
+    "swapaxes",
+    "transpose",
+    "vmap",
+]
+
 
 def _deprecated(name: str, instead: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with a warning that says what JAX calls it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -150,16 +151,18 @@ def _check(
         others = tuple(range(1, outputs.ndim))
         return np.sum((points - c.start) ** 2, axis=1) + np.sum((outputs - estimate) ** 2, axis=others)
 
-    reached = float(np.sum((nearest - c.start) ** 2) + np.sum((output - estimate) ** 2))
-    # A point closer than rounding can tell: distances are squared.
-    allowed = np.sqrt(reached) - limit
+    reached = np.sqrt(np.sum((nearest - c.start) ** 2) + np.sum((output - estimate) ** 2))
     candidates = _samples(c.start, nearest, samples, size, generator)
-    distances = distance(candidates)
-    best = candidates[np.argmin(distances)]
-    _check_nearest(c, "a sampled point", best, float(distances.min()), allowed, reached, nearest)
-    for start in (nearest, c.start, best):
-        found, squared = _search(distance, start, size)
-        _check_nearest(c, "a local search", found, squared, allowed, reached, nearest)
+    best = candidates[np.argmin(distance(candidates))]
+    searches = (("a local search", _search(distance, start, size)) for start in (nearest, c.start, best))
+    for what, point in itertools.chain([("a sampled point", best)], searches):
+        found = np.sqrt(distance(point[None])[0])
+        if found < reached - limit:  # by more than rounding can tell, since distances are squared
+            raise AssertionError(
+                f"{c.name}: the projected point is not the nearest: it is at distance {reached:.6g}, and {what} "
+                f"found a feasible point at {found:.6g}, {reached - found:.3g} nearer; they differ most at "
+                f"{c.place(int(np.argmax(np.abs(point - nearest))))}, by {np.abs(point - nearest).max():.3g}"
+            )
 
     again, output_again = c.project(nearest, output)
     moved = np.abs(again - nearest)
@@ -183,18 +186,6 @@ def _check_feasible(c: _Constraint, nearest: np.ndarray, output: np.ndarray, lim
         )
 
 
-def _check_nearest(
-    c: _Constraint, by: str, point: np.ndarray, squared: float, allowed: float, reached: float, nearest: np.ndarray
-) -> None:
-    if np.sqrt(squared) < allowed:
-        where = c.place(int(np.argmax(np.abs(point - nearest))))
-        raise AssertionError(
-            f"{c.name}: the projected point is not the nearest: it is at distance {np.sqrt(reached):.6g}, and {by} "
-            f"found a feasible point at {np.sqrt(squared):.6g}, {np.sqrt(reached) - np.sqrt(squared):.3g} nearer; they "
-            f"differ most at {where}, by {np.abs(point - nearest).max():.3g}"
-        )
-
-
 def _samples(
     start: np.ndarray, nearest: np.ndarray, count: int, size: float, generator: np.random.Generator
 ) -> np.ndarray:
@@ -210,7 +201,7 @@ def _samples(
     )
 
 
-def _search(distance: Callable[[np.ndarray], np.ndarray], start: np.ndarray, size: float) -> tuple[np.ndarray, float]:
+def _search(distance: Callable[[np.ndarray], np.ndarray], start: np.ndarray, size: float) -> np.ndarray:
     """Compass search: the best of steps in all directions of all coordinates, ever smaller; no gradient."""
     directions = np.concatenate([np.eye(start.size), -np.eye(start.size)])
     point, best, step = start, float(distance(start[None])[0]), size
@@ -221,4 +212,4 @@ def _search(distance: Callable[[np.ndarray], np.ndarray], start: np.ndarray, siz
             point, best = candidates[np.argmin(distances)], float(distances.min())
         else:
             step /= 2
-    return point, best
+    return point

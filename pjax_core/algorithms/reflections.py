@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 from jax.typing import ArrayLike
 
@@ -32,7 +32,7 @@ def alternating_reflections(
         TypeError: ``gamma`` is not a number.
         ValueError: as in :func:`douglas_rachford`.
     """
-    return reflecting_algorithm(_relaxed(1.0), copies, budget, rate=2.0, gamma=gamma)
+    return reflecting_algorithm(functools.partial(_relaxed, 1.0), copies, budget, rate=2.0, gamma=gamma)
 
 
 @made_once
@@ -67,7 +67,8 @@ def douglas_rachford(
     Source: for the metric, Elser, Lal, arXiv 2602.17493.
     """
     relaxation = arguments.number_or_traced("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
-    return reflecting_algorithm(_relaxed(relaxation), copies, budget, rate=2 * relaxation, gamma=gamma)
+    step = functools.partial(_relaxed, relaxation)
+    return reflecting_algorithm(step, copies, budget, rate=2 * relaxation, gamma=gamma)
 
 
 @made_once
@@ -93,14 +94,10 @@ def reflect_reflect_relax(
     return douglas_rachford(beta / 2, gamma=gamma, copies=copies, budget=budget)
 
 
-def _relaxed(relaxation: Factor) -> Callable[[Point], CopiesState]:
+def _relaxed(relaxation: Factor, point: Point) -> CopiesState:
     """The step of relaxed reflections in A, then B."""
-
-    def step(point: Point) -> CopiesState:
-        a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
-        return relaxed_reflections(point, a, b, relaxation)
-
-    return step
+    a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
+    return relaxed_reflections(point, a, b, relaxation)
 
 
 def relaxed_reflections(point: Point, first: Constraints, second: Constraints, relaxation: Factor) -> CopiesState:

@@ -103,10 +103,7 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
         raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
     named = {"each": None, "layer": Layer()}
     layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
-    problem = _problems.get((function, layer))
-    if problem is None:
-        problem = _problems[function, layer] = Problem(function, layer)
-    return problem
+    return _problems.setdefault((function, layer), Problem(function, layer))
 
 
 _problems: weakref.WeakValueDictionary[tuple[Callable[..., Any], Layer | None], Problem] = weakref.WeakValueDictionary()

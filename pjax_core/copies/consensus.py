@@ -9,7 +9,7 @@ needed.  Both are far smaller than the value, which would round them away (:mod:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -237,18 +237,14 @@ def closed(changes: Changes, state: State) -> State:
         elif parameter in changes.values and parameter not in graph.regions and parameter not in changes.spans:
             lows[parameter.index] = changes.values[parameter]
     structure = jax.tree.structure(state.high)
+    values = {n: change for n, change in changes.values.items() if isinstance(n, Operation) or n in changes.spans}
     return replace(
         state,
         high=jax.tree.unflatten(structure, highs),
         lows=jax.tree.unflatten(structure, lows),
-        values=_by_key(graph, _without_lows(changes.spans, changes.values)),
+        values=_by_key(graph, values),
         targets=_by_key(graph, changes.targets),
     )
-
-
-def _without_lows(spans: Container[Any], values: Mapping[Node, Any]) -> dict[Node, Any]:
-    """The changes of nodes that a state does not hold as what to add to a parameter."""
-    return {node: change for node, change in values.items() if isinstance(node, Operation) or node in spans}
 
 
 def _by_key(graph: Graph, of_nodes: Mapping[Any, _Held]) -> dict[str, _Held]:
@@ -259,17 +255,15 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
     """The state without what the next round of ``schedule`` will not read, and with zeros where nothing has changed."""
     changes = opened(graph, state)
     place = {node: i for i, nodes in enumerate(schedule) for node in nodes}
-    values: dict[Node, Any] = {}
+    values: dict[Node, Any] = {parameter: changes.values[parameter] for parameter in changes.spans}
     targets: dict[Node, Any] = {}
     for node in graph.nodes:
         own = changes.values.get(node)
         for consumer in graph.consumers[node]:
-            if place[consumer] < place[node]:
-                values[node] = nothing(node) if own is None else own
-            else:
+            if place[consumer] >= place[node]:
                 targets[node] = changes.targets.get(node, nothing(node) if own is None else own)
-    values |= {parameter: changes.values[parameter] for parameter in changes.spans}
-    values = _without_lows(changes.spans, values)
+            elif isinstance(node, Operation):
+                values[node] = nothing(node) if own is None else own
     return replace(state, values=_by_key(graph, values), targets=_by_key(graph, targets))
 
 

@@ -68,11 +68,6 @@ def low_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def slot_is_fixed(node: Operation, place: int) -> bool:
-    """Whether the slot holds nothing but data and constants."""
-    return all(is_fixed(source) for source in node.slots[place].sources)
-
-
 def moving_slots(node: Operation) -> int:
     """How many of the slots, from the first on, hold copies that move."""
     return node.primitive.moving_inputs(len(node.slots))

@@ -14,7 +14,7 @@ from jax import Array
 from pjax_core.arrays import meshes
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
-from pjax_core.copies.count import Factor, Move, Projected, laid_out, moved, slot_is_fixed, times, wide_slots
+from pjax_core.copies.count import Factor, Move, Projected, laid_out, moved, times, wide_slots
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.nodes import Operation
 from pjax_core.operations.primitive import in_places, side_of
@@ -64,7 +64,7 @@ class Factored:
         """No deviation: coefficients of zero."""
         assert node.primitive.bilinear is not None
         sides = node.primitive.bilinear.sides
-        fixed = [all(slot_is_fixed(node, place) for place in side) for side in sides]
+        fixed = [all(node.slots[place].is_fixed for place in side) for side in sides]
         slots = wide_slots(node)
         zeros = [meshes.full(slot, 0) for slot in slots]
         x, w = (

@@ -31,7 +31,6 @@ from pjax_core.copies.count import (
     low_dtype,
     mean_change,
     moving_slots,
-    slot_is_fixed,
     sources,
     sum_over_copies,
     times,
@@ -173,7 +172,7 @@ def of_layers(graph: Graph) -> list[Constraints]:
 
     layers = list(graph.layers())
     deepest = [node for node in layers[-1] if isinstance(node, Operation)]
-    if any(slot_is_fixed(node, place) for node in deepest for place in range(moving_slots(node))):
+    if any(slot.is_fixed for node in deepest for slot in node.slots[: moving_slots(node)]):
         layers.append(())
     return list(itertools.starmap(of_layer, enumerate(layers)))
 

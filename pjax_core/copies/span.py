@@ -15,7 +15,7 @@ from jax import Array
 
 from pjax_core.arrays.meshes import says_more_than_shape
 from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
-from pjax_core.copies.count import low_dtype, slot_is_fixed
+from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Data, Node, Operation, Parameter
 from pjax_core.operations import primitives
@@ -86,7 +86,7 @@ def _axes(node: Operation) -> tuple[str, str] | None:
 def _pays(graph: Graph, node: Operation, parameter: Parameter, axes: tuple[str, str]) -> bool:
     """Whether the operation alone uses the parameter, with data, in shapes where the batch spans little."""
     x, w = node.slots
-    if graph.consumers[parameter] != (node,) or w.steps or not slot_is_fixed(node, 0):
+    if graph.consumers[parameter] != (node,) or w.steps or not x.is_fixed:
         return False
     sizes = dict(zip(axes, w.shape.shape, strict=True)) | {"batch": x.shape.shape[0]}
     plain = (

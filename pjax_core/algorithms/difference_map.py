@@ -15,7 +15,7 @@ from pjax_core.copies.count import Factor, Move, equals, times
 from pjax_core.copies.factored import Copies
 from pjax_core.copies.point import Constraints, CopiesState, Point, combined, of_colour
 from pjax_core.graph.colour import Colour
-from pjax_core.graph.nodes import Node, Operation
+from pjax_core.graph.nodes import Node
 
 
 @made_once
@@ -60,14 +60,10 @@ def _difference_map(point: Point, a: Constraints, b: Constraints, beta: Factor) 
     inverse, minus_inverse, minus_beta = 1 / beta, -1 / beta, -beta
     minus, plus = 1 - 1 / beta, 1 + 1 / beta
 
-    def mean_only(consumer: Operation, place: int) -> Move:
-        return Move(1.0, 0.0, 0.0)
-
     def shifted(old: Mapping[Node, Array], factor: Factor, change: Mapping[Node, Array]) -> dict[Node, Array]:
         return {n: combined((1.0, array), (factor, change[n])) if n in change else array for n, array in old.items()}
 
-    of_a = point.project(a, point.shared, point.estimates, mean_only)
-    of_b = point.project(b, point.shared, point.estimates, mean_only)
+    of_a, of_b = (point.project(side, point.shared, point.estimates, lambda *_: Move(1.0, 0.0, 0.0)) for side in (a, b))
     shared_a = {n: combined((minus, output), (inverse, point.shared[n])) for n, output in of_a.outputs.items()}
     shared_b = {n: combined((plus, output), (minus_inverse, point.shared[n])) for n, output in of_b.outputs.items()}
     at_b = point.project(

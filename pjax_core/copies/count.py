@@ -102,8 +102,6 @@ def sources(node: Operation) -> list[Node]:
 
 def may_be_unread(graph: Graph, node: Operation) -> bool:
     """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
-    if node.primitive.constrains_output:
-        return False
     return _chosen_by_data(graph, node) or unread_elements(graph, node, fixed_value) is not None
 
 

@@ -63,13 +63,8 @@ _SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)
 def _sum_inside(node: Operation, slot: Slot, uses: Counter[Node]) -> Operation | None:
     """The sum that the slot of a sum is, if nothing else reads it."""
     source = _read_once(slot, uses)
-    if source is None or source.shape != node.shape:
-        return None
-    if source.primitive is primitives.add or (
-        source.primitive is primitives.signed_sum and node.primitive in _SUMS[:2]
-    ):
-        return source
-    return None
+    kinds = (primitives.add,) if node.primitive is primitives.sum_relu else (primitives.add, primitives.signed_sum)
+    return source if source is not None and source.primitive in kinds and source.shape == node.shape else None
 
 
 def _read_once(slot: Slot, uses: Counter[Node]) -> Operation | None:

@@ -115,19 +115,13 @@ class Factored:
 
         gain: Any = abs(move_x.gain)  # as of the other side
         norms = functools.partial(bilinear.squared_norms, **node.settings)
-        left_out = gain**2 * found.squared_free + sum(
-            _squared_bound(norms, x, w, c, slice(self.history, None)) for c in (u, v)
-        )
+        left_out = gain**2 * found.squared_free + sum(_squared_bound(norms, x, w, c, self.history) for c in (u, v))
         changed = gain**2 * found.squared_change
+        kept = (Combination(c.x[: self.history], c.w[: self.history]) for c in (u, v))
         return Projected(
             in_places((found.x_mean, found.w_mean), bilinear.sides),
             output + found.z_change,
-            Terms(
-                deviations.x and x[: self.history],
-                deviations.w and w[: self.history],
-                _terms(u, slice(self.history)),
-                _terms(v, slice(self.history)),
-            ),
+            Terms(deviations.x and x[: self.history], deviations.w and w[: self.history], *kept),
             jnp.where(left_out == 0, 0, jnp.sqrt(left_out / changed)),
         )
 
@@ -201,22 +195,17 @@ def _moved_terms(
     )
 
 
-def _terms(combination: Combination, which: slice) -> Combination:
-    return Combination(combination.x[which], combination.w[which])
-
-
 def _squared_bound(
     norms: Callable[..., tuple[Array, Array]],
     x: Sequence[Any],
     w: Sequence[Any],
     combination: Combination,
-    which: slice,
+    first: int,
 ) -> Array:
-    """At least the sum of squares of the combinations of some terms, by the triangle inequality.
+    """At least the sum of squares of the combinations of the terms from ``first`` on, by the triangle inequality.
 
     ``norms`` gives the squared norms of what enters each dot product from either side.
     """
-    terms = [jnp.abs(c) * jnp.sqrt(norms(a, w[0])[0]) for c, a in zip(combination.x[which], x[which], strict=True)] + [
-        jnp.abs(c) * jnp.sqrt(norms(x[0], b)[1]) for c, b in zip(combination.w[which], w[which], strict=True)
-    ]
+    terms = [jnp.abs(c) * jnp.sqrt(norms(a, w[0])[0]) for c, a in zip(combination.x[first:], x[first:], strict=True)]
+    terms += [jnp.abs(c) * jnp.sqrt(norms(x[0], b)[1]) for c, b in zip(combination.w[first:], w[first:], strict=True)]
     return jnp.sum(jnp.asarray(sum(terms)) ** 2)

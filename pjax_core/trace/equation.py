@@ -12,7 +12,7 @@ import jax
 import jax.extend.core
 import numpy as np
 
-from pjax_core.arrays.meshes import Shape, says_more_than_shape, shape_of_aval, varying, varying_axes
+from pjax_core.arrays.meshes import Shape, says_more_than_shape, varying, varying_axes
 
 _NOT_THE_USERS = tuple(
     str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
@@ -70,9 +70,3 @@ class Equation:
             code = linecache.getline(frame.file_name, frame.line_num).strip()
             return f"{Path(frame.file_name).name}, line {frame.line_num}" + (f" ({code})" if code else "")
         return "the function given to feasibility"
-
-
-def of_jaxpr(eqn: jax.extend.core.JaxprEqn, caller: jax.extend.core.JaxprEqn) -> Equation:
-    """The equation with what rules read of it."""
-    shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
-    return Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller)

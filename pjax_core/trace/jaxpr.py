@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pjax_core.arrays.meshes import shape_of_type, varying_axes, without_manual_axes
+from pjax_core.arrays.meshes import shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
 from pjax_core.graph.nodes import Computed, Data, Node, Operation, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
@@ -21,7 +21,7 @@ from pjax_core.graph.sets import of_parameters
 from pjax_core.operations import primitives
 from pjax_core.trace import names
 from pjax_core.trace.elementwise import elementwise
-from pjax_core.trace.equation import Equation, of_jaxpr
+from pjax_core.trace.equation import Equation
 from pjax_core.trace.equations import CALLS, RULES, average
 from pjax_core.trace.loops import scan
 from pjax_core.trace.operations import constant, slot_of
@@ -116,7 +116,8 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
 
     for eqn in jaxpr.eqns:
         inputs = [read(var) for var in eqn.invars]
-        equation = of_jaxpr(eqn, caller or eqn)
+        shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
+        equation = Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller or eqn)
         if equation.name in names.INLINED:
             inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
             outputs = _run_inside(equation, inner, inputs)

@@ -118,13 +118,15 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
         inputs = [read(var) for var in eqn.invars]
         shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
         equation = Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller or eqn)
-        if equation.name in names.INLINED:
-            inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
-            outputs = _run_inside(equation, inner, inputs)
-        else:
-            outputs = _applied(equation, inputs)
+        outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """The outputs of a call of a jaxpr."""
+    inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
+    return _run_inside(equation, inner, inputs)
 
 
 def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list[Value]:

@@ -8,22 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
-
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Operation, Slot, select
+from pjax_core.graph.nodes import Operation, Slot
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
+    broadcast_by_operation,
+    broadcast_to,
     operation,
     operation_node,
     reshaped,
     slot_of,
     stacked,
     transposed,
-    without_conversion,
 )
 from pjax_core.trace.values import Elementwise, Loss, Value, number_of
 
@@ -39,7 +38,7 @@ def _call(equation: Equation, *inputs: Value) -> Value:
         return called.build(*slots, **settings)
     if not called.constrains_output:
         if called.batching is called.batching.BROADCAST:
-            slots = [_broadcast_by_operation(slot) for slot in slots]
+            slots = [broadcast_by_operation(slot) for slot in slots]
         return operation(called, *slots, shape=equation.shape, **settings)
     node = operation_node(called, *slots, shape=equation.shape, **settings)
     return Loss((node,), equation.shape, math.prod(equation.shape.shape))
@@ -106,32 +105,20 @@ def _term(value: Value) -> tuple[Slot, float]:
 
 
 def _sum(equation: Equation, terms: Sequence[tuple[Slot, float]]) -> Slot:
-    slots = [_broadcast_by_operation(slot) for slot, _ in terms]
+    slots = [broadcast_by_operation(slot) for slot, _ in terms]
     coefficients = tuple(coefficient for _, coefficient in terms)
     if set(coefficients) == {1.0}:
         return operation(primitives.add, *slots, shape=equation.shape)
     return operation(primitives.signed_sum, *slots, shape=equation.shape, coefficients=coefficients)
 
 
-def _broadcast_by_operation(slot: Slot) -> Slot:
-    """The slot before it got axes of length 1, for an operation that broadcasts its inputs as NumPy does."""
-    slot = without_conversion(slot)
-    while slot.last is not None and slot.last.name in ("broadcast_in_dim", "reshape") and len(slot.last.places) == 1:
-        before = slot.before_last()
-        new_axes = len(slot.shape.shape) - len(before.shape.shape)
-        if slot.shape.shape != (1,) * new_axes + before.shape.shape:
-            break
-        slot = before
-    return slot
-
-
 def _mul(equation: Equation, a: Value, b: Value) -> Slot:
-    slots = [_broadcast_by_operation(slot_of(value)) for value in (a, b)]
+    slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
     return operation(primitives.multiply, *slots, shape=equation.shape)
 
 
 def _div(equation: Equation, a: Value, b: Value) -> Slot:
-    slots = [_broadcast_by_operation(slot_of(value)) for value in (a, b)]
+    slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
     return operation(primitives.divide, *slots, shape=equation.shape)
 
 
@@ -246,18 +233,9 @@ def _min(equation: Equation, a: Value, b: Value) -> Slot:
 
 def _larger(primitive: Primitive, equation: Equation, *operands: Value) -> Slot:
     """The largest, or smallest, of two values."""
-    whole = [_repeated(_broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in operands]
+    whole = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in operands]
     shape = Shape((2, *equation.shape.shape), equation.shape.dtype)
     return operation(primitive, stacked(whole, shape), shape=equation.shape, axis=(0,))
-
-
-def _repeated(slot: Slot, shape: tuple[int, ...]) -> Slot:
-    """The slot repeated to a larger shape."""
-    if slot.shape.shape == shape:
-        return slot
-    return select(
-        "broadcast_in_dim", lambda array: jnp.broadcast_to(array, shape), {}, Shape(shape, slot.shape.dtype), slot
-    )
 
 
 def _reduce_window_max(equation: Equation, x: Value) -> Slot:

@@ -25,7 +25,7 @@ def operation(primitive: Primitive, *slots: Slot, shape: Shape | None = None, **
 
 def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = None, **settings: Any) -> Operation:
     """A primitive applied to slots."""
-    slots = tuple(without_conversion(slot) for slot in slots)
+    slots = tuple(_without_conversion(slot) for slot in slots)
     moving = primitive.moving_inputs(len(slots))
     for place, slot in enumerate(slots[moving:], moving):
         sources = [source.name for source in slot.sources if not is_fixed(source)]
@@ -50,7 +50,7 @@ _DATA = {1: "labels", 2: "weights"}
 """What the arguments of an output constraint are after the first."""
 
 
-def without_conversion(slot: Slot) -> Slot:
+def _without_conversion(slot: Slot) -> Slot:
     """The slot before it changed its precision, which operations choose for themselves."""
     while slot.last is not None and slot.last.name == "convert_element_type":
         before = slot.before_last()
@@ -97,6 +97,18 @@ def constant(array: Any) -> Slot:
     return of_node(Constant("constant", shape_of_type(array), array))
 
 
+def broadcast_by_operation(slot: Slot) -> Slot:
+    """The slot before it got axes of length 1, for an operation that broadcasts its inputs as NumPy does."""
+    slot = _without_conversion(slot)
+    while slot.last is not None and slot.last.name in ("broadcast_in_dim", "reshape") and len(slot.last.places) == 1:
+        before = slot.before_last()
+        new_axes = len(slot.shape.shape) - len(before.shape.shape)
+        if slot.shape.shape != (1,) * new_axes + before.shape.shape:
+            break
+        slot = before
+    return slot
+
+
 def reshaped(slot: Slot, shape: tuple[int, ...]) -> Slot:
     """The slot in another shape."""
     if slot.shape.shape == shape:
@@ -122,3 +134,12 @@ def transposed(slot: Slot, permutation: tuple[int, ...]) -> Slot:
 def stacked(slots: Sequence[Slot], shape: Shape) -> Slot:
     """Slots one after the other along a new first axis."""
     return select("stack", lambda *arrays: jnp.stack(arrays), {"axis": 0}, shape, *slots)
+
+
+def broadcast_to(slot: Slot, shape: tuple[int, ...]) -> Slot:
+    """The slot repeated to a larger shape."""
+    if slot.shape.shape == shape:
+        return slot
+    return select(
+        "broadcast_in_dim", lambda array: jnp.broadcast_to(array, shape), {}, Shape(shape, slot.shape.dtype), slot
+    )

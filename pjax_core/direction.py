@@ -88,7 +88,7 @@ def value_and_direction(
     """
     if algorithm is not None and not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections(), or None")
-    if arguments.number_of_steps(steps) < 1:
+    if arguments.integer("steps", steps, 0, "a number that is not negative") < 1:
         raise ValueError(f"steps is {steps}; pass at least 1, or the parameters do not move")
     params, data = checked_arguments(problem, params, data)
     return _value_and_direction(problem, algorithm, steps, params, data)

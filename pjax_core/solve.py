@@ -146,7 +146,7 @@ def solve(
         raise TypeError(f"until is {described(until)}; pass pj.gap_below(1e-2), or None")
     if state is not None and not isinstance(state, (State, CopiesState)):
         raise TypeError(f"state is {described(state)}; pass solution.state, or None")
-    steps = arguments.number_of_steps(steps)
+    steps = arguments.integer("steps", steps, 0, "a number that is not negative")
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = checked_arguments(problem, params, data)
     params_low = arguments.low_part(params, params_low)

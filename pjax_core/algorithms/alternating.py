@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pjax_core.algorithms.base import Algorithm, consensus_algorithm, made_once
 from pjax_core.arrays.messages import described
-from pjax_core.copies.consensus import Schedule
-from pjax_core.graph.colour import Colour, Graph
+from pjax_core.graph.colour import Colour
 
 
 @made_once
@@ -25,8 +24,6 @@ def alternating_projections(*, in_turn: bool = False) -> Algorithm:
     """
     if not isinstance(in_turn, bool):
         raise TypeError(f"in_turn is {described(in_turn)}; pass True for less memory, or False for less time")
-    return consensus_algorithm(_alternating_schedule, started=True, in_turn=in_turn)
-
-
-def _alternating_schedule(graph: Graph) -> Schedule:
-    return (graph.coloured(Colour.B), graph.coloured(Colour.A))
+    return consensus_algorithm(
+        lambda graph: (graph.coloured(Colour.B), graph.coloured(Colour.A)), started=True, in_turn=in_turn
+    )

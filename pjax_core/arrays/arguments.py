@@ -75,11 +75,6 @@ def low_part(params: Any, params_low: Any) -> Any:
     return varying(jax.tree.map(jnp.asarray, params_low), varying_axes(params))
 
 
-def number_of_steps(steps: Any) -> int:
-    """``steps`` as an integer that is not negative."""
-    return integer("steps", steps, 0, "a number that is not negative")
-
-
 def integer(name: str, value: Any, least: int, wanted: str) -> int:
     """``value`` as an integer of Python that is at least so large."""
     try:

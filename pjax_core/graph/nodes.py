@@ -73,7 +73,7 @@ class Slot:
             return copies
         # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
         moving = [node for node in self.sources if not is_index(node)]
-        shapes = tuple(_widened_shape(node) for node in moving)
+        shapes = tuple(shape_of_type(n.shape, jnp.promote_types(n.shape.dtype, jnp.float32)) for n in moving)
         if counts:
             shapes = tuple(Shape(shape.shape, shape.dtype) for shape in shapes)
         indices = {node: values(node) for node in self.sources if is_index(node)}
@@ -262,8 +262,3 @@ def fixed_value(node: Node, data: Sequence[Array] = ()) -> Array:
 def is_index(node: Node) -> bool:
     """Whether the node holds integers, which select elements of others."""
     return not jnp.issubdtype(node.shape.dtype, jnp.floating)
-
-
-def _widened_shape(node: Node) -> Shape:
-    """The shape of a node's output, in float32 or wider."""
-    return shape_of_type(node.shape, jnp.promote_types(node.shape.dtype, jnp.float32))

@@ -86,10 +86,15 @@ def _computed(value: Elementwise) -> Slot:
         return operation(operation_of, value.base, shape=value.shape, **settings)
     if (value.scale, value.offset) == (1, 0):
         return value.base
-    scale, offset = (constant(np.asarray(number, value.shape.dtype)) for number in (value.scale, value.offset))
+    scale, offset = (number(coefficient, value.shape) for coefficient in (value.scale, value.offset))
     if value.scale == 1:
         return operation(primitives.add, value.base, offset, shape=value.shape)
     return operation(primitives.affine, value.base, scale, offset, shape=value.shape)
+
+
+def number(value: float, like: Shape) -> Slot:
+    """A constant."""
+    return constant(np.asarray(value, like.dtype))
 
 
 def constant(array: Any) -> Slot:

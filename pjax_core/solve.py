@@ -63,13 +63,11 @@ class Info:
 
     def describe(self) -> None:
         """Print how far each parameter moved, relative to its size: one row each."""
-        rows = [
-            (jax.tree_util.keystr(path), f"{movement:.1e}")
-            for path, movement in jax.tree_util.tree_leaves_with_path(jax.device_get(self.movement))
-        ]
-        width = max((len(name) for name, _ in rows), default=0)
-        for name, movement in rows:
-            print(f"params{name.ljust(width)}  moved by {movement} of its size")
+        moved = jax.tree_util.tree_leaves_with_path(jax.device_get(self.movement))
+        names = [jax.tree_util.keystr(path) for path, _ in moved]
+        width = max(map(len, names), default=0)
+        for name, (_, movement) in zip(names, moved, strict=True):
+            print(f"params{name.ljust(width)}  moved by {movement:.1e} of its size")
 
 
 @exportable_dataclass

@@ -32,9 +32,8 @@ def cyclic_douglas_rachford(*, copies: str | Copies = "auto", budget: int | None
     """
 
     def step(point: Point) -> CopiesState:
-        layers = of_layers(point.graph)
         state = point.state
-        for first, second in itertools.pairwise(layers):
+        for first, second in itertools.pairwise(of_layers(point.graph)):
             state = relaxed_reflections(Point(point.graph, point.copies, state), first, second, 0.5)
         return state
 

@@ -115,20 +115,17 @@ def _array(label: str, leaf: Any) -> Array:
     except (TypeError, ValueError):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None:
+            # Of a class that a user wrote, which may hold arrays, the name alone.
+            plain = isinstance(leaf, (str, bytes, int, float, complex, type(None)))
+            value = f"{described(leaf)}, " if plain else ""
             raise TypeError(
-                f"{label} is {_short(leaf)}; params and data are trees of arrays: "
+                f"{label} is {value}of type {type(leaf).__name__}; params and data are trees of arrays: "
                 "give other settings to the network by its closure, and register a class of your own that holds "
                 "arrays with jax.tree_util.register_dataclass"
             ) from None
         raise TypeError(
             f"{label} has dtype {dtype!s}, which JAX does not have; pass {label}.astype(np.float32)"
         ) from None
-
-
-def _short(leaf: Any) -> str:
-    """What came in the place of an array; of a class that a user wrote, which may hold some, the name."""
-    own = not isinstance(leaf, (str, bytes, int, float, complex, type(None)))
-    return f"of type {type(leaf).__name__}" if own else f"{described(leaf)}, of type {type(leaf).__name__}"
 
 
 def _require_kind(label: str, array: Array) -> None:

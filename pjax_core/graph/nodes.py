@@ -82,8 +82,7 @@ class Slot:
             remaining = iter(arrays)
             return self.apply(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
 
-        viewed = jax.eval_shape(view, *shapes)
-        sums = transposed(view, shapes, copies.astype(viewed.dtype))
+        sums = transposed(view, shapes, copies.astype(jax.eval_shape(view, *shapes).dtype))
         return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node == source))
 
     @property

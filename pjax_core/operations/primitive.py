@@ -275,11 +275,8 @@ def bilinear_increment(forward: Callable[..., Array], sides: Sides) -> Callable[
         terms = []
         for side, others in zip(sides, (starts, new), strict=True):
             if any(changes[place] is not None for place in side):
-                inputs = list(others)
-                for place in side:
-                    change = changes[place]
-                    inputs[place] = jnp.zeros_like(starts[place]) if change is None else change
-                terms.append(forward(*inputs, **settings))
+                moves = {i: jnp.zeros_like(starts[i]) if changes[i] is None else changes[i] for i in side}
+                terms.append(forward(*(moves.get(i, other) for i, other in enumerate(others)), **settings))
         return jnp.asarray(sum(terms))
 
     return increment

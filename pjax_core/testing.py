@@ -188,7 +188,7 @@ def _check(
 
 def _check_feasible(c: _Constraint, nearest: np.ndarray, output: np.ndarray, limit: float) -> None:
     """At a jump of the operation the values on either side count as feasible."""
-    around = nearest + limit * np.array([0.0, 1.0, -1.0])[:, None]
+    around = nearest + limit * np.array([0.0, 0.5, -0.5])[:, None]
     violations = np.min(np.abs(c.forward_all(around) - output), axis=0)
     if violations.max(initial=0) > limit:
         worst = np.unravel_index(np.argmax(violations), violations.shape)

@@ -1,0 +1,54 @@
+"""Projection onto the largest entries of rows, in order: by sorting, and pooling those that would change places."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def largest_of(x: Array, count: int) -> Array:
+    """The ``count`` largest entries of each row, from the largest to the smallest."""
+    return -jnp.sort(-x, axis=-1)[..., :count]
+
+
+def project_largest(x: Array, z: Array, residual: Array | None, count: int) -> tuple[Array, Array]:
+    """The changes of ``x`` and ``z`` to the nearest point with ``z`` the ``count`` largest entries of each row of x.
+
+    In the new row the entries are ranked as they were, since no other assignment of the same numbers is nearer.  Their
+    numbers are then the nearest ones that do not ascend, to means of an entry and its output, counted twice, and to the
+    entries behind these: monotone regression, which pools neighbours until none ascends.
+    """
+    order = jnp.argsort(-x, axis=-1)
+    ranked = jnp.take_along_axis(x, order, -1)
+    beyond = z - ranked[..., :count] if residual is None else residual.astype(x.dtype)
+    others = x.shape[-1] - count
+    wanted = jnp.concatenate([beyond / 2, jnp.zeros((*x.shape[:-1], others), x.dtype)], -1)
+    weights = jnp.where(lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) < count, 2, 1).astype(x.dtype)
+    rows = [array.reshape(-1, x.shape[-1]) for array in (ranked, wanted, weights)]
+    change = jax.vmap(_change_to_descending)(*rows).reshape(x.shape)
+    return jnp.take_along_axis(change, jnp.argsort(order, -1), -1), change[..., :count] - beyond
+
+
+def _change_to_descending(ranked: Array, wanted: Array, weights: Array) -> Array:
+    """What descending numbers change by, to the nearest descending ones, by weights, to their sums with ``wanted``."""
+    length = len(ranked)
+
+    def change(begins: Array) -> Array:
+        """By pools that begin where it says: to the mean of each, as a distance from its first entry."""
+        pool = jnp.cumsum(begins) - 1
+        total = lambda array: jax.ops.segment_sum(array, pool, length, indices_are_sorted=True)[pool]  # noqa: E731
+        behind = ranked - jax.ops.segment_max(ranked, pool, length, indices_are_sorted=True)[pool]
+        return total(weights * (behind + wanted)) / total(weights) - behind
+
+    def ascends(begins: Array) -> Array:
+        new = ranked + change(begins)
+        return begins & jnp.concatenate([jnp.zeros(1, bool), new[1:] > new[:-1]])
+
+    def pooled(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        begins = state[0] & ~state[1]
+        return begins, ascends(begins)
+
+    alone = jnp.full_like(ranked, True, dtype=bool)  # like the row, which may vary over devices
+    begins, _ = lax.while_loop(lambda state: jnp.any(state[1]), pooled, (alone, ascends(alone)))
+    return change(begins)

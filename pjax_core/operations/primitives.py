@@ -437,7 +437,10 @@ def _project_scatter_sum(
     updates, indices = map(widened, inputs)
     if residual is None:
         residual = output - _scatter_sum(updates, indices, **settings)
-    sums = functools.partial(_scatter_sum, indices=indices, **settings)
+
+    def sums(updates: Array) -> Array:
+        return _scatter_sum(updates, indices, **settings)
+
     count = sums(jnp.ones(updates.shape, residual.dtype))
     share = residual / (1 + count)
     (change,) = jax.linear_transpose(sums, jax.ShapeDtypeStruct(updates.shape, residual.dtype))(share)

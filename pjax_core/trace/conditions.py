@@ -151,7 +151,7 @@ def chosen(which: Condition, a: Slot, b: Slot, shape: Shape) -> Slot:
     return operation(primitives.choice, broadcast_to(score, shape.shape), a, b, shape=shape, sign=sign)
 
 
-def viewed(equation: Equation, inputs: Sequence[Value]) -> Truth:
+def viewed(equation: Equation, inputs: Sequence[Value]) -> Condition:
     """A selection of truth values: the same one of what they are the signs of."""
     ((place, value),) = [(i, value) for i, value in enumerate(inputs) if is_condition(value)]
 

@@ -27,7 +27,7 @@ from pjax_core.trace.equations import CALLS, RULES, average, refusal
 from pjax_core.trace.instead import INSTEAD
 from pjax_core.trace.loops import scan, while_loop
 from pjax_core.trace.operations import constant, slot_of
-from pjax_core.trace.values import Elementwise, Indices, Loss, Value, known
+from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, known
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
@@ -102,6 +102,8 @@ def _described(value: Value) -> str:
     if isinstance(value, Loss):
         return value.nodes[0].name
     shape = ",".join(map(str, value.shape.shape))
+    if isinstance(value, (Truth, Indices)):
+        return f"{np.dtype(value.shape.dtype).name}[{shape}]"
     sources = value.base.sources if isinstance(value, Elementwise) else value.sources
     return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"
 

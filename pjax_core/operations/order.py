@@ -30,6 +30,39 @@ def project_largest(x: Array, z: Array, residual: Array | None, count: int) -> t
     return jnp.take_along_axis(change, jnp.argsort(order, -1), -1), change[..., :count] - beyond
 
 
+def at_largest(scores: Array, cases: Array) -> Array:
+    """The case of each row, along the last axis but one, whose score is the largest."""
+    return jnp.take_along_axis(cases, jnp.argmax(scores, -1)[..., None, None], -2)[..., 0, :]
+
+
+def project_at_largest(
+    scores: Array, cases: Array, z: Array, residual: Array | None
+) -> tuple[tuple[Array, Array], Array]:
+    """The changes of ``scores``, ``cases`` and ``z`` to the nearest point with ``z`` the case of the largest score.
+
+    A union of a piece for each case, of which the nearest is taken: its score rises, and those above it fall, to one
+    number, the largest of the means of it and of the largest scores, so many as make it so.
+    """
+    below = jnp.max(scores, -1, keepdims=True) - scores  # small changes of large values would be rounded away
+    counts = jnp.arange(1, scores.shape[-1])
+    above = jnp.cumsum(jnp.sort(below, -1), -1)[..., None, :-1]
+    falls = jnp.min((below[..., None] + above) / (counts + 1), -1, initial=jnp.inf)
+    falls = jnp.minimum(falls, below)
+    lost = jnp.sum(jnp.maximum(falls[..., None] - below[..., None, :], 0) ** 2, -1)  # not by the case itself
+    first = jnp.argmax(scores, -1)
+    here = at_largest(scores, cases)
+    beyond = ((here[..., None, :] - cases) + (z - here if residual is None else residual)[..., None, :]) / 2
+    cost = lost + (below - falls) ** 2 + 2 * jnp.sum(beyond**2, -1)
+    best = jnp.argmin(cost, -1)
+    of_first, of_best = (jnp.take_along_axis(cost, i[..., None], -1)[..., 0] for i in (first, best))
+    best = jnp.where(of_first <= of_best, first, best)
+    is_best = best[..., None] == jnp.arange(scores.shape[-1])
+    fall = jnp.take_along_axis(falls, best[..., None], -1)
+    score_change = jnp.where(is_best, below - fall, -jnp.maximum(fall - below, 0))
+    half = jnp.take_along_axis(beyond, best[..., None, None], -2)
+    return (score_change, jnp.where(is_best[..., None], half, 0)), -half[..., 0, :]
+
+
 def _change_to_descending(ranked: Array, wanted: Array, weights: Array) -> Array:
     """What descending numbers change by, to the nearest descending ones, by weights, to their sums with ``wanted``."""
     length = len(ranked)

@@ -17,7 +17,8 @@ from jax import Array, lax
 import pjax_kernels as pk
 from pjax_core.arrays.meshes import like
 from pjax_core.operations.convolutions import spread_convolution
-from pjax_core.operations.order import largest_of, project_largest
+from pjax_core.operations.order import at_largest as case_at_largest
+from pjax_core.operations.order import largest_of, project_at_largest, project_largest
 from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
 from pjax_core.operations.smooth import widened
 from pjax_kernels import compose
@@ -535,6 +536,22 @@ largest = Primitive(
     increment=_largest_increment,
 )
 """The ``count`` largest entries along the last axis, from the largest to the smallest: of all of them, sorting."""
+
+
+def _at_largest_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+    scores, cases = starts
+    moves, growth = (jnp.zeros_like(x) if d is None else d for x, d in zip(starts, changes, strict=True))
+    new = scores + moves
+    return (case_at_largest(new, cases) - case_at_largest(scores, cases)) + case_at_largest(new, growth)
+
+
+at_largest = Primitive(
+    "at_largest",
+    case_at_largest,
+    lambda inputs, output, residual: project_at_largest(*map(widened, inputs), output, residual),
+    increment=_at_largest_increment,
+)
+"""Of the cases ``(..., N, D)`` that with the largest of the scores ``(..., N)``."""
 
 
 def _chosen(score: Array, a: Array, b: Array, *, sign: int) -> Array:

@@ -116,8 +116,11 @@ def _converted(equation: Equation, x: Value) -> Value:
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         made = f"a condition that depends on parameters as an integer, {equation.where()}"
         return Indices(made, "count by astype(float), and choose between branches by jnp.where", shape)
+    found = condition(x)
+    if isinstance(found, Truth) and found.name == "one":
+        return found.of[0]
     one, zero = (broadcast_to(number(value, shape), shape.shape) for value in (1, 0))
-    return chosen(condition(x), one, zero, shape)
+    return chosen(found, one, zero, shape)
 
 
 def _select(equation: Equation, which: Value, *cases: Value) -> Value:
@@ -147,7 +150,10 @@ def chosen(which: Condition, a: Slot, b: Slot, shape: Shape) -> Slot:
         inside = chosen(which.of[1], a, b, shape)
         return chosen(which.of[0], inside, b, shape) if which.name == "and" else chosen(which.of[0], a, inside, shape)
     (score,) = which.of
-    sign = 1 if which.name == "positive" else -1
+    if which.name == "one":
+        half = number(0.5, score.shape)
+        score = operation(primitives.signed_sum, score, half, shape=score.shape, coefficients=(1.0, -1.0))
+    sign = -1 if which.name == "negative" else 1
     return operation(primitives.choice, broadcast_to(score, shape.shape), a, b, shape=shape, sign=sign)
 
 
@@ -156,7 +162,7 @@ def viewed(equation: Equation, inputs: Sequence[Value]) -> Condition:
     ((place, value),) = [(i, value) for i, value in enumerate(inputs) if is_condition(value)]
 
     def view(found: Condition) -> Condition:
-        if isinstance(found, Truth) and found.name not in _OPPOSITE:
+        if isinstance(found, Truth) and found.name in ("not", "and", "or"):
             return replace(found, of=tuple(map(view, found.of)), shape=equation.shape)
         slot = found if isinstance(found, Slot) else found.of[0]
         shape = Shape(equation.shape.shape, slot.shape.dtype)

@@ -350,7 +350,13 @@ def _top_k(equation: Equation, x: Value) -> list[Value]:
 
 
 def _argmax(equation: Equation, x: Value) -> Value:
-    return _indices(equation, equation.shape)
+    slot, (axis,) = slot_of(x), equation.params["axes"]
+    scores = transposed(slot, (*(i for i in range(len(slot.shape.shape)) if i != axis), axis))
+    return replace(_indices(equation, equation.shape), scores=scores)
+
+
+def _argmin(equation: Equation, x: Value) -> Value:
+    return _argmax(equation, operation(primitives.signed_sum, slot_of(x), coefficients=(-1.0,)))
 
 
 def _indices(equation: Equation, shape: Shape) -> Indices:
@@ -414,7 +420,7 @@ RULES: dict[str, Rule] = {
     "sort": _sort,
     "top_k": _top_k,
     "argmax": _argmax,
-    "argmin": _argmax,
+    "argmin": _argmin,
     **conditions.RULES,
     **conditions.CHOICES,
 }

@@ -24,6 +24,7 @@ from pjax_core.trace.conditions import is_condition, viewed
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation, of_jaxpr
 from pjax_core.trace.equations import CALLS, RULES, average, refusal
+from pjax_core.trace.indices import with_indices
 from pjax_core.trace.instead import INSTEAD
 from pjax_core.trace.loops import scan, while_loop
 from pjax_core.trace.operations import constant, slot_of
@@ -157,9 +158,8 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
-    for value in inputs:
-        if isinstance(value, Indices):
-            raise NotImplementedError(f"{equation.where()}: uses {value.made}; {value.advice}")
+    if any(isinstance(value, Indices) for value in inputs):
+        return [with_indices(equation, inputs)]
     if all(isinstance(value, Slot) and value.is_fixed for value in inputs) and equation.name not in CALLS:
         return _fixed(equation.for_types(value.shape for value in inputs), [slot_of(value) for value in inputs])
     found = elementwise(equation, inputs)

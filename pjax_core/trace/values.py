@@ -48,7 +48,8 @@ class Truth:
     """Truth values that depend on parameters.
 
     Attributes:
-        name: "positive" or "negative", of a slot; "not", "and" or "or", of truth values, which data may know.
+        name: "positive" or "negative", of a slot, or "one", of a slot of 0 and 1; "not", "and" or "or", of truth values,
+            which data may know.
         of: what it is of.
         shape: of the result.
     """
@@ -60,17 +61,19 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Indices:
-    """Integers that depend on parameters, which nothing can use.
+    """Integers that depend on parameters.
 
     Attributes:
         made: by what, and where.
         advice: what to do without them.
         shape: of the result.
+        scores: whose largest along the last axis has the index; None where nothing can use it.
     """
 
     made: str
     advice: str
     shape: Shape
+    scores: Slot | None = None
 
 
 @dataclass(frozen=True)

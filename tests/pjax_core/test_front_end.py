@@ -132,6 +132,16 @@ def assert_same(found: Any, expected: Any) -> None:
             ["sum", "elementwise"],
         ),
         (lambda h: jnp.nan_to_num(h), ["sum"]),
+        (lambda h: jax.nn.one_hot(jnp.argmax(h, 1), 4), ["sum", "at_largest"]),
+        (
+            lambda h: jnp.where(jnp.argmin(h, 1)[:, None] == np.arange(4), h, h[::-1]),
+            ["sum", "signed_sum", "at_largest", "signed_sum", "choice"],
+        ),
+        (lambda h: h + jnp.take_along_axis(h[::-1], jnp.argmax(h, 1, keepdims=True), 1), ["sum", "at_largest", "sum"]),
+        (
+            lambda h: jnp.take(h, jnp.argmax(jnp.sum(h, 0)), 1)[:, None] * h,
+            ["sum", "sum over axes", "at_largest", "multiply"],
+        ),
     ],
 )
 def test_what_functions_become(activation: Function, expected: list[str]) -> None:
@@ -547,7 +557,7 @@ def plus(term: Function) -> Function:
         (with_hidden(lambda h: jnp.fft.fft(h).real), "jnp.fft of values.*no projection; .*multiply by its matrix"),
         (with_hidden(lambda h: jnp.where(h == h[::-1], h, 0)), "== of values.*compare by > or <"),
         (with_hidden(lambda h: h[jnp.argsort(h[:, 0])]), "uses the indices that jnp.sort or argsort .*jnp.where"),
-        (with_hidden(lambda h: h * jax.nn.one_hot(jnp.argmax(h, 1), 4)), "indices that jnp.argmax .*jax.nn.softmax"),
+        (with_hidden(lambda h: h * jnp.argmax(h, 1, keepdims=True)), "indices that jnp.argmax .*jax.nn.softmax"),
         (with_hidden(lambda h: h[:, lax.top_k(h[0], 4)[1]]), "the indices that lax.top_k of values .*jnp.max"),
         (with_hidden(lambda h: h[jnp.round(h[:, 0]).astype(int)]), "integers that depend on.*indices must be data"),
         (with_hidden(lambda h: jnp.exp(h) ** h[::-1]), r"\*\* of values .*jnp.exp\(b \* jnp.log\(a\)\)"),
@@ -581,6 +591,8 @@ CHOICES = {
     "where not": (lambda h, a, b: jnp.where(h >= 0, a, b), [(3,)] * 3),
     "where below": (lambda h, a, b: jnp.where(h < 0, a, b), [(3,)] * 3),
     "segment_sum": (lambda x: jax.ops.segment_sum(x, np.array([0, 2, 9, 0]), 3), [(4,)]),
+    "argmax": (lambda s, x: x[jnp.argmax(s)], [(3,), (3, 1)]),
+    "one hot": (lambda x: jax.nn.one_hot(jnp.argmax(x, 1), 2), [(2, 2)]),
     "add at": (lambda x: jnp.zeros((2, 2)).at[:, np.array([1, 1])].add(x), [(2, 2)]),
 }
 
@@ -621,6 +633,7 @@ def test_sorting_by_the_largest_or_by_all_bounds(count: int) -> None:
 
 
 CHOOSING = {
+    "one of them": lambda h: h * jax.nn.one_hot(jnp.argmax(h, 1), 4) + jnp.eye(4)[jnp.argmax(h[::-1], 1)],
     "sorted": lambda h: jnp.sort(h, axis=-1)[:, ::2].repeat(2, axis=1),
     "largest": lambda h: jnp.tile(lax.top_k(h, 2)[0], (1, 2)),
     "where": lambda h: jnp.where(h > h.mean(1, keepdims=True), h, 0.1 * h[::-1]),

@@ -538,6 +538,11 @@ largest = Primitive(
 """The ``count`` largest entries along the last axis, from the largest to the smallest: of all of them, sorting."""
 
 
+def _project_at_largest(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    scores, cases = map(widened, inputs)
+    return project_at_largest(scores, cases, output, residual)
+
+
 def _at_largest_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
     scores, cases = starts
     moves, growth = (jnp.zeros_like(x) if d is None else d for x, d in zip(starts, changes, strict=True))
@@ -548,7 +553,7 @@ def _at_largest_increment(starts: tuple[Array, ...], changes: tuple[Array | None
 at_largest = Primitive(
     "at_largest",
     case_at_largest,
-    lambda inputs, output, residual: project_at_largest(*map(widened, inputs), output, residual),
+    _project_at_largest,
     increment=_at_largest_increment,
 )
 """Of the cases ``(..., N, D)`` that with the largest of the scores ``(..., N)``."""

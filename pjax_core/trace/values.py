@@ -48,8 +48,8 @@ class Truth:
     """Truth values that depend on parameters.
 
     Attributes:
-        name: "positive" or "negative", of a slot, or "one", of a slot of 0 and 1; "not", "and" or "or", of truth values,
-            which data may know.
+        name: "positive" or "negative", of a slot, or "one", of a slot of 0 and 1; "not", "and" or "or", of truth
+            values, which data may know.
         of: what it is of.
         shape: of the result.
     """

@@ -69,7 +69,7 @@ def _equal(equation: Equation, a: Value, b: Value) -> Condition:
         return constant(np.full(equation.shape.shape, (a is b) == (equation.name == "eq")))
     raise NotImplementedError(
         f"{equation.where()}: {equation.words} of values that depend on parameters, which hardly ever are "
-        "equal, so that nothing nearby is chosen; compare by > or <, or take jnp.max, jnp.sort or jax.lax.top_k"
+        "equal, so that nothing nearby is chosen; compare by > or <, or by jax.nn.one_hot(jnp.argmax(h, -1), n)"
     )
 
 

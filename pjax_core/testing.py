@@ -24,6 +24,10 @@ _SCALES = (1e-6, 1e-4, 1e-2, 0.1, 1.0, 3.0)
 """Standard deviations of the steps to sampled points, relative to the size of the inputs."""
 
 
+_SIDES = 16
+"""Of a jump, tried besides those where all coordinates are larger, or all smaller: ties break either way."""
+
+
 def check_projection(
     operation: Callable[..., Any],
     inputs: Sequence[ArrayLike],
@@ -174,7 +178,10 @@ def _check(
 
 def _check_feasible(c: _Constraint, nearest: np.ndarray, output: np.ndarray, limit: float) -> None:
     """At a jump of the operation the values on either side count as feasible."""
-    around = nearest + limit * np.array([0.0, 1.0, -1.0])[:, None]
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (_SIDES, nearest.size))
+    around = nearest + 0.5 * limit * np.concatenate(
+        [np.array([0.0, 1.0, -1.0])[:, None] * np.ones(nearest.size), signs]
+    )
     outputs = c.forward(around)
     violations = np.min(np.abs(outputs - output), axis=0)
     if violations.max(initial=0) > limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,10 @@ from jax import Array, lax
 import pjax_kernels as pk
 from pjax_core.arrays.meshes import like
 from pjax_core.operations.convolutions import spread_convolution
+from pjax_core.operations.order import at_largest as case_at_largest
+from pjax_core.operations.order import largest_of, project_at_largest, project_largest
 from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
+from pjax_core.operations.smooth import widened
 from pjax_kernels import compose
 
 # Dot products.
@@ -422,6 +426,40 @@ average_pool = Primitive(
 ``padding`` as pairs, and ``size``, the shape of ``x``."""
 
 
+def _scatter_sum(updates: Array, indices: Array, *, size: tuple[int, ...], settings: tuple[Any, Any]) -> Array:
+    numbers, mode = settings
+    return lax.scatter_add(jnp.zeros(size, updates.dtype), indices, updates, numbers, mode=mode)
+
+
+def _project_scatter_sum(
+    inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
+) -> _Projected:
+    """Each update enters one sum at most, so that a residual is shared by its updates and its output."""
+    updates, indices = map(widened, inputs)
+    if residual is None:
+        residual = output - _scatter_sum(updates, indices, **settings)
+
+    def sums(updates: Array) -> Array:
+        return _scatter_sum(updates, indices, **settings)
+
+    count = sums(jnp.ones(updates.shape, residual.dtype))
+    share = residual / (1 + count)
+    (change,) = jax.linear_transpose(sums, jax.ShapeDtypeStruct(updates.shape, residual.dtype))(share)
+    return (change,), -share
+
+
+scatter_sum = Primitive(
+    "scatter_sum",
+    _scatter_sum,
+    _project_scatter_sum,
+    increment=lambda starts, changes, **settings: _scatter_sum(jnp.asarray(changes[0]), starts[1], **settings),
+    shares=lambda updates, indices, *, size, settings: (1 / (1 + updates.size / max(math.prod(size), 1)),) * 2,
+    moving=1,
+)
+"""Sums of the updates that integers, which are data, send to each place of an array of a ``size``, 0 for none; the
+``settings`` are the dimension numbers and the mode of :func:`jax.lax.scatter_add`."""
+
+
 def _project_sum_relu(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     return pk.project_sum_relu(inputs, output, residual=residual, increments=True)
 
@@ -476,6 +514,78 @@ minimum = Primitive(
     project=_by_kernel(pk.project_min),
     increment=_minimum_increment,
 )
+
+
+def _project_largest(inputs: tuple[Array, ...], output: Array, residual: Array | None, *, count: int) -> _Projected:
+    change, output_change = project_largest(widened(inputs[0]), output, residual, count)
+    return (change,), output_change
+
+
+def _largest_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, count: int) -> Array:
+    (x,), (change,) = starts, changes
+    assert change is not None
+    before, after = (jnp.argsort(-array, axis=-1)[..., :count] for array in (x, x + change))
+    taken = jnp.take_along_axis
+    return (taken(x, after, -1) - taken(x, before, -1)) + taken(change, after, -1)
+
+
+largest = Primitive(
+    "largest",
+    forward=lambda x, *, count: largest_of(x, count),
+    project=_project_largest,
+    increment=_largest_increment,
+)
+"""The ``count`` largest entries along the last axis, from the largest to the smallest: of all of them, sorting."""
+
+
+def _project_at_largest(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    scores, cases = map(widened, inputs)
+    return project_at_largest(scores, cases, output, residual)
+
+
+def _at_largest_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+    scores, cases = starts
+    moves, growth = (jnp.zeros_like(x) if d is None else d for x, d in zip(starts, changes, strict=True))
+    new = scores + moves
+    return (case_at_largest(new, cases) - case_at_largest(scores, cases)) + case_at_largest(new, growth)
+
+
+at_largest = Primitive(
+    "at_largest",
+    case_at_largest,
+    _project_at_largest,
+    increment=_at_largest_increment,
+)
+"""Of the cases ``(..., N, D)`` that with the largest of the scores ``(..., N)``."""
+
+
+def _chosen(score: Array, a: Array, b: Array, *, sign: int) -> Array:
+    return jnp.where(sign * score > 0, a, b)
+
+
+def _project_choice(inputs: tuple[Array, ...], output: Array, residual: Array | None, *, sign: int) -> _Projected:
+    """The nearer of two pieces: that of the branch that is taken, and the other, with the score at 0, between both."""
+    score, a, b = map(widened, inputs)
+    takes_a = sign * score > 0
+    taken, other = jnp.where(takes_a, a, b), jnp.where(takes_a, b, a)
+    beyond = output - taken if residual is None else residual
+    beyond_other = (taken - other) + beyond
+    switches = score**2 + beyond_other**2 / 2 < beyond**2 / 2
+    half = jnp.where(switches, beyond_other, beyond) / 2
+    to_a = takes_a != switches
+    changes = jnp.where(switches, -score, 0), jnp.where(to_a, half, 0), jnp.where(to_a, 0, half)
+    return changes, -half
+
+
+def _choice_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, sign: int) -> Array:
+    score, a, b = starts
+    score_change, *of_branches = (jnp.zeros_like(x) if d is None else d for x, d in zip(starts, changes, strict=True))
+    new = score + score_change
+    return (_chosen(new, a, b, sign=sign) - _chosen(score, a, b, sign=sign)) + _chosen(new, *of_branches, sign=sign)
+
+
+choice = Primitive("choice", _chosen, _project_choice, increment=_choice_increment)
+"""``z = a`` where ``sign score > 0``, else ``b``: a union of two pieces, with their common border 0 in both."""
 
 
 def _max_pool(x: Array, *, window: tuple[int, int], strides: tuple[int, int], padding: Any, size: Any) -> Array:

@@ -63,11 +63,12 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
 
 def _of_first(forward: Callable[..., Array], inputs: tuple[Array, ...]) -> tuple[Callable[[Array], Array], Array]:
     """The function of the first input, and that input, in float32 or wider."""
-    x, *data = map(_widened, inputs)
+    x, *data = map(widened, inputs)
     return lambda x: forward(x, *data), x
 
 
-def _widened(array: Array) -> Array:
+def widened(array: Array) -> Array:
+    """In float32 or wider; integers and truth values as they are."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return array
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

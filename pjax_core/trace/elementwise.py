@@ -16,7 +16,7 @@ from pjax_core.graph.nodes import Slot
 from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import slot_of
-from pjax_core.trace.values import Elementwise, Value, number_of
+from pjax_core.trace.values import Elementwise, Indices, Truth, Value, number_of
 
 _LINEAR = frozenset({"add", "add_any", "sub", "mul", "div", "neg"})
 _OF_SOME_NUMBERS = frozenset({"log", "sqrt", "rsqrt"})
@@ -26,6 +26,8 @@ _OF_SOME_NUMBERS = frozenset({"log", "sqrt", "rsqrt"})
 def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
     """The equation as a function of each element of one value; None where it is not one."""
     name = equation.name
+    if any(isinstance(value, (Truth, Indices)) for value in inputs):
+        return None
     if name == "convert_element_type":
         return _converted(equation, inputs[0])
     if name not in names.UNARY and name not in names.BINARY:
@@ -38,6 +40,8 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
         and name == "select_n"
     ):
         return None
+    if name in ("eq", "ne") and (inputs[0] is inputs[1] or math.inf in numbers or -math.inf in numbers):
+        return None  # whether all are finite numbers
     if name == "max" and len(moving) == 1 and -math.inf in numbers:
         return moving[0]  # no number is smaller
     if name == "max" and len(moving) == 1 and 0.0 in numbers:
@@ -54,7 +58,8 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
             return _linear(equation, base, moving[0], numbers)
         if name in ("add", "add_any", "sub"):
             return None
-    return Elementwise(base, _composed(equation, inputs, numbers), equation.shape, "elementwise")
+    compared = (equation, tuple(inputs)) if equation.shape.dtype == bool else None
+    return Elementwise(base, _composed(equation, inputs, numbers), equation.shape, "elementwise", compared=compared)
 
 
 def positive_part(value: Value, shape: Shape) -> Elementwise:

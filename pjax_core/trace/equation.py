@@ -13,6 +13,7 @@ import jax.extend.core
 import numpy as np
 
 from pjax_core.arrays.meshes import Shape, says_more_than_shape, varying, varying_axes
+from pjax_core.trace import names
 
 _NOT_THE_USERS = tuple(
     str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
@@ -41,6 +42,11 @@ class Equation:
     def shape(self) -> Shape:
         """Of its only output."""
         return self.shapes[0]
+
+    @property
+    def words(self) -> str:
+        """What users call it."""
+        return names.WORDS.get(self.name, self.name)
 
     def for_types(self, inputs: Iterable[Shape]) -> Equation:
         """The equation with outputs that vary where inputs of these types do."""

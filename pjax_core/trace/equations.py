@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
+
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Operation, Slot
+from pjax_core.graph.nodes import Data, Operation, Parameter, Slot, ordered, select
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
+from pjax_core.trace import conditions, names
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
     broadcast_by_operation,
@@ -24,7 +27,7 @@ from pjax_core.trace.operations import (
     stacked,
     transposed,
 )
-from pjax_core.trace.values import Elementwise, Loss, Value, number_of
+from pjax_core.trace.values import Elementwise, Indices, Loss, Value, number_of
 
 Rule = Callable[..., Any]
 CALLS = frozenset({call_p.name})
@@ -59,9 +62,31 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
         return Loss(first.nodes, equation.shape)
     if factor is not None and 0 < factor < math.inf and all("strength" in node.settings for node in first.nodes):
         return Loss(tuple(_stronger(node, factor) for node in first.nodes), equation.shape, first.count)
+    if equation.name in _JOIN_LOSSES and len(losses) < len(inputs):
+        raise ValueError(f"{equation.where()}: {_penalty(first, inputs)}")
     raise ValueError(
-        f"{equation.where()}: {equation.name} of the output constraint {first.nodes[0].name}; return it as it is, or a "
-        "mean or a sum of several, or a positive number times one that has a strength, which that number multiplies"
+        f"{equation.where()}: {equation.words} of the output constraint {first.nodes[0].name}; return it as it is, or "
+        "a mean or a sum of several, or a positive number times one that has a strength, which that number multiplies"
+    )
+
+
+def _penalty(loss: Loss, inputs: Sequence[Value]) -> str:
+    """What to write in the place of a term that is added to an output constraint."""
+    other = next(value for value in inputs if not isinstance(value, Loss))
+    sources = other.base.sources if isinstance(other, Elementwise) else slot_of(other).sources
+    operations = [source for source in sources if isinstance(source, Operation)]
+    leaves = {node for node in (*sources, *ordered(operations)) if isinstance(node, (Parameter, Data))}
+    of = ", ".join(sorted(node.name for node in leaves)) or "constants"
+    what = f"a term computed from {of} is added to the output constraint {loss.nodes[0].name}"
+    if not leaves or any(isinstance(node, Data) for node in leaves):
+        return (
+            f"{what}; each summand must be an output constraint: pj.squared_error(prediction, target, strength=...) "
+            "or another, or one of your own by pj.output, which takes the proximal operator of a loss"
+        )
+    return (
+        f"{what}; a penalty of parameters w is pj.squared_error(w, jnp.zeros(w.shape), strength=...) for their "
+        "squares, pj.absolute_error for their sizes, or a set that holds them, such as pj.within(w, pj.Box(-1, 1)); or "
+        "shrink them between calls of pj.solve"
     )
 
 
@@ -291,11 +316,86 @@ def _sums_of_windows(slot: Slot, window: Sequence[int], strides: Sequence[int], 
     return operation(primitives.average_pool, slot, size=slot.shape.shape, factor=1.0, **settings)
 
 
+def _scatter_add(equation: Equation, x: Value, indices: Value, updates: Value) -> Slot:
+    """What integers of data say is added, as sums for each place, and these to what was there."""
+    params, shape = equation.params, equation.shape
+    settings = params["dimension_numbers"], params["mode"]
+    inputs = slot_of(updates), slot_of(indices)
+    sums = operation(primitives.scatter_sum, *inputs, shape=shape, size=shape.shape, settings=settings)
+    return sums if number_of(x) == 0 else operation(primitives.add, slot_of(x), sums, shape=shape)
+
+
+# Entries in their order.
+
+
+def _sort(equation: Equation, x: Value, *others: Value) -> list[Value]:
+    """Sorted values; what is taken along in their order is no value of theirs."""
+    slot, axis = slot_of(x), equation.params["dimension"]
+    order = (*(i for i in range(len(slot.shape.shape)) if i != axis), axis)
+    last = transposed(slot, order)
+    found = operation(primitives.largest, last, shape=last.shape, count=last.shape.shape[-1])
+    ascending = select("rev", lambda array: array[..., ::-1], {}, found.shape, found)
+    along = [_indices(equation, shape) for shape in equation.shapes[1:]]
+    return [transposed(ascending, tuple(order.index(i) for i in range(len(order)))), *along]
+
+
+def _top_k(equation: Equation, x: Value) -> list[Value]:
+    values, indices = equation.shapes
+    slot, count, axis = slot_of(x), equation.params["k"], equation.params.get("axis", -1) % len(values.shape)
+    order = (*(i for i in range(len(values.shape)) if i != axis), axis)
+    last = transposed(slot, order)
+    shape = Shape((*last.shape.shape[:-1], count), last.shape.dtype)
+    found = operation(primitives.largest, last, shape=shape, count=count)
+    return [transposed(found, tuple(order.index(i) for i in range(len(order)))), _indices(equation, indices)]
+
+
+def _argmax(equation: Equation, x: Value) -> Value:
+    slot, (axis,) = slot_of(x), equation.params["axes"]
+    scores = transposed(slot, (*(i for i in range(len(slot.shape.shape)) if i != axis), axis))
+    return replace(_indices(equation, equation.shape), scores=scores)
+
+
+def _argmin(equation: Equation, x: Value) -> Value:
+    return _argmax(equation, operation(primitives.signed_sum, slot_of(x), coefficients=(-1.0,)))
+
+
+def _indices(equation: Equation, shape: Shape) -> Indices:
+    made = f"the indices that {equation.words} of values that depend on parameters gives in {equation.where()}"
+    return Indices(made, _WITHOUT_INDICES, shape)
+
+
+_WITHOUT_INDICES = (
+    "only data may say which elements are taken: take the largest values themselves by jnp.max, jnp.sort or "
+    "lax.top_k, choose by jnp.where(a > b, x, y), or weigh all by jax.nn.softmax"
+)
+
+
 # Views that become others, or none.
 
 
 def _transpose(equation: Equation, x: Value) -> Slot:
     return transposed(slot_of(x), tuple(equation.params["permutation"]))
+
+
+# What has none.
+
+
+def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
+    """Why an equation has no projection, and what to do."""
+    dtypes = [value.shape.dtype for value in inputs if not _is_fixed(value)]
+    if any(not jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+        return (
+            "truth values and integers that depend on parameters choose by jnp.where alone; truth values may be joined "
+            "by &, |, ~, jnp.any and jnp.all, and made numbers by astype(float); indices must be data"
+        )
+    advice = names.ADVICE.get(
+        equation.name, "write it with other functions, give it one by pj.primitive, or let it take data alone"
+    )
+    return f"{equation.words} of values that depend on parameters has no projection; {advice}"
+
+
+def _is_fixed(value: Value) -> bool:
+    return isinstance(value, Slot) and value.is_fixed
 
 
 RULES: dict[str, Rule] = {
@@ -316,4 +416,11 @@ RULES: dict[str, Rule] = {
     "reduce_window_sum": _reduce_window_sum,
     "cumsum": _cumsum,
     "transpose": _transpose,
+    "scatter-add": _scatter_add,
+    "sort": _sort,
+    "top_k": _top_k,
+    "argmax": _argmax,
+    "argmin": _argmin,
+    **conditions.RULES,
+    **conditions.CHOICES,
 }

@@ -20,12 +20,15 @@ from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
 from pjax_core.operations import primitives
 from pjax_core.trace import names
+from pjax_core.trace.conditions import is_condition, viewed
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.equations import CALLS, RULES, average
-from pjax_core.trace.loops import scan
+from pjax_core.trace.equations import CALLS, RULES, average, refusal
+from pjax_core.trace.indices import with_indices
+from pjax_core.trace.instead import INSTEAD
+from pjax_core.trace.loops import scan, while_loop
 from pjax_core.trace.operations import constant, slot_of
-from pjax_core.trace.values import Elementwise, Loss, Value, known
+from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, known
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
@@ -100,6 +103,8 @@ def _described(value: Value) -> str:
     if isinstance(value, Loss):
         return value.nodes[0].name
     shape = ",".join(map(str, value.shape.shape))
+    if isinstance(value, (Truth, Indices)):
+        return f"{np.dtype(value.shape.dtype).name}[{shape}]"
     sources = value.base.sources if isinstance(value, Elementwise) else value.sources
     return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"
 
@@ -118,9 +123,21 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
         inputs = [read(var) for var in eqn.invars]
         shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
         equation = Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller or eqn)
-        outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
+        try:
+            outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
+        except _OURS as error:
+            raise _with_line(error, equation) from error.__cause__
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+_OURS = (NotImplementedError, TypeError, ValueError)
+
+
+def _with_line(error: Exception, equation: Equation) -> Exception:
+    """The error with the line of the user's that it is from, if it has none and is no special one of JAX's."""
+    where = equation.where()
+    return error if type(error) not in _OURS or where in str(error) else type(error)(f"{where}: {error}")
 
 
 def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
@@ -139,6 +156,8 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
+    if any(isinstance(value, Indices) for value in inputs):
+        return [with_indices(equation, inputs)]
     if all(isinstance(value, Slot) and value.is_fixed for value in inputs) and equation.name not in CALLS:
         return _fixed(equation.for_types(value.shape for value in inputs), [slot_of(value) for value in inputs])
     found = elementwise(equation, inputs)
@@ -151,23 +170,20 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
         return result if isinstance(result, list) else [result]
     if equation.name in names.CONTROL:
         return _control(equation, inputs)
+    if equation.name in INSTEAD and all(_is_value_or_fixed(value) for value in inputs):
+        function = jax.make_jaxpr(INSTEAD[equation.name](equation.params))
+        return _run_inside(equation, function(*(without_manual_axes(value.shape) for value in inputs)), inputs)
     if equation.name in names.VIEWS:
-        if any(_is_unknown_choice(value) for value in inputs):
-            raise NotImplementedError(
-                f"{equation.where()}: truth values or integers that depend on parameters choose elements "
-                f"({equation.name}); let data choose, or write a function of one value alone: "
-                "h = x @ w; jnp.where(h > 0, h, 0.1)"
-            )
-        return _views(equation, [slot_of(value) for value in inputs])
-    raise NotImplementedError(
-        f"{equation.where()}: {equation.name} of values that depend on parameters has no projection; write it with "
-        "other functions, give it one by pj.primitive, or let it take data alone"
-    )
+        if sum(map(is_condition, inputs)) == 1:
+            return [viewed(equation, inputs)]
+        if all(_is_value_or_fixed(value) for value in inputs):
+            return _views(equation, [slot_of(value) for value in inputs])
+    raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
 
 
-def _is_unknown_choice(value: Value) -> bool:
+def _is_value_or_fixed(value: Value) -> bool:
     is_fixed = isinstance(value, Slot) and value.is_fixed
-    return not is_fixed and not jnp.issubdtype(value.shape.dtype, jnp.floating)
+    return is_fixed or jnp.issubdtype(value.shape.dtype, jnp.floating)
 
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
@@ -197,7 +213,8 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
 
 def _control(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """Loops, and branches: the one that is known to be taken, or all, chosen by data."""
-    return scan(equation, inputs, _run_inside) if equation.name == "scan" else _cond(equation, inputs)
+    loop = {"scan": scan, "while": while_loop}.get(equation.name)
+    return _cond(equation, inputs) if loop is None else loop(equation, inputs, _run_inside)
 
 
 def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:

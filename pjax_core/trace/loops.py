@@ -18,7 +18,7 @@ from pjax_core.trace.elementwise import positive_part
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.named.recurrence import tied
 from pjax_core.trace.operations import operation, reshaped, slot_of, stacked, transposed
-from pjax_core.trace.values import Elementwise, Loss, Value
+from pjax_core.trace.values import Elementwise, Loss, Value, known
 
 Run: TypeAlias = Callable[[Equation, Any, Sequence[Value]], list[Value]]
 """The outputs of a jaxpr in an equation."""
@@ -60,13 +60,38 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
             if of_data
             else "only a step h = activation(x @ U + h @ W + b) of rows of samples becomes one constraint of all steps"
         )
-        warnings.warn(
-            f"{equation.where()}: this scan is unrolled into {steps} steps, and takes longer to compile for each; "
-            f"{advice}",
-            UserWarning,
-            stacklevel=2,
-        )
+        _warn_of_steps(equation, "scan", steps, advice)
     return _unrolled(loop, run) if found is None else found
+
+
+def while_loop(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
+    """The outputs of a loop that ends when known values say so, step by step."""
+    params = equation.params
+    first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    carry, steps = list(inputs[second:]), 0
+    while True:
+        (goes_on,) = run(equation, params["cond_jaxpr"], [*inputs[:first], *carry])
+        found = known(goes_on)
+        if found is None:
+            raise NotImplementedError(
+                f"{equation.where()}: how often lax.while_loop goes round depends on data or parameters; loop a number "
+                "of times that is known, by lax.scan or lax.fori_loop"
+            )
+        if not found:
+            break
+        carry, steps = run(equation, params["body_jaxpr"], [*inputs[first:second], *carry]), steps + 1
+    if steps > 1:
+        _warn_of_steps(equation, "loop", steps, "lax.scan may become one constraint of all steps")
+    return carry
+
+
+def _warn_of_steps(equation: Equation, what: str, steps: int, advice: str) -> None:
+    warnings.warn(
+        f"{equation.where()}: this {what} is unrolled into {steps} steps, and takes longer to compile for each; "
+        f"{advice}",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _same_rank(inside: Any, outside: Any) -> bool:

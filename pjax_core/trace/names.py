@@ -14,7 +14,7 @@ JAXPR_PARAMETERS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 VIEWS = frozenset(
     {"reshape", "transpose", "broadcast_in_dim", "slice", "concatenate", "stack", "gather", "pad", "rev", "squeeze",
      "expand_dims", "select_n", "dynamic_slice", "dynamic_update_slice", "split", "unstack", "scatter",
-     "convert_element_type"}
+     "convert_element_type", "tile"}
 )  # fmt: skip
 """Selections of elements, linear in what is selected from; integers and truth values say which."""
 
@@ -24,11 +24,11 @@ IDENTITIES = frozenset(
 )  # fmt: skip
 """What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
 
-CONTROL = frozenset({"scan", "cond"})
+CONTROL = frozenset({"scan", "cond", "while"})
 
 UNARY = frozenset(
     {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
-     "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log", "log1p", "logistic",
+     "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "lgamma", "log", "log1p", "logistic",
      "neg", "not", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
 )  # fmt: skip
 """Functions of one number."""
@@ -38,3 +38,34 @@ BINARY = frozenset(
      "or", "pow", "rem", "select_n", "sub", "xor", "clamp"}
 )  # fmt: skip
 """Functions of several numbers, of one where the others are constants."""
+
+WORDS = {
+    "acos": "jnp.arccos", "add": "+", "and": "&", "argmax": "jnp.argmax", "argmin": "jnp.argmin",
+    "atan2": "jnp.arctan2", "cholesky": "jnp.linalg.cholesky", "convert_element_type": "astype", "cond": "lax.cond",
+    "cumsum": "jnp.cumsum", "div": "/", "dynamic_slice": "lax.dynamic_slice",
+    "dynamic_update_slice": "lax.dynamic_update_slice", "eigh": "jnp.linalg.eigh", "eq": "==", "fft": "jnp.fft",
+    "gather": "indexing", "ge": ">=", "gt": ">", "householder_product": "jnp.linalg.qr", "le": "<=", "lt": "<",
+    "lu": "jnp.linalg.solve, inv or det", "max": "jnp.maximum", "min": "jnp.minimum", "mul": "*", "ne": "!=",
+    "neg": "-", "not": "~", "or": "|", "pow": "**", "qr": "jnp.linalg.qr", "reduce_and": "jnp.all",
+    "reduce_max": "jnp.max", "reduce_or": "jnp.any", "reduce_sum": "jnp.sum", "rem": "%", "scan": "lax.scan",
+    "scatter": ".at[].set", "scatter-add": ".at[].add", "scatter-max": ".at[].max or jax.ops.segment_max",
+    "scatter-min": ".at[].min or jax.ops.segment_min", "scatter-mul": ".at[].multiply", "select_n": "jnp.where",
+    "sort": "jnp.sort or argsort", "sub": "-", "svd": "jnp.linalg.svd", "top_k": "lax.top_k",
+    "triangular_solve": "jnp.linalg.solve", "while": "lax.while_loop", "xor": "^",
+}  # fmt: skip
+"""What users call the equations that are named otherwise."""
+
+_DECOMPOSED = "matrices are decomposed of data alone: do so outside, and pass the result"
+ADVICE = {
+    "cholesky": _DECOMPOSED,
+    "eigh": _DECOMPOSED,
+    "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
+    "lu": _DECOMPOSED,
+    "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
+    "qr": _DECOMPOSED,
+    "scatter-max": "write jnp.max(jnp.where(ids == jnp.arange(n)[:, None], h.T[:, None], -jnp.inf), -1).T",
+    "scatter-min": "write jnp.min(jnp.where(ids == jnp.arange(n)[:, None], h.T[:, None], jnp.inf), -1).T",
+    "svd": _DECOMPOSED,
+    "triangular_solve": _DECOMPOSED,
+}
+"""What to write in the place of equations that have no projection."""

@@ -69,6 +69,8 @@ def slot_of(value: Value) -> Slot:
             f"{', '.join(node.name for node in value.nodes)} is used in the network; an output constraint is what the "
             "function given to feasibility returns"
         )
+    if not isinstance(value, Elementwise):
+        raise NotImplementedError("truth values or integers that depend on parameters are used as numbers")
     if value.slot is None:
         value.slot = _computed(value)
     return value.slot

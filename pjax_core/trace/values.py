@@ -13,6 +13,7 @@ from jax import Array
 
 from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Constant, Operation, Slot
+from pjax_core.trace.equation import Equation
 
 
 @dataclass(eq=False)
@@ -28,6 +29,7 @@ class Elementwise:
         offset: of an affine function.
         slot: the output of the operation, once there is one.
         rectified: of "relu" what it is the positive part of, where that is an affine function of ``base``.
+        compared: of truth values the rule that makes them of other values, and these.
     """
 
     base: Slot
@@ -38,6 +40,40 @@ class Elementwise:
     offset: float = 0.0
     slot: Slot | None = field(default=None, repr=False)
     rectified: Elementwise | None = field(default=None, repr=False)
+    compared: tuple[Equation, tuple[Value, ...]] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Truth values that depend on parameters.
+
+    Attributes:
+        name: "positive" or "negative", of a slot, or "one", of a slot of 0 and 1; "not", "and" or "or", of truth
+            values, which data may know.
+        of: what it is of.
+        shape: of the result.
+    """
+
+    name: str
+    of: tuple[Any, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Indices:
+    """Integers that depend on parameters.
+
+    Attributes:
+        made: by what, and where.
+        advice: what to do without them.
+        shape: of the result.
+        scores: whose largest along the last axis has the index; None where nothing can use it.
+    """
+
+    made: str
+    advice: str
+    shape: Shape
+    scores: Slot | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +85,7 @@ class Loss:
     count: int = 1
 
 
-Value: TypeAlias = Slot | Elementwise | Loss
+Value: TypeAlias = "Slot | Elementwise | Truth | Indices | Loss"
 
 
 def known(value: Any) -> Any:

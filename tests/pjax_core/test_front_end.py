@@ -15,8 +15,10 @@ import pytest
 from jax import lax
 
 import pjax_core as pj
+import pjax_kernels as pk
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Operation
+from pjax_core.operations import primitives
 from pjax_core.trace.jaxpr import trace
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -107,6 +109,39 @@ def assert_same(found: Any, expected: Any) -> None:
         (jax.vmap(jax.vmap(jax.nn.relu)), ["sum_relu"]),
         (lambda h: lax.map(jax.nn.relu, h), ["sum_relu"]),
         (lambda h: lax.cond(True, jnp.tanh, jnp.sin, h), ["sum", "tanh"]),
+        (jnp.sort, ["sum", "largest"]),
+        (lambda h: -jnp.sort(-h, axis=0), ["sum", "affine", "largest", "affine"]),
+        (lambda h: jnp.tile(lax.top_k(h, 2)[0], (1, 2)), ["sum", "largest"]),
+        (lambda h: h - jnp.median(h, 1, keepdims=True), ["sum", "largest", "sum", "signed_sum"]),
+        (lambda h: jnp.where(h > 0, h, h[::-1]), ["sum", "choice"]),
+        (lambda h: jnp.where(h > h[::-1], h, 0.5), ["sum", "signed_sum", "choice"]),
+        (lambda h: jnp.where((h > 0) & (h[::-1] <= 0), h, h[::-1]), ["sum", "choice", "choice"]),
+        (lambda h: jnp.where((h > 0) | (np.arange(4) > 1), h[::-1], h), ["sum", "choice"]),
+        (lambda h: jnp.where(jnp.any(h > 0, 1, keepdims=True), h, h[::-1]), ["sum", "max", "choice"]),
+        (lambda h: jnp.where(jnp.all(~(h > 0), 1, keepdims=True), h, h[::-1]), ["sum", "max", "choice"]),
+        (lambda h: (h > h[::-1]).astype(float) + h, ["sum", "signed_sum", "choice", "sum"]),
+        (lambda h: jnp.where(jnp.isfinite(h), h, 0.0), ["sum"]),
+        (lambda h: jax.ops.segment_sum(h, np.array([0, 2, 0, 5, 5, 1]), 6), ["sum", "scatter_sum"]),
+        (lambda h: h.at[:, np.array([0, 0])].add(h[:, 1:3]), ["sum", "scatter_sum", "sum"]),
+        (lambda h: h.at[:, 0].multiply(h[:, 1]), ["sum", "multiply"]),
+        (lambda h: jnp.prod(jnp.stack([h, h[::-1], h[:, ::-1]]), 0), ["sum", "multiply", "multiply"]),
+        (lambda h: jnp.cumprod(h[:, :3], 1) @ np.ones((3, 4), np.float32), ["sum", "multiply", "multiply", "matmul"]),
+        (lambda h: lax.cummax(h, 1, reverse=True), ["sum", "max", "max"]),
+        (
+            lambda h: lax.while_loop(lambda s: s[1] < 2, lambda s: (jnp.tanh(s[0]), s[1] + 1), (h, 0))[0],
+            ["sum", "elementwise"],
+        ),
+        (lambda h: jnp.nan_to_num(h), ["sum"]),
+        (lambda h: jax.nn.one_hot(jnp.argmax(h, 1), 4), ["sum", "at_largest"]),
+        (
+            lambda h: jnp.where(jnp.argmin(h, 1)[:, None] == np.arange(4), h, h[::-1]),
+            ["sum", "signed_sum", "at_largest", "signed_sum", "choice"],
+        ),
+        (lambda h: h + jnp.take_along_axis(h[::-1], jnp.argmax(h, 1, keepdims=True), 1), ["sum", "at_largest", "sum"]),
+        (
+            lambda h: jnp.take(h, jnp.argmax(jnp.sum(h, 0)), 1)[:, None] * h,
+            ["sum", "sum over axes", "at_largest", "multiply"],
+        ),
     ],
 )
 def test_what_functions_become(activation: Function, expected: list[str]) -> None:
@@ -496,19 +531,126 @@ def logits(p: Any, x: Any) -> Any:
             "must return an output constraint.*squared_error",
         ),
         (lambda p, x, y: -0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*a positive number times one"),
-        (lambda p, x, y: pj.cross_entropy(jnp.sort(logits(p, x)), y), NotImplementedError, "sort .*pj.primitive"),
-        (
-            lambda p, x, y: pj.cross_entropy(jnp.where(logits(p, x) > 0, logits(p, x), 0.1), y),
-            NotImplementedError,
-            "line .*truth values .*that depend on parameters choose elements",
-        ),
         (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
     ],
-    ids=["ordinary loss", "scaled loss", "sort", "choice", "loss inside"],
+    ids=["ordinary loss", "scaled loss", "loss inside"],
 )
 def test_errors(function: Function, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         operations(function)
+
+
+W = {"w": PARAMS["w0"], "v": PARAMS["w1"]}
+
+
+def with_hidden(function: Function) -> Function:
+    return lambda p, x, y: pj.cross_entropy(function(x @ p["w"]) @ p["v"], y)
+
+
+def plus(term: Function) -> Function:
+    return lambda p, x, y: pj.cross_entropy(x @ p["w"] @ p["v"], y) + term(p, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (with_hidden(lambda h: jnp.fft.fft(h).real), "jnp.fft of values.*no projection; .*multiply by its matrix"),
+        (with_hidden(lambda h: jnp.where(h == h[::-1], h, 0)), "== of values.*compare by > or <"),
+        (with_hidden(lambda h: h[jnp.argsort(h[:, 0])]), "uses the indices that jnp.sort or argsort .*jnp.where"),
+        (with_hidden(lambda h: h * jnp.argmax(h, 1, keepdims=True)), "indices that jnp.argmax .*jax.nn.softmax"),
+        (with_hidden(lambda h: h[:, lax.top_k(h[0], 4)[1]]), "the indices that lax.top_k of values .*jnp.max"),
+        (with_hidden(lambda h: h[jnp.round(h[:, 0]).astype(int)]), "integers that depend on.*indices must be data"),
+        (with_hidden(lambda h: jnp.exp(h) ** h[::-1]), r"\*\* of values .*jnp.exp\(b \* jnp.log\(a\)\)"),
+        (with_hidden(lambda h: jax.ops.segment_max(h, jnp.arange(6), 6)), "jax.ops.segment_max of .*jnp.max"),
+        (with_hidden(lambda h: h @ jnp.linalg.inv(h[:4])), "jnp.linalg.solve, inv or det of values.*outside"),
+        (with_hidden(lambda h: lax.while_loop(lambda s: s[0, 0] > 1, jnp.tanh, h)), "lax.while_loop.*lax.fori_loop"),
+        (with_hidden(lambda h: lax.cond(h[0, 0] > 0, jnp.tanh, jnp.sin, h)), "a condition .*between branches by jnp.w"),
+        (with_hidden(lambda h: jnp.where((h > 0) ^ (h[::-1] > 0), h, 0)), r"truth values .*joined by &, \|"),
+        (with_hidden(lambda h: h * jnp.sum(h > h[::-1])), r"a condition .*count by astype\(float\)"),
+        (with_hidden(lambda h: h.at[np.array([0, 0])].multiply(h[:2])), "at indices that may repeat; pass unique_ind"),
+        (with_hidden(lambda h: jnp.arctan2(h, h[::-1])), "jnp.arctan2 of values .*pj.primitive"),
+        (
+            plus(lambda p, x: 1e-4 * sum(jnp.sum(w**2) for w in p.values())),
+            r"params\['v'\], params\['w'\] .*squared_er",
+        ),
+        (plus(lambda p, x: jnp.linalg.norm(p["w"])), r"a penalty of parameters w is pj.squared_error\(w, .*pj.within"),
+        (plus(lambda p, x: jnp.mean(jnp.abs(x @ p["w"]))), "each summand must be an output constraint: pj.squared_e"),
+        (lambda p, x, y: pj.cross_entropy(x @ p["w"] @ p["v"], x[:, :3] @ p["v"].T[:, :3]), "labels come from"),
+    ],
+)
+def test_refusals_name_the_line_and_what_to_do(function: Function, message: str) -> None:
+    with pytest.raises((NotImplementedError, ValueError), match=rf"^test_front_end.py, line \d+ .*{message}"):
+        operations(function, W)
+
+
+CHOICES = {
+    "sort": (lambda x: jnp.sort(x), [(4,)]),
+    "sort rows": (lambda x: jnp.sort(x, axis=0, descending=True), [(2, 2)]),
+    "top_k": (lambda x: lax.top_k(x, 2)[0], [(3,)]),
+    "where": (lambda h, a, b: jnp.where(h > 0, a, b), [(3,)] * 3),
+    "where not": (lambda h, a, b: jnp.where(h >= 0, a, b), [(3,)] * 3),
+    "where below": (lambda h, a, b: jnp.where(h < 0, a, b), [(3,)] * 3),
+    "segment_sum": (lambda x: jax.ops.segment_sum(x, np.array([0, 2, 9, 0]), 3), [(4,)]),
+    "argmax": (lambda s, x: x[jnp.argmax(s)], [(3,), (3, 1)]),
+    "one hot": (lambda x: jax.nn.one_hot(jnp.argmax(x, 1), 2), [(2, 2)]),
+    "add at": (lambda x: jnp.zeros((2, 2)).at[:, np.array([1, 1])].add(x), [(2, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("scale", [0.1, 2.0])
+def test_projections_of_choices(name: str, scale: float) -> None:
+    operation, shapes = CHOICES[name]
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        pj.check_projection(operation, [scale * generator.normal(size=shape) for shape in shapes], seed=seed)
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_sorting_by_the_largest_or_by_all_bounds(count: int) -> None:
+    """Of one, the maximum; of all, monotone regression by its formula, the largest of the smallest means."""
+    with jax.enable_x64(True):
+        x, residual = NORMAL(size=(5, 40)), NORMAL(size=(5, count))
+        ranked = -np.sort(-x)
+        change, z_change = primitives.largest.project((x,), ranked[:, :count] + residual, None, count=count)
+        (change,) = change
+        if count == 1:
+            expected = pk.project_max(x, ranked[:, 0] + residual[:, 0], axis=-1, increments=True)[0]
+            np.testing.assert_allclose(change, expected, atol=1e-12)
+        weights = np.where(np.arange(40) < count, 2.0, 1.0)
+        wanted = ranked + np.pad(residual / 2, ((0, 0), (0, 40 - count)))
+        for row in range(5):
+            means = [
+                [
+                    np.average(wanted[row, i : j + 1], weights=weights[i : j + 1]) if i <= j else np.nan
+                    for j in range(40)
+                ]
+                for i in range(40)
+            ]
+            nearest = [np.nanmin([np.nanmax(means[i][k:]) for i in range(k + 1)]) for k in range(40)]
+            np.testing.assert_allclose(-np.sort(-(x + change)[row]), nearest, atol=1e-12)
+            np.testing.assert_allclose((ranked[:, :count] + residual + z_change)[row], nearest[:count], atol=1e-12)
+
+
+CHOOSING = {
+    "one of them": lambda h: h * jax.nn.one_hot(jnp.argmax(h, 1), 4) + jnp.eye(4)[jnp.argmax(h[::-1], 1)],
+    "sorted": lambda h: jnp.sort(h, axis=-1)[:, ::2].repeat(2, axis=1),
+    "largest": lambda h: jnp.tile(lax.top_k(h, 2)[0], (1, 2)),
+    "where": lambda h: jnp.where(h > h.mean(1, keepdims=True), h, 0.1 * h[::-1]),
+    "products": lambda h: jnp.cumprod(h, 1) + jnp.prod(h, 1, keepdims=True),
+    "sums": lambda h: jax.ops.segment_sum(h[jnp.array([0, 1, 1, 3, 5])], jnp.array([1, 0, 2, 2, 4]), 6) + h,
+}
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+@pytest.mark.parametrize("algorithm", ["AP", "DR dense"])
+def test_networks_that_choose_learn(name: str, algorithm: str) -> None:
+    function = with_hidden(CHOOSING[name])
+    solution = pj.solve(
+        pj.feasibility(function), W, X, LABELS, algorithm=ALGORITHMS[algorithm], steps=20, tolerance=np.inf
+    )
+    assert all(np.linalg.norm(change) > 0 for change in jax.tree.leaves(solution.change))
+    assert float(function(solution.params, X, LABELS)) < 0.9 * float(function(W, X, LABELS))
 
 
 def conv(x: Any, w: Any, layout: tuple[str, str, str], rank: int, **settings: Any) -> Any:

@@ -1,0 +1,193 @@
+"""Truth values that depend on parameters: comparisons, what is made of them, and what they choose.
+
+A comparison is the sign of a difference. What it chooses is a union of two pieces, one for either sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from pjax_core.arrays.meshes import Shape
+from pjax_core.graph.nodes import Computed, Slot, of_node, select
+from pjax_core.operations import primitives
+from pjax_core.trace.equation import Equation
+from pjax_core.trace.operations import broadcast_by_operation, broadcast_to, constant, number, operation, slot_of
+from pjax_core.trace.values import Elementwise, Indices, Truth, Value, known, number_of
+
+Condition: TypeAlias = Truth | Slot
+"""Truth values that depend on parameters, or data that are such."""
+
+
+def is_condition(value: Value) -> bool:
+    """Whether the value is truth values that depend on parameters."""
+    return isinstance(value, Truth) or isinstance(value, Elementwise) and value.shape.dtype == bool
+
+
+def condition(value: Value) -> Condition:
+    """Truth values as the signs that they follow from."""
+    if isinstance(value, (Truth, Slot)):
+        return value
+    assert isinstance(value, Elementwise)
+    assert value.compared is not None
+    equation, inputs = value.compared
+    if equation.name not in RULES:
+        raise NotImplementedError(f"{equation.where()}: {equation.words} of conditions; write it by &, | and ~")
+    return RULES[equation.name](equation, *inputs)
+
+
+def compared(equation: Equation, a: Value, b: Value) -> Condition:
+    """``a > b`` and the like, as the sign of ``a - b``."""
+    name, negated = _SIGNS[equation.name]
+    dtype = next(value.shape.dtype for value in (a, b) if number_of(value) is None)
+    if number_of(b) == 0:
+        score = slot_of(a)
+    elif number_of(a) == 0:
+        score, name = slot_of(b), _OPPOSITE[name]
+    else:
+        slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
+        shape = Shape(equation.shape.shape, dtype)
+        score = operation(primitives.signed_sum, *slots, shape=shape, coefficients=(1.0, -1.0))
+    found = Truth(name, (broadcast_to(score, equation.shape.shape),), equation.shape)
+    return Truth("not", (found,), equation.shape) if negated else found
+
+
+_SIGNS = {"gt": ("positive", False), "lt": ("negative", False), "ge": ("negative", True), "le": ("positive", True)}
+"""Of which sign ``a - b`` is where a comparison holds, or where it does not."""
+
+_OPPOSITE = {"positive": "negative", "negative": "positive"}
+
+
+def _equal(equation: Equation, a: Value, b: Value) -> Condition:
+    """Whether values are numbers, and finite: all are, as nothing else is projected onto."""
+    if a is b or math.inf in (number_of(a), number_of(b)) or -math.inf in (number_of(a), number_of(b)):
+        return constant(np.full(equation.shape.shape, (a is b) == (equation.name == "eq")))
+    raise NotImplementedError(
+        f"{equation.where()}: {equation.words} of values that depend on parameters, which hardly ever are "
+        "equal, so that nothing nearby is chosen; compare by > or <, or by jax.nn.one_hot(jnp.argmax(h, -1), n)"
+    )
+
+
+def _is_finite(equation: Equation, x: Value) -> Condition:
+    return constant(np.full(equation.shape.shape, True))
+
+
+def _connected(equation: Equation, *inputs: Value) -> Condition:
+    return Truth(equation.name, tuple(map(condition, inputs)), equation.shape)
+
+
+def _any(equation: Equation, x: Value) -> Condition:
+    """Of signs by the largest or smallest of what they are the signs of."""
+    return _reduced(equation, condition(x), equation.name == "reduce_or")
+
+
+def _reduced(equation: Equation, found: Condition, any_holds: bool) -> Condition:
+    axes = tuple(equation.params["axes"])
+    if isinstance(found, Slot):
+        array, reduce = known(found), np.any if any_holds else np.all
+        if array is not None:
+            return constant(reduce(array, axes))
+        return of_node(Computed(f"{equation.name} of data", equation.shape, -1, equation.bind(), (found,)))
+    if found.name == "not":
+        return Truth("not", (_reduced(equation, found.of[0], not any_holds),), equation.shape)
+    if found.name == ("or" if any_holds else "and"):
+        return Truth(found.name, tuple(_reduced(equation, part, any_holds) for part in found.of), equation.shape)
+    if found.name not in _OPPOSITE:
+        raise NotImplementedError(
+            f"{equation.where()}: {equation.words} of conditions joined by & or |; reduce each condition "
+            "by itself, or compare their values by jnp.minimum or jnp.maximum"
+        )
+    extreme = primitives.maximum if any_holds == (found.name == "positive") else primitives.minimum
+    (score,) = found.of
+    shape = Shape(equation.shape.shape, score.shape.dtype)
+    return Truth(found.name, (operation(extreme, score, shape=shape, axis=axes),), equation.shape)
+
+
+def _converted(equation: Equation, x: Value) -> Value:
+    """Truth values as numbers; of numbers a view."""
+    shape = equation.shape
+    if not is_condition(x):
+        return _view(equation, x)
+    if not jnp.issubdtype(shape.dtype, jnp.floating):
+        made = f"a condition that depends on parameters as an integer, {equation.where()}"
+        return Indices(made, "count by astype(float), and choose between branches by jnp.where", shape)
+    found = condition(x)
+    if isinstance(found, Truth) and found.name == "one":
+        return found.of[0]
+    one, zero = (broadcast_to(number(value, shape), shape.shape) for value in (1, 0))
+    return chosen(found, one, zero, shape)
+
+
+def _select(equation: Equation, which: Value, *cases: Value) -> Value:
+    if is_condition(which):
+        otherwise, case = map(slot_of, cases)
+        return chosen(condition(which), case, otherwise, equation.shape)
+    known_case = number_of(which)
+    if known_case is not None:
+        return cases[int(known_case)]
+    return _view(equation, which, *cases)
+
+
+def _view(equation: Equation, *inputs: Value) -> Slot:
+    return select(equation.name, equation.bind(), equation.params, equation.shape, *map(slot_of, inputs))
+
+
+def chosen(which: Condition, a: Slot, b: Slot, shape: Shape) -> Slot:
+    """``a`` where the condition holds, else ``b``."""
+    if isinstance(which, Slot):
+        holds = number_of(which)
+        if holds is not None:
+            return a if holds else b
+        return select("select_n", lambda which, a, b: jnp.where(which, a, b), {}, shape, which, a, b)
+    if which.name == "not":
+        return chosen(which.of[0], b, a, shape)
+    if which.name in ("and", "or"):
+        inside = chosen(which.of[1], a, b, shape)
+        return chosen(which.of[0], inside, b, shape) if which.name == "and" else chosen(which.of[0], a, inside, shape)
+    (score,) = which.of
+    if which.name == "one":
+        half = number(0.5, score.shape)
+        score = operation(primitives.signed_sum, score, half, shape=score.shape, coefficients=(1.0, -1.0))
+    sign = -1 if which.name == "negative" else 1
+    return operation(primitives.choice, broadcast_to(score, shape.shape), a, b, shape=shape, sign=sign)
+
+
+def viewed(equation: Equation, inputs: Sequence[Value]) -> Condition:
+    """A selection of truth values: the same one of what they are the signs of."""
+    ((place, value),) = [(i, value) for i, value in enumerate(inputs) if is_condition(value)]
+
+    def view(found: Condition) -> Condition:
+        if isinstance(found, Truth) and found.name in ("not", "and", "or"):
+            return replace(found, of=tuple(map(view, found.of)), shape=equation.shape)
+        slot = found if isinstance(found, Slot) else found.of[0]
+        shape = Shape(equation.shape.shape, slot.shape.dtype)
+        slots = [slot if i == place else slot_of(other) for i, other in enumerate(inputs)]
+        new = select(equation.name, equation.bind(), equation.params, shape, *slots)
+        return new if isinstance(found, Slot) else replace(found, of=(new,), shape=equation.shape)
+
+    return view(condition(value))
+
+
+RULES: dict[str, Callable[..., Condition]] = {
+    "gt": compared,
+    "lt": compared,
+    "ge": compared,
+    "le": compared,
+    "eq": _equal,
+    "ne": _equal,
+    "is_finite": _is_finite,
+    "and": _connected,
+    "or": _connected,
+    "not": _connected,
+    "reduce_or": _any,
+    "reduce_and": _any,
+}
+"""Rules of equations with truth values as output."""
+
+CHOICES: dict[str, Callable[..., Value]] = {"select_n": _select, "convert_element_type": _converted}
+"""Rules of equations that take truth values, or data that are such, and give others."""

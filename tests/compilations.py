@@ -24,14 +24,10 @@ def compilations() -> Iterator[list[str]]:
 
 
 @contextmanager
-def quickly(quick: bool = True) -> Iterator[None]:
-    """Compiles without most optimizations: for tiny problems, of which compilation takes nearly all of the time.
-
-    Where rounding is no matter, or in float64 beside what is tested in a narrower dtype. Not ``quick``: as usual, for a
-    larger problem in a module of tiny ones. What is compiled already stays as it is.
-    """
-    jax.config.update("jax_disable_most_optimizations", quick)
+def optimized() -> Iterator[None]:
+    """Compiles with most optimizations, for problems that take longer to run. What is compiled already stays as it is."""
+    jax.config.update("jax_disable_most_optimizations", False)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", not quick)
+        jax.config.update("jax_disable_most_optimizations", True)

@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from .compilations import quickly
-
-# XLA's older code generator for the CPU compiles twice as fast. Tests of rounding ask for the one that users run, by
+# Nearly all of the time is compilation, so most optimizations are left out. Then XLA's older code generator for the CPU
+# is ten times as fast as the one that users run. Tests of rounding ask for that one, and for all optimizations, by
 # AS_FOR_USERS in pjax_kernels/code_generation.py. Parts of a program that compile side by side cost more in all.
+jax.config.update("jax_disable_most_optimizations", True)
 # An unknown flag ends the process, so other releases keep their own.
 if jax.__version_info__[:2] == (0, 10):
     flags = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -62,13 +62,3 @@ def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, i
         return done.stdout
 
     return run
-
-
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """For modules of tiny problems, of which compilation takes nearly all of the time, and where rounding is no matter.
-
-    For a whole module: what is compiled already stays as it is.
-    """
-    with quickly():
-        yield

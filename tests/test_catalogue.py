@@ -10,8 +10,6 @@ import pjax_kernels as pk
 from pjax_kernels.implementation import NAMES
 from pjax_kernels.kernel import declared
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CATALOGUE = (Path(__file__).parent.parent / "kernels" / "README.md").read_text()
 KERNELS = declared()
 PREAMBLE, *_ = re.findall(r"```python\n(.*?)```", CATALOGUE, flags=re.DOTALL)

@@ -57,7 +57,6 @@ def test_the_circuits_of_the_gallery_are_right(name: str) -> None:
     assert (gallery.FOLDER / f"{name}.svg").read_text() == gates.drawn(circuit)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_of_the_gallery_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = {"multiplier2": gallery.Entry("2 x 2 bit multiplier", starts=16, steps=3000, until="any")}
     monkeypatch.setattr(gallery, "FOLDER", tmp_path / "gallery")

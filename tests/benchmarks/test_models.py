@@ -7,8 +7,6 @@ import pytest
 
 from benchmarks.train import models
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def random_params(hidden, inputs, outputs):
     params = models.mlp(hidden).init(jax.random.key(1), (inputs,), outputs)

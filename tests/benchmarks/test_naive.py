@@ -15,8 +15,6 @@ import pjax_core as pj
 import pjax_kernels as pk
 from benchmarks.measure import naive
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get("PJAX_DATA") or REPOSITORY.parent / "shared" / "data")
 REFERENCE = DATA.parent / "reference" / "reference_float64.npz"

@@ -12,8 +12,6 @@ from jax import lax
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ALGORITHMS = {
     "ap": pj.alternating_projections(),
     "ap in turn": pj.alternating_projections(in_turn=True),

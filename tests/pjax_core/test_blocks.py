@@ -21,8 +21,6 @@ from pjax_core.operations.smooth import smooth_function
 
 Function = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def normalised(x: Any, axis: int = -1) -> Any:
     centred = x - jnp.mean(x, axis, keepdims=True)

@@ -19,8 +19,6 @@ from pjax_core.operations import primitives
 from pjax_core.operations.call import call
 from pjax_core.trace.jaxpr import trace
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 
 

@@ -13,8 +13,6 @@ from jax import lax
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KINDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "one axis, dilated": (
         (2, 7, 2),

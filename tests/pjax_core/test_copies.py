@@ -13,8 +13,6 @@ import pytest
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH, WIDTHS = 12, (9, 7, 5)
 
 

@@ -25,7 +25,7 @@ def dense(p, x):
 
 
 def residual(p, x):
-    h = x + pj.relu(pj.matmul(x, p["w0"]))
+    h = x + pj.sum_relu(pj.matmul(x, p["w0"]), p["b0"])
     return pj.matmul(h + pj.relu(pj.matmul(h, p["w1"])), p["w2"])
 
 
@@ -36,7 +36,7 @@ def convolutional(p, x):
 
 NETWORKS = {
     "dense": (dense, {"w0": (8, 12), "b0": (12,), "w1": (12, 2)}, (16, 8)),
-    "residual": (residual, {"w0": (8, 8), "w1": (8, 8), "w2": (8, 2)}, (16, 8)),
+    "residual": (residual, {"w0": (8, 8), "b0": (8,), "w1": (8, 8), "w2": (8, 2)}, (16, 8)),
     "convolutional": (convolutional, {"f": (3, 3, 1, 4), "w": (16, 2)}, (16, 6, 6, 1)),
 }
 DIRECTIONS = {"each": "each", "rank one": "layer", "coupled": pj.Layer("coupled")}
@@ -47,12 +47,11 @@ ALGORITHMS = {
         pj.cyclic_projections(),
         pj.douglas_rachford(),
         pj.douglas_rachford(copies=pj.Factored()),
-        pj.difference_map(0.7),
+        *([pj.difference_map(0.7)] if AXES == "manual" else []),  # elsewhere by the parts of Douglas-Rachford
         pj.cyclic_douglas_rachford(),
-        *DIRECTIONS,
     ],
     "residual": list(DIRECTIONS),
-    "convolutional": [pj.alternating_projections(), pj.douglas_rachford(), *DIRECTIONS],
+    "convolutional": [pj.alternating_projections(), pj.douglas_rachford(), "coupled"],
 }
 
 

@@ -16,8 +16,6 @@ import pjax_core as pj
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
 from benchmarks.train import datasets  # it imports scikit-learn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH, UPDATES = 64, 300
 
 

@@ -10,8 +10,6 @@ import pjax_core as pj
 
 from ..compilations import compilations
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ALGORITHMS = {
     "AP": pj.alternating_projections(),
     "AP in turn": pj.alternating_projections(in_turn=True),

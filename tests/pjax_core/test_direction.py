@@ -13,11 +13,13 @@ import pytest
 
 import pjax_core as pj
 
-from ..compilations import quickly
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+from ..pjax_kernels.code_generation import AS_FOR_USERS
 
 STRENGTHS = [0.01, 0.3, 5.0]
+
+as_for_users = jax.jit(
+    pj.direction, static_argnums=0, static_argnames=("algorithm", "steps"), compiler_options=AS_FOR_USERS
+)
 
 
 def network(params: dict[str, Any], x: Any) -> Any:
@@ -74,8 +76,7 @@ def test_changes_survive_float32(algorithm: Any, steps: int, strength: float, ge
     """Those of the first layer are 1e-12 of its values."""
     start = (*arguments(generator, (100, 48, 48, 10), 64), np.full(64, strength))
     with jax.enable_x64(True):
-        with quickly(False):
-            rough = pj.direction(weighted(), *as_dtype(start, jnp.float32), algorithm=algorithm, steps=steps)
+        rough = as_for_users(weighted(), *as_dtype(start, jnp.float32), algorithm=algorithm, steps=steps)
         exact = pj.direction(weighted(), *as_dtype(start, jnp.float64), algorithm=algorithm, steps=steps)
     for name, expected in exact.items():
         assert cosine(rough[name], expected) > 0.9999
@@ -193,7 +194,7 @@ def test_wrong_arguments(generator: np.random.Generator) -> None:
 
 def test_a_layer_that_stands_still_is_named(generator: np.random.Generator, capsys: pytest.CaptureFixture[str]) -> None:
     start = arguments(generator, (100, 48, 48, 10), 64)
-    with quickly(False), pytest.warns(RuntimeWarning, match=r"params\['w0'\].* moved by less than rounding"):
+    with pytest.warns(RuntimeWarning, match=r"params\['w0'\].* moved by less than rounding"):
         solution = pj.solve(problem(0.01), *start, algorithm=pj.cyclic_projections(), steps=1)
     moved = solution.info.movement
     assert moved["w0"] < 1e-7 < moved["w2"]

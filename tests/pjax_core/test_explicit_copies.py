@@ -13,7 +13,7 @@ import pjax_core as pj
 
 from .networks import NETWORKS
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 STEPS = 10
 ALTERNATING = [

@@ -13,8 +13,6 @@ import pytest
 import pjax_core as pj
 from pjax_core.operations import primitives
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def project_absolute(inputs: Any, z: Any) -> Any:
     """The nearer of the two half-lines of z = |x|."""

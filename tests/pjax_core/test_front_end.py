@@ -21,8 +21,6 @@ from pjax_core.graph.nodes import Operation
 from pjax_core.operations import primitives
 from pjax_core.trace.jaxpr import trace
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NORMAL = np.random.default_rng(0).normal
 X = NORMAL(size=(6, 8)).astype(np.float32)
 CLASSES = np.array([0, 1, 2, 0, 1, 2])

@@ -11,8 +11,6 @@ import pytest
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HALVES = ["bfloat16", "float16"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 TABLE = np.random.default_rng(0).normal(size=(6, 4))
 WEIGHT = np.random.default_rng(1).normal(size=(4, 3))

@@ -111,7 +111,7 @@ OTHERS = (
 
 
 @pytest.mark.parametrize(("name", "algorithm"), [*itertools.product(WITH_RRR, ["RRR"]), *OTHERS])
-@pytest.mark.usefixtures("float64", "quick_compilation")
+@pytest.mark.usefixtures("float64")
 def test_equals_weighted_least_squares_over_stored_copies(name: str, algorithm: str) -> None:
     network, steps = NETWORKS[name], 6
     factory, change_of = ALGORITHMS[algorithm]

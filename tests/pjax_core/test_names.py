@@ -11,8 +11,6 @@ import pytest
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def equal_layers(params: Any, x: Any, y: Any) -> Any:
     return pj.margin_loss(pj.matmul(pj.sum_relu(pj.matmul(x, params["w0"]), params["b"]), params["w1"]), y)

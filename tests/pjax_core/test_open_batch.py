@@ -14,8 +14,6 @@ from jax import export
 import pjax_core as pj
 import pjax_kernels as pk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(11)
 W0, B0, W1, FILTERS = (np.float32(RNG.normal(size=shape)) for shape in ((8, 12), (12,), (12, 2), (3, 3, 1, 2)))
 PARAMS = {"w0": W0, "b0": B0, "w1": W1}

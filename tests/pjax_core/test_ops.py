@@ -18,8 +18,6 @@ from pjax_core.operations import primitives
 from pjax_core.trace.jaxpr import trace, values_of
 from pjax_core.trace.operations import operation_node, slot_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Arrays = list[Any]
 
 

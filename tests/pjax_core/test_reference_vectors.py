@@ -41,7 +41,7 @@ REFERENCE = DATA.parent / "reference" / "reference_float64.npz"
 PARAMETERS = ("w0", "w1", "w2", "b0", "b1")
 STEPS = 7
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pjax_core as pj
 from .networks import NETWORKS, changes_by_step
 from .stored_copies import State, StoredCopies
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 SEED = 1
 """With it, every parameter of every network moves."""

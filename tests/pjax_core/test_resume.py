@@ -1,4 +1,4 @@
-"""Runs that go on from a state, bit for bit, compiled as users do."""
+"""Runs that go on from a state, bit for bit, also as users compile them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from jax import lax
 
 import pjax_core as pj
 
+from ..pjax_kernels.code_generation import AS_FOR_USERS
+
 AP, DR = pj.alternating_projections(), pj.douglas_rachford()
 
 
@@ -22,6 +24,7 @@ def margin(params: Any, x: Any, y: Any) -> Any:
 
 PROBLEM = pj.feasibility(margin)
 solve = functools.partial(pj.solve, PROBLEM, tolerance=np.inf)
+solve_as_for_users = jax.jit(solve, static_argnames=("algorithm", "steps", "until"), compiler_options=AS_FOR_USERS)
 
 
 @pytest.fixture
@@ -54,16 +57,16 @@ def test_without_a_condition_nothing_is_added(algorithm: pj.Algorithm, params: A
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "until"),
+    ("solve", "algorithm", "until"),
     [
-        (AP, None),
-        (DR, pj.gap_below(1e-9)),
-        (pj.douglas_rachford(0.4, copies=pj.Factored()), None),
-        (pj.reflect_reflect_relax(0.4, gamma=0.1), pj.gap_below(1e-9)),
+        (solve_as_for_users, AP, None),
+        (solve_as_for_users, DR, pj.gap_below(1e-9)),
+        (solve, pj.douglas_rachford(0.4, copies=pj.Factored()), None),
+        (solve, pj.reflect_reflect_relax(0.4, gamma=0.1), pj.gap_below(1e-9)),
     ],
     ids=["AP", "DR until", "DR factored", "RRR with a metric"],
 )
-def test_goes_on_bit_for_bit(algorithm: pj.Algorithm, until: Any, params: Any, data: Any) -> None:
+def test_goes_on_bit_for_bit(solve: Any, algorithm: pj.Algorithm, until: Any, params: Any, data: Any) -> None:
     run = functools.partial(solve, params, *data, algorithm=algorithm, until=until)
     whole, half = run(steps=14), run(steps=7)
     rest = run(steps=7, state=pickle.loads(pickle.dumps(half.state)))

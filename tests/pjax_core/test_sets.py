@@ -12,8 +12,6 @@ import pjax_core as pj
 from pjax_core.graph.sets import within
 from pjax_core.trace.jaxpr import trace
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 ALGORITHMS = {
     "AP": pj.alternating_projections(),

@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 import pjax_core as pj
 from pjax_core.copies import consensus
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 
 Params = dict[str, Any]
 BATCH, INPUTS, HIDDEN, CLASSES = 6, 20, 8, 3

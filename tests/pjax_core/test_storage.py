@@ -17,8 +17,6 @@ from jax import export
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CALLS = {
     "alternating_projections()": pj.alternating_projections(),
     "alternating_projections(in_turn=True)": pj.alternating_projections(in_turn=True),

@@ -11,7 +11,6 @@ import pytest
 from benchmarks.studies.ten_networks import NETWORKS, digits, directions, train
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="the digits are scikit-learn's"),
 ]
 

@@ -13,8 +13,6 @@ import pjax_kernels as pk
 
 from ..compilations import compilations
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 
 ANY = pj.gap_below(1e-2, every=50, any_of="starts")

@@ -18,8 +18,6 @@ from ..compilations import compilations
 from .networks import NETWORKS
 from .stored_copies import State
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ALGORITHMS = {
     "AP": pj.alternating_projections(in_turn=True),
     "CP": pj.cyclic_projections(),

@@ -11,7 +11,7 @@ import pytest
 
 import pjax_core as pj
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("float64")
 
 Function = Callable[..., Any]
 

@@ -16,8 +16,6 @@ import pjax_kernels as pk
 from . import oracles
 from .test_dense import precisions
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 Copies = list[tuple[Array, Array]]

@@ -15,8 +15,6 @@ from pjax_kernels import roots
 
 from . import oracles
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 Triple = tuple[Array, Array, Array]

@@ -15,8 +15,6 @@ import pjax_kernels as pk
 from . import oracles
 from .code_generation import AS_FOR_USERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 Pair = tuple[float, float]

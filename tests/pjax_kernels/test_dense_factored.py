@@ -18,8 +18,6 @@ from . import oracles
 from .code_generation import AS_FOR_USERS
 from .test_dense import precisions
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 Shape = tuple[int, int, int]

@@ -25,8 +25,6 @@ from .test_dense import (
     relative_errors,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Generator = np.random.Generator
 
 project = jax.jit(project_dense_in_place, static_argnames="moves_x", compiler_options=AS_FOR_USERS)

@@ -12,8 +12,6 @@ import pjax_kernels as pk
 
 from .cases import Case, attention, cases, cross_entropy, weighted_cross_entropy
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEP = 1e-5
 
 CASES = cases(np.random.default_rng(20260618))

@@ -15,8 +15,6 @@ import pjax_kernels as pk
 from ..compilations import compilations
 from .cases import attention, cases
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CASES = cases(np.random.default_rng(20260619))
 OTHERS = cases(np.random.default_rng(20260620))
 

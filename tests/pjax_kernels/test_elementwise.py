@@ -11,8 +11,6 @@ import pytest
 
 import pjax_kernels as pk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 

@@ -21,8 +21,6 @@ from pjax_kernels.kernel import declared
 
 from .constraints import CONSTRAINTS, Array, Arrays, Constraint, RowByRow, Shapes, norm, size
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KERNELS = declared()
 ON_DEVICES = ("triton", "tpu")
 ALLOWED = {"float32": 1e-5, "bfloat16": 1e-5, "float64": 1e-11}

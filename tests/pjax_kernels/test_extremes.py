@@ -13,8 +13,6 @@ import pjax_kernels as pk
 from .cases import cases
 from .test_transformations import KERNELS, case, lane
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Inputs = tuple[Array, ...]
 

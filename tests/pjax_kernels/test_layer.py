@@ -14,7 +14,6 @@ from jax import lax
 
 import pjax_kernels as pk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 Generator = np.random.Generator
 
 

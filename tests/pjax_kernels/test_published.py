@@ -2,11 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import pjax_kernels as pk
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 Array = np.ndarray
 

@@ -12,8 +12,6 @@ import pjax_kernels as pk
 
 from . import oracles
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 

@@ -9,8 +9,6 @@ from scipy.optimize import minimize_scalar
 
 import pjax_kernels as pk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 

@@ -13,7 +13,6 @@ import pytest
 
 import pjax_kernels as pk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 Generator = np.random.Generator
 
 

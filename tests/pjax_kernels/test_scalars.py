@@ -14,8 +14,6 @@ import pjax_kernels as pk
 from .cases import cases
 from .test_direct_calls import assert_equal, compilations
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CASES = cases(np.random.default_rng(20260621))
 LAYER = CASES["project_dense_copies"].arrays[:5]
 LOGITS, LABELS = CASES["prox_cross_entropy"].arrays[:2]

@@ -10,8 +10,6 @@ import pytest
 
 import pjax_kernels as pk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Generator = np.random.Generator
 LEVELS = (-1.0, 0.0, 0.3, 2.0)

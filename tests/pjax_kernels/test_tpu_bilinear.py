@@ -14,7 +14,7 @@ from . import oracles
 from .test_bilinear import as_float64, changes_of, compute_eps, condition, difference, length, move, project
 from .test_triton_bilinear import all_cases, random_inputs
 
-pytestmark = pytest.mark.usefixtures("tpu_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("tpu_interpreted")
 
 Array = np.ndarray
 Generator = np.random.Generator

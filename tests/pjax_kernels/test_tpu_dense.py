@@ -16,7 +16,7 @@ from pjax_kernels.recurrence import tpu as recurrence_kernel
 from . import oracles, test_recurrence
 from .test_dense import ULPS, as_float64, compute_eps, condition, layer, project, relative_errors
 
-pytestmark = pytest.mark.usefixtures("tpu_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("tpu_interpreted")
 
 Array = np.ndarray
 Generator = np.random.Generator

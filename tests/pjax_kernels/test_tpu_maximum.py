@@ -11,7 +11,7 @@ import pjax_kernels as pk
 
 from . import oracles
 
-pytestmark = pytest.mark.usefixtures("tpu_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("tpu_interpreted")
 
 Array = np.ndarray
 Generator = np.random.Generator

@@ -13,7 +13,7 @@ from pjax_kernels.sum_relu import tpu as kernel
 from . import oracles
 from .test_sum import SHAPES, ULPS, as_float64, changes_of, compute_eps, differences, points, terms
 
-pytestmark = pytest.mark.usefixtures("tpu_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("tpu_interpreted")
 
 Array = np.ndarray
 Generator = np.random.Generator

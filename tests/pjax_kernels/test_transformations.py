@@ -14,8 +14,6 @@ from jax.typing import DTypeLike
 
 import pjax_kernels as pk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Array = np.ndarray
 Kernel = Callable[..., Any]
 Inputs = tuple[Any, ...]

@@ -25,7 +25,7 @@ from .test_bilinear import (
     project,
 )
 
-pytestmark = pytest.mark.usefixtures("triton_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 Array = np.ndarray
 Generator = np.random.Generator

@@ -25,7 +25,7 @@ from .test_dense import (
 
 pytest.importorskip("triton")
 
-pytestmark = pytest.mark.usefixtures("triton_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 Array = np.ndarray
 

@@ -32,7 +32,7 @@ from .test_dense_copies import (
 
 pytest.importorskip("triton")
 
-pytestmark = pytest.mark.usefixtures("triton_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 ULPS = 4
 SHAPES = [(1, 9, 7), (4, 32, 1), (3, 1, 4), (5, 17, 3), (2, 600, 3)]

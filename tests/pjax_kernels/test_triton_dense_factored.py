@@ -28,7 +28,7 @@ from .test_dense_factored import (
 
 pytest.importorskip("triton")
 
-pytestmark = pytest.mark.usefixtures("triton_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 ULPS = 2
 

@@ -14,7 +14,7 @@ from .test_recurrence import RESIDUALS, SHAPES, Array, Generator, assert_close, 
 
 pytest.importorskip("triton")
 
-pytestmark = pytest.mark.usefixtures("triton_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 
 project_by_xla = jax.jit(partial(pk.project_recurrence, increments=True, implementation="xla"))

@@ -39,7 +39,7 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 threshold = pytest.importorskip("pjax_kernels.threshold.triton")
 
-pytestmark = pytest.mark.usefixtures("triton_interpreted", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("triton_interpreted")
 
 Array = np.ndarray
 Generator = np.random.Generator

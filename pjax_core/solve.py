@@ -7,7 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,10 +19,10 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.norms import rms
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.copies.consensus import State, with_data
+from pjax_core.copies import consensus, point
+from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.computed import with_computed
 from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_core.until import Until, gap_of_outputs, run_until
 from pjax_kernels.compose import difference_of_pairs
@@ -232,8 +232,8 @@ def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> An
             "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
         )
     if isinstance(state, State):
-        return with_data(graph, state, data)
-    return replace(state, data=with_computed(graph, data))
+        return consensus.with_data(graph, state, data)
+    return point.with_data(graph, state, data)
 
 
 def _run(

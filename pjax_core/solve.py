@@ -41,7 +41,7 @@ class Info:
         inaccurate: for each of these whether that sum exceeds the tolerance.
         movement: structured like the parameters, the norm of each one's change over that of its value at the start:
             whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params``, but
-            not in ``params_low`` and ``change``; of the reflecting algorithms it may be rounding itself.
+            not in ``params_low`` and ``change``.
         solved: whether the gap of the outputs fell below that of ``until``; None without it, like all that follows.
         steps: how many steps were made; ``residual`` and ``truncation`` are 0 beyond.
         gaps: root mean squares.  "outputs": by how much the network's outputs, with ``solution.params``, miss what

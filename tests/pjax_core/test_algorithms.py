@@ -19,6 +19,17 @@ ALGORITHMS = {
     "ap in turn": pj.alternating_projections(in_turn=True),
     "cp": pj.cyclic_projections(),
 }
+REFLECTING = [
+    pj.douglas_rachford(copies="dense"),
+    pj.douglas_rachford(0.3, copies=pj.Factored()),
+    pj.douglas_rachford(gamma=1e-3, copies="dense"),
+    pj.alternating_reflections(copies="dense"),
+    pj.alternating_reflections(copies=pj.Factored()),
+    pj.difference_map(copies=pj.Factored()),
+    pj.difference_map(0.5, copies="dense"),
+    pj.cyclic_douglas_rachford(copies="dense"),
+    pj.cyclic_douglas_rachford(copies=pj.Factored()),
+]
 Params = dict[str, Any]
 STEPS = 5
 FEASIBLE_STEPS = 3000
@@ -166,6 +177,7 @@ def test_dtypes(dtype: str, algorithm: pj.Algorithm, params: Params, data: Any, 
     assert relative_error(solution.params, expected) < 4 * float(jnp.finfo(dtype).eps) + 1e-6
 
 
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS.values(), *REFLECTING], ids=repr)
 def test_float32_loses_no_change_of_deep_layers(
     algorithm: pj.Algorithm, generator: np.random.Generator, one_hot: Any, relative_error: Any
 ) -> None:

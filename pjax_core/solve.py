@@ -210,7 +210,8 @@ def _solve(
     if state is None:
         state = algorithm.init(problem, params, *data, params_low=low)
     else:
-        state = _resumed(state, jax.eval_shape(functools.partial(algorithm.init, problem), params, *data), graph, data)
+        wanted = jax.eval_shape(functools.partial(algorithm.init, problem), params, *data)
+        state = _resumed(state, wanted, problem, params, data)
     state, (residual, by_place), found = _run(problem, algorithm, steps, until, graph, data, state)
     truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
@@ -222,7 +223,7 @@ def _solve(
     return Solution(new, new_low, change, state, info)
 
 
-def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> Any:
+def _resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[Any, ...]) -> Any:
     """The state with these data, if it is one of the same kind as those that are wanted."""
     kinds = [
         (jax.tree.structure(s), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(s)]) for s in (state, wanted)
@@ -232,8 +233,8 @@ def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> An
             "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
         )
     if isinstance(state, State):
-        return consensus.with_data(graph, state, data)
-    return point.with_data(graph, state, data)
+        return consensus.with_data(problem.graph(params, data), state, data)
+    return point.with_data(problem.graph(params, data, apart=bool(state.metric)), state, data)
 
 
 def _run(

@@ -280,7 +280,7 @@ class Point:
             output,
             residual,
             moves,
-            unread_elements(self.graph, node, self.fixed),
+            unread_elements(self.graph, node, self.start_of),
             **({"weights": self.weights[node]} if node in self.weights else {}),
         )
         if estimate is not None and projected.output_change is not None:
@@ -295,8 +295,8 @@ class Point:
     def part_of_mean(self, consumer: Operation, source: Node, means: Sequence[Array]) -> Array:
         """What the means in the slots of one consumer, by its weights if there are any, add to that over all copies."""
         if not self.weights:
-            return mean_change(self.graph, consumer, source, means, self.fixed)
-        return sum_over_copies(consumer, source, means, self.fixed) / self._total(source)
+            return mean_change(self.graph, consumer, source, means, self.start_of)
+        return sum_over_copies(consumer, source, means, self.start_of) / self._total(source)
 
     def _total(self, source: Node) -> Array:
         """The sum of the weights of all copies of a node's output, 1 where there are none."""
@@ -305,7 +305,7 @@ class Point:
             for consumer in self.graph.consumers[source]:
                 ones = [jnp.ones(copies.shape, copies.dtype) for copies in laid_out(consumer)]
                 weights = means_over_copies(consumer, ones, self.weights.get(consumer))
-                total = total + sum_over_copies(consumer, source, weights, self.fixed)
+                total = total + sum_over_copies(consumer, source, weights, self.start_of)
             self._totals[source] = jnp.where(total > 0, total, 1)
         return self._totals[source]
 
@@ -321,14 +321,10 @@ class Point:
         def change(source: Node) -> Array:
             if not is_fixed(source):
                 return shared[source]
-            value = self.fixed(source)
+            value = self.start_of(source)
             return value if is_index(source) else jnp.zeros_like(value)
 
         return None if slot_is_fixed(node, place) else node.slots[place].read(change)
-
-    def fixed(self, node: Node) -> Array:
-        """The value of a node that never moves."""
-        return self.start_of(node)
 
     def held(self, node: Operation) -> Deviations:
         """The deviations that the state holds of an operation's copies: None for a sole one."""

@@ -7,7 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,10 +19,10 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.norms import rms
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.copies.consensus import State, with_data
+from pjax_core.copies import consensus, point
+from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.computed import with_computed
 from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_core.until import Until, gap_of_outputs, run_until
 from pjax_kernels.compose import difference_of_pairs
@@ -41,7 +41,7 @@ class Info:
         inaccurate: for each of these whether that sum exceeds the tolerance.
         movement: structured like the parameters, the norm of each one's change over that of its value at the start:
             whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params``, but
-            not in ``params_low`` and ``change``; of the reflecting algorithms it may be rounding itself.
+            not in ``params_low`` and ``change``.
         solved: whether the gap of the outputs fell below that of ``until``; None without it, like all that follows.
         steps: how many steps were made; ``residual`` and ``truncation`` are 0 beyond.
         gaps: root mean squares.  "outputs": by how much the network's outputs, with ``solution.params``, miss what
@@ -207,7 +207,8 @@ def _solve(
     if state is None:
         state = algorithm.init(problem, params, *data, params_low=low)
     else:
-        state = _resumed(state, jax.eval_shape(functools.partial(algorithm.init, problem), params, *data), graph, data)
+        wanted = jax.eval_shape(functools.partial(algorithm.init, problem), params, *data)
+        state = _resumed(state, wanted, problem, params, data)
     state, (residual, by_place), found = _run(problem, algorithm, steps, until, graph, data, state)
     truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
@@ -219,7 +220,7 @@ def _solve(
     return Solution(new, new_low, change, state, info)
 
 
-def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> Any:
+def _resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[Any, ...]) -> Any:
     """The state with these data, if it is one of the same kind as those that are wanted."""
     kinds = [
         (jax.tree.structure(s), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(s)]) for s in (state, wanted)
@@ -229,8 +230,8 @@ def _resumed(state: Any, wanted: Any, graph: Graph, data: tuple[Any, ...]) -> An
             "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
         )
     if isinstance(state, State):
-        return with_data(graph, state, data)
-    return replace(state, data=with_computed(graph, data))
+        return consensus.with_data(problem.graph(params, data), state, data)
+    return point.with_data(problem.graph(params, data, apart=bool(state.metric)), state, data)
 
 
 def _run(

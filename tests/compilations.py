@@ -25,7 +25,7 @@ def compilations() -> Iterator[list[str]]:
 
 @contextmanager
 def optimized() -> Iterator[None]:
-    """Compiles with most optimizations, for problems that take longer to run. What is compiled already stays as it is."""
+    """Compiles with most optimizations: for problems that take longer to run. What is compiled already stays so."""
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         yield

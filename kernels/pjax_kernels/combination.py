@@ -67,6 +67,14 @@ def plus(terms: Iterable[Coefficient]) -> Coefficient:
     return functools.reduce(operator.add, remaining) if remaining else 0.0
 
 
+def with_first_operands(u: Combination, v: Combination) -> tuple[Combination, Combination]:
+    """``x[0] + u`` and ``w[0] + v``."""
+    return (
+        Combination((plus((1.0, u.x[0])), *u.x[1:]), u.w),
+        Combination(v.x, (plus((1.0, v.w[0])), *v.w[1:])),
+    )
+
+
 def mixed(of_own: Coefficient, own: Combination, of_other: Coefficient, other: Combination) -> Combination:
     """``of_own * own + of_other * other``."""
     pairs_x, pairs_w = (zip(a, b, strict=True) for a, b in ((own.x, other.x), (own.w, other.w)))

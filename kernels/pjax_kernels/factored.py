@@ -12,16 +12,30 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_kernels import root, roots
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges, mixed, plus, times
+from pjax_kernels.combination import (
+    Coefficient,
+    Combination,
+    FactoredChanges,
+    mixed,
+    plus,
+    times,
+    with_first_operands,
+)
 from pjax_kernels.derivatives import known_root
 from pjax_kernels.dot_products import DotProducts, Tree
 
 
 def factored_increments(
-    dots: DotProducts, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
+    dots: DotProducts,
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
-    return _increments(roots.bilinear_roots, dots, x, w, u, v, z)
+    return _increments(roots.bilinear_roots, dots, x, w, u, v, z, residual)
 
 
 def factored_formula(
@@ -38,22 +52,31 @@ def factored_formula(
 
 
 def _increments(
-    root_of: Callable[[Array, Array, Array], root.BilinearRoot],
+    root_of: Callable[..., root.BilinearRoot],
     dots: DotProducts,
     x: Sequence[Tree],
     w: Sequence[Tree],
     u: Combination,
     v: Combination,
     z: Array,
+    residual: Array | None = None,
 ) -> FactoredChanges:
-    """The same with the root that ``root_of`` finds for ``p``, ``q`` and ``z``."""
+    """The same with the root that ``root_of`` finds for ``p``, ``q``, ``z`` and, where it is known, ``z - p``."""
+    xw = [[dots.product(a, b) for b in w] for a in x]
+    if residual is not None:
+        xw[0][0] = z - residual
     products = _Products(
         x=[[dots.of_x(_times(a, b)) for b in x] for a in x],
         w=[[dots.of_w(_times(a, b)) for b in w] for a in w],
-        xw=[[dots.product(a, b) for b in w] for a in x],
+        xw=xw,
     )
-    p, q = (_full(value, z) for value in (products.inner(u, v), plus((products.inner(u, u), products.inner(v, v)))))
-    t, beta, gamma, radius = root_of(p, q, z)
+    if residual is None:
+        p = _full(products.inner(u, v), z)
+    else:
+        residual = residual - products.growth(u, v)
+        p, (u, v) = z - residual, with_first_operands(u, v)
+    q = _full(plus((products.inner(u, u), products.inner(v, v))), z)
+    t, beta, gamma, radius = root_of(p, q, z, *(() if residual is None else (residual,)))
     # The only point of a set of no entries has z = 0.
     has_entries = jnp.asarray(dots.length, z.dtype) > 0
     t, radius = jnp.where(has_entries, t, z), jnp.where(has_entries, radius, 0)
@@ -113,6 +136,11 @@ class _Products(NamedTuple):
         terms += [times(a, b, self.xw[i][j]) for i, a in enumerate(f.x) for j, b in enumerate(g.w)]
         terms += [times(a, b, self.xw[j][i]) for i, a in enumerate(f.w) for j, b in enumerate(g.x)]
         return plus(terms)
+
+    def growth(self, u: Combination, v: Combination) -> Coefficient:
+        """By how much ``x[0] . w[0]`` grows when these are added to the operands."""
+        first_x, with_w = with_first_operands(jax.tree.map(lambda _: 0.0, u), v)
+        return plus((self.inner(first_x, v), self.inner(u, with_w)))
 
 
 def _full(coefficient: Coefficient, like: Array) -> Array:

@@ -110,7 +110,7 @@ Schedule = Sequence[Sequence[Node]]
 def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], Array]:
     """The value of each node as the network computes it."""
     fixed = with_computed(graph, data)
-    return _start_of(jax.tree.leaves(params), fixed, starts_of(graph, params, fixed))
+    return start_of(jax.tree.leaves(params), fixed, starts_of(graph, params, fixed))
 
 
 def starts_of(
@@ -118,14 +118,14 @@ def starts_of(
 ) -> dict[Node, Array]:
     """The value of each operation as the network computes it, from data with what is computed of them alone."""
     starts = dict(known or {})
-    value = _start_of(jax.tree.leaves(params), data, starts)
+    value = start_of(jax.tree.leaves(params), data, starts)
     for node in graph.nodes:
         if node not in starts and isinstance(node, Operation) and not node.primitive.constrains_output:
             starts[node] = node.start(value)
     return starts
 
 
-def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) -> Callable[[Node], Array]:
+def start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) -> Callable[[Node], Array]:
     """The value of each node at the start; what is not in ``starts`` is computed each time."""
     of_data = jax.tree.leaves(data)
 
@@ -142,7 +142,7 @@ def _start_of(of_parameters: list[Array], data: Any, starts: dict[Node, Array]) 
     return value
 
 
-def _kept(starts: dict[Node, Array]) -> dict[Node, Array]:
+def kept(starts: dict[Node, Array]) -> dict[Node, Array]:
     """Without what follows from others that are kept at the cost of a sum; loops refer to their states."""
     states = {node.feedback for node in starts if isinstance(node, Operation)}
     left_out: set[Node] = set()
@@ -161,14 +161,14 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
     high, moved = normalised(params, low)
     fixed = with_computed(graph, data)
     leaves = jax.tree.leaves(high)
-    held = in_spans(graph, _start_of(leaves, fixed, {})) if spans else {}
+    held = in_spans(graph, start_of(leaves, fixed, {})) if spans else {}
     products = _products(graph, held)
     starts = starts_of(graph, high, fixed, products)
     state = State(
         high,
         moved,
         origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
-        starts=_by_key(graph, _kept({node: start for node, start in starts.items() if node not in products})),
+        starts=_by_key(graph, kept({node: start for node, start in starts.items() if node not in products})),
         values={graph.keys[parameter]: span.nothing() for parameter, span in held.items()},
         targets={},
         spans=_by_key(graph, held),
@@ -221,7 +221,7 @@ def opened(graph: Graph, state: State) -> Changes:
             pair = at_start[parameter.index], lows[parameter.index]
             at_start[parameter.index] = state.origin[graph.keys[parameter]]
             values[parameter] = difference_of_pairs(*pair, at_start[parameter.index], jnp.zeros_like(pair[1]))
-    changes = Changes(graph, _start_of(at_start, state.data, starts))
+    changes = Changes(graph, start_of(at_start, state.data, starts))
     changes.values, changes.targets = values, targets
     changes.spans = {parameter: held.span for parameter, held in spans.items()}
     return changes
@@ -269,17 +269,14 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
 
 def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
     """The same point with these data, from which the network computes other values to begin with."""
-    fixed = with_computed(graph, data)
-    pairs = zip(jax.tree.leaves(state.data), jax.tree.leaves(fixed), strict=True)
-    same = functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
-
+    fixed, same = other_data(graph, state.data, data)
     lows = _with_spans(state, {i: state.targets.get(i, state.values[i]) for i in state.spans})
     old_start = opened(graph, state).start_of
     params = [
         old_start(parameter) + low if graph.keys[parameter] in state.spans else old_start(parameter)
         for parameter, low in zip(graph.parameters, jax.tree.leaves(lows), strict=True)
     ]
-    held = in_spans(graph, _start_of(params, fixed, {})) if state.spans else {}
+    held = in_spans(graph, start_of(params, fixed, {})) if state.spans else {}
     structure, spans = jax.tree.structure(state.high), _by_key(graph, held)
     starts = starts_of(graph, jax.tree.unflatten(structure, params), fixed, _products(graph, held))
     moved = {graph.keys[node]: old_start(node) - start for node, start in starts.items()}
@@ -300,5 +297,16 @@ def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
         spans=spans,
         data=fixed,
     )
-    # So that a run goes on bit for bit:
-    return jax.tree.map(lambda old, new: jnp.where(same, old, new.astype(old.dtype)), replace(state, data=fixed), new)
+    return where_other(same, replace(state, data=fixed), new)
+
+
+def other_data(graph: Graph, old: Any, data: tuple[Any, ...]) -> tuple[Any, Array]:
+    """The data with what is computed of them alone, and whether they are those of before."""
+    fixed = with_computed(graph, data)
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(fixed), strict=True)
+    return fixed, functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
+
+
+def where_other(same: Array, old: Any, new: Any) -> Any:
+    """The old state where data are the same, so that a run goes on bit for bit, else the new one."""
+    return jax.tree.map(lambda old, new: jnp.where(same, old, new.astype(old.dtype)), old, new)

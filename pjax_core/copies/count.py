@@ -52,13 +52,13 @@ class Projected(NamedTuple):
 
     Attributes:
         changes: the mean changes of the copies in each slot that moves, before ``gain``.
-        output: the new output; None for an output constraint.
+        output_change: the change of the output's estimate; None for an output constraint.
         deviations: of the copies, by their :class:`Move`.
         truncation: norm of what ``deviations`` leave out, over that of the change; None if nothing is left out.
     """
 
     changes: tuple[Array, ...]
-    output: Array | None
+    output_change: Array | None
     deviations: Deviations
     truncation: Array | None
 

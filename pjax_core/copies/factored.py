@@ -92,6 +92,7 @@ class Factored:
         shared: Sequence[Array],
         deviations: Terms,
         output: Array | None,
+        residual: Array | None,
         moves: Sequence[Move],
         unread: Array | None,
     ) -> Projected:
@@ -107,9 +108,9 @@ class Factored:
             for side, terms in zip(bilinear.sides, (deviations.x, deviations.w), strict=True)
         )
         fixed = (not deviations.x, not deviations.w)
-        u = _with_shared((1.0, 0.0), fixed, deviations.u, move_x.scale)
-        v = _with_shared((0.0, 1.0), fixed, deviations.v, move_w.scale)
-        found = bilinear.project_factored(x, w, u, v, output, **node.settings)
+        u = _before_shared(fixed, deviations.u, move_x.scale)
+        v = _before_shared(fixed, deviations.v, move_w.scale)
+        found = bilinear.project_factored(x, w, u, v, output, residual=residual, **node.settings)
         u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
         v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
 
@@ -120,7 +121,7 @@ class Factored:
         kept = (Combination(c.x[: self.history], c.w[: self.history]) for c in (u, v))
         return Projected(
             in_places((found.x_mean, found.w_mean), bilinear.sides),
-            output + found.z_change,
+            found.z_change,
             Terms(deviations.x and x[: self.history], deviations.w and w[: self.history], *kept),
             jnp.where(left_out == 0, 0, jnp.sqrt(left_out / changed)),
         )
@@ -168,14 +169,12 @@ def _common_move(node: Operation, moves: Sequence[Move], side: Sequence[int]) ->
     return moves[side[0]]
 
 
-def _with_shared(
-    own: tuple[float, float], fixed: tuple[bool, bool], deviation: Combination, scale: Factor
-) -> Combination:
-    """The coefficients of the copies: ``own`` those of what they share, on which a fixed operand has its deviation."""
+def _before_shared(fixed: tuple[bool, bool], deviation: Combination, scale: Factor) -> Combination:
+    """The coefficients of what copies have beyond what they share, 0 for that unless it is a fixed operand."""
     return Combination(
         *(
-            (first + times(scale, terms[0]),) if is_fixed else (first, *(times(scale, term) for term in terms))
-            for first, is_fixed, terms in zip(own, fixed, deviation, strict=True)
+            (*(() if is_fixed else (0.0,)), *(times(scale, term) for term in terms))
+            for is_fixed, terms in zip(fixed, deviation, strict=True)
         )
     )
 

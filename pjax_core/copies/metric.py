@@ -85,7 +85,7 @@ def _mean_squares(old: Point, new: Point, node: Operation) -> Array:
     def movement(source: Node) -> Array:
         if not is_fixed(source):
             return new.shared[source] - old.shared[source]
-        value = old.fixed(source)
+        value = old.start_of(source)
         return value if is_index(source) else jnp.zeros_like(value)
 
     shared = spread(node)(*(slot.read(movement) for slot in node.slots))

@@ -2,8 +2,11 @@
 
 A copy is what all copies of a value share plus its own deviation.  Both algorithms write the same value into the
 shared part of all copies, so that the state holds one array for the output of each node, the mean of its deviations,
-and the deviations themselves, in the representation of each consumer (:mod:`pjax_core.copies`).  Values of parameters
-are differences from the parameters at the start, since a step can move them by less than a rounding error.
+and the deviations themselves, in the representation of each consumer (:mod:`pjax_core.copies`).  Values are held as
+changes since the start, where all constraints but those of the outputs hold: a step can move them by far less than
+their rounding, and what an operation's output has beyond its inputs follows from changes alone, as in
+:mod:`pjax_core.copies.changes`.  All that algorithms do with values are affine combinations, which changes have in
+common with them.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -22,6 +25,7 @@ from jax import Array
 from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies import consensus
+from pjax_core.copies.changes import Changes, nothing
 from pjax_core.copies.count import (
     Deviations,
     Factor,
@@ -40,9 +44,11 @@ from pjax_core.copies.factored import Copies, Factored
 from pjax_core.copies.stored import means_over_copies
 from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed, with_computed
-from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, is_fixed
+from pjax_core.graph.nodes import Node, Operation, Parameter, is_fixed, is_index
 from pjax_core.graph.sets import placed
+from pjax_core.operations.primitive import moved
 from pjax_core.operations.primitives import identity
+from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
 
 @exportable_dataclass
@@ -51,11 +57,13 @@ class CopiesState:
     """A point with copies; dictionaries are indexed by the places of nodes in the graph, as strings.
 
     Attributes:
-        high: the parameters at the start, of which values of parameters are differences.
-        shared: what all copies of a node's output share.
+        high: the parameters at the start; 0 for those in sets.
+        starts: what the network computed at the start, and parameters in sets as they were then.
+        shared: what all copies of a node's output share, as its change since the start.
         means: the means of their deviations, including what factored ones have left out since.
         deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
-        projected: of each parameter of colour B, and of those in sets, the value that its own projection produced last.
+        projected: of each parameter of colour B what its own projection produced last, as a change too; of those in
+            sets as a value.
         truncation: of each factored operation, what its deviations left out in the last step, relative to the change.
         metric: of the operations whose copies have them, the weights in means: see :mod:`pjax_core.copies.metric`.
         data: the data arrays.
@@ -63,6 +71,7 @@ class CopiesState:
     """
 
     high: Any
+    starts: dict[str, Array]
     shared: dict[str, Array]
     means: dict[str, Array]
     deviations: dict[str, Deviations]
@@ -90,19 +99,26 @@ class CopiesState:
 
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
-    params, low = consensus.normalised(params, low)
+    high, moved = consensus.normalised(params, low)
     fixed = with_computed(graph, data)
-    starts = consensus.starts_of(graph, params, fixed)
-    high, lows = _from_zero(params, low, {parameter.index for parameter in graph.regions})
-    index = graph.keys
-    starts |= {parameter: lows[parameter.index] for parameter in graph.parameters}
-    shared = {i: _widened(starts[node]) for node, i in index.items() if node in starts}
+    starts = consensus.starts_of(graph, high, fixed)
+    changes = _since_start(graph, high, moved, fixed, starts, follow=low is not None)
+    index, leaves = graph.keys, jax.tree.leaves(high)
+    shared = {i: changes.get(node, nothing(node)) for node, i in index.items() if node in changes or node in starts}
+    in_sets = {parameter: leaves[parameter.index] for parameter in graph.regions}
+    for parameter, start in in_sets.items():
+        leaves[parameter.index] = jnp.zeros_like(start)
     return CopiesState(
-        high=high,
+        high=jax.tree.unflatten(jax.tree.structure(high), leaves),
+        starts={index[node]: start for node, start in (consensus.kept(starts) | in_sets).items()},
         shared=shared,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
-        projected={index[p]: shared[index[p]] for p in graph.parameters if _is_read_projected(graph, p)},
+        projected={
+            index[p]: changes[p] + in_sets[p] if p in in_sets else changes[p]
+            for p in graph.parameters
+            if p in in_sets or graph.colours[p] is Colour.B
+        },
         truncation={
             index[node]: varying(jnp.zeros(()), varying_axes(high))
             for node, held in copies.items()
@@ -114,19 +130,17 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
     )
 
 
-def _from_zero(high: Any, low: Any, indices: Set[int]) -> tuple[Any, list[Array]]:
-    """The parameters at the start and the differences from them; some from 0: their sets are of values."""
-    highs, structure = jax.tree.flatten(high)
-    lows = jax.tree.leaves(low)
-    for index in indices:
-        lows[index] = highs[index].astype(lows[index].dtype) + lows[index]
-        highs[index] = jnp.zeros_like(highs[index])
-    return jax.tree.unflatten(structure, highs), lows
-
-
-def _is_read_projected(graph: Graph, parameter: Node) -> bool:
-    """Whether the parameter is what its own projection produced last, not the mean of its copies."""
-    return graph.colours[parameter] is Colour.B or parameter in graph.regions
+def _since_start(
+    graph: Graph, high: Any, lows: Any, data: Any, starts: dict[Node, Array], *, follow: bool
+) -> dict[Node, Array]:
+    """What is to be added to the parameters and, if the network's values ``follow``, by how much these change."""
+    changes = Changes(graph, consensus.start_of(jax.tree.leaves(high), data, starts))
+    changes.values = dict(zip(graph.parameters, jax.tree.leaves(lows), strict=True))
+    if follow:
+        for node in starts:
+            if isinstance(node, Operation):
+                changes.follow(node)
+    return changes.values
 
 
 def no_deviations(graph: Graph, node: Operation, copies: Copies) -> Deviations:
@@ -181,20 +195,22 @@ class Projection(NamedTuple):
     """What projecting onto a set of constraints does.
 
     Attributes:
-        outputs: the value that each node writes into the copies of its output.
+        outputs: what each node writes into the copies of its output, as a change since the start.
+        placed: of parameters in sets, as a value.
         changes: of each node, the mean change of those copies of its output that are projected as inputs.
         deviations: those of the projected operations, as the algorithm moves them.
         truncation: see :class:`pjax_core.copies.Projected`.
     """
 
     outputs: dict[Node, Array]
+    placed: dict[Node, Array]
     changes: dict[Node, Array]
     deviations: dict[Node, Deviations]
     truncation: dict[Node, Array]
 
 
 class Point:
-    """A state opened for a step: its graph, and its arrays by node."""
+    """A state opened for a step: its graph, and its arrays by node, values as changes since the start."""
 
     def __init__(self, graph: Graph, copies: Mapping[Operation, Copies], state: CopiesState) -> None:
         self.graph = graph
@@ -204,6 +220,7 @@ class Point:
         self.means = {graph.nodes[int(i)]: array for i, array in state.means.items()}
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
         self.weights = {graph.nodes[int(i)]: array for i, array in state.metric.items()}
+        self.start_of = _start_of(graph, state)
         self._totals: dict[Node, Array] = {}
 
     def project(
@@ -214,19 +231,24 @@ class Point:
         move: Callable[[Operation, int], Move],
     ) -> Projection:
         """Project copies that share ``shared`` and have the means ``estimates``; their deviations as ``move`` says."""
-        found = Projection({}, {}, {}, {})
+        found = Projection({}, {}, {}, {}, {})
         for node in self.graph.nodes:
             if node in constraints.nodes:
                 with jax.named_scope(self.graph.label(node)):
                     if isinstance(node, Operation):
                         self._project_operation(node, shared, estimates, move, found)
                     elif isinstance(node, Parameter) and node in self.graph.regions:
-                        # Such a parameter is the difference from 0.
-                        high, low = placed(self.graph.regions[node], (estimates[node], 0 * estimates[node]))
-                        found.outputs[node] = high + low
+                        self._place(node, estimates[node], found)
                     else:
                         found.outputs[node] = estimates[node]
         return found
+
+    def _place(self, parameter: Parameter, change: Array, found: Projection) -> None:
+        """Make a parameter the nearest point of its set, and add that to ``found``."""
+        start, none = self.start_of(parameter), jnp.zeros_like(change)
+        high, low = placed(self.graph.regions[parameter], add_to_pair(start, none, change))
+        found.placed[parameter] = high + low
+        found.outputs[parameter] = difference_of_pairs(high, low, start, none)
 
     def _project_operation(
         self,
@@ -237,27 +259,30 @@ class Point:
         found: Projection,
     ) -> None:
         """Project one operation and add what it does to ``found``."""
-        inputs, deviations = self._inputs(node, shared), self.deviations(node)
+        starts = [slot.read(self.start_of) for slot in node.slots]
+        changes = [self._change_of(node, place, shared) for place in range(len(starts))]
+        deviations = self.deviations(node)
         moves = [move(node, place) for place in range(moving_slots(node))]
-        estimate = estimates.get(node)
-        if (
-            self.weights
-            and estimate is not None
-            and node.primitive is identity
-            and self.graph.colours[node] is Colour.B
-        ):
-            estimate = self._weighted_estimate(node, inputs[0] + times(moves[0].scale, deviations[0]), estimate)
+        estimate = output = residual = None
+        if node in estimates:
+            estimate = estimates[node]
+            if self.weights and node.primitive is identity and self.graph.colours[node] is Colour.B:
+                copy = times(moves[0].scale, deviations[0])
+                estimate = self._weighted_estimate(node, moved(copy, changes[0]), estimate)
+            growth = node.primitive.growth(starts, changes, **node.settings)
+            output, residual = self.start_of(node) + estimate, estimate if growth is None else estimate - growth
         projected = self.copies[node].project(
             node,
-            inputs,
+            list(map(moved, starts, changes)),
             deviations,
-            estimate,
+            output,
+            residual,
             moves,
-            unread_elements(self.graph, node, self.fixed),
+            unread_elements(self.graph, node, self.start_of),
             **({"weights": self.weights[node]} if node in self.weights else {}),
         )
-        if projected.output is not None:
-            found.outputs[node] = projected.output
+        if estimate is not None and projected.output_change is not None:
+            found.outputs[node] = estimate + projected.output_change
         if projected.truncation is not None:
             found.truncation[node] = projected.truncation
         found.deviations[node] = projected.deviations
@@ -268,8 +293,8 @@ class Point:
     def part_of_mean(self, consumer: Operation, source: Node, means: Sequence[Array]) -> Array:
         """What the means in the slots of one consumer, by its weights if there are any, add to that over all copies."""
         if not self.weights:
-            return mean_change(self.graph, consumer, source, means, self.fixed)
-        return sum_over_copies(consumer, source, means, self.fixed) / self._total(source)
+            return mean_change(self.graph, consumer, source, means, self.start_of)
+        return sum_over_copies(consumer, source, means, self.start_of) / self._total(source)
 
     def _total(self, source: Node) -> Array:
         """The sum of the weights of all copies of a node's output, 1 where there are none."""
@@ -278,7 +303,7 @@ class Point:
             for consumer in self.graph.consumers[source]:
                 ones = [jnp.ones(copies.shape, copies.dtype) for copies in laid_out(consumer)]
                 weights = means_over_copies(consumer, ones, self.weights.get(consumer))
-                total = total + sum_over_copies(consumer, source, weights, self.fixed)
+                total = total + sum_over_copies(consumer, source, weights, self.start_of)
             self._totals[source] = jnp.where(total > 0, total, 1)
         return self._totals[source]
 
@@ -288,21 +313,16 @@ class Point:
         own = self.weights.get(node.slots[0].sources[0], 1)
         return copy + (2 * total / (own + total)) * (estimate - copy)
 
-    def _inputs(self, node: Operation, shared: Mapping[Node, Array]) -> list[Array]:
-        """What the copies in each slot share."""
+    def _change_of(self, node: Operation, place: int, shared: Mapping[Node, Array]) -> Array | None:
+        """The change of what the copies in a slot share; None where that never moves."""
 
-        def value(source: Node) -> Array:
-            if is_fixed(source):
-                return self.fixed(source)
-            if isinstance(source, Parameter):
-                return jax.tree.leaves(self.state.high)[source.index] + shared[source]
-            return shared[source]
+        def change(source: Node) -> Array:
+            if not is_fixed(source):
+                return shared[source]
+            value = self.start_of(source)
+            return value if is_index(source) else jnp.zeros_like(value)
 
-        return [slot.read(value) for slot in node.slots]
-
-    def fixed(self, node: Node) -> Array:
-        """The value of a node that never moves."""
-        return _widened(fixed_value(node, jax.tree.leaves(self.state.data)))
+        return None if node.slots[place].is_fixed else node.slots[place].read(change)
 
     def held(self, node: Operation) -> Deviations:
         """The deviations that the state holds of an operation's copies: None for a sole one."""
@@ -327,7 +347,9 @@ class Point:
     ) -> CopiesState:
         """The state with these arrays in place of the old ones, after ``projections``."""
         index = self.graph.keys
-        outputs = {index[node]: array for found in projections for node, array in found.outputs.items()}
+        projected = {
+            index[node]: array for found in projections for node, array in (found.outputs | found.placed).items()
+        }
         truncation = dict(self.state.truncation)
         for found in projections:
             for node, left_out in found.truncation.items():
@@ -342,11 +364,43 @@ class Point:
                 for n, held in deviations.items()
                 if isinstance(n, Operation)
             },
-            projected={i: outputs.get(i, array) for i, array in self.state.projected.items()},
+            projected={i: projected.get(i, array) for i, array in self.state.projected.items()},
             truncation=truncation,
         )
         # Operands of different precision make changes of the widest.
         return jax.tree.map(lambda array, old: array.astype(old.dtype), new, self.state)
+
+
+def _start_of(graph: Graph, state: CopiesState) -> Callable[[Node], Array]:
+    """The value of each node at the start, in float32 or wider."""
+    starts = {graph.nodes[int(i)]: array for i, array in state.starts.items()}
+    start_of = consensus.start_of(_params_at_start(graph, state), state.data, starts)
+    return lambda node: _widened(start_of(node))
+
+
+def _params_at_start(graph: Graph, state: CopiesState) -> list[Array]:
+    """The parameters at the start, in their order."""
+    leaves = jax.tree.leaves(state.high)
+    for parameter in graph.regions:
+        leaves[parameter.index] = state.starts[graph.keys[parameter]]
+    return leaves
+
+
+def with_data(graph: Graph, state: CopiesState, data: tuple[Any, ...]) -> CopiesState:
+    """The same point with these data, from which the network computes other values to begin with."""
+    old_start = _start_of(graph, state)
+    fixed, same = consensus.other_data(graph, state.data, data)
+    starts = {
+        graph.keys[node]: (node, start)
+        for node, start in consensus.starts_of(graph, _params_at_start(graph, state), fixed).items()
+    }
+    new = replace(
+        state,
+        starts=state.starts | {i: start for i, (_, start) in starts.items() if i in state.starts},
+        shared=state.shared | {i: state.shared[i] + (old_start(node) - start) for i, (node, start) in starts.items()},
+        data=fixed,
+    )
+    return consensus.where_other(same, replace(state, data=fixed), new)
 
 
 def combined(*terms: tuple[Factor, Array]) -> Array:

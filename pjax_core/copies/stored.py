@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,22 +35,24 @@ class Dense:
         shared: Sequence[Array],
         deviations: Deviations,
         output: Array | None,
+        residual: Array | None,
         moves: Sequence[Move],
         unread: Array | None,
         weights: Array | None = None,
     ) -> Projected:
         """Project the copies; the output is free where it is ``unread``.
 
-        With ``weights``, one for each element of the output, each copy's change counts that much in the mean changes.
+        ``residual`` is what the estimate of the output has beyond that which follows from what the copies share.  With
+        ``weights``, one for each element of the output, each copy's change counts that much in the mean changes.
         """
         bilinear = node.primitive.bilinear
         if bilinear is not None and bilinear.project_copies is not None and unread is None and weights is None:
             scale, keep, gain = zip(*moves, strict=True)
             found = bilinear.project_copies(
-                *shared, *deviations, output, scale=scale, keep=keep, gain=gain, **node.settings
+                *shared, *deviations, output, scale=scale, keep=keep, gain=gain, residual=residual, **node.settings
             )
-            return Projected((found.x_mean, found.w_mean), output + found.z_change, (found.u, found.v), None)
-        return self._project_laid_out(node, shared, deviations, output, moves, unread, weights)
+            return Projected((found.x_mean, found.w_mean), found.z_change, (found.u, found.v), None)
+        return self._project_laid_out(node, shared, deviations, output, residual, moves, unread, weights)
 
     def _project_laid_out(
         self,
@@ -57,20 +60,29 @@ class Dense:
         shared: Sequence[Array],
         deviations: Deviations,
         output: Array | None,
+        residual: Array | None,
         moves: Sequence[Move],
         unread: Array | None,
         weights: Array | None,
     ) -> Projected:
         """The projection with all copies formed."""
         primitive = node.primitive.copywise or node.primitive
-        copies = list(spread(node)(*shared))
-        for place, (deviation, move) in enumerate(zip(deviations, moves, strict=True)):
-            copies[place] = copies[place] + times(move.scale, deviation)
-        if output is not None and unread is not None:
-            output = jnp.where(unread, primitive.forward(*copies, **node.settings), output)
-        changes, output = primitive.project_values(tuple(copies), output, **node.settings)
+        of_all = spread(node)(*shared)
+        own: list[Array | None] = [times(move.scale, u) for u, move in zip(deviations, moves, strict=True)]
+        own += [None] * (len(of_all) - len(own))
+        copies = tuple(shared if u is None else shared + u for shared, u in zip(of_all, own, strict=True))
+        adopted: Any = 0  # the change of an output that is free, to the one that follows from the inputs
+        if output is not None and residual is not None:
+            residual = residual - jnp.asarray(primitive.growth(of_all, own, **node.settings))
+            if unread is not None:
+                adopted = jnp.where(unread, -residual, 0)
+                output, residual = output + adopted, residual + adopted
+        changes, output_change = primitive.project(copies, output, residual, **node.settings)
         return Projected(
-            means_over_copies(node, changes, weights), output, tuple(map(moved, moves, deviations, changes)), None
+            means_over_copies(node, changes, weights),
+            None if output_change is None else output_change + adopted,
+            tuple(map(moved, moves, deviations, changes)),
+            None,
         )
 
     def __str__(self) -> str:

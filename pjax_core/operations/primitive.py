@@ -226,8 +226,12 @@ def bilinear(
         )
         return in_places(changes, sides), z_change
 
-    def project_factored(x: Any, w: Any, u: Any, v: Any, z: Array, **settings: Any) -> Any:
-        return pk.project_bilinear_map_factored(functools.partial(function, **settings), x, w, u, v, z)
+    def project_factored(
+        x: Any, w: Any, u: Any, v: Any, z: Array, *, residual: Array | None = None, **settings: Any
+    ) -> Any:
+        return pk.project_bilinear_map_factored(
+            functools.partial(function, **settings), x, w, u, v, z, residual=residual
+        )
 
     def squared_norms(x: Any, w: Any, **settings: Any) -> tuple[Array, Array]:
         x_squares, w_squares = (jax.tree.map(lambda a: a * a, side) for side in (x, w))

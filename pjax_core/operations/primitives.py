@@ -80,8 +80,8 @@ matmul = Primitive(
 )
 
 
-def _transposed_factored(x: Any, w: Any, u: Any, v: Any, z: Array) -> pk.FactoredChanges:
-    found = pk.project_dense_factored(x, [array.T for array in w], u, v, z)
+def _transposed_factored(x: Any, w: Any, u: Any, v: Any, z: Array, **known: Any) -> pk.FactoredChanges:
+    found = pk.project_dense_factored(x, [array.T for array in w], u, v, z, **known)
     return found._replace(w_mean=found.w_mean.T)
 
 

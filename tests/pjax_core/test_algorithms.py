@@ -17,6 +17,16 @@ ALGORITHMS = {
     "ap in turn": pj.alternating_projections(in_turn=True),
     "cp": pj.cyclic_projections(),
 }
+REFLECTING = [
+    pj.douglas_rachford(copies="dense"),
+    pj.douglas_rachford(0.3, copies=pj.Factored()),
+    pj.alternating_reflections(copies="dense"),
+    pj.alternating_reflections(copies=pj.Factored()),
+    pj.difference_map(copies=pj.Factored()),
+    pj.difference_map(0.5, copies="dense"),
+    pj.cyclic_douglas_rachford(copies="dense"),
+    pj.cyclic_douglas_rachford(copies=pj.Factored()),
+]
 Params = dict[str, Any]
 STEPS = 5
 FEASIBLE_STEPS = 3000
@@ -164,8 +174,14 @@ def test_dtypes(dtype: str, algorithm: pj.Algorithm, params: Params, data: Any, 
     assert relative_error(solution.params, expected) < 4 * float(jnp.finfo(dtype).eps) + 1e-6
 
 
+# With a metric identities stand between operations, and what the outputs ask takes two steps for each layer.
+DEEP_RUNS = [(algorithm, 6) for algorithm in (*ALGORITHMS.values(), *REFLECTING)]
+DEEP_RUNS.append((pj.douglas_rachford(gamma=1e-3, copies="dense"), 12))
+
+
+@pytest.mark.parametrize(("algorithm", "steps"), DEEP_RUNS, ids=repr)
 def test_float32_loses_no_change_of_deep_layers(
-    algorithm: pj.Algorithm, generator: np.random.Generator, one_hot: Any, relative_error: Any
+    algorithm: pj.Algorithm, steps: int, generator: np.random.Generator, one_hot: Any, relative_error: Any
 ) -> None:
     """The first layer's change is far below what float32 can add to a value."""
     sizes = (20, *(24,) * 4, 3)
@@ -175,7 +191,7 @@ def test_float32_loses_no_change_of_deep_layers(
 
     def changes(dtype: str) -> list[np.ndarray]:
         arrays = jax.tree.map(lambda a: jnp.asarray(np.float32(a), dtype), ((weights, biases), x, y))
-        solution = pj.solve(DEEP, *arrays, algorithm=algorithm, steps=len(sizes), tolerance=np.inf)
+        solution = pj.solve(DEEP, *arrays, algorithm=algorithm, steps=steps, tolerance=np.inf)
         return [np.asarray(change, np.float64) for change in solution.change[0]]
 
     with jax.enable_x64(True):

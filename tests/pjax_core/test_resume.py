@@ -86,15 +86,16 @@ def test_goes_on_with_other_data(params: Any, data: Any) -> None:
     assert np.max(np.abs(found.params["w0"] - same.params["w0"])) > 1e-3
 
 
-def test_other_data_leave_the_point_where_it_is(params: Any, data: Any, float64: None) -> None:
+@pytest.mark.parametrize("algorithm", [AP, DR], ids=["AP", "DR"])
+def test_other_data_leave_the_point_where_it_is(algorithm: pj.Algorithm, params: Any, data: Any, float64: None) -> None:
     """The state holds changes since what the network computed from the data before."""
     x, y = data
     params, x, y = jax.tree.map(np.float64, (params, x, y))
-    steps = [solve(params, x, y, algorithm=AP, steps=5)]
+    steps = [solve(params, x, y, algorithm=algorithm, steps=5)]
     others = [np.flip(x, 0), x + 0.1]
     for other in others:
-        steps.append(solve(params, other, y, algorithm=AP, steps=0, state=steps[-1].state))
-    back = solve(params, x, y, algorithm=AP, steps=4, state=steps[-1].state)
-    straight = solve(params, x, y, algorithm=AP, steps=4, state=steps[0].state)
+        steps.append(solve(params, other, y, algorithm=algorithm, steps=0, state=steps[-1].state))
+    back = solve(params, x, y, algorithm=algorithm, steps=4, state=steps[-1].state)
+    straight = solve(params, x, y, algorithm=algorithm, steps=4, state=steps[0].state)
     for found, expected in zip(jax.tree.leaves(back.params), jax.tree.leaves(straight.params), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)

@@ -21,10 +21,45 @@ def levels(x: Any) -> Any:
     return grid[jnp.argmin(jnp.abs(x[..., None] - grid), axis=-1)].astype(x.dtype)
 
 
+def deviations(*numbers: Any, add: float) -> Any:
+    """Of copies from ``x`` and ``w``: small multiples of these, with ``add`` on each one's own coefficient."""
+    of_x, of_w, of_both = (1e-12 * number for number in numbers)
+    return ((of_x + add,), (of_both,)), ((of_w,), (of_both + add,))
+
+
+def dense_copies(*arrays: Any, increments: bool = True, **settings: Any) -> Any:
+    """With deviations as small as the residuals that must not be lost."""
+    assert increments
+    return pk.project_dense_copies(*arrays, scale=(1e-12, -1e-12), **settings)
+
+
+def factored(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """With such deviations too, which are coefficients of the copies themselves where no residual is known."""
+
+    def project(x: Any, w: Any, *numbers: Any, increments: bool = True, **settings: Any) -> Any:
+        assert increments
+        *coefficients, z = numbers
+        u, v = deviations(*coefficients, add=0 if "residual" in settings else 1)
+        return kernel([x], [w], u, v, z, **settings)
+
+    return project
+
+
 KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]] = {
     "bilinear": (pk.project_bilinear, lambda a, b: jnp.sum(a * b, -1), [(6, 5), (6, 5)]),
     "dense": (pk.project_dense, jnp.matmul, [(6, 5), (5, 4)]),
     "map": (lambda *a, **k: pk.project_bilinear_map(jnp.matmul, *a, **k), jnp.matmul, [(6, 5), (5, 4)]),
+    "dense copies": (dense_copies, lambda x, w, u, v: x @ w, [(6, 5), (5, 4), (6, 4, 5), (6, 4, 5)]),
+    "dense factored": (
+        factored(pk.project_dense_factored),
+        lambda x, w, *_: x @ w,
+        [(6, 5), (5, 4), (6, 4), (6, 4), (6, 4)],
+    ),
+    "map factored": (
+        factored(functools.partial(pk.project_bilinear_map_factored, jnp.matmul)),
+        lambda x, w, *_: x @ w,
+        [(6, 5), (5, 4), (6, 4), (6, 4), (6, 4)],
+    ),
     "conv": (
         pk.project_conv2d,
         lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")),

@@ -14,7 +14,8 @@ def bilinear_increments(a: Array, b: Array, z: Array, residual: Array | None = N
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
     if a.shape[-1] == 0:  # the only point of the set has z = 0
         return a, b, -z
-    p, q = jnp.sum(a * b, axis=-1), jnp.sum(a * a + b * b, axis=-1)
+    p = jnp.sum(a * b, axis=-1) if residual is None else z - residual
+    q = jnp.sum(a * a + b * b, axis=-1)
     found = coefficients(a, b, (p, q, z, residual))
     gamma, sign, rest, free = (array[..., None] for array in found[1:])
     return gamma * (a + sign * b) + (rest * b + free), gamma * (b + sign * a) + (rest * a + sign * free), found.z_change

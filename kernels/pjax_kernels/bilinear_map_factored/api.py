@@ -34,6 +34,7 @@ def project_bilinear_map_factored(
     v: tuple[Sequence[Coefficient], Sequence[Coefficient]],
     z: ArrayLike,
     *,
+    residual: ArrayLike | None = None,
     precision: str | None = "highest",
     implementation: str | None = None,
 ) -> FactoredChanges:
@@ -55,6 +56,9 @@ def project_bilinear_map_factored(
             or numbers for all dot products.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond the dot products of ``x[0]`` and ``w[0]``, where that is
+            known better than by subtraction.  ``u`` and ``v`` are then what is added to these for the copies, so that
+            no deviation is rounded with a coefficient of 1.
         precision: as in :func:`project_bilinear_map`.
         implementation: "reference" (stores all copies; for small shapes), "xla", or None for the best that runs here.
 
@@ -90,6 +94,7 @@ def project_bilinear_map_factored(
         operands,
         bilinear=bilinear,
         precision=precision,
+        known=arguments.known_residual(_KERNEL.name, residual, given[2]),
         like=lambda *_: combination.changes_like(given[0][0], given[1][0], given[2]),
         layout=layout,
     )

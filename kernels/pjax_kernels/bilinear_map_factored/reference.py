@@ -10,7 +10,7 @@ from jax import Array
 
 from pjax_kernels.bilinear import reference
 from pjax_kernels.bilinear_map.reference import Selection, flat, mean_at, selections
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
+from pjax_kernels.combination import Coefficient, Combination, FactoredChanges, with_first_operands
 from pjax_kernels.dot_products import BilinearMap, Tree
 
 
@@ -23,11 +23,17 @@ def factored_increments(
     *,
     bilinear: BilinearMap,
     precision: str | None,
+    residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # of the map nothing is taken but what it selects
     selected = selections(bilinear, x[0], w[0])
-    u, v = jax.tree.map(lambda c: jnp.broadcast_to(jnp.asarray(c, z.dtype), z.shape).ravel(), (u, v))
+    of_u, of_v = u, v
+    if residual is not None:
+        u, v = with_first_operands(u, v)
+    u, v, of_u, of_v = jax.tree.map(
+        lambda c: jnp.broadcast_to(jnp.asarray(c, z.dtype), z.shape).ravel(), (u, v, of_u, of_v)
+    )
     flat_x, flat_w, flat_z = [flat(a) for a in x], [flat(a) for a in w], z.ravel()
 
     def copies(combination: Combination, chosen: Selection) -> Array:
@@ -39,7 +45,12 @@ def factored_increments(
 
     t, beta, gamma, radius = (jnp.zeros_like(flat_z) for _ in range(4))
     for chosen in selected:
-        found = reference.bilinear_root(copies(u, chosen), copies(v, chosen), flat_z[chosen.outputs])
+        a, b = copies(u, chosen), copies(v, chosen)
+        known = None
+        if residual is not None:
+            growth = copies(of_u, chosen) * flat_w[0][chosen.w] + a * copies(of_v, chosen)
+            known = residual.ravel()[chosen.outputs] - jnp.sum(growth, axis=-1)
+        found = reference.bilinear_root(a, b, flat_z[chosen.outputs], known)
         t, beta, gamma, radius = (
             everywhere.at[chosen.outputs].set(here)
             for everywhere, here in zip((t, beta, gamma, radius), found, strict=True)

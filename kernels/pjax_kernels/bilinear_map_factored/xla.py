@@ -14,10 +14,17 @@ from pjax_kernels.dot_products import Tree
 
 
 def factored_increments(
-    x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array, **settings: Any
+    x: Sequence[Tree],
+    w: Sequence[Tree],
+    u: Combination,
+    v: Combination,
+    z: Array,
+    *,
+    residual: Array | None = None,
+    **settings: Any,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
-    return factored.factored_increments(dot_products(x=x[0], w=w[0], z=z, **settings), x, w, u, v, z)
+    return factored.factored_increments(dot_products(x=x[0], w=w[0], z=z, **settings), x, w, u, v, z, residual)
 
 
 def factored_formula(

@@ -26,10 +26,11 @@ def _of_operands(dense_copies: Callable[..., tuple[Array, ...]]) -> Callable[...
     """The same as a function of operands of any dtypes."""
 
     def project(
-        x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, keep: Pair, gain: Pair
+        x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, keep: Pair, gain: Pair, **known: Array
     ) -> tuple[Array, ...]:
-        x, w, z = (array.astype(scale[0].dtype) for array in (x, w, z))
-        return dense_copies(x, w, u, v, z, scale=scale, keep=keep, gain=gain)
+        x, w, z, *residual = (array.astype(scale[0].dtype) for array in (x, w, z, *known.values()))
+        known = dict(zip(known, residual, strict=True))
+        return dense_copies(x, w, u, v, z, scale=scale, keep=keep, gain=gain, **known)
 
     return project
 
@@ -104,6 +105,7 @@ def project_dense_copies(
     scale: Sequence[ArrayLike] = (1.0, 1.0),
     keep: Sequence[ArrayLike] = (0.0, 0.0),
     gain: Sequence[ArrayLike] = (1.0, 1.0),
+    residual: ArrayLike | None = None,
     implementation: str | None = None,
 ) -> DenseCopies:
     """Project every dot product of a dense layer with its own copies, and update their stored deviations.
@@ -126,6 +128,9 @@ def project_dense_copies(
         scale: two numbers, which may be traced: what ``u`` and ``v`` are multiplied by.
         keep: two numbers, likewise: the parts of ``u`` and ``v`` that remain.
         gain: two numbers, likewise: the parts of the changes that are added to these.
+        residual: in the shape of ``z``, what it has beyond ``x w``, the output that follows from what copies have in
+            common, where that is known better than by subtraction.  What deviations add to that is added up by itself.
+            No implementation for GPUs takes it.
         implementation: "reference", "xla", "triton" (GPUs; ``N`` up to 4096), or None for the best that runs here.
 
     Returns:
@@ -155,6 +160,7 @@ def project_dense_copies(
         implementation,
         (x, w, u, v, z, *numbers),
         arrays=arrays,
+        known=arguments.known_residual(_KERNEL.name, residual, z),
         like=lambda x, w, u, v, z, *_: (u, v, x, w, z),
     )
     return DenseCopies(*new)

@@ -11,12 +11,24 @@ Pair = tuple[Array, Array]
 
 
 def dense_copies(
-    x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
+    x: Array,
+    w: Array,
+    u: Array,
+    v: Array,
+    z: Array,
+    *,
+    scale: Pair,
+    keep: Pair,
+    gain: Pair,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
     wide_u, wide_v = u.astype(x.dtype), v.astype(x.dtype)
     x_copies, w_copies = x[:, None, :] + scale[0] * wide_u, w.T[None, :, :] + scale[1] * wide_v
-    u_change, v_change, z_change = reference.bilinear_increments(x_copies, w_copies, z)
+    if residual is not None:
+        of_u = jnp.sum(scale[0] * wide_u * w.T, axis=-1)
+        residual = residual - (of_u + jnp.sum(x_copies * scale[1] * wide_v, axis=-1))
+    u_change, v_change, z_change = reference.bilinear_increments(x_copies, w_copies, z, residual)
     batch, width = z.shape
     return (
         (keep[0] * wide_u + gain[0] * u_change).astype(u.dtype),

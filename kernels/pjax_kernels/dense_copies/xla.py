@@ -27,6 +27,7 @@ class _Layer(NamedTuple):
     u: Array  # (S, B/S, M, N)
     v: Array  # (S, B/S, M, N)
     z: Array  # (S, B/S, M)
+    residual: Array | None  # (S, B/S, M), of what the copies have in common
 
 
 class _Result(NamedTuple):
@@ -48,14 +49,23 @@ class _Settings(NamedTuple):
 
 
 def dense_copies(
-    x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
+    x: Array,
+    w: Array,
+    u: Array,
+    v: Array,
+    z: Array,
+    *,
+    scale: Pair,
+    keep: Pair,
+    gain: Pair,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u`` and ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), the change of ``z`` (B, M)."""
     if x.shape[1] == 0:  # the only point of the set has z = 0
         return u, v, x, w, -z
     batch, width = z.shape
-    x, u, v, z = (in_shards(array, shards(batch)) for array in (x, u, v, z))
-    layer, settings = _Layer(x, w.T, u, v, z), _Settings(scale, keep, gain)
+    x, u, v, z, residual = jax.tree.map(lambda array: in_shards(array, shards(batch)), (x, u, v, z, residual))
+    layer, settings = _Layer(x, w.T, u, v, z, residual), _Settings(scale, keep, gain)
     rows, blocks = _in_blocks(z.shape[1], w.size)
     first = z.shape[1] - blocks * rows
 
@@ -95,11 +105,12 @@ def _in_blocks(batch: Any, size: int) -> tuple[Any, Any]:
 
 def _project_rows(layer: _Layer, w_sum: Array, start: int | Array, size: Any, settings: _Settings) -> _Result:
     """The result for ``size`` rows of each part, and what ``w_sum`` is with them."""
-    x, u, v, z = (lax.dynamic_slice_in_dim(y, start, size, 1) for y in (layer.x, layer.u, layer.v, layer.z))
-    block = _Layer(x, layer.w, u, v, z)
+    own = (layer.x, layer.u, layer.v, layer.z, layer.residual)
+    x, u, v, z, residual = jax.tree.map(lambda y: lax.dynamic_slice_in_dim(y, start, size, 1), own)
+    block = _Layer(x, layer.w, u, v, z, residual)
     a, b = _copies(block, settings)
     # The copies of the block enter the loop for far roots: all of u and v, which are overwritten next, would be copied.
-    found = coefficients(a, b, (*_inner_products(a, b), z, None))
+    found = coefficients(a, b, _equations(a, b, block, settings))
     gamma, sign, rest, free = (array[..., None] for array in found[1:])
     of_x, of_w = (gamma * (a + sign * b), rest * b + free), (gamma * (b + sign * a), rest * a + sign * free)
     # The changes are formed for each use: to store them would cost more.
@@ -124,11 +135,17 @@ def _exchanged(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     return like(second, first), like(first, second)
 
 
-def _copies(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
-    """The copies of ``x`` and of ``w`` (S, B/S, M, N)."""
+def _deviations(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
+    """Those of the copies of ``x`` and of ``w`` (S, B/S, M, N) from what they have in common."""
     scale_u, scale_v = settings.scale
     dtype = block.x.dtype
-    return block.x[..., None, :] + scale_u * block.u.astype(dtype), block.w + scale_v * block.v.astype(dtype)
+    return scale_u * block.u.astype(dtype), scale_v * block.v.astype(dtype)
+
+
+def _copies(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
+    """The copies of ``x`` and of ``w`` (S, B/S, M, N)."""
+    of_x, of_w = _deviations(block, settings)
+    return block.x[..., None, :] + of_x, block.w + of_w
 
 
 def _added(keep: Array, old: Array, change: Array) -> Array:
@@ -138,7 +155,13 @@ def _added(keep: Array, old: Array, change: Array) -> Array:
     return (kept + change).astype(old.dtype)
 
 
-def _inner_products(a: Array, b: Array) -> tuple[Array, Array]:
-    """``a . b`` and ``|a|^2 + |b|^2`` over the last axis."""
-    p, q = sums.over_rows((a * b, a * a + b * b))
-    return p, q
+def _equations(a: Array, b: Array, block: _Layer, settings: _Settings) -> roots.Equations:
+    """``a . b``, ``|a|^2 + |b|^2``, ``z``, and what that has beyond ``a . b`` where it is known."""
+    squares = a * a + b * b
+    if block.residual is None:
+        p, q = sums.over_rows((a * b, squares))
+        return p, q, block.z, None
+    of_x, of_w = _deviations(block, settings)
+    growth, q = sums.over_rows((of_x * block.w + a * of_w, squares))
+    residual = block.residual - growth
+    return block.z - residual, q, block.z, residual

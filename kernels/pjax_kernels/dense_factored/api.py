@@ -61,6 +61,7 @@ def project_dense_factored(
     v: tuple[Sequence[Coefficient], Sequence[Coefficient]],
     z: ArrayLike,
     *,
+    residual: ArrayLike | None = None,
     precision: lax.PrecisionLike = "highest",
     implementation: str | None = None,
 ) -> FactoredChanges:
@@ -82,6 +83,9 @@ def project_dense_factored(
             for all ``i, j``.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: ``(B, M)``, the estimates of the outputs.
+        residual: in the shape of ``z``, what it has beyond the dot products of ``x[0]`` and ``w[0]``, where that is
+            known better than by subtraction.  ``u`` and ``v`` are then what is added to these for the copies, so that
+            no deviation is rounded with a coefficient of 1.  No implementation for GPUs takes it.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and
             ``w``), or None for the best that runs here.
@@ -124,5 +128,6 @@ def project_dense_factored(
         like=lambda *operands: combination.changes_like(operands[0], operands[len(x)], operands[-1]),
         layout=layout,
         precision=precision,
+        known=arguments.known_residual(_KERNEL.name, residual, z),
     )
     return combination.with_zeros(changes)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels.bilinear import reference
-from pjax_kernels.combination import Combination, FactoredChanges
+from pjax_kernels.combination import Combination, FactoredChanges, with_first_operands
 
 
 def factored_increments(
@@ -19,10 +19,15 @@ def factored_increments(
     z: Array,
     *,
     precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # there is no matrix product here
-    found = reference.bilinear_root(_copies(x, w, u, z), _copies(x, w, v, z), z)
+    if residual is not None:
+        of_u, of_v = _copies(x, w, u, z), _copies(x, w, v, z)
+        u, v = with_first_operands(u, v)
+        residual = residual - jnp.sum(of_u * w[0].T + _copies(x, w, u, z) * of_v, axis=-1)
+    found = reference.bilinear_root(_copies(x, w, u, z), _copies(x, w, v, z), z, residual)
 
     def changed(own: Combination, other: Combination) -> Combination:
         def change(a: Array | float, b: Array | float) -> Array:

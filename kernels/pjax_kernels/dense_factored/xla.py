@@ -19,9 +19,10 @@ def factored_increments(
     z: Array,
     *,
     precision: lax.PrecisionLike,
+    residual: Array | None = None,
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
-    return factored.factored_increments(dot_products(x[0], w[0], precision=precision), x, w, u, v, z)
+    return factored.factored_increments(dot_products(x[0], w[0], precision=precision), x, w, u, v, z, residual)
 
 
 def factored_formula(

@@ -16,7 +16,7 @@ import triton.language as tl
 from jax import Array, lax
 
 from pjax_kernels import arguments, blocks, gpu, root_triton
-from pjax_kernels.dense.triton import means_of_copies
+from pjax_kernels.dense.triton import Layer, launch_tiles, means_of_copies, place_tile, solve_tile
 from pjax_kernels.threshold import root
 
 FAR = tl.constexpr(root.FAR)
@@ -76,26 +76,9 @@ def dense_increments(
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
 
     def project(x: Array, w: Array, z: Array, margin: Array) -> tuple[Array, ...]:
-        (layers, batch, length), width = x.shape, w.shape[2]
-        sizes = blocks.find("threshold layer", (layers, batch, length, width), z.dtype.name)
-        tile, entries = sizes["TILE"], sizes.pop("ENTRIES")
-        row_blocks, column_blocks = triton.cdiv(batch, tile), triton.cdiv(width, tile)
-        sums_of_rows, sums_of_columns = (layers, column_blocks, batch), (layers, row_blocks, width)
-        beta, z_change, *sums = gpu.launch(
-            _solve_layer,
-            jnp.sum(x * x, axis=2),
-            jnp.sum(w * w, axis=1),
-            z,
-            margin,
-            jnp.matmul(x, w, precision=precision),
-            outputs=[(s, z.dtype) for s in (z.shape, *(sums_of_rows, sums_of_columns) * 2)],
-            in_place=1,
-            grid=(row_blocks * column_blocks, layers),
-            BATCH=batch,
-            WIDTH=width,
-            SOLVED=max(1, entries // tile),
-            **sizes,
-        )
+        arrays = jnp.sum(x * x, axis=2), jnp.sum(w * w, axis=1), z, margin, jnp.matmul(x, w, precision=precision)
+        layer = Layer(z.shape[1], z.shape[2], x.shape[2])
+        beta, z_change, *sums = launch_tiles(_solve_layer, "threshold layer", arrays, layer, in_place=1)
         (x_mean,), (w_mean,) = means_of_copies((x,), (w,), beta, sums, precision=precision)
         return x_mean, w_mean, z_change
 
@@ -191,57 +174,29 @@ def _solve_layer(
     gamma_columns_ptr,
     free_rows_ptr,
     free_columns_ptr,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
+    LAYER: tl.constexpr,
     TILE: tl.constexpr,
     SOLVED: tl.constexpr,
 ):
-    """Replaces the products of a tile by ``beta``, ``SOLVED`` rows at a time, and sums up what rows and columns get."""
-    layer = tl.program_id(1).to(tl.int64)
-    row_blocks, column_blocks = tl.cdiv(BATCH, TILE), tl.cdiv(WIDTH, TILE)
-    row_block, column_block = tl.program_id(0) // column_blocks, tl.program_id(0) % column_blocks
-    margin = tl.load(margin_ptr + layer)
-    column = column_block * TILE + tl.arange(0, TILE)
-    is_column = column < WIDTH
-    w_squared = tl.load(w_squared_ptr + layer * WIDTH + column, mask=is_column, other=0.0)
-    gamma_sum, free_sum = tl.zeros_like(w_squared), tl.zeros_like(w_squared)
-
-    for first in range(row_block * TILE, min(row_block * TILE + TILE, BATCH), SOLVED):
-        row = first + tl.arange(0, SOLVED)
-        is_row = row < BATCH
-        inside = is_row[:, None] & is_column[None, :]
-        offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
-        x_squared = tl.load(x_squared_ptr + layer * BATCH + row, mask=is_row, other=0.0)
-        half_p = 0.5 * tl.load(beta_ptr + offset, mask=inside, other=0.0)
-        z = tl.load(z_ptr + offset, mask=inside, other=0.0)
-
-        quarter_q = 0.25 * (x_squared[:, None] + w_squared[None, :])
-        # A negative rounding error is none, but NaN is.
-        plus, minus = tl.where(quarter_q + half_p < 0, 0.0, quarter_q + half_p), quarter_q - half_p
-        sign, beta, gamma, radius = _layer_coefficients(plus, tl.where(minus < 0, 0.0, minus), z, margin)
-        gamma, radius = tl.where(inside, gamma, 0.0), tl.where(inside, radius, 0.0)
-
-        tl.store(beta_ptr + offset, beta, mask=inside)
-        tl.store(z_change_ptr + offset, sign - z, mask=inside)
-        sum_offset = (layer * column_blocks + column_block) * BATCH + row
-        tl.store(gamma_rows_ptr + sum_offset, tl.sum(gamma, axis=1), mask=is_row)
-        tl.store(free_rows_ptr + sum_offset, tl.sum(radius, axis=1), mask=is_row)
-        gamma_sum += tl.sum(gamma, axis=0)
-        free_sum += tl.sum(sign * radius, axis=0)
-
-    sum_offset = (layer * row_blocks + row_block) * WIDTH + column
-    tl.store(gamma_columns_ptr + sum_offset, gamma_sum, mask=is_column)
-    tl.store(free_columns_ptr + sum_offset, free_sum, mask=is_column)
+    tile = place_tile(LAYER, TILE)
+    inputs = (x_squared_ptr, w_squared_ptr, z_ptr)
+    sums = (gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr)
+    margin = tl.load(margin_ptr + tile[0])
+    solve_tile(_layer_root, margin, inputs, (beta_ptr, z_change_ptr), sums, tile, LAYER, TILE, SOLVED)
 
 
 @triton.jit
-def _layer_coefficients(plus, minus, z, margin):
-    """Those of :func:`pjax_kernels.threshold.root.threshold_root`: ``sign``, ``beta``, ``gamma``, ``radius``."""
-    sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
+def _layer_root(p, q, z, inside, margin):
+    """What :func:`pjax_kernels.dense.triton.solve_tile` asks of a root."""
+    half_p, quarter_q = 0.5 * p, 0.25 * q
+    # A negative rounding error is none, but NaN is.
+    plus, minus = tl.where(quarter_q + half_p < 0, 0.0, quarter_q + half_p), quarter_q - half_p
+    sign, of_sum, of_difference, radius = threshold_root(plus, tl.where(minus < 0, 0.0, minus), z, margin)
     v = -of_difference / (1 + of_difference)
     beta = 0.5 * (of_sum - of_difference)
     set_valued = radius > 0
-    return sign, sign * tl.where(set_valued, 0.5, beta), tl.where(set_valued, 0.0, v * beta), radius
+    gamma = tl.where(inside & ~set_valued, v * beta, 0.0)
+    return sign - z, sign, sign * tl.where(set_valued, 0.5, beta), gamma, tl.where(inside, radius, 0.0)
 
 
 @triton.jit

@@ -51,9 +51,8 @@ def layers_increments(
     There are one or two ``rows`` (L, B, N) and as many ``columns`` (L, N, M), each pair with its own N; ``z``
     (L, B, M) are the estimates of their products, added up.
     """
-    (layers, batch, width), lengths = z.shape, [array.shape[2] for array in rows]
     product = product_on_tensor_cores(precision, z)
-    layer = Layer(batch, width, *lengths)
+    layer = Layer(*z.shape[1:], *(array.shape[2] for array in rows))
     squares = sum(jnp.sum(x * x, axis=2) for x in rows), sum(jnp.sum(w * w, axis=1) for w in columns)
     if product is None:
         p = sum(jnp.matmul(x, w, precision=precision) for x, w in zip(rows, columns, strict=True))
@@ -95,12 +94,7 @@ def launch_tiles(
 
 
 def means_of_copies(
-    rows: Sequence[Array],
-    columns: Sequence[Array],
-    beta: Array,
-    sums: Sequence[Array],
-    *,
-    precision: lax.PrecisionLike,
+    rows: Sequence[Array], columns: Sequence[Array], beta: Array, sums: Sequence[Array], *, precision: lax.PrecisionLike
 ) -> tuple[list[Array], list[Array]]:
     """The mean changes of ``rows`` and ``columns``, from ``beta`` (L, B, M) and what the blocks of a launch summed up.
 
@@ -212,7 +206,7 @@ def _solve(
 
 @triton.jit
 def _root(p, q, z, inside, _setting):
-    """What :func:`solve_tile` asks of a root; there is nothing outside to be left out, since ``p``, ``q``, ``z`` are 0."""
+    """What :func:`solve_tile` asks of a root; outside ``p``, ``q`` and ``z`` are 0, and so is all that is found."""
     t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3)
     return -t, t, beta, gamma, radius
 
@@ -244,7 +238,7 @@ def solve_tile(
     """Replaces the products of a tile by ``beta``, ``SOLVED`` rows at a time: roots take many registers.
 
     ``ROOT`` makes of ``p``, ``q``, ``z``, of what is inside the arrays, and of the ``setting`` the change of ``z``,
-    the sign or number that the free part of ``w`` is multiplied by, ``beta``, ``gamma`` and the radius of the free part.
+    what the free part of ``w`` is multiplied by, ``beta``, ``gamma``, and the radius of the free part.
     """
     layer, row_block, column_block = tile
     x_squared_ptr, w_squared_ptr, z_ptr = inputs

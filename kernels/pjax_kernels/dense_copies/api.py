@@ -35,15 +35,7 @@ def _of_operands(dense_copies: Callable[..., tuple[Array, ...]]) -> Callable[...
 
 
 def _formula(
-    new: tuple[Array, ...],
-    x: Array,
-    w: Array,
-    u: Array,
-    v: Array,
-    z: Array,
-    scale: Pair,
-    keep: Pair,
-    gain: Pair,
+    new: tuple[Array, ...], x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, keep: Pair, gain: Pair
 ) -> tuple[Array, ...]:
     x_copies, w_copies = x[:, None, :] + scale[0] * u, w.T + scale[1] * v
     u_change, v_change, z_change = bilinear_formula(new[-1:], x_copies, w_copies, z)
@@ -152,10 +144,7 @@ def project_dense_copies(
     dtype = arguments.compute_dtype(list(arrays.values()))
     numbers = (_pair(name, value, dtype) for name, value in (("scale", scale), ("keep", keep), ("gain", gain)))
     new = _KERNEL.run(
-        implementation,
-        (x, w, u, v, z, *numbers),
-        arrays=arrays,
-        like=lambda x, w, u, v, z, *_: (u, v, x, w, z),
+        implementation, (x, w, u, v, z, *numbers), arrays=arrays, like=lambda x, w, u, v, z, *_: (u, v, x, w, z)
     )
     return DenseCopies(*new)
 

@@ -12,13 +12,7 @@ from pjax_kernels.combination import Combination, FactoredChanges
 
 
 def factored_increments(
-    x: Sequence[Array],
-    w: Sequence[Array],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
+    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # there is no matrix product here

@@ -37,13 +37,7 @@ class Layer(NamedTuple):
 
 
 def factored_increments(
-    x: Sequence[Array],
-    w: Sequence[Array],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
+    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     several = [*u.x, *u.w, *v.x, *v.w]

@@ -12,13 +12,7 @@ from pjax_kernels.dense.xla import dot_products
 
 
 def factored_increments(
-    x: Sequence[Array],
-    w: Sequence[Array],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
+    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     return factored.factored_increments(dot_products(x[0], w[0], precision=precision), x, w, u, v, z)

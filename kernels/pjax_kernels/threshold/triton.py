@@ -9,6 +9,7 @@ In consensus form one kernel finds all roots and sums, in the place of the produ
 """
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import triton
@@ -27,6 +28,22 @@ NEGLIGIBLE, DOUBLE_NEGLIGIBLE = (
 
 _IN_REGISTERS = 4096
 """Entries that a program holds in registers, of the longest row or of eight columns; half as many in float64."""
+
+
+class Functions(NamedTuple):
+    """How many functions there are, and how their entries lie in memory.
+
+    ``LENGTH`` entries of a function lie ``STRIDE`` apart, along axis ``AXIS`` of a block.  As many functions in a row
+    have one margin as there are for each of the ``MARGINS``.  They are computed in float64 if ``DOUBLE``.
+    """
+
+    COUNT: int
+    MARGINS: int
+    LENGTH: int
+    STRIDE: int
+    AXIS: int
+    DOUBLE: bool
+    INCREMENTS: bool
 
 
 def project_threshold(
@@ -52,13 +69,7 @@ def project_threshold(
             margin,
             outputs=list(zip((a.shape, b.shape, z.shape), results, strict=True)),
             grid=(triton.cdiv(z.size, sizes["ROWS"]),),
-            COUNT=z.size,
-            MARGINS=margin.size,
-            LENGTH=length,
-            STRIDE=inner,
-            AXIS=1 if inner == 1 else 0,
-            DOUBLE=words == 2,
-            INCREMENTS=increments,
+            GIVEN=Functions(z.size, margin.size, length, inner, 1 if inner == 1 else 0, words == 2, increments),
             **sizes,
         )
 
@@ -95,29 +106,21 @@ def _project(
     new_a_ptr,
     new_b_ptr,
     new_z_ptr,
-    COUNT: tl.constexpr,
-    MARGINS: tl.constexpr,
-    LENGTH: tl.constexpr,
-    STRIDE: tl.constexpr,
-    AXIS: tl.constexpr,
+    GIVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, COUNT, MARGINS, ROWS, compute)
-    offset, inside = _place_entries(row, is_row, 0, LENGTH, STRIDE, AXIS, BLOCK)
-    a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
-    b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
+    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN, ROWS, compute)
+    a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, 0, GIVEN, BLOCK, compute)
 
-    plus, minus = _squares(a, b, AXIS)
+    plus, minus = _squares(a, b, GIVEN.AXIS)
     sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
-    a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, LENGTH, AXIS)
+    a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, GIVEN.LENGTH, GIVEN.AXIS)
 
-    tl.store(new_z_ptr + row, sign - z if INCREMENTS else sign, mask=is_row)
-    tl.store(new_a_ptr + offset, a_change if INCREMENTS else a + a_change, mask=inside)
-    tl.store(new_b_ptr + offset, b_change if INCREMENTS else b + b_change, mask=inside)
+    tl.store(new_z_ptr + row, sign - z if GIVEN.INCREMENTS else sign, mask=is_row)
+    tl.store(new_a_ptr + offset, a_change if GIVEN.INCREMENTS else a + a_change, mask=inside)
+    tl.store(new_b_ptr + offset, b_change if GIVEN.INCREMENTS else b + b_change, mask=inside)
 
 
 @triton.jit
@@ -129,36 +132,26 @@ def _project_long(
     new_a_ptr,
     new_b_ptr,
     new_z_ptr,
-    COUNT: tl.constexpr,
-    MARGINS: tl.constexpr,
-    LENGTH: tl.constexpr,
-    STRIDE: tl.constexpr,
-    AXIS: tl.constexpr,
+    GIVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, COUNT, MARGINS, ROWS, compute)
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
+    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN, ROWS, compute)
 
     plus, minus = tl.zeros_like(z), tl.zeros_like(z)
-    for first in range(0, LENGTH, BLOCK):
-        offset, inside = _place_entries(row, is_row, first, LENGTH, STRIDE, AXIS, BLOCK)
-        a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
-        b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
-        block_plus, block_minus = _squares(a, b, AXIS)
+    for first in range(0, GIVEN.LENGTH, BLOCK):
+        a, b, _, _ = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN, BLOCK, compute)
+        block_plus, block_minus = _squares(a, b, GIVEN.AXIS)
         plus, minus = plus + block_plus, minus + block_minus
 
     sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
-    tl.store(new_z_ptr + row, sign - z if INCREMENTS else sign, mask=is_row)
-    for first in range(0, LENGTH, BLOCK):
-        offset, inside = _place_entries(row, is_row, first, LENGTH, STRIDE, AXIS, BLOCK)
-        a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
-        b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
-        a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, LENGTH, AXIS)
-        tl.store(new_a_ptr + offset, a_change if INCREMENTS else a + a_change, mask=inside)
-        tl.store(new_b_ptr + offset, b_change if INCREMENTS else b + b_change, mask=inside)
+    tl.store(new_z_ptr + row, sign - z if GIVEN.INCREMENTS else sign, mask=is_row)
+    for first in range(0, GIVEN.LENGTH, BLOCK):
+        a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN, BLOCK, compute)
+        a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, GIVEN.LENGTH, GIVEN.AXIS)
+        tl.store(new_a_ptr + offset, a_change if GIVEN.INCREMENTS else a + a_change, mask=inside)
+        tl.store(new_b_ptr + offset, b_change if GIVEN.INCREMENTS else b + b_change, mask=inside)
 
 
 @triton.jit
@@ -200,36 +193,24 @@ def _layer_root(p, q, z, inside, margin):
 
 
 @triton.jit
-def _load_functions(
-    z_ptr, margin_ptr, COUNT: tl.constexpr, MARGINS: tl.constexpr, ROWS: tl.constexpr, compute: tl.constexpr
-):
-    """The functions of this program: which, whether they exist, their ``z`` and their margins.
-
-    As many functions in a row have one margin as there are for each of the ``MARGINS``.
-    """
+def _load_functions(z_ptr, margin_ptr, GIVEN: tl.constexpr, ROWS: tl.constexpr, compute: tl.constexpr):
+    """The functions of this program: which, whether they exist, their ``z`` and their margins."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    is_row = row < COUNT
+    is_row = row < GIVEN.COUNT
     z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
-    return row, is_row, z, tl.load(margin_ptr + row // (COUNT // MARGINS), mask=is_row, other=1.0)
+    return row, is_row, z, tl.load(margin_ptr + row // (GIVEN.COUNT // GIVEN.MARGINS), mask=is_row, other=1.0)
 
 
 @triton.jit
-def _place_entries(
-    row,
-    is_row,
-    first,
-    LENGTH: tl.constexpr,
-    STRIDE: tl.constexpr,
-    AXIS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Where a block of entries, along its axis ``AXIS``, is in memory, and which of them exist."""
-    start = row // STRIDE * (LENGTH * STRIDE) + row % STRIDE
-    entry = tl.expand_dims(first + tl.arange(0, BLOCK), 1 - AXIS)
-    return (
-        tl.expand_dims(start, AXIS) + entry.to(tl.int64) * STRIDE,
-        tl.expand_dims(is_row, AXIS) & (entry < LENGTH),
-    )
+def _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN: tl.constexpr, BLOCK: tl.constexpr, compute: tl.constexpr):
+    """A block of entries, from the ``first``, where it is in memory, and which of them exist."""
+    start = row // GIVEN.STRIDE * (GIVEN.LENGTH * GIVEN.STRIDE) + row % GIVEN.STRIDE
+    entry = tl.expand_dims(first + tl.arange(0, BLOCK), 1 - GIVEN.AXIS)
+    offset = tl.expand_dims(start, GIVEN.AXIS) + entry.to(tl.int64) * GIVEN.STRIDE
+    inside = tl.expand_dims(is_row, GIVEN.AXIS) & (entry < GIVEN.LENGTH)
+    a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
+    b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
+    return a, b, offset, inside
 
 
 @triton.jit

@@ -286,24 +286,27 @@ def _number_before(bits, place):
 @triton.jit
 def _inner_products(inputs, products, of_x, of_w, tile, LAYER: tl.constexpr):
     """``p = u . v`` and ``q = |u|^2 + |v|^2``, from the products of pairs of operands, and the coefficients."""
+    # Triton before 3.9 unrolls loops over constants only that have a name of their own.
+    X_COUNT: tl.constexpr = LAYER.X_COUNT
+    W_COUNT: tl.constexpr = LAYER.W_COUNT
     x_products_ptr, w_products_ptr = inputs[0], inputs[1]
     layer, row, column = tile[0], tile[3], tile[4]
     dtype: tl.constexpr = x_products_ptr.dtype.element_ty
     p, q = tl.zeros((row.shape[0], column.shape[0]), dtype), tl.zeros((row.shape[0], column.shape[0]), dtype)
     x_pair_ptr = x_products_ptr + layer * (LAYER.X_COUNT * (LAYER.X_COUNT + 1) // 2 * LAYER.BATCH) + row
-    for i in tl.static_range(LAYER.X_COUNT):
-        for j in tl.static_range(i, LAYER.X_COUNT):
+    for i in tl.static_range(X_COUNT):
+        for j in tl.static_range(i, X_COUNT):
             product = tl.load(x_pair_ptr, mask=row < LAYER.BATCH, other=0.0)[:, None]
             p, q = _add_own(p, q, of_x, product, i, j)
             x_pair_ptr += LAYER.BATCH
     w_pair_ptr = w_products_ptr + layer * (LAYER.W_COUNT * (LAYER.W_COUNT + 1) // 2 * LAYER.WIDTH) + column
-    for i in tl.static_range(LAYER.W_COUNT):
-        for j in tl.static_range(i, LAYER.W_COUNT):
+    for i in tl.static_range(W_COUNT):
+        for j in tl.static_range(i, W_COUNT):
             product = tl.load(w_pair_ptr, mask=column < LAYER.WIDTH, other=0.0)[None, :]
             p, q = _add_own(p, q, of_w, product, i, j)
             w_pair_ptr += LAYER.WIDTH
-    for i in tl.static_range(LAYER.X_COUNT):
-        for j in tl.static_range(LAYER.W_COUNT):
+    for i in tl.static_range(X_COUNT):
+        for j in tl.static_range(W_COUNT):
             p, q = _add_pair(p, q, of_x, of_w, _product_of_pair(products, tile, LAYER, i, j), i, j)
     return p, q
 
@@ -380,18 +383,20 @@ def _solve_tile(inputs, products, outputs, tile, LAYER: tl.constexpr):
 @triton.jit
 def _store_changes(coefficients_ptr, outputs, gamma, beta, tile, LAYER: tl.constexpr):
     """Those of coefficients, read again, now from a cache: they would not all fit the registers beside the root."""
+    X_COUNT: tl.constexpr = LAYER.X_COUNT
+    W_COUNT: tl.constexpr = LAYER.W_COUNT
     _, u_x_ptr, v_x_ptr, u_w_ptr, v_w_ptr, x_sums_ptr, w_sums_ptr, _ = outputs
     layer, row_block, column_block, row, column = tile
     place, joined_place, inside = _entries(tile, LAYER)
     row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, row.shape[0]), tl.cdiv(LAYER.WIDTH, column.shape[0])
     of_x = _coefficients(coefficients_ptr, tile, LAYER, 0, LAYER.X_COUNT)
-    for k in tl.static_range(LAYER.X_COUNT):
+    for k in tl.static_range(X_COUNT):
         offset = (layer * LAYER.X_COUNT + k) * (LAYER.BATCH * LAYER.WIDTH) + place
         u_change, _ = _store_change(u_x_ptr + offset, v_x_ptr + offset, gamma, beta, of_x, k, inside)
         sum_offset = ((layer * column_blocks + column_block) * LAYER.X_COUNT + k) * LAYER.BATCH + row
         tl.store(x_sums_ptr + sum_offset, tl.sum(u_change, axis=1), mask=row < LAYER.BATCH)
     of_w = _coefficients(coefficients_ptr, tile, LAYER, LAYER.X_COUNT, LAYER.W_COUNT)
-    for k in tl.static_range(LAYER.W_COUNT):
+    for k in tl.static_range(W_COUNT):
         offset = layer * (LAYER.W_COUNT * LAYER.BATCH * LAYER.WIDTH) + k * LAYER.WIDTH + joined_place
         _, v_change = _store_change(u_w_ptr + offset, v_w_ptr + offset, gamma, beta, of_w, k, inside)
         sum_offset = ((layer * row_blocks + row_block) * LAYER.W_COUNT + k) * LAYER.WIDTH + column

@@ -26,13 +26,7 @@ class Coefficients(NamedTuple):
 
 
 def consensus_increments(
-    dots: DotProducts,
-    x: Tree,
-    w: Tree,
-    z: Array,
-    residual: Array | None = None,
-    *,
-    hold: bool = True,
+    dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None = None, *, hold: bool = True
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``; the rest as in :func:`coefficients`."""
     found = coefficients(dots, x, w, z, residual, hold=hold)

@@ -39,13 +39,7 @@ def factored_increments(
 
 
 def factored_formula(
-    z_change: Array,
-    dots: DotProducts,
-    x: Sequence[Tree],
-    w: Sequence[Tree],
-    u: Combination,
-    v: Combination,
-    z: Array,
+    z_change: Array, dots: DotProducts, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
 ) -> FactoredChanges:
     """The same from roots that are known, and differentiable."""
     return _increments(functools.partial(known_root, z_change), dots, x, w, u, v, z)

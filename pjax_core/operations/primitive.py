@@ -241,7 +241,29 @@ def bilinear(
         of_x, of_w = function(x_squares, w_ones, **settings), function(x_ones, w_squares, **settings)
         return jnp.where(of_x < 0, 0, of_x), jnp.where(of_w < 0, 0, of_w)
 
-    def project_laid_out(
+    return Primitive(
+        name,
+        forward,
+        project or project_map,
+        spread,
+        increment=bilinear_increment(forward, sides),
+        copywise=_laid_out(name, sides),
+        uneven=True,
+        bilinear=Bilinear(sides, project_factored, squared_norms),
+        batching=batching,
+    )
+
+
+def _laid_out(name: str, sides: Sides) -> Primitive:
+    """The dot product of two sides whose entries lie along the last axis."""
+
+    def forward(*inputs: Array, **_: Any) -> Array:
+        return sum(
+            (jnp.sum(inputs[i] * inputs[j], axis=-1) for i, j in zip(*sides, strict=True)),
+            start=jnp.zeros((), inputs[0].dtype),
+        )
+
+    def project(
         inputs: tuple[Array, ...], output: Array, residual: Array | None, **_: Any
     ) -> tuple[tuple[Array, ...], Array]:
         a, b = (jnp.concatenate([inputs[place] for place in side], axis=-1) for side in sides)
@@ -250,25 +272,7 @@ def bilinear(
         parts = [tuple(jnp.split(change, at, axis=-1)) for change, at in zip(changes, ends, strict=True)]
         return in_places(parts, sides), z_change
 
-    def laid_out_forward(*inputs: Array, **_: Any) -> Array:
-        return sum(
-            (jnp.sum(inputs[i] * inputs[j], axis=-1) for i, j in zip(*sides, strict=True)),
-            start=jnp.zeros((), inputs[0].dtype),
-        )
-
-    return Primitive(
-        name,
-        forward,
-        project or project_map,
-        spread,
-        increment=bilinear_increment(forward, sides),
-        copywise=Primitive(
-            name, laid_out_forward, project_laid_out, increment=bilinear_increment(laid_out_forward, sides)
-        ),
-        uneven=True,
-        bilinear=Bilinear(sides, project_factored, squared_norms),
-        batching=batching,
-    )
+    return Primitive(name, forward, project, increment=bilinear_increment(forward, sides))
 
 
 def bilinear_increment(forward: Callable[..., Array], sides: Sides) -> Callable[..., Array]:

@@ -44,6 +44,7 @@ class Constraint(NamedTuple):
         gives_values: whether new values are feasible to the rounding of themselves, else the changes to their own.
         kind: "set", whose projection stays where it is, and is the nearest point; "curve", of which a point may
             be the nearest of its valley alone; "other" for proximal operators, and what is linearised or left out.
+        unresolved: ``unresolved(old, new)``, how much of what is missed the rounding explains, in units of that of 1.
     """
 
     call: Callable[..., Any]
@@ -53,6 +54,7 @@ class Constraint(NamedTuple):
     largest_in_reference: tuple[float, ...] = ()
     gives_values: bool = False
     kind: str = "set"
+    unresolved: Callable[[Arrays, Arrays], Array] | None = None
 
 
 class RowByRow:
@@ -135,13 +137,35 @@ def copies_missed(old: Arrays, new: Arrays) -> Array:
 
 
 def factored_missed(old: Arrays, new: Arrays) -> Array:
-    (x, w, z), (old_x, old_w, old_z, c, d) = new[:3], old
+    (x, w, z), (old_x, old_w, _, c, d) = new[:3], old
     a, b = x + c[:, None] * old_w, w + d[:, None] * old_x
-    old_a, old_b = old_x + c[:, None] * old_w, old_w + d[:, None] * old_x
-    free = np.minimum(norm(old_a + old_b), norm(old_a - old_b)) <= 1e-6 * (norm(old_a) + norm(old_b)) + 1e-12
-    scale = (norm(old_x) + norm(x) + abs(c) * norm(old_w)) * (norm(old_w) + norm(w) + abs(d) * norm(old_x))
-    # The part of a set-valued projection that is free is not in the span of the operands, and left out.
-    return np.where(free, 0, relative(z - (a * b).sum(axis=1), size(z, old_z, scale)))
+    return relative(z - (a * b).sum(axis=1), factored_scale(old, new))
+
+
+def factored_scale(old: Arrays, new: Arrays) -> Array:
+    (x, w, z), (old_x, old_w, old_z, *_), (of_a, of_b) = new[:3], old, sizes_of_terms(old)
+    return size(z, old_z, (of_a + norm(x - old_x)) * (of_b + norm(w - old_w)))
+
+
+def sizes_of_terms(old: Arrays) -> tuple[Array, Array]:
+    x, w, _, c, d = old
+    return norm(x) + abs(c) * norm(w), norm(w) + abs(d) * norm(x)
+
+
+def unresolved_by_inner_products(old: Arrays, new: Arrays) -> Array:
+    """What a kernel misses that knows nothing but inner products of the operands, in units of their rounding.
+
+    Their errors are those of the terms, however much these cancel.  The squares of ``u - v`` and ``u + v`` miss so
+    much, and become ``1/(1 + t)^2`` and ``1/(1 - t)^2`` as large.  That has no limit where ``u = v`` or ``u = -v``, and
+    the projection may be set-valued: what is free is not in the span of the operands, and left out.
+    """
+    x, w, z, c, d = old
+    u, v = x + c[:, None] * w, w + d[:, None] * x
+    free = np.minimum(norm(u + v), norm(u - v)) <= 1e-6 * (norm(u) + norm(v)) + 1e-12
+    t, terms = z - new[2], sum(sizes_of_terms(old)) ** 2
+    with np.errstate(divide="ignore"):
+        grown = (1 - t) ** -2 + (1 + t) ** -2
+    return np.where(free, np.inf, 4 * terms * grown / np.maximum(factored_scale(old, new), NEGLIGIBLE))
 
 
 def threshold_missed(old: Arrays, new: Arrays) -> Array:
@@ -353,8 +377,8 @@ def of_dots(call: Callable[..., Any], *, rows: bool = False) -> Constraint:
 def of_factored(kernel: Callable[..., Any]) -> Constraint:
     """Coefficients multiply what is squared; without what is free a projection is not the nearest point."""
     limits, in_reference = ((1e9, 1e9, of_z, 1e9, 1e9) for of_z in (math.inf, 1e20))
-    call = RowByRow(partial(factored, kernel))
-    return Constraint(call, FACTORED, factored_missed, limits, in_reference, kind="other")
+    call, unresolved = RowByRow(partial(factored, kernel)), unresolved_by_inner_products
+    return Constraint(call, FACTORED, factored_missed, limits, in_reference, kind="other", unresolved=unresolved)
 
 
 def of_threshold(call: Callable[..., Any]) -> Constraint:

@@ -72,10 +72,6 @@ def project_bilinear(
     arguments.require_shape(_KERNEL.name, "z", z, a.shape[:-1], f"a of shape {a.shape}")
     known = arguments.known_residual(_KERNEL.name, residual, z)
     found: tuple[Array, Array, Array] = _KERNEL.run(
-        implementation,
-        (a, b, z),
-        arrays=arrays,
-        known=known,
-        increments=increments,
+        implementation, (a, b, z), arrays=arrays, known=known, increments=increments
     )
     return found

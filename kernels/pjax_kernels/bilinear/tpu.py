@@ -99,85 +99,92 @@ def project_bilinear(
     return new_a.reshape(a.shape), new_b.reshape(b.shape), new_z.reshape(z.shape)
 
 
-def _project(
-    a_ref: Any,
-    b_ref: Any,
-    z_ref: Any,
-    new_a_ref: Any,
-    new_b_ref: Any,
-    new_z_ref: Any,
-    sums_ref: Any,
-    coefficients_ref: Any,
-    is_far_ref: Any,
-    *,
-    length: int,
-    phases: int,
-    increments: bool,
-) -> None:
+class _Refs(NamedTuple):
+    """What a program reads and writes: blocks of the arguments and the results, then scratch."""
+
+    a: Any
+    b: Any
+    z: Any
+    new_a: Any
+    new_b: Any
+    new_z: Any
+    sums: Any
+    coefficients: Any
+    is_far: Any
+
+
+def _project(*blocks_and_scratch: Any, length: int, phases: int, increments: bool) -> None:
+    refs = _Refs(*blocks_and_scratch)
     phase, block, last_block = pl.program_id(1), pl.program_id(2), pl.num_programs(2) - 1
-    rows = a_ref.shape[0]
+    rows = refs.a.shape[0]
 
     @pl.when((phase == 0) & (block == 0))
     def _start() -> None:
-        sums_ref[...] = jnp.zeros_like(sums_ref)
+        refs.sums[...] = jnp.zeros_like(refs.sums)
 
     @pl.when(phase == 0)
     def _add() -> None:
         @tpu.repeat(rows // _PART)
         def _add_part(part: Array) -> None:
             here = tpu.rows_of(part, _PART)
-            for i, partial in enumerate(_inner_products(a_ref, b_ref, here, block, length)):
-                sums_ref[i, here] += partial
+            for i, partial in enumerate(_inner_products(refs.a, refs.b, here, block, length)):
+                refs.sums[i, here] += partial
 
     @pl.when((phase == 0) & (block == last_block))
     def _solve() -> None:
-        @tpu.repeat(rows // LANES)
-        def _solve_group(group: Array) -> None:
-            here = tpu.rows_of(group, LANES)
-            z = z_ref[:, here].astype(jnp.float32)
-            p, plus, minus = (jnp.sum(sums_ref[i, here].T, axis=0, keepdims=True) for i in range(_SUMS))
-            scaled = root.scaled_residual(p, 2 * (plus + minus), z)
-            is_near = jnp.abs(scaled) <= root.NEAR
-            t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, 2 * (plus + minus)))
-            some_far = jnp.max(jnp.where(is_near, 0.0, 1.0)) > 0
-            is_far_ref[group] = some_far.astype(jnp.int32)
-
-            @pl.when(jnp.logical_not(some_far))
-            def _near() -> None:
-                new_z_ref[:, here] = _moved(z, -t, increments).astype(new_z_ref.dtype)
-                for i, coefficient in enumerate((gamma, beta)):
-                    coefficients_ref[i, here] = _along_rows(coefficient)
-
-            @pl.when(some_far)
-            def _far() -> None:
-                far_t, *far = _far_coefficients(plus, minus, z, length)
-                new_z_ref[:, here] = _moved(z, -jnp.where(is_near, t, far_t), increments).astype(new_z_ref.dtype)
-                merged = [jnp.where(is_near, coefficient, 0) for coefficient in (gamma, beta)]
-                merged += [jnp.where(is_near, 0, coefficient) for coefficient in far]
-                for i, coefficient in enumerate(merged):
-                    coefficients_ref[i, here] = _along_rows(coefficient)
+        tpu.repeat(rows // LANES)(functools.partial(_solve_group, refs, length, increments))
 
     @pl.when(phase == phases - 1)
     def _change() -> None:
-        @tpu.repeat(rows // _PART)
-        def _change_part(part: Array) -> None:
-            here = tpu.rows_of(part, _PART)
-            some_far = is_far_ref[lax.div(part, LANES // _PART)] > 0
+        tpu.repeat(rows // _PART)(functools.partial(_change_part, refs, increments))
 
-            def write(changes: Callable[[Array, Array], tuple[Array, Array]]) -> None:
-                for columns in _registers(a_ref):
-                    a, b = (ref[here, columns].astype(jnp.float32) for ref in (a_ref, b_ref))
-                    for ref, old, change in zip((new_a_ref, new_b_ref), (a, b), changes(a, b), strict=True):
-                        ref[here, columns] = _moved(old, change, increments).astype(ref.dtype)
 
-            @pl.when(jnp.logical_not(some_far))
-            def _near() -> None:
-                gamma, beta = coefficients_ref[0, here], coefficients_ref[1, here]
-                write(lambda a, b: (gamma * a + beta * b, gamma * b + beta * a))
+def _solve_group(refs: _Refs, length: int, increments: bool, group: Array) -> None:
+    """Writes the new ``z`` of 128 rows and what their entries change by."""
+    here = tpu.rows_of(group, LANES)
+    z = refs.z[:, here].astype(jnp.float32)
+    p, plus, minus = (jnp.sum(refs.sums[i, here].T, axis=0, keepdims=True) for i in range(_SUMS))
+    scaled = root.scaled_residual(p, 2 * (plus + minus), z)
+    is_near = jnp.abs(scaled) <= root.NEAR
+    t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, 2 * (plus + minus)))
+    some_far = jnp.max(jnp.where(is_near, 0.0, 1.0)) > 0
+    refs.is_far[group] = some_far.astype(jnp.int32)
 
-            @pl.when(some_far)
-            def _far() -> None:
-                write(functools.partial(_far_changes, *(coefficients_ref[i, here] for i in range(_COEFFICIENTS))))
+    @pl.when(jnp.logical_not(some_far))
+    def _near() -> None:
+        refs.new_z[:, here] = _moved(z, -t, increments).astype(refs.new_z.dtype)
+        for i, coefficient in enumerate((gamma, beta)):
+            refs.coefficients[i, here] = _along_rows(coefficient)
+
+    @pl.when(some_far)
+    def _far() -> None:
+        far_t, *far = _far_coefficients(plus, minus, z, length)
+        refs.new_z[:, here] = _moved(z, -jnp.where(is_near, t, far_t), increments).astype(refs.new_z.dtype)
+        merged = [jnp.where(is_near, coefficient, 0) for coefficient in (gamma, beta)]
+        merged += [jnp.where(is_near, 0, coefficient) for coefficient in far]
+        for i, coefficient in enumerate(merged):
+            refs.coefficients[i, here] = _along_rows(coefficient)
+
+
+def _change_part(refs: _Refs, increments: bool, part: Array) -> None:
+    """Writes the new entries of some rows."""
+    here = tpu.rows_of(part, _PART)
+    some_far = refs.is_far[lax.div(part, LANES // _PART)] > 0
+
+    def write(changes: Callable[[Array, Array], tuple[Array, Array]]) -> None:
+        for columns in _registers(refs.a):
+            a, b = (ref[here, columns].astype(jnp.float32) for ref in (refs.a, refs.b))
+            for ref, old, change in zip((refs.new_a, refs.new_b), (a, b), changes(a, b), strict=True):
+                ref[here, columns] = _moved(old, change, increments).astype(ref.dtype)
+
+    @pl.when(jnp.logical_not(some_far))
+    def _near() -> None:
+        gamma, beta = refs.coefficients[0, here], refs.coefficients[1, here]
+        write(lambda a, b: (gamma * a + beta * b, gamma * b + beta * a))
+
+    @pl.when(some_far)
+    def _far() -> None:
+        write(functools.partial(_far_changes, *(refs.coefficients[i, here] for i in range(_COEFFICIENTS))))
 
 
 def _registers(ref: Any) -> list[Any]:

@@ -4,6 +4,8 @@ Rows that do not fit the registers, are read twice, a block at a time; the
 second time they come from the L2 cache, for it holds the rows of all programs that run at once.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import triton
 import triton.language as tl
@@ -13,6 +15,15 @@ from pjax_kernels import arguments, blocks, gpu, root_triton
 
 _IN_REGISTERS = 4096
 """Entries of the longest row that a program holds in registers; half as many in float64."""
+
+
+class Rows(NamedTuple):
+    """How many rows there are, of how many entries, whether they are computed in float64, and what is returned."""
+
+    COUNT: int
+    LENGTH: int
+    DOUBLE: bool
+    INCREMENTS: bool
 
 
 def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
@@ -36,10 +47,7 @@ def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple
             z,
             outputs=list(zip((a.shape, b.shape, z.shape), results, strict=True)),
             grid=(triton.cdiv(count, sizes["ROWS"]),),
-            COUNT=count,
-            LENGTH=length,
-            DOUBLE=words == 2,
-            INCREMENTS=increments,
+            GIVEN=Rows(count, length, words == 2, increments),
             **sizes,
         )
 
@@ -51,34 +59,23 @@ def project_bilinear(a: Array, b: Array, z: Array, *, increments: bool) -> tuple
 
 @triton.jit
 def _project_rows(
-    a_ptr,
-    b_ptr,
-    z_ptr,
-    new_a_ptr,
-    new_b_ptr,
-    new_z_ptr,
-    COUNT: tl.constexpr,
-    LENGTH: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
+    a_ptr, b_ptr, z_ptr, new_a_ptr, new_b_ptr, new_z_ptr, GIVEN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
-    is_row = row < COUNT
-    inside = is_row[:, None] & (column < LENGTH)[None, :]
-    offset = row[:, None] * LENGTH + column[None, :]
+    is_row = row < GIVEN.COUNT
+    inside = is_row[:, None] & (column < GIVEN.LENGTH)[None, :]
+    offset = row[:, None] * GIVEN.LENGTH + column[None, :]
     a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
     b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
     z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
 
     p, plus, minus = root_triton.inner_products(a, b)
     t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, root_triton.NEAR, 2)
-    new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
+    new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, GIVEN.LENGTH)
     new_z = -t
-    if not INCREMENTS:
+    if not GIVEN.INCREMENTS:
         new_a, new_b, new_z = a + new_a, b + new_b, z + new_z
 
     tl.store(new_a_ptr + offset, new_a, mask=inside)
@@ -88,40 +85,29 @@ def _project_rows(
 
 @triton.jit
 def _project_long_row(
-    a_ptr,
-    b_ptr,
-    z_ptr,
-    new_a_ptr,
-    new_b_ptr,
-    new_z_ptr,
-    COUNT: tl.constexpr,
-    LENGTH: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
+    a_ptr, b_ptr, z_ptr, new_a_ptr, new_b_ptr, new_z_ptr, GIVEN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
     row = tl.program_id(0) + tl.arange(0, ROWS)  # one, as a block
-    start = row.to(tl.int64)[:, None] * LENGTH
+    start = row.to(tl.int64)[:, None] * GIVEN.LENGTH
     z = tl.load(z_ptr + row).to(compute)
 
     p, plus, minus = tl.zeros_like(z), tl.zeros_like(z), tl.zeros_like(z)
-    for first in range(0, LENGTH, BLOCK):
+    for first in range(0, GIVEN.LENGTH, BLOCK):
         column = first + tl.arange(0, BLOCK)[None, :]
-        a = tl.load(a_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
-        b = tl.load(b_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
+        a = tl.load(a_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
+        b = tl.load(b_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
         block_p, block_plus, block_minus = root_triton.inner_products(a, b)
         p, plus, minus = p + block_p, plus + block_plus, minus + block_minus
 
     t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, root_triton.NEAR, 2)
-    tl.store(new_z_ptr + row, -t if INCREMENTS else z - t)
-    for first in range(0, LENGTH, BLOCK):
+    tl.store(new_z_ptr + row, -t if GIVEN.INCREMENTS else z - t)
+    for first in range(0, GIVEN.LENGTH, BLOCK):
         column = first + tl.arange(0, BLOCK)[None, :]
-        a = tl.load(a_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
-        b = tl.load(b_ptr + start + column, mask=column < LENGTH, other=0.0).to(compute)
-        new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
-        if not INCREMENTS:
+        a = tl.load(a_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
+        b = tl.load(b_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
+        new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, GIVEN.LENGTH)
+        if not GIVEN.INCREMENTS:
             new_a, new_b = a + new_a, b + new_b
-        tl.store(new_a_ptr + start + column, new_a, mask=column < LENGTH)
-        tl.store(new_b_ptr + start + column, new_b, mask=column < LENGTH)
+        tl.store(new_a_ptr + start + column, new_a, mask=column < GIVEN.LENGTH)
+        tl.store(new_b_ptr + start + column, new_b, mask=column < GIVEN.LENGTH)

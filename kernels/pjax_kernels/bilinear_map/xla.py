@@ -61,11 +61,7 @@ def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, *, precision
 
 
 def _require_selection(
-    to_x: Callable[[Array, Tree], Tree],
-    to_w: Callable[[Array, Tree], Tree],
-    w_ones: Tree,
-    one: Array,
-    counts: Tree,
+    to_x: Callable[[Array, Tree], Tree], to_w: Callable[[Array, Tree], Tree], w_ones: Tree, one: Array, counts: Tree
 ) -> None:
     """Raise ``ValueError`` where the map is found to do more than select entries.
 

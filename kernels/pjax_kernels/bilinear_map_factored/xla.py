@@ -28,13 +28,7 @@ def factored_increments(
 
 
 def factored_formula(
-    z_change: Array,
-    x: Sequence[Tree],
-    w: Sequence[Tree],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    **settings: Any,
+    z_change: Array, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array, **settings: Any
 ) -> FactoredChanges:
     """The same from roots that are known, and differentiable."""
     return factored.factored_formula(z_change, dot_products(x=x[0], w=w[0], z=z, **settings), x, w, u, v, z)

@@ -14,13 +14,7 @@ from pjax_kernels.kernel import of_increments
 
 
 def _formula(
-    changes: tuple[Array, ...],
-    x: Array,
-    w: Array,
-    z: Array,
-    *,
-    windows: windows.Windows,
-    precision: lax.PrecisionLike,
+    changes: tuple[Array, ...], x: Array, w: Array, z: Array, *, windows: windows.Windows, precision: lax.PrecisionLike
 ) -> tuple[Array, Array, Array]:
     dots = xla.dot_products(x, w, z, windows=windows, precision=precision)
     return consensus_formula(dots, changes[-1], x, w, z)

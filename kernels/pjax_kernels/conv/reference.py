@@ -10,13 +10,7 @@ from pjax_kernels.conv.windows import Windows
 
 
 def conv2d_increments(
-    x: Array,
-    w: Array,
-    z: Array,
-    *,
-    windows: Windows,
-    precision: lax.PrecisionLike,
-    residual: Array | None = None,
+    x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike, residual: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     del precision  # there is no convolution here

@@ -15,13 +15,7 @@ from pjax_kernels.dot_products import DotProducts
 
 
 def conv2d_increments(
-    x: Array,
-    w: Array,
-    z: Array,
-    *,
-    windows: Windows,
-    precision: lax.PrecisionLike,
-    residual: Array | None = None,
+    x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike, residual: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     dots = dot_products(x, w, z, windows=windows, precision=precision)

@@ -207,13 +207,9 @@ def _multiply_and_solve(
     def _solve_tile() -> None:
         _find_roots(
             z_ref,
-            minus_beta_ref,
-            new_z_ref,
-            product_ref,
-            x_squared_ref,
-            w_squared_ref,
-            row_parts_ref,
-            column_parts_ref,
+            (product_ref, x_squared_ref, w_squared_ref),
+            (minus_beta_ref, new_z_ref),
+            (row_parts_ref, column_parts_ref),
             rows_left=batch - i * z_ref.shape[0],
             columns_left=width - j * z_ref.shape[1],
             increments=increments,
@@ -269,19 +265,17 @@ def _add_product(
 
 def _find_roots(
     z_ref: Any,
-    minus_beta_ref: Any,
-    new_z_ref: Any,
-    product_ref: Any,
-    x_squared_ref: Any,
-    w_squared_ref: Any,
-    row_parts_ref: Any,
-    column_parts_ref: Any,
+    sums_refs: tuple[Any, Any, Any],
+    new_refs: tuple[Any, Any],
+    parts_refs: tuple[Any, Any],
     *,
     rows_left: Array,
     columns_left: Array,
     increments: bool,
 ) -> None:
     """Writes ``-beta`` and the new ``z`` of a tile, and adds gamma and the radii to the partial sums."""
+    (product_ref, x_squared_ref, w_squared_ref), (minus_beta_ref, new_z_ref) = sums_refs, new_refs
+    row_parts_ref, column_parts_ref = parts_refs
     shape = _PART, z_ref.shape[1]
     is_column = lax.broadcasted_iota(jnp.int32, shape, 1) < columns_left
     near_limit = root.near_limits(jnp.float32)[_STEPS - 1]

@@ -7,6 +7,7 @@ recurrence is a layer with two pairs of operands, whose products are added up.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import triton
@@ -14,6 +15,16 @@ import triton.language as tl
 from jax import Array, lax
 
 from pjax_kernels import blocks, gpu, root_triton
+
+
+class Layer(NamedTuple):
+    """The shape of a layer, for its kernels."""
+
+    BATCH: int
+    WIDTH: int
+    LENGTH: int
+    OTHER_LENGTH: int = 0
+
 
 _TENSOR_CORES = {
     "cuda": {lax.Precision.DEFAULT: "tf32", lax.Precision.HIGH: "tf32x3"},
@@ -40,52 +51,50 @@ def layers_increments(
     There are one or two ``rows`` (L, B, N) and as many ``columns`` (L, N, M), each pair with its own N; ``z``
     (L, B, M) are the estimates of their products, added up.
     """
-    (layers, batch, width), lengths = z.shape, [array.shape[2] for array in rows]
-    length, product = sum(lengths), product_on_tensor_cores(precision, z)
-    kernel = "dense" if product else "dense, XLA's product"
-    sizes = blocks.find(kernel, (layers, batch, length, width), product or z.dtype.name)
-    tile, entries = sizes["TILE"], sizes.pop("ENTRIES")
-    row_blocks, column_blocks = triton.cdiv(batch, tile), triton.cdiv(width, tile)
-    sums_of_rows = (layers, column_blocks, batch), z.dtype
-    sums_of_columns = (layers, row_blocks, width), z.dtype
+    product = product_on_tensor_cores(precision, z)
+    layer = Layer(*z.shape[1:], *(array.shape[2] for array in rows))
     squares = sum(jnp.sum(x * x, axis=2) for x in rows), sum(jnp.sum(w * w, axis=1) for w in columns)
-    outputs = [(z.shape, z.dtype), sums_of_rows, sums_of_columns, sums_of_rows, sums_of_columns]
-    common = sizes | {
-        "grid": (row_blocks * column_blocks, layers),
-        "BATCH": batch,
-        "WIDTH": width,
-        "SOLVED": max(1, entries // tile),
-    }
     if product is None:
         p = sum(jnp.matmul(x, w, precision=precision) for x, w in zip(rows, columns, strict=True))
-        found = gpu.launch(_solve, *squares, z, p, outputs=outputs, in_place=1, **common)
+        found = launch_tiles(_solve, "dense, XLA's product", (*squares, z, p), layer, in_place=1)
     else:
-        found = gpu.launch(
-            _multiply_and_solve,
-            *squares,
-            z,
-            rows[0],
-            columns[0],
-            rows[-1],
-            columns[-1],
-            outputs=[(z.shape, z.dtype), *outputs],
-            LENGTH=lengths[0],
-            OTHER_LENGTH=sum(lengths[1:]),
-            PRECISION=product,
-            **common,
-        )
+        operands = rows[0], columns[0], rows[-1], columns[-1]
+        found = launch_tiles(_multiply_and_solve, "dense", (*squares, z, *operands), layer, PRECISION=product)
     beta, z_change, *sums = found
     row_means, column_means = means_of_copies(rows, columns, beta, sums, precision=precision)
     return *row_means, *column_means, z_change
 
 
+def launch_tiles(
+    kernel: Any, name: str, arrays: Sequence[Array], layer: Layer, *, in_place: int = 0, **constants: Any
+) -> tuple[Array, ...]:
+    """``beta`` and the change of ``z`` (L, B, M), and what :func:`means_of_copies` takes as sums.
+
+    The third of the ``arrays`` is ``z``, and the last, where one is overwritten, the products, which become ``beta``.
+    """
+    z = arrays[2]
+    layers = len(z)
+    numbers = constants.get("PRECISION", z.dtype.name)
+    sizes = blocks.find(name, (layers, layer.BATCH, layer.LENGTH + layer.OTHER_LENGTH, layer.WIDTH), numbers)
+    tile, entries = sizes["TILE"], sizes.pop("ENTRIES")
+    row_blocks, column_blocks = triton.cdiv(layer.BATCH, tile), triton.cdiv(layer.WIDTH, tile)
+    sums_of_rows, sums_of_columns = (layers, column_blocks, layer.BATCH), (layers, row_blocks, layer.WIDTH)
+    shapes = [z.shape] * (2 - in_place) + [sums_of_rows, sums_of_columns] * 2
+    return gpu.launch(
+        kernel,
+        *arrays,
+        outputs=[(shape, z.dtype) for shape in shapes],
+        in_place=in_place,
+        grid=(row_blocks * column_blocks, layers),
+        LAYER=layer,
+        SOLVED=max(1, entries // tile),
+        **sizes,
+        **constants,
+    )
+
+
 def means_of_copies(
-    rows: Sequence[Array],
-    columns: Sequence[Array],
-    beta: Array,
-    sums: Sequence[Array],
-    *,
-    precision: lax.PrecisionLike,
+    rows: Sequence[Array], columns: Sequence[Array], beta: Array, sums: Sequence[Array], *, precision: lax.PrecisionLike
 ) -> tuple[list[Array], list[Array]]:
     """The mean changes of ``rows`` and ``columns``, from ``beta`` (L, B, M) and what the blocks of a launch summed up.
 
@@ -130,68 +139,44 @@ def _multiply_and_solve(
     gamma_columns_ptr,
     free_rows_ptr,
     free_columns_ptr,
-    BATCH: tl.constexpr,
-    LENGTH: tl.constexpr,
-    OTHER_LENGTH: tl.constexpr,
-    WIDTH: tl.constexpr,
+    LAYER: tl.constexpr,
     TILE: tl.constexpr,
     INNER: tl.constexpr,
     SOLVED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    layer = tl.program_id(1).to(tl.int64)
-    row_block, column_block = _place(BATCH, WIDTH, TILE)
+    layer, row_block, column_block = place_tile(LAYER, TILE)
     row = row_block * TILE + tl.arange(0, TILE)
     column = column_block * TILE + tl.arange(0, TILE)
 
-    p = tl.zeros((TILE, TILE), tl.float32)
-    p = _add_product(p, x_ptr, w_ptr, layer, row, column, BATCH, LENGTH, WIDTH, INNER, PRECISION)
-    p = _add_product(p, other_x_ptr, other_w_ptr, layer, row, column, BATCH, OTHER_LENGTH, WIDTH, INNER, PRECISION)
+    p, place = tl.zeros((TILE, TILE), tl.float32), (layer, row, column)
+    p = _add_product(p, x_ptr, w_ptr, place, LAYER, LAYER.LENGTH, INNER, PRECISION)
+    p = _add_product(p, other_x_ptr, other_w_ptr, place, LAYER, LAYER.OTHER_LENGTH, INNER, PRECISION)
 
-    offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
-    tl.store(beta_ptr + offset, p, mask=(row < BATCH)[:, None] & (column < WIDTH)[None, :])
+    offset = (layer * LAYER.BATCH + row)[:, None] * LAYER.WIDTH + column[None, :]
+    tl.store(beta_ptr + offset, p, mask=(row < LAYER.BATCH)[:, None] & (column < LAYER.WIDTH)[None, :])
     tl.debug_barrier()  # before other threads read it
-    _solve_tile(
-        x_squared_ptr,
-        w_squared_ptr,
-        z_ptr,
-        beta_ptr,
-        z_change_ptr,
-        gamma_rows_ptr,
-        gamma_columns_ptr,
-        free_rows_ptr,
-        free_columns_ptr,
-        row_block,
-        column_block,
-        BATCH,
-        WIDTH,
-        TILE,
-        SOLVED,
+    sums = (gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr)
+    tile = (layer, row_block, column_block)
+    solve_tile(
+        _root, 0.0, (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr), sums, tile, LAYER, TILE, SOLVED
     )
 
 
 @triton.jit
 def _add_product(
-    p,
-    x_ptr,
-    w_ptr,
-    layer,
-    row,
-    column,
-    BATCH: tl.constexpr,
-    LENGTH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    INNER: tl.constexpr,
-    PRECISION: tl.constexpr,
+    p, x_ptr, w_ptr, place, LAYER: tl.constexpr, LENGTH: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """``p`` and the product of these rows and columns."""
-    x_row_ptr = x_ptr + (layer * BATCH + row)[:, None] * LENGTH
-    w_column_ptr = w_ptr + layer * (LENGTH * WIDTH) + column[None, :]
+    """``p`` and the product of rows and columns, of ``LENGTH`` entries, at a ``place``."""
+    layer, row, column = place
+    x_row_ptr = x_ptr + (layer * LAYER.BATCH + row)[:, None] * LENGTH
+    w_column_ptr = w_ptr + layer * (LENGTH * LAYER.WIDTH) + column[None, :]
+    is_row, is_column = (row < LAYER.BATCH)[:, None], (column < LAYER.WIDTH)[None, :]
     for first in range(0, LENGTH, INNER):
         entry = first + tl.arange(0, INNER)
-        x = tl.load(x_row_ptr + entry[None, :], mask=(row < BATCH)[:, None] & (entry < LENGTH)[None, :], other=0.0)
-        w_entry_ptr = w_column_ptr + entry.to(tl.int64)[:, None] * WIDTH
-        w = tl.load(w_entry_ptr, mask=(entry < LENGTH)[:, None] & (column < WIDTH)[None, :], other=0.0)
+        x = tl.load(x_row_ptr + entry[None, :], mask=is_row & (entry < LENGTH)[None, :], other=0.0)
+        w_entry_ptr = w_column_ptr + entry.to(tl.int64)[:, None] * LAYER.WIDTH
+        w = tl.load(w_entry_ptr, mask=(entry < LENGTH)[:, None] & is_column, other=0.0)
         p = tl.dot(x, w, p, input_precision=PRECISION)
     return p
 
@@ -208,83 +193,81 @@ def _solve(
     gamma_columns_ptr,
     free_rows_ptr,
     free_columns_ptr,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
+    LAYER: tl.constexpr,
     TILE: tl.constexpr,
     SOLVED: tl.constexpr,
 ):
-    row_block, column_block = _place(BATCH, WIDTH, TILE)
-    _solve_tile(
-        x_squared_ptr,
-        w_squared_ptr,
-        z_ptr,
-        beta_ptr,
-        z_change_ptr,
-        gamma_rows_ptr,
-        gamma_columns_ptr,
-        free_rows_ptr,
-        free_columns_ptr,
-        row_block,
-        column_block,
-        BATCH,
-        WIDTH,
-        TILE,
-        SOLVED,
+    sums = (gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr)
+    tile = place_tile(LAYER, TILE)
+    solve_tile(
+        _root, 0.0, (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr), sums, tile, LAYER, TILE, SOLVED
     )
 
 
 @triton.jit
-def _place(BATCH: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr):
-    """The tile of this program: neighbours in time share rows of ``x`` and columns of ``w`` in the L2 cache."""
-    row_blocks, column_blocks = tl.cdiv(BATCH, TILE), tl.cdiv(WIDTH, TILE)
-    place = tl.program_id(0)
-    return tl.swizzle2d(place // column_blocks, place % column_blocks, row_blocks, column_blocks, 8)
+def _root(p, q, z, inside, _setting):
+    """What :func:`solve_tile` asks of a root; outside ``p``, ``q`` and ``z`` are 0, and so is all that is found."""
+    t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3)
+    return -t, t, beta, gamma, radius
 
 
 @triton.jit
-def _solve_tile(
-    x_squared_ptr,
-    w_squared_ptr,
-    z_ptr,
-    beta_ptr,
-    z_change_ptr,
-    gamma_rows_ptr,
-    gamma_columns_ptr,
-    free_rows_ptr,
-    free_columns_ptr,
-    row_block,
-    column_block,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
+def place_tile(LAYER: tl.constexpr, TILE: tl.constexpr):
+    """The layer, the rows and the columns of this program, these two in tiles.
+
+    Neighbours in time share rows of ``x`` and columns of ``w`` in the L2 cache.
+    """
+    row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, TILE), tl.cdiv(LAYER.WIDTH, TILE)
+    place = tl.program_id(0)
+    row_block, column_block = tl.swizzle2d(place // column_blocks, place % column_blocks, row_blocks, column_blocks, 8)
+    return tl.program_id(1).to(tl.int64), row_block, column_block
+
+
+@triton.jit
+def solve_tile(
+    ROOT: tl.constexpr,
+    setting,
+    inputs,
+    outputs,
+    sums,
+    tile,
+    LAYER: tl.constexpr,
     TILE: tl.constexpr,
     SOLVED: tl.constexpr,
 ):
-    """Replaces the products of a tile by ``beta``, ``SOLVED`` rows at a time: roots take many registers."""
-    layer = tl.program_id(1).to(tl.int64)
+    """Replaces the products of a tile by ``beta``, ``SOLVED`` rows at a time: roots take many registers.
+
+    ``ROOT`` makes of ``p``, ``q``, ``z``, of what is inside the arrays, and of the ``setting`` the change of ``z``,
+    what the free part of ``w`` is multiplied by, ``beta``, ``gamma``, and the radius of the free part.
+    """
+    layer, row_block, column_block = tile
+    x_squared_ptr, w_squared_ptr, z_ptr = inputs
+    beta_ptr, z_change_ptr = outputs
+    gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr = sums
     column = column_block * TILE + tl.arange(0, TILE)
-    is_column = column < WIDTH
-    w_squared = tl.load(w_squared_ptr + layer * WIDTH + column, mask=is_column, other=0.0)
+    is_column = column < LAYER.WIDTH
+    w_squared = tl.load(w_squared_ptr + layer * LAYER.WIDTH + column, mask=is_column, other=0.0)
     gamma_sum, free_sum = tl.zeros_like(w_squared), tl.zeros_like(w_squared)
 
-    for first in range(row_block * TILE, min(row_block * TILE + TILE, BATCH), SOLVED):
+    for first in range(row_block * TILE, min(row_block * TILE + TILE, LAYER.BATCH), SOLVED):
         row = first + tl.arange(0, SOLVED)
-        is_row = row < BATCH
+        is_row = row < LAYER.BATCH
         inside = is_row[:, None] & is_column[None, :]
-        offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
-        x_squared = tl.load(x_squared_ptr + layer * BATCH + row, mask=is_row, other=0.0)
+        offset = (layer * LAYER.BATCH + row)[:, None] * LAYER.WIDTH + column[None, :]
+        x_squared = tl.load(x_squared_ptr + layer * LAYER.BATCH + row, mask=is_row, other=0.0)
         p = tl.load(beta_ptr + offset, mask=inside, other=0.0)
         z = tl.load(z_ptr + offset, mask=inside, other=0.0)
 
-        t, beta, gamma, radius = root_triton.bilinear_root(p, x_squared[:, None] + w_squared[None, :], z, 0.25, 3)
+        z_change, t, beta, gamma, radius = ROOT(p, x_squared[:, None] + w_squared[None, :], z, inside, setting)
 
         tl.store(beta_ptr + offset, beta, mask=inside)
-        tl.store(z_change_ptr + offset, -t, mask=inside)
-        sum_offset = (layer * tl.cdiv(WIDTH, TILE) + column_block) * BATCH + row
+        tl.store(z_change_ptr + offset, z_change, mask=inside)
+        sum_offset = (layer * tl.cdiv(LAYER.WIDTH, TILE) + column_block) * LAYER.BATCH + row
         tl.store(gamma_rows_ptr + sum_offset, tl.sum(gamma, axis=1), mask=is_row)
         tl.store(free_rows_ptr + sum_offset, tl.sum(radius, axis=1), mask=is_row)
         gamma_sum += tl.sum(gamma, axis=0)
         free_sum += tl.sum(t * radius, axis=0)
 
-    sum_offset = (layer * tl.cdiv(BATCH, TILE) + row_block) * WIDTH + column
+    sum_offset = (layer * tl.cdiv(LAYER.BATCH, TILE) + row_block) * LAYER.WIDTH + column
     tl.store(gamma_columns_ptr + sum_offset, gamma_sum, mask=is_column)
     tl.store(free_columns_ptr + sum_offset, free_sum, mask=is_column)

@@ -36,15 +36,7 @@ def _of_operands(dense_copies: Callable[..., tuple[Array, ...]]) -> Callable[...
 
 
 def _formula(
-    new: tuple[Array, ...],
-    x: Array,
-    w: Array,
-    u: Array,
-    v: Array,
-    z: Array,
-    scale: Pair,
-    keep: Pair,
-    gain: Pair,
+    new: tuple[Array, ...], x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, keep: Pair, gain: Pair
 ) -> tuple[Array, ...]:
     x_copies, w_copies = x[:, None, :] + scale[0] * u, w.T + scale[1] * v
     u_change, v_change, z_change = bilinear_formula(new[-1:], x_copies, w_copies, z)

@@ -18,13 +18,7 @@ _MOST_PAIRS = 16
 
 
 def _triton(
-    x: Sequence[Array],
-    w: Sequence[Array],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
+    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
 ) -> FactoredChanges:
     if x[0].shape[1] == 0:  # there is nothing to launch for
         return xla.factored_increments(x, w, u, v, z, precision=precision)

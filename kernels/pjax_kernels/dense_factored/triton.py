@@ -9,6 +9,7 @@ time, from a cache, to be changed, and its change is written once.  The products
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement, compress
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import triton
@@ -20,14 +21,23 @@ from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
 from pjax_kernels.dense.triton import product_on_tensor_cores
 
 
+class Layer(NamedTuple):
+    """A layer's shape and operands, for its kernels.
+
+    ``ONES`` and ``ARRAYS`` are bits for the coefficients of u and then of v, each for ``x`` and then ``w``.
+    """
+
+    BATCH: int
+    LENGTH: int
+    WIDTH: int
+    X_COUNT: int
+    W_COUNT: int
+    ONES: int
+    ARRAYS: int
+
+
 def factored_increments(
-    x: Sequence[Array],
-    w: Sequence[Array],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
+    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     several = [*u.x, *u.w, *v.x, *v.w]
@@ -70,43 +80,22 @@ def _project_layers(
     arrays: int,
     precision: lax.PrecisionLike,
 ) -> tuple[Array, ...]:
-    """Of layers along the first axis.
+    """Of layers along the first axis; ``ones`` and ``arrays`` are those of :class:`Layer`.
 
-    ``ones`` and ``arrays`` are bits for the coefficients of u and then of v, each for ``x`` and then ``w``.  Returns
-    the changes of u and v, of those for ``x`` (L, I, B, M) and then of those for ``w`` (L, B, J, M), the means of ``x``
-    and ``w``, the change of ``z``, and the sums of squares (L, 2) of what is kept and of what is left out.
+    Returns the changes of u and v, of those for ``x`` (L, I, B, M) and then of those for ``w`` (L, B, J, M), the means
+    of ``x`` and ``w``, the change of ``z``, and the sums of squares (L, 2) of what is kept and of what is left out.
     """
     (layers, batch, width), length = z.shape, x[0].shape[2]
     # Joined so that each sum of products, here and of the changes, is one product.
     rows, columns = jnp.concatenate(x, axis=1), jnp.concatenate(w, axis=2)
-    product = product_on_tensor_cores(precision, z)
-    kernel = "factored" if product else "factored, XLA's products"
-    shape = layers, batch, length, width, len(x) * len(w)
-    sizes = blocks.find(kernel, shape, product or z.dtype.name)
-    row_blocks, column_blocks = triton.cdiv(batch, sizes["ROWS"]), triton.cdiv(width, sizes["COLUMNS"])
     inputs = (
         jnp.stack([jnp.sum(a * b, axis=2) for a, b in combinations_with_replacement(x, 2)], axis=1),
         jnp.stack([jnp.sum(a * b, axis=1) for a, b in combinations_with_replacement(w, 2)], axis=1),
         jnp.stack(coefficients, axis=1) if coefficients else z,
         z,
     )
-    of_x, of_w = (layers, len(x), batch, width), (layers, batch, len(w), width)
-    sums = (layers, column_blocks, len(x), batch), (layers, row_blocks, len(w), width)
-    shapes = z.shape, of_x, of_x, of_w, of_w, *sums, (layers, row_blocks * column_blocks, 2)
-    common = sizes | {
-        "outputs": [(shape, z.dtype) for shape in shapes],
-        "grid": (row_blocks * column_blocks, layers),
-        "BATCH": batch,
-        "WIDTH": width,
-        "X_COUNT": len(x),
-        "W_COUNT": len(w),
-        "ONES": ones,
-        "ARRAYS": arrays,
-    }
-    if product is None:
-        found = gpu.launch(_solve, *inputs, jnp.matmul(rows, columns, precision=precision), **common)
-    else:
-        found = gpu.launch(_multiply_and_solve, *inputs, rows, columns, LENGTH=length, PRECISION=product, **common)
+    layer = Layer(batch, length, width, len(x), len(w), ones, arrays)
+    found = _launch(inputs, rows, columns, layer, precision)
     z_change, u_x, v_x, u_w, v_w, x_sums, w_sums, squared = found
 
     x_sums, w_sums = jnp.sum(x_sums, axis=1), jnp.sum(w_sums, axis=1)
@@ -116,6 +105,30 @@ def _project_layers(
     w_sum = w_sum + sum(w_sums[:, k, None] * array for k, array in enumerate(w))
     means = x_sum / max(width, 1), w_sum / max(batch, 1)
     return u_x, v_x, u_w, v_w, *means, z_change, jnp.sum(squared, axis=1)
+
+
+def _launch(
+    inputs: Sequence[Array], rows: Array, columns: Array, layer: Layer, precision: lax.PrecisionLike
+) -> tuple[Array, ...]:
+    """The change of ``z``, those of coefficients, the sums of the changes over a tile, and the sums of squares."""
+    z = inputs[-1]
+    layers, batch, width = z.shape
+    product = product_on_tensor_cores(precision, z)
+    name = "factored" if product else "factored, XLA's products"
+    shape = layers, batch, layer.LENGTH, width, layer.X_COUNT * layer.W_COUNT
+    sizes = blocks.find(name, shape, product or z.dtype.name)
+    row_blocks, column_blocks = triton.cdiv(batch, sizes["ROWS"]), triton.cdiv(width, sizes["COLUMNS"])
+    of_x, of_w = (layers, layer.X_COUNT, batch, width), (layers, batch, layer.W_COUNT, width)
+    sums = (layers, column_blocks, layer.X_COUNT, batch), (layers, row_blocks, layer.W_COUNT, width)
+    shapes = z.shape, of_x, of_x, of_w, of_w, *sums, (layers, row_blocks * column_blocks, 2)
+    common = sizes | {
+        "outputs": [(shape, z.dtype) for shape in shapes],
+        "grid": (row_blocks * column_blocks, layers),
+        "LAYER": layer,
+    }
+    if product is None:
+        return gpu.launch(_solve, *inputs, jnp.matmul(rows, columns, precision=precision), **common)
+    return gpu.launch(_multiply_and_solve, *inputs, rows, columns, PRECISION=product, **common)
 
 
 @triton.jit
@@ -134,80 +147,52 @@ def _multiply_and_solve(
     x_sums_ptr,
     w_sums_ptr,
     squares_ptr,
-    BATCH: tl.constexpr,
-    LENGTH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    X_COUNT: tl.constexpr,
-    W_COUNT: tl.constexpr,
-    ONES: tl.constexpr,
-    ARRAYS: tl.constexpr,
+    LAYER: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    layer, row_block, column_block, row, column, place, inside = _place(BATCH, WIDTH, ROWS, COLUMNS)
-    # One product of all operands' rows and all operands' columns of this tile, as if they were neighbours.
-    x_blocks: tl.constexpr = triton.next_power_of_2(X_COUNT)
-    w_blocks: tl.constexpr = triton.next_power_of_2(W_COUNT)
+    tile = _place(LAYER, ROWS, COLUMNS)
+    products = _products_of_tile(x_ptr, w_ptr, tile, LAYER, ROWS, COLUMNS, INNER, PRECISION)
+    inputs = (x_products_ptr, w_products_ptr, coefficients_ptr, z_ptr)
+    outputs = (z_change_ptr, u_x_ptr, v_x_ptr, u_w_ptr, v_w_ptr, x_sums_ptr, w_sums_ptr, squares_ptr)
+    _solve_tile(inputs, products, outputs, tile, LAYER)
+
+
+@triton.jit
+def _products_of_tile(
+    x_ptr,
+    w_ptr,
+    tile,
+    LAYER: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One product of all operands' rows and all operands' columns of a tile, as if they were neighbours, in parts."""
+    layer, row_block, column_block = tile[0], tile[1], tile[2]
+    x_blocks: tl.constexpr = triton.next_power_of_2(LAYER.X_COUNT)
+    w_blocks: tl.constexpr = triton.next_power_of_2(LAYER.W_COUNT)
     some_row, some_column = tl.arange(0, x_blocks * ROWS), tl.arange(0, w_blocks * COLUMNS)
     x_row, w_column = row_block * ROWS + some_row % ROWS, column_block * COLUMNS + some_column % COLUMNS
-    is_row = (some_row // ROWS < X_COUNT) & (x_row < BATCH)
-    is_column = (some_column // COLUMNS < W_COUNT) & (w_column < WIDTH)
-    x_row_ptr = x_ptr + ((layer * X_COUNT + some_row // ROWS) * BATCH + x_row)[:, None] * LENGTH
-    w_column_ptr = (
-        w_ptr + layer * (LENGTH * W_COUNT * WIDTH) + (some_column.to(tl.int64) // COLUMNS * WIDTH + w_column)[None, :]
-    )
+    is_row = (some_row // ROWS < LAYER.X_COUNT) & (x_row < LAYER.BATCH)
+    is_column = (some_column // COLUMNS < LAYER.W_COUNT) & (w_column < LAYER.WIDTH)
+    x_place = (layer * LAYER.X_COUNT + some_row // ROWS) * LAYER.BATCH + x_row
+    w_place = some_column.to(tl.int64) // COLUMNS * LAYER.WIDTH + w_column
+    x_row_ptr = x_ptr + x_place[:, None] * LAYER.LENGTH
+    w_column_ptr = w_ptr + layer * (LAYER.LENGTH * LAYER.W_COUNT * LAYER.WIDTH) + w_place[None, :]
     joined = tl.zeros((x_blocks * ROWS, w_blocks * COLUMNS), tl.float32)
-    for first in range(0, LENGTH, INNER):
+    for first in range(0, LAYER.LENGTH, INNER):
         entry = first + tl.arange(0, INNER)
-        x = tl.load(x_row_ptr + entry[None, :], mask=is_row[:, None] & (entry < LENGTH)[None, :], other=0.0)
-        w_entry_ptr = w_column_ptr + entry.to(tl.int64)[:, None] * (W_COUNT * WIDTH)
-        w = tl.load(w_entry_ptr, mask=(entry < LENGTH)[:, None] & is_column[None, :], other=0.0)
+        is_entry = entry < LAYER.LENGTH
+        x = tl.load(x_row_ptr + entry[None, :], mask=is_row[:, None] & is_entry[None, :], other=0.0)
+        w_entry_ptr = w_column_ptr + entry.to(tl.int64)[:, None] * (LAYER.W_COUNT * LAYER.WIDTH)
+        w = tl.load(w_entry_ptr, mask=is_entry[:, None] & is_column[None, :], other=0.0)
         joined = tl.dot(x, w, joined, input_precision=PRECISION)
     pairs = tl.permute(tl.reshape(joined, (x_blocks, ROWS, w_blocks, COLUMNS)), (1, 3, 0, 2))
-    products = _parts(tl.reshape(pairs, (ROWS, COLUMNS, x_blocks * w_blocks)), x_blocks * w_blocks)
-
-    coefficients_ptr += layer * (_number_before(ARRAYS, 64) * BATCH * WIDTH)
-    u_x, v_x = _coefficients(
-        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, 0, X_COUNT
-    )
-    u_w, v_w = _coefficients(
-        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, X_COUNT, W_COUNT
-    )
-    p, q = _own_inner_products(
-        x_products_ptr, w_products_ptr, u_x, u_w, v_x, v_w, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT
-    )
-    for i in tl.static_range(X_COUNT):
-        for j in tl.static_range(W_COUNT):
-            p, q = _add_pair(p, q, u_x[i], u_w[j], v_x[i], v_w[j], products[i * w_blocks + j])
-    _solve_tile(
-        p,
-        q,
-        z_ptr,
-        coefficients_ptr,
-        z_change_ptr,
-        u_x_ptr,
-        v_x_ptr,
-        u_w_ptr,
-        v_w_ptr,
-        x_sums_ptr,
-        w_sums_ptr,
-        squares_ptr,
-        layer,
-        row_block,
-        column_block,
-        row,
-        column,
-        place,
-        inside,
-        BATCH,
-        WIDTH,
-        X_COUNT,
-        W_COUNT,
-        ONES,
-        ARRAYS,
-    )
+    return _parts(tl.reshape(pairs, (ROWS, COLUMNS, x_blocks * w_blocks)), x_blocks * w_blocks)
 
 
 @triton.jit
@@ -237,112 +222,55 @@ def _solve(
     x_sums_ptr,
     w_sums_ptr,
     squares_ptr,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    X_COUNT: tl.constexpr,
-    W_COUNT: tl.constexpr,
-    ONES: tl.constexpr,
-    ARRAYS: tl.constexpr,
+    LAYER: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    layer, row_block, column_block, row, column, place, inside = _place(BATCH, WIDTH, ROWS, COLUMNS)
-    coefficients_ptr += layer * (_number_before(ARRAYS, 64) * BATCH * WIDTH)
-    u_x, v_x = _coefficients(
-        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, 0, X_COUNT
-    )
-    u_w, v_w = _coefficients(
-        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, X_COUNT, W_COUNT
-    )
-    p, q = _own_inner_products(
-        x_products_ptr, w_products_ptr, u_x, u_w, v_x, v_w, layer, row, column, BATCH, WIDTH, X_COUNT, W_COUNT
-    )
-    products_ptr += layer * (X_COUNT * W_COUNT * BATCH * WIDTH)
-    joined_place = row.to(tl.int64)[:, None] * (W_COUNT * WIDTH) + column[None, :]
-    for i in tl.static_range(X_COUNT):
-        for j in tl.static_range(W_COUNT):
-            pair_ptr = products_ptr + (i * (BATCH * W_COUNT * WIDTH) + j * WIDTH)
-            product = tl.load(pair_ptr + joined_place, mask=inside, other=0.0)
-            p, q = _add_pair(p, q, u_x[i], u_w[j], v_x[i], v_w[j], product)
-    _solve_tile(
-        p,
-        q,
-        z_ptr,
-        coefficients_ptr,
-        z_change_ptr,
-        u_x_ptr,
-        v_x_ptr,
-        u_w_ptr,
-        v_w_ptr,
-        x_sums_ptr,
-        w_sums_ptr,
-        squares_ptr,
-        layer,
-        row_block,
-        column_block,
-        row,
-        column,
-        place,
-        inside,
-        BATCH,
-        WIDTH,
-        X_COUNT,
-        W_COUNT,
-        ONES,
-        ARRAYS,
-    )
+    inputs = (x_products_ptr, w_products_ptr, coefficients_ptr, z_ptr)
+    outputs = (z_change_ptr, u_x_ptr, v_x_ptr, u_w_ptr, v_w_ptr, x_sums_ptr, w_sums_ptr, squares_ptr)
+    _solve_tile(inputs, products_ptr, outputs, _place(LAYER, ROWS, COLUMNS), LAYER)
 
 
 @triton.jit
-def _place(BATCH: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The layer, the tile of this program, its rows and columns, and its places among a layer's ``BATCH * WIDTH``.
+def _place(LAYER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A tile: its layer, its place among the row and the column blocks, its rows and its columns.
 
     Neighbours in time share operands in the L2 cache.
     """
-    row_blocks, column_blocks = tl.cdiv(BATCH, ROWS), tl.cdiv(WIDTH, COLUMNS)
+    row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, ROWS), tl.cdiv(LAYER.WIDTH, COLUMNS)
     place = tl.program_id(0)
     row_block, column_block = tl.swizzle2d(place // column_blocks, place % column_blocks, row_blocks, column_blocks, 8)
     row, column = row_block * ROWS + tl.arange(0, ROWS), column_block * COLUMNS + tl.arange(0, COLUMNS)
-    place = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
-    inside = (row < BATCH)[:, None] & (column < WIDTH)[None, :]
-    return tl.program_id(1).to(tl.int64), row_block, column_block, row, column, place, inside
+    return tl.program_id(1).to(tl.int64), row_block, column_block, row, column
 
 
 @triton.jit
-def _coefficients(
-    coefficients_ptr,
-    place,
-    inside,
-    SIZE: tl.constexpr,
-    OPERANDS: tl.constexpr,
-    ONES: tl.constexpr,
-    ARRAYS: tl.constexpr,
-    FIRST: tl.constexpr,
-    COUNT: tl.constexpr,
-):
-    """Those of u and those of v for ``COUNT`` of the ``OPERANDS`` from the ``FIRST``, at a layer's pointer."""
+def _entries(tile, LAYER: tl.constexpr):
+    """The places of a tile's entries in arrays ``(B, M)``, those in arrays ``(B, J, M)``, and which entries exist."""
+    _, _, _, row, column = tile
+    inside = (row < LAYER.BATCH)[:, None] & (column < LAYER.WIDTH)[None, :]
+    rows = row.to(tl.int64)[:, None]
+    return rows * LAYER.WIDTH + column[None, :], rows * (LAYER.W_COUNT * LAYER.WIDTH) + column[None, :], inside
+
+
+@triton.jit
+def _coefficients(coefficients_ptr, tile, LAYER: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """Those of u and those of v for ``COUNT`` operands from the ``FIRST``."""
     u, v = (), ()
     for k in tl.static_range(FIRST, FIRST + COUNT):
-        u = u + (_coefficient(coefficients_ptr, place, inside, SIZE, ONES, ARRAYS, k),)
-        v = v + (_coefficient(coefficients_ptr, place, inside, SIZE, ONES, ARRAYS, OPERANDS + k),)
+        u = u + (_coefficient(coefficients_ptr, tile, LAYER, k),)
+        v = v + (_coefficient(coefficients_ptr, tile, LAYER, LAYER.X_COUNT + LAYER.W_COUNT + k),)
     return u, v
 
 
 @triton.jit
-def _coefficient(
-    coefficients_ptr,
-    place,
-    inside,
-    SIZE: tl.constexpr,
-    ONES: tl.constexpr,
-    ARRAYS: tl.constexpr,
-    NUMBER: tl.constexpr,
-):
+def _coefficient(coefficients_ptr, tile, LAYER: tl.constexpr, NUMBER: tl.constexpr):
     """A block, or the number 0."""
-    if (ARRAYS >> NUMBER) & 1:
-        array_ptr = coefficients_ptr + _number_before(ARRAYS, NUMBER) * SIZE
-        found = tl.load(array_ptr + place, mask=inside, other=0.0)
-    elif (ONES >> NUMBER) & 1:
+    place, _, inside = _entries(tile, LAYER)
+    if (LAYER.ARRAYS >> NUMBER) & 1:
+        arrays = tile[0] * _number_before(LAYER.ARRAYS, 64) + _number_before(LAYER.ARRAYS, NUMBER)
+        found = tl.load(coefficients_ptr + arrays * (LAYER.BATCH * LAYER.WIDTH) + place, mask=inside, other=0.0)
+    elif (LAYER.ONES >> NUMBER) & 1:
         found = tl.full(inside.shape, 1, coefficients_ptr.dtype.element_ty)
     else:
         found: tl.constexpr = 0
@@ -356,55 +284,65 @@ def _number_before(bits, place):
 
 
 @triton.jit
-def _own_inner_products(
-    x_products_ptr,
-    w_products_ptr,
-    u_x,
-    u_w,
-    v_x,
-    v_w,
-    layer,
-    row,
-    column,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    X_COUNT: tl.constexpr,
-    W_COUNT: tl.constexpr,
-):
-    """What pairs of ``x`` and pairs of ``w`` add to ``p = u . v`` and ``q = |u|^2 + |v|^2``."""
+def _inner_products(inputs, products, of_x, of_w, tile, LAYER: tl.constexpr):
+    """``p = u . v`` and ``q = |u|^2 + |v|^2``, from the products of pairs of operands, and the coefficients."""
+    # Triton before 3.9 unrolls loops over constants only that have a name of their own.
+    X_COUNT: tl.constexpr = LAYER.X_COUNT
+    W_COUNT: tl.constexpr = LAYER.W_COUNT
+    x_products_ptr, w_products_ptr = inputs[0], inputs[1]
+    layer, row, column = tile[0], tile[3], tile[4]
     dtype: tl.constexpr = x_products_ptr.dtype.element_ty
     p, q = tl.zeros((row.shape[0], column.shape[0]), dtype), tl.zeros((row.shape[0], column.shape[0]), dtype)
-    x_pair_ptr = x_products_ptr + layer * (X_COUNT * (X_COUNT + 1) // 2 * BATCH) + row
+    x_pair_ptr = x_products_ptr + layer * (LAYER.X_COUNT * (LAYER.X_COUNT + 1) // 2 * LAYER.BATCH) + row
     for i in tl.static_range(X_COUNT):
         for j in tl.static_range(i, X_COUNT):
-            product = tl.load(x_pair_ptr, mask=row < BATCH, other=0.0)[:, None]
-            p, q = _add_own(p, q, u_x[i], u_x[j], v_x[i], v_x[j], product, i == j)
-            x_pair_ptr += BATCH
-    w_pair_ptr = w_products_ptr + layer * (W_COUNT * (W_COUNT + 1) // 2 * WIDTH) + column
+            product = tl.load(x_pair_ptr, mask=row < LAYER.BATCH, other=0.0)[:, None]
+            p, q = _add_own(p, q, of_x, product, i, j)
+            x_pair_ptr += LAYER.BATCH
+    w_pair_ptr = w_products_ptr + layer * (LAYER.W_COUNT * (LAYER.W_COUNT + 1) // 2 * LAYER.WIDTH) + column
     for i in tl.static_range(W_COUNT):
         for j in tl.static_range(i, W_COUNT):
-            product = tl.load(w_pair_ptr, mask=column < WIDTH, other=0.0)[None, :]
-            p, q = _add_own(p, q, u_w[i], u_w[j], v_w[i], v_w[j], product, i == j)
-            w_pair_ptr += WIDTH
+            product = tl.load(w_pair_ptr, mask=column < LAYER.WIDTH, other=0.0)[None, :]
+            p, q = _add_own(p, q, of_w, product, i, j)
+            w_pair_ptr += LAYER.WIDTH
+    for i in tl.static_range(X_COUNT):
+        for j in tl.static_range(W_COUNT):
+            p, q = _add_pair(p, q, of_x, of_w, _product_of_pair(products, tile, LAYER, i, j), i, j)
     return p, q
 
 
 @triton.jit
-def _add_own(p, q, u, other_u, v, other_v, product, SAME: tl.constexpr):
-    """With the products of two vectors of one operand, in both orders, or of one with itself."""
-    p = _add_product(p, u, other_v, product)
-    if not SAME:
-        p = _add_product(p, other_u, v, product)
-        product = 2 * product
-    return p, _add_product(_add_product(q, u, other_u, product), v, other_v, product)
+def _product_of_pair(products, tile, LAYER: tl.constexpr, K: tl.constexpr, J: tl.constexpr):
+    """Of operands ``K`` of ``x`` and ``J`` of ``w``, of blocks, or of those that a pointer points to."""
+    if isinstance(products, tl.tensor):
+        _, joined_place, inside = _entries(tile, LAYER)
+        layer_ptr = products + tile[0] * (LAYER.X_COUNT * LAYER.W_COUNT * LAYER.BATCH * LAYER.WIDTH)
+        pair_ptr = layer_ptr + (K * (LAYER.BATCH * LAYER.W_COUNT * LAYER.WIDTH) + J * LAYER.WIDTH)
+        product = tl.load(pair_ptr + joined_place, mask=inside, other=0.0)
+    else:
+        product = products[K * triton.next_power_of_2(LAYER.W_COUNT) + J]
+    return product
 
 
 @triton.jit
-def _add_pair(p, q, u_x, u_w, v_x, v_w, product):
-    """With the product of a vector of ``x`` and one of ``w``, in both orders."""
-    p = _add_product(_add_product(p, u_x, v_w, product), u_w, v_x, product)
+def _add_own(p, q, coefficients, product, K: tl.constexpr, J: tl.constexpr):
+    """With the product of vectors ``K`` and ``J`` of one operand, in both orders, or of one with itself."""
+    u, v = coefficients
+    p = _add_product(p, u[K], v[J], product)
+    if K != J:
+        p = _add_product(p, u[J], v[K], product)
+        product = 2 * product
+    return p, _add_product(_add_product(q, u[K], u[J], product), v[K], v[J], product)
+
+
+@triton.jit
+def _add_pair(p, q, of_x, of_w, product, K: tl.constexpr, J: tl.constexpr):
+    """With the product of vector ``K`` of ``x`` and ``J`` of ``w``, in both orders."""
+    u_x, v_x = of_x
+    u_w, v_w = of_w
+    p = _add_product(_add_product(p, u_x[K], v_w[J], product), u_w[J], v_x[K], product)
     product = 2 * product
-    return p, _add_product(_add_product(q, u_x, u_w, product), v_x, v_w, product)
+    return p, _add_product(_add_product(q, u_x[K], u_w[J], product), v_x[K], v_w[J], product)
 
 
 @triton.jit
@@ -416,73 +354,63 @@ def _add_product(total, a, b, product):
 
 
 @triton.jit
-def _solve_tile(
-    p,
-    q,
-    z_ptr,
-    coefficients_ptr,
-    z_change_ptr,
-    u_x_ptr,
-    v_x_ptr,
-    u_w_ptr,
-    v_w_ptr,
-    x_sums_ptr,
-    w_sums_ptr,
-    squares_ptr,
-    layer,
-    row_block,
-    column_block,
-    row,
-    column,
-    place,
-    inside,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    X_COUNT: tl.constexpr,
-    W_COUNT: tl.constexpr,
-    ONES: tl.constexpr,
-    ARRAYS: tl.constexpr,
-):
+def _solve_tile(inputs, products, outputs, tile, LAYER: tl.constexpr):
     """Writes all that follows from the inner products of a tile."""
-    row_blocks: tl.constexpr = tl.cdiv(BATCH, row.shape[0])
-    column_blocks: tl.constexpr = tl.cdiv(WIDTH, column.shape[0])
+    coefficients_ptr, z_ptr = inputs[2], inputs[3]
+    layer, row_block, column_block, row, column = tile
+    place, _, inside = _entries(tile, LAYER)
+    of_x = _coefficients(coefficients_ptr, tile, LAYER, 0, LAYER.X_COUNT)
+    of_w = _coefficients(coefficients_ptr, tile, LAYER, LAYER.X_COUNT, LAYER.W_COUNT)
+    p, q = _inner_products(inputs, products, of_x, of_w, tile, LAYER)
 
-    layer_place = layer * (BATCH * WIDTH) + place
+    layer_place = layer * (LAYER.BATCH * LAYER.WIDTH) + place
     z = tl.load(z_ptr + layer_place, mask=inside, other=0.0)
     p, q = tl.where(inside, p, 0.0), tl.where(inside, q, 0.0)  # or the sums would count what is outside
     t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3)
-    tl.store(z_change_ptr + layer_place, -t, mask=inside)
+    tl.store(outputs[0] + layer_place, -t, mask=inside)
 
     # By way of u + v and u - v nothing cancels; by its factors one at a time, no square of a coefficient overflows.
     plus, _, minus, _ = root_triton.squares(p, q)
     of_sum, of_difference = gamma + beta, gamma - beta
     kept = 2 * (of_sum * (of_sum * plus) + of_difference * (of_difference * minus))
-    square_ptr = squares_ptr + 2 * ((layer * row_blocks + row_block) * column_blocks + column_block)
+    row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, row.shape[0]), tl.cdiv(LAYER.WIDTH, column.shape[0])
+    square_ptr = outputs[7] + 2 * ((layer * row_blocks + row_block) * column_blocks + column_block)
     tl.store(square_ptr, tl.sum(tl.sum(kept, axis=1), axis=0))
     tl.store(square_ptr + 1, tl.sum(tl.sum((1 + t * t) * (radius * radius), axis=1), axis=0))
+    _store_changes(coefficients_ptr, outputs, gamma, beta, tile, LAYER)
 
-    # Read again, now from a cache: they would not all fit the registers beside the root.
-    u_x, v_x = _coefficients(
-        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, 0, X_COUNT
-    )
+
+@triton.jit
+def _store_changes(coefficients_ptr, outputs, gamma, beta, tile, LAYER: tl.constexpr):
+    """Those of coefficients, read again, now from a cache: they would not all fit the registers beside the root."""
+    X_COUNT: tl.constexpr = LAYER.X_COUNT
+    W_COUNT: tl.constexpr = LAYER.W_COUNT
+    _, u_x_ptr, v_x_ptr, u_w_ptr, v_w_ptr, x_sums_ptr, w_sums_ptr, _ = outputs
+    layer, row_block, column_block, row, column = tile
+    place, joined_place, inside = _entries(tile, LAYER)
+    row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, row.shape[0]), tl.cdiv(LAYER.WIDTH, column.shape[0])
+    of_x = _coefficients(coefficients_ptr, tile, LAYER, 0, LAYER.X_COUNT)
     for k in tl.static_range(X_COUNT):
-        u_change, v_change = _mixed(gamma, u_x[k], beta, v_x[k]), _mixed(gamma, v_x[k], beta, u_x[k])
-        array = (layer * X_COUNT + k) * (BATCH * WIDTH)
-        tl.store(u_x_ptr + array + place, u_change, mask=inside)
-        tl.store(v_x_ptr + array + place, v_change, mask=inside)
-        sum_offset = ((layer * column_blocks + column_block) * X_COUNT + k) * BATCH + row
-        tl.store(x_sums_ptr + sum_offset, tl.sum(u_change, axis=1), mask=row < BATCH)
-    u_w, v_w = _coefficients(
-        coefficients_ptr, place, inside, BATCH * WIDTH, X_COUNT + W_COUNT, ONES, ARRAYS, X_COUNT, W_COUNT
-    )
-    joined_place = row.to(tl.int64)[:, None] * (W_COUNT * WIDTH) + column[None, :]
+        offset = (layer * LAYER.X_COUNT + k) * (LAYER.BATCH * LAYER.WIDTH) + place
+        u_change, _ = _store_change(u_x_ptr + offset, v_x_ptr + offset, gamma, beta, of_x, k, inside)
+        sum_offset = ((layer * column_blocks + column_block) * LAYER.X_COUNT + k) * LAYER.BATCH + row
+        tl.store(x_sums_ptr + sum_offset, tl.sum(u_change, axis=1), mask=row < LAYER.BATCH)
+    of_w = _coefficients(coefficients_ptr, tile, LAYER, LAYER.X_COUNT, LAYER.W_COUNT)
     for k in tl.static_range(W_COUNT):
-        u_change, v_change = _mixed(gamma, u_w[k], beta, v_w[k]), _mixed(gamma, v_w[k], beta, u_w[k])
-        array = layer * (W_COUNT * BATCH * WIDTH) + k * WIDTH
-        tl.store(u_w_ptr + array + joined_place, u_change, mask=inside)
-        tl.store(v_w_ptr + array + joined_place, v_change, mask=inside)
-        sum_offset = ((layer * row_blocks + row_block) * W_COUNT + k) * WIDTH + column
-        tl.store(w_sums_ptr + sum_offset, tl.sum(v_change, axis=0), mask=column < WIDTH)
+        offset = layer * (LAYER.W_COUNT * LAYER.BATCH * LAYER.WIDTH) + k * LAYER.WIDTH + joined_place
+        _, v_change = _store_change(u_w_ptr + offset, v_w_ptr + offset, gamma, beta, of_w, k, inside)
+        sum_offset = ((layer * row_blocks + row_block) * LAYER.W_COUNT + k) * LAYER.WIDTH + column
+        tl.store(w_sums_ptr + sum_offset, tl.sum(v_change, axis=0), mask=column < LAYER.WIDTH)
+
+
+@triton.jit
+def _store_change(u_ptr, v_ptr, gamma, beta, coefficients, K: tl.constexpr, inside):
+    """The changes of operand ``K``'s coefficients, which are written."""
+    u, v = coefficients
+    u_change, v_change = _mixed(gamma, u[K], beta, v[K]), _mixed(gamma, v[K], beta, u[K])
+    tl.store(u_ptr, u_change, mask=inside)
+    tl.store(v_ptr, v_change, mask=inside)
+    return u_change, v_change
 
 
 @triton.jit

@@ -45,12 +45,7 @@ def elementwise_formula(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _nearest(
-    curve_of: Callable[..., Any],
-    new: tuple[Array, Array],
-    above: Array,
-    x: Array,
-    z: Array,
-    constants: Sequence[Array],
+    curve_of: Callable[..., Any], new: tuple[Array, Array], above: Array, x: Array, z: Array, constants: Sequence[Array]
 ) -> tuple[Array, Array]:
     """The known point of the curve, as a function of ``x``, ``z`` and the constants alone, of x ``x`` if ``above``."""
     del curve_of, above, x, z, constants

@@ -222,13 +222,7 @@ def project_max_pool(
     arguments.require_shape(_POOL.name, "z", z, expected, f"x of shape {x.shape} in windows of {window}")
     known = arguments.known_residual(_POOL.name, residual, z)
     found: tuple[Array, Array] = _POOL.run(
-        implementation,
-        (x, z),
-        arrays=arrays,
-        increments=increments,
-        known=known,
-        rows=rows,
-        columns=columns,
+        implementation, (x, z), arrays=arrays, increments=increments, known=known, rows=rows, columns=columns
     )
     return found
 

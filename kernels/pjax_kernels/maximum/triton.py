@@ -5,6 +5,7 @@ a second adds up, for each entry, what it loses in the windows that hold it.
 """
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,26 @@ from jax import Array
 
 from pjax_kernels import arguments, blocks, gpu
 from pjax_kernels.maximum.windows import Windows
+
+
+class Along(NamedTuple):
+    """Windows along an axis; see :class:`pjax_kernels.maximum.windows.Windows`."""
+
+    LENGTH: int
+    SIZE: int
+    STRIDE: int
+    LOW: int
+    COUNT: int
+
+
+class Images(NamedTuple):
+    """How many images there are, their windows, and what is returned."""
+
+    COUNT: int
+    ROW: Along
+    COLUMN: Along
+    CHANNELS: int
+    INCREMENTS: bool
 
 
 def project_max(x: Array, z: Array, axes: tuple[int, ...], *, increments: bool) -> tuple[Array, Array]:
@@ -47,16 +68,12 @@ def project_max(x: Array, z: Array, axes: tuple[int, ...], *, increments: bool) 
 def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, increments: bool) -> tuple[Array, Array]:
     """The new ``x`` (B, H, W, C), the mean over its copies, and ``z`` (B, H', W', C), or their changes."""
     compute = arguments.compute_dtype([x, z])
-    axes = {
-        f"{name}_{field.upper()}": getattr(windows, field)
-        for name, windows in (("ROW", rows), ("COLUMN", columns))
-        for field in ("length", "size", "stride", "low", "count")
-    }
 
     def project(x: Array, z: Array) -> tuple[Array, ...]:
         channels = x.shape[3]
         sizes = blocks.find("max pool", x.shape, jnp.dtype(compute).name)
-        common = axes | sizes | {"CHANNELS": channels, "INCREMENTS": increments}
+        along = (Along(*(getattr(axis, name.lower()) for name in Along._fields)) for axis in (rows, columns))
+        common = sizes | {"GIVEN": Images(len(x), *along, channels, increments)}
         top, fall, first, new_z = gpu.launch(
             _lower_windows,
             x,
@@ -68,7 +85,6 @@ def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, inc
                 (z.shape, compute if increments else z.dtype),
             ],
             grid=(triton.cdiv(z.size, sizes["BLOCK"]),),
-            COUNT=z.size,
             **common,
         )
         (new_x,) = gpu.launch(
@@ -79,7 +95,6 @@ def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, inc
             first,
             outputs=[(x.shape, compute if increments else x.dtype)],
             grid=(triton.cdiv(x.size, sizes["BLOCK"]),),
-            COUNT=x.size,
             **common,
         )
         return new_x, new_z
@@ -138,55 +153,38 @@ def _lower_rows(
 
 
 @triton.jit
-def _lower_windows(
-    x_ptr,
-    z_ptr,
-    top_ptr,
-    fall_ptr,
-    first_ptr,
-    new_z_ptr,
-    COUNT: tl.constexpr,
-    ROW_LENGTH: tl.constexpr,
-    ROW_SIZE: tl.constexpr,
-    ROW_STRIDE: tl.constexpr,
-    ROW_LOW: tl.constexpr,
-    ROW_COUNT: tl.constexpr,
-    COLUMN_LENGTH: tl.constexpr,
-    COLUMN_SIZE: tl.constexpr,
-    COLUMN_STRIDE: tl.constexpr,
-    COLUMN_LOW: tl.constexpr,
-    COLUMN_COUNT: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    INCREMENTS: tl.constexpr,
-):
+def _lower_windows(x_ptr, z_ptr, top_ptr, fall_ptr, first_ptr, new_z_ptr, GIVEN: tl.constexpr, BLOCK: tl.constexpr):
     compute: tl.constexpr = top_ptr.dtype.element_ty
     window = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    exists = window < COUNT
-    channel, place = window % CHANNELS, window // CHANNELS
-    column = place % COLUMN_COUNT * COLUMN_STRIDE - COLUMN_LOW
-    row = place // COLUMN_COUNT % ROW_COUNT * ROW_STRIDE - ROW_LOW
-    image_ptr = x_ptr + place // (ROW_COUNT * COLUMN_COUNT) * (ROW_LENGTH * COLUMN_LENGTH * CHANNELS) + channel
+    exists = window < GIVEN.COUNT * GIVEN.ROW.COUNT * GIVEN.COLUMN.COUNT * GIVEN.CHANNELS
+    channel, place = window % GIVEN.CHANNELS, window // GIVEN.CHANNELS
+    column = place % GIVEN.COLUMN.COUNT * GIVEN.COLUMN.STRIDE - GIVEN.COLUMN.LOW
+    row = place // GIVEN.COLUMN.COUNT % GIVEN.ROW.COUNT * GIVEN.ROW.STRIDE - GIVEN.ROW.LOW
+    image_ptr = (
+        x_ptr
+        + place // (GIVEN.ROW.COUNT * GIVEN.COLUMN.COUNT) * (GIVEN.ROW.LENGTH * GIVEN.COLUMN.LENGTH * GIVEN.CHANNELS)
+        + channel
+    )
     z = tl.load(z_ptr + window, mask=exists, other=0.0).to(compute)
 
     top, first = tl.full((BLOCK,), float("-inf"), compute), tl.zeros((BLOCK,), tl.int32)
     is_nan = z != z
-    for k in range(ROW_SIZE * COLUMN_SIZE):
-        entry = _entry(image_ptr, row, column, k, exists, ROW_LENGTH, COLUMN_LENGTH, COLUMN_SIZE, CHANNELS).to(compute)
+    for k in range(GIVEN.ROW.SIZE * GIVEN.COLUMN.SIZE):
+        entry = _entry(image_ptr, row, column, k, exists, GIVEN).to(compute)
         first = tl.where(entry > top, k, first)
         top = tl.where(entry > top, entry, top)
         is_nan = is_nan | (entry != entry)
 
     excess = top - z
     fall = 0.5 * excess
-    count = tl.full((BLOCK,), ROW_SIZE * COLUMN_SIZE + 1, tl.int32)
+    count = tl.full((BLOCK,), GIVEN.ROW.SIZE * GIVEN.COLUMN.SIZE + 1, tl.int32)
     previous = count + 1
     going = 1
     while going > 0:
         previous = count
         total, count = tl.zeros_like(fall), tl.zeros_like(count)
-        for k in range(ROW_SIZE * COLUMN_SIZE):
-            entry = _entry(image_ptr, row, column, k, exists, ROW_LENGTH, COLUMN_LENGTH, COLUMN_SIZE, CHANNELS)
+        for k in range(GIVEN.ROW.SIZE * GIVEN.COLUMN.SIZE):
+            entry = _entry(image_ptr, row, column, k, exists, GIVEN)
             loss = _loss(entry.to(compute), top, fall)
             total += loss
             count += (loss > 0).to(tl.int32)
@@ -197,77 +195,57 @@ def _lower_windows(
     tl.store(top_ptr + window, top, mask=exists)
     tl.store(fall_ptr + window, fall, mask=exists)
     tl.store(first_ptr + window, first, mask=exists)
-    tl.store(new_z_ptr + window, excess - fall if INCREMENTS else z + (excess - fall), mask=exists)
+    tl.store(new_z_ptr + window, excess - fall if GIVEN.INCREMENTS else z + (excess - fall), mask=exists)
 
 
 @triton.jit
-def _lower_entries(
-    x_ptr,
-    top_ptr,
-    fall_ptr,
-    first_ptr,
-    new_x_ptr,
-    COUNT: tl.constexpr,
-    ROW_LENGTH: tl.constexpr,
-    ROW_SIZE: tl.constexpr,
-    ROW_STRIDE: tl.constexpr,
-    ROW_LOW: tl.constexpr,
-    ROW_COUNT: tl.constexpr,
-    COLUMN_LENGTH: tl.constexpr,
-    COLUMN_SIZE: tl.constexpr,
-    COLUMN_STRIDE: tl.constexpr,
-    COLUMN_LOW: tl.constexpr,
-    COLUMN_COUNT: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    INCREMENTS: tl.constexpr,
-):
+def _lower_entries(x_ptr, top_ptr, fall_ptr, first_ptr, new_x_ptr, GIVEN: tl.constexpr, BLOCK: tl.constexpr):
     compute: tl.constexpr = top_ptr.dtype.element_ty
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    exists = index < COUNT
-    channel, place = index % CHANNELS, index // CHANNELS
-    column = place % COLUMN_LENGTH + COLUMN_LOW
-    row = place // COLUMN_LENGTH % ROW_LENGTH + ROW_LOW
-    image = place // (ROW_LENGTH * COLUMN_LENGTH)
+    exists = index < GIVEN.COUNT * GIVEN.ROW.LENGTH * GIVEN.COLUMN.LENGTH * GIVEN.CHANNELS
+    channel, place = index % GIVEN.CHANNELS, index // GIVEN.CHANNELS
+    column = place % GIVEN.COLUMN.LENGTH + GIVEN.COLUMN.LOW
+    row = place // GIVEN.COLUMN.LENGTH % GIVEN.ROW.LENGTH + GIVEN.ROW.LOW
+    image = place // (GIVEN.ROW.LENGTH * GIVEN.COLUMN.LENGTH)
     x = tl.load(x_ptr + index, mask=exists, other=0.0).to(compute)
 
     total, copies = tl.zeros_like(x), tl.zeros_like(x)
     # The windows that hold the entry are the last to start no later than it, and some before that.
-    for i in range((ROW_SIZE + ROW_STRIDE - 1) // ROW_STRIDE):
-        for j in range((COLUMN_SIZE + COLUMN_STRIDE - 1) // COLUMN_STRIDE):
-            window_row, window_column = row // ROW_STRIDE - i, column // COLUMN_STRIDE - j
-            row_inside, column_inside = row - window_row * ROW_STRIDE, column - window_column * COLUMN_STRIDE
-            holds = exists & (row_inside < ROW_SIZE) & (window_row >= 0) & (window_row < ROW_COUNT)
-            holds = holds & (column_inside < COLUMN_SIZE) & (window_column >= 0) & (window_column < COLUMN_COUNT)
-            window = ((image * ROW_COUNT + window_row) * COLUMN_COUNT + window_column) * CHANNELS + channel
+    for i in range((GIVEN.ROW.SIZE + GIVEN.ROW.STRIDE - 1) // GIVEN.ROW.STRIDE):
+        for j in range((GIVEN.COLUMN.SIZE + GIVEN.COLUMN.STRIDE - 1) // GIVEN.COLUMN.STRIDE):
+            window_row, window_column = row // GIVEN.ROW.STRIDE - i, column // GIVEN.COLUMN.STRIDE - j
+            row_inside, column_inside = (
+                row - window_row * GIVEN.ROW.STRIDE,
+                column - window_column * GIVEN.COLUMN.STRIDE,
+            )
+            holds = exists & (row_inside < GIVEN.ROW.SIZE) & (window_row >= 0) & (window_row < GIVEN.ROW.COUNT)
+            holds = (
+                holds
+                & (column_inside < GIVEN.COLUMN.SIZE)
+                & (window_column >= 0)
+                & (window_column < GIVEN.COLUMN.COUNT)
+            )
+            window = (
+                (image * GIVEN.ROW.COUNT + window_row) * GIVEN.COLUMN.COUNT + window_column
+            ) * GIVEN.CHANNELS + channel
             top = tl.load(top_ptr + window, mask=holds, other=0.0)
             fall = tl.load(fall_ptr + window, mask=holds, other=0.0)
             first = tl.load(first_ptr + window, mask=holds, other=0)
-            raised = (fall < 0) & (first == row_inside * COLUMN_SIZE + column_inside)
+            raised = (fall < 0) & (first == row_inside * GIVEN.COLUMN.SIZE + column_inside)
             change = tl.where(raised, -fall, -_loss(x, top, fall))
             total += tl.where(holds, tl.where(fall != fall, fall, change), 0.0)
             copies += holds.to(compute)
 
     change = total / tl.maximum(copies, 1.0)
-    tl.store(new_x_ptr + index, change if INCREMENTS else x + change, mask=exists)
+    tl.store(new_x_ptr + index, change if GIVEN.INCREMENTS else x + change, mask=exists)
 
 
 @triton.jit
-def _entry(
-    image_ptr,
-    row,
-    column,
-    k,
-    exists,
-    ROW_LENGTH: tl.constexpr,
-    COLUMN_LENGTH: tl.constexpr,
-    COLUMN_SIZE: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+def _entry(image_ptr, row, column, k, exists, GIVEN: tl.constexpr):
     """Entry ``k`` of every window, in row-major order; -inf where it is padding."""
-    row, column = row + k // COLUMN_SIZE, column + k % COLUMN_SIZE
-    inside = exists & (row >= 0) & (row < ROW_LENGTH) & (column >= 0) & (column < COLUMN_LENGTH)
-    return tl.load(image_ptr + (row * COLUMN_LENGTH + column) * CHANNELS, mask=inside, other=float("-inf"))
+    row, column = row + k // GIVEN.COLUMN.SIZE, column + k % GIVEN.COLUMN.SIZE
+    inside = exists & (row >= 0) & (row < GIVEN.ROW.LENGTH) & (column >= 0) & (column < GIVEN.COLUMN.LENGTH)
+    return tl.load(image_ptr + (row * GIVEN.COLUMN.LENGTH + column) * GIVEN.CHANNELS, mask=inside, other=float("-inf"))
 
 
 @triton.jit

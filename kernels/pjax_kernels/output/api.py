@@ -39,11 +39,7 @@ def project_margin(
     Source: paper, section 3.3.
     """
     logits, labels = _logits_and_labels(_MARGIN.name, logits, labels)
-    found: Array = _MARGIN.run(
-        implementation,
-        (logits, labels),
-        increments=increments,
-    )
+    found: Array = _MARGIN.run(implementation, (logits, labels), increments=increments)
     return found
 
 
@@ -91,11 +87,7 @@ def prox_cross_entropy(
     if weights is not None:
         pull = pull * arguments.broadcast_constant(_CROSS_ENTROPY.name, "weights", weights, logits.shape[:-1], dtype)
     pull = jnp.where(jnp.max(jnp.abs(labels), axis=-1) != 0, pull, jnp.zeros((), dtype))  # rows left out
-    found: Array = _CROSS_ENTROPY.run(
-        implementation,
-        (logits, labels, pull),
-        increments=increments,
-    )
+    found: Array = _CROSS_ENTROPY.run(implementation, (logits, labels, pull), increments=increments)
     return found
 
 

@@ -84,11 +84,6 @@ def project_recurrence(
     )
     known = arguments.known_residual(_KERNEL.name, residual, z)
     found: Changes = _KERNEL.run(
-        implementation,
-        (x, h, w_x, w_h, z),
-        arrays=arrays,
-        known=known,
-        increments=increments,
-        precision=precision,
+        implementation, (x, h, w_x, w_h, z), arrays=arrays, known=known, increments=increments, precision=precision
     )
     return found

@@ -9,14 +9,7 @@ from pjax_kernels.dense import reference
 
 
 def recurrence_increments(
-    x: Array,
-    h: Array,
-    w_x: Array,
-    w_h: Array,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
-    residual: Array | None = None,
+    x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The mean changes of ``x``, ``h``, ``w_x`` and ``w_h``, and the change of ``z``."""
     inputs, columns = x.shape[2], jnp.concatenate([w_x, w_h])

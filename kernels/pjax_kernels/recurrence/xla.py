@@ -15,14 +15,7 @@ Pair = tuple[Array, Array]
 
 
 def recurrence_increments(
-    x: Array,
-    h: Array,
-    w_x: Array,
-    w_h: Array,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
-    residual: Array | None = None,
+    x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The mean changes of ``x``, ``h``, ``w_x`` and ``w_h``, and the change of ``z``."""
     rows, columns = (_flat(x), _flat(h)), (w_x, w_h)
@@ -34,14 +27,7 @@ def recurrence_increments(
 
 
 def formula(
-    changes: tuple[Array, ...],
-    x: Array,
-    h: Array,
-    w_x: Array,
-    w_h: Array,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
+    changes: tuple[Array, ...], x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The same from the root that ``changes`` tell."""
     rows, columns = (_flat(x), _flat(h)), (w_x, w_h)

@@ -9,6 +9,7 @@ In consensus form one kernel finds all roots and sums, in the place of the produ
 """
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import triton
@@ -16,7 +17,7 @@ import triton.language as tl
 from jax import Array, lax
 
 from pjax_kernels import arguments, blocks, gpu, root_triton
-from pjax_kernels.dense.triton import means_of_copies
+from pjax_kernels.dense.triton import Layer, launch_tiles, means_of_copies, place_tile, solve_tile
 from pjax_kernels.threshold import root
 
 FAR = tl.constexpr(root.FAR)
@@ -27,6 +28,22 @@ NEGLIGIBLE, DOUBLE_NEGLIGIBLE = (
 
 _IN_REGISTERS = 4096
 """Entries that a program holds in registers, of the longest row or of eight columns; half as many in float64."""
+
+
+class Functions(NamedTuple):
+    """How many functions there are, and how their entries lie in memory.
+
+    ``LENGTH`` entries of a function lie ``STRIDE`` apart, along axis ``AXIS`` of a block.  As many functions in a row
+    have one margin as there are for each of the ``MARGINS``.  They are computed in float64 if ``DOUBLE``.
+    """
+
+    COUNT: int
+    MARGINS: int
+    LENGTH: int
+    STRIDE: int
+    AXIS: int
+    DOUBLE: bool
+    INCREMENTS: bool
 
 
 def project_threshold(
@@ -52,13 +69,7 @@ def project_threshold(
             margin,
             outputs=list(zip((a.shape, b.shape, z.shape), results, strict=True)),
             grid=(triton.cdiv(z.size, sizes["ROWS"]),),
-            COUNT=z.size,
-            MARGINS=margin.size,
-            LENGTH=length,
-            STRIDE=inner,
-            AXIS=1 if inner == 1 else 0,
-            DOUBLE=words == 2,
-            INCREMENTS=increments,
+            GIVEN=Functions(z.size, margin.size, length, inner, 1 if inner == 1 else 0, words == 2, increments),
             **sizes,
         )
 
@@ -76,26 +87,9 @@ def dense_increments(
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
 
     def project(x: Array, w: Array, z: Array, margin: Array) -> tuple[Array, ...]:
-        (layers, batch, length), width = x.shape, w.shape[2]
-        sizes = blocks.find("threshold layer", (layers, batch, length, width), z.dtype.name)
-        tile, entries = sizes["TILE"], sizes.pop("ENTRIES")
-        row_blocks, column_blocks = triton.cdiv(batch, tile), triton.cdiv(width, tile)
-        sums_of_rows, sums_of_columns = (layers, column_blocks, batch), (layers, row_blocks, width)
-        beta, z_change, *sums = gpu.launch(
-            _solve_layer,
-            jnp.sum(x * x, axis=2),
-            jnp.sum(w * w, axis=1),
-            z,
-            margin,
-            jnp.matmul(x, w, precision=precision),
-            outputs=[(s, z.dtype) for s in (z.shape, *(sums_of_rows, sums_of_columns) * 2)],
-            in_place=1,
-            grid=(row_blocks * column_blocks, layers),
-            BATCH=batch,
-            WIDTH=width,
-            SOLVED=max(1, entries // tile),
-            **sizes,
-        )
+        arrays = jnp.sum(x * x, axis=2), jnp.sum(w * w, axis=1), z, margin, jnp.matmul(x, w, precision=precision)
+        layer = Layer(z.shape[1], z.shape[2], x.shape[2])
+        beta, z_change, *sums = launch_tiles(_solve_layer, "threshold layer", arrays, layer, in_place=1)
         (x_mean,), (w_mean,) = means_of_copies((x,), (w,), beta, sums, precision=precision)
         return x_mean, w_mean, z_change
 
@@ -112,29 +106,21 @@ def _project(
     new_a_ptr,
     new_b_ptr,
     new_z_ptr,
-    COUNT: tl.constexpr,
-    MARGINS: tl.constexpr,
-    LENGTH: tl.constexpr,
-    STRIDE: tl.constexpr,
-    AXIS: tl.constexpr,
+    GIVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, COUNT, MARGINS, ROWS, compute)
-    offset, inside = _place_entries(row, is_row, 0, LENGTH, STRIDE, AXIS, BLOCK)
-    a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
-    b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
+    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN, ROWS, compute)
+    a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, 0, GIVEN, BLOCK, compute)
 
-    plus, minus = _squares(a, b, AXIS)
+    plus, minus = _squares(a, b, GIVEN.AXIS)
     sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
-    a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, LENGTH, AXIS)
+    a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, GIVEN.LENGTH, GIVEN.AXIS)
 
-    tl.store(new_z_ptr + row, sign - z if INCREMENTS else sign, mask=is_row)
-    tl.store(new_a_ptr + offset, a_change if INCREMENTS else a + a_change, mask=inside)
-    tl.store(new_b_ptr + offset, b_change if INCREMENTS else b + b_change, mask=inside)
+    tl.store(new_z_ptr + row, sign - z if GIVEN.INCREMENTS else sign, mask=is_row)
+    tl.store(new_a_ptr + offset, a_change if GIVEN.INCREMENTS else a + a_change, mask=inside)
+    tl.store(new_b_ptr + offset, b_change if GIVEN.INCREMENTS else b + b_change, mask=inside)
 
 
 @triton.jit
@@ -146,36 +132,26 @@ def _project_long(
     new_a_ptr,
     new_b_ptr,
     new_z_ptr,
-    COUNT: tl.constexpr,
-    MARGINS: tl.constexpr,
-    LENGTH: tl.constexpr,
-    STRIDE: tl.constexpr,
-    AXIS: tl.constexpr,
+    GIVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, COUNT, MARGINS, ROWS, compute)
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
+    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN, ROWS, compute)
 
     plus, minus = tl.zeros_like(z), tl.zeros_like(z)
-    for first in range(0, LENGTH, BLOCK):
-        offset, inside = _place_entries(row, is_row, first, LENGTH, STRIDE, AXIS, BLOCK)
-        a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
-        b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
-        block_plus, block_minus = _squares(a, b, AXIS)
+    for first in range(0, GIVEN.LENGTH, BLOCK):
+        a, b, _, _ = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN, BLOCK, compute)
+        block_plus, block_minus = _squares(a, b, GIVEN.AXIS)
         plus, minus = plus + block_plus, minus + block_minus
 
     sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
-    tl.store(new_z_ptr + row, sign - z if INCREMENTS else sign, mask=is_row)
-    for first in range(0, LENGTH, BLOCK):
-        offset, inside = _place_entries(row, is_row, first, LENGTH, STRIDE, AXIS, BLOCK)
-        a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
-        b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
-        a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, LENGTH, AXIS)
-        tl.store(new_a_ptr + offset, a_change if INCREMENTS else a + a_change, mask=inside)
-        tl.store(new_b_ptr + offset, b_change if INCREMENTS else b + b_change, mask=inside)
+    tl.store(new_z_ptr + row, sign - z if GIVEN.INCREMENTS else sign, mask=is_row)
+    for first in range(0, GIVEN.LENGTH, BLOCK):
+        a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN, BLOCK, compute)
+        a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, GIVEN.LENGTH, GIVEN.AXIS)
+        tl.store(new_a_ptr + offset, a_change if GIVEN.INCREMENTS else a + a_change, mask=inside)
+        tl.store(new_b_ptr + offset, b_change if GIVEN.INCREMENTS else b + b_change, mask=inside)
 
 
 @triton.jit
@@ -191,90 +167,50 @@ def _solve_layer(
     gamma_columns_ptr,
     free_rows_ptr,
     free_columns_ptr,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
+    LAYER: tl.constexpr,
     TILE: tl.constexpr,
     SOLVED: tl.constexpr,
 ):
-    """Replaces the products of a tile by ``beta``, ``SOLVED`` rows at a time, and sums up what rows and columns get."""
-    layer = tl.program_id(1).to(tl.int64)
-    row_blocks, column_blocks = tl.cdiv(BATCH, TILE), tl.cdiv(WIDTH, TILE)
-    row_block, column_block = tl.program_id(0) // column_blocks, tl.program_id(0) % column_blocks
-    margin = tl.load(margin_ptr + layer)
-    column = column_block * TILE + tl.arange(0, TILE)
-    is_column = column < WIDTH
-    w_squared = tl.load(w_squared_ptr + layer * WIDTH + column, mask=is_column, other=0.0)
-    gamma_sum, free_sum = tl.zeros_like(w_squared), tl.zeros_like(w_squared)
-
-    for first in range(row_block * TILE, min(row_block * TILE + TILE, BATCH), SOLVED):
-        row = first + tl.arange(0, SOLVED)
-        is_row = row < BATCH
-        inside = is_row[:, None] & is_column[None, :]
-        offset = (layer * BATCH + row)[:, None] * WIDTH + column[None, :]
-        x_squared = tl.load(x_squared_ptr + layer * BATCH + row, mask=is_row, other=0.0)
-        half_p = 0.5 * tl.load(beta_ptr + offset, mask=inside, other=0.0)
-        z = tl.load(z_ptr + offset, mask=inside, other=0.0)
-
-        quarter_q = 0.25 * (x_squared[:, None] + w_squared[None, :])
-        # A negative rounding error is none, but NaN is.
-        plus, minus = tl.where(quarter_q + half_p < 0, 0.0, quarter_q + half_p), quarter_q - half_p
-        sign, beta, gamma, radius = _layer_coefficients(plus, tl.where(minus < 0, 0.0, minus), z, margin)
-        gamma, radius = tl.where(inside, gamma, 0.0), tl.where(inside, radius, 0.0)
-
-        tl.store(beta_ptr + offset, beta, mask=inside)
-        tl.store(z_change_ptr + offset, sign - z, mask=inside)
-        sum_offset = (layer * column_blocks + column_block) * BATCH + row
-        tl.store(gamma_rows_ptr + sum_offset, tl.sum(gamma, axis=1), mask=is_row)
-        tl.store(free_rows_ptr + sum_offset, tl.sum(radius, axis=1), mask=is_row)
-        gamma_sum += tl.sum(gamma, axis=0)
-        free_sum += tl.sum(sign * radius, axis=0)
-
-    sum_offset = (layer * row_blocks + row_block) * WIDTH + column
-    tl.store(gamma_columns_ptr + sum_offset, gamma_sum, mask=is_column)
-    tl.store(free_columns_ptr + sum_offset, free_sum, mask=is_column)
+    tile = place_tile(LAYER, TILE)
+    inputs = (x_squared_ptr, w_squared_ptr, z_ptr)
+    sums = (gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr)
+    margin = tl.load(margin_ptr + tile[0])
+    solve_tile(_layer_root, margin, inputs, (beta_ptr, z_change_ptr), sums, tile, LAYER, TILE, SOLVED)
 
 
 @triton.jit
-def _layer_coefficients(plus, minus, z, margin):
-    """Those of :func:`pjax_kernels.threshold.root.threshold_root`: ``sign``, ``beta``, ``gamma``, ``radius``."""
-    sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
+def _layer_root(p, q, z, inside, margin):
+    """What :func:`pjax_kernels.dense.triton.solve_tile` asks of a root."""
+    half_p, quarter_q = 0.5 * p, 0.25 * q
+    # A negative rounding error is none, but NaN is.
+    plus, minus = tl.where(quarter_q + half_p < 0, 0.0, quarter_q + half_p), quarter_q - half_p
+    sign, of_sum, of_difference, radius = threshold_root(plus, tl.where(minus < 0, 0.0, minus), z, margin)
     v = -of_difference / (1 + of_difference)
     beta = 0.5 * (of_sum - of_difference)
     set_valued = radius > 0
-    return sign, sign * tl.where(set_valued, 0.5, beta), tl.where(set_valued, 0.0, v * beta), radius
+    gamma = tl.where(inside & ~set_valued, v * beta, 0.0)
+    return sign - z, sign, sign * tl.where(set_valued, 0.5, beta), gamma, tl.where(inside, radius, 0.0)
 
 
 @triton.jit
-def _load_functions(
-    z_ptr, margin_ptr, COUNT: tl.constexpr, MARGINS: tl.constexpr, ROWS: tl.constexpr, compute: tl.constexpr
-):
-    """The functions of this program: which, whether they exist, their ``z`` and their margins.
-
-    As many functions in a row have one margin as there are for each of the ``MARGINS``.
-    """
+def _load_functions(z_ptr, margin_ptr, GIVEN: tl.constexpr, ROWS: tl.constexpr, compute: tl.constexpr):
+    """The functions of this program: which, whether they exist, their ``z`` and their margins."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    is_row = row < COUNT
+    is_row = row < GIVEN.COUNT
     z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
-    return row, is_row, z, tl.load(margin_ptr + row // (COUNT // MARGINS), mask=is_row, other=1.0)
+    return row, is_row, z, tl.load(margin_ptr + row // (GIVEN.COUNT // GIVEN.MARGINS), mask=is_row, other=1.0)
 
 
 @triton.jit
-def _place_entries(
-    row,
-    is_row,
-    first,
-    LENGTH: tl.constexpr,
-    STRIDE: tl.constexpr,
-    AXIS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Where a block of entries, along its axis ``AXIS``, is in memory, and which of them exist."""
-    start = row // STRIDE * (LENGTH * STRIDE) + row % STRIDE
-    entry = tl.expand_dims(first + tl.arange(0, BLOCK), 1 - AXIS)
-    return (
-        tl.expand_dims(start, AXIS) + entry.to(tl.int64) * STRIDE,
-        tl.expand_dims(is_row, AXIS) & (entry < LENGTH),
-    )
+def _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN: tl.constexpr, BLOCK: tl.constexpr, compute: tl.constexpr):
+    """A block of entries, from the ``first``, where it is in memory, and which of them exist."""
+    start = row // GIVEN.STRIDE * (GIVEN.LENGTH * GIVEN.STRIDE) + row % GIVEN.STRIDE
+    entry = tl.expand_dims(first + tl.arange(0, BLOCK), 1 - GIVEN.AXIS)
+    offset = tl.expand_dims(start, GIVEN.AXIS) + entry.to(tl.int64) * GIVEN.STRIDE
+    inside = tl.expand_dims(is_row, GIVEN.AXIS) & (entry < GIVEN.LENGTH)
+    a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)
+    b = tl.load(b_ptr + offset, mask=inside, other=0.0).to(compute)
+    return a, b, offset, inside
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from jax import Array
 
 from pjax_kernels.bilinear import reference
 from pjax_kernels.bilinear_map.reference import Selection, flat, mean_at, selections
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges, with_first_operands
+from pjax_kernels.combination import Combination, FactoredChanges, with_first_operands
 from pjax_kernels.dot_products import BilinearMap, Tree
 
 
@@ -61,18 +61,16 @@ def factored_increments(
 
     u_change, v_change = changed(u, v), changed(v, u)
     u_copies, v_copies = ([copies(change, chosen) for chosen in selected] for change in (u_change, v_change))
+    u_change, v_change = jax.tree.map(lambda c: c.reshape(z.shape), (u_change, v_change))
     squared_free = jnp.sum((1 + t**2) * radius**2)
     squared: Array = sum((jnp.sum(change**2) for change in (*u_copies, *v_copies)), squared_free)
 
-    def shaped(coefficient: Coefficient) -> Array:
-        return jnp.reshape(coefficient, z.shape)
-
     return FactoredChanges(
-        jax.tree.map(shaped, u_change),
-        jax.tree.map(shaped, v_change),
+        u_change,
+        v_change,
         x_mean=mean_at(x[0], [chosen.x for chosen in selected], u_copies),
         w_mean=mean_at(w[0], [chosen.w for chosen in selected], v_copies),
-        z_change=shaped(-t),
+        z_change=-t.reshape(z.shape),
         squared_change=squared,
         squared_free=squared_free,
     )

@@ -667,14 +667,16 @@ def conv(x: Any, w: Any, layout: tuple[str, str, str], rank: int, **settings: An
     ],
     ids=["channels last", "channels first", "one dimension", "three dimensions", "dilated", "depthwise"],
 )
-def test_convolutions(images: Any, filters: Any, layout: Any, settings: Any) -> None:
+def test_convolutions(images: Any, filters: Any, layout: Any, settings: Any, generator: np.random.Generator) -> None:
+    """Towards filters near those at the start, of which the outputs are known."""
+
     def function(p: Any, x: Any, y: Any) -> Any:
         return pj.squared_error(conv(x, p, layout, len(images) - 2, **settings), y)
 
-    p, x = NORMAL(size=filters).astype(np.float32), NORMAL(size=images).astype(np.float32)
-    y = np.asarray(conv(x, p, layout, len(images) - 2, **settings)) + 0.1
+    p, x, change = (generator.normal(size=shape).astype(np.float32) for shape in (filters, images, filters))
+    y = np.asarray(conv(x, p + 0.1 * change, layout, len(images) - 2, **settings))
     solution = pj.solve(pj.feasibility(function), p, x, y, algorithm=pj.alternating_projections(), steps=20)
-    assert float(function(solution.params, x, y)) < 0.9 * float(function(p, x, y))
+    assert float(function(solution.params, x, y)) < 0.5 * float(function(p, x, y))
 
 
 def test_flax_and_equinox() -> None:

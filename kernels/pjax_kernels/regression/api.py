@@ -62,8 +62,22 @@ def prox_absolute_error(
 ) -> Array:
     """The proximal operator of absolute error, ``argmin_x |x - prediction|^2 / (2 strength) + weights |x - target|``.
 
-    A step of ``strength weights`` towards the target, no farther than it (soft thresholding).  Arguments, what is
-    returned and the errors are those of :func:`prox_squared_error`.
+    A step of ``strength weights`` towards the target, no farther than it (soft thresholding).
+
+    Args:
+        prediction: floating-point, any shape.
+        target: the shape of ``prediction``.
+        strength: how far the loss pulls; a positive number.
+        weights: of a shape that broadcasts to that of ``prediction``, not negative; an element of weight 0 stays.
+        increments: return the change instead of the new value, in float32 or wider.
+        implementation: "reference", "xla", or None for the best that runs here.
+
+    Returns:
+        The new prediction, in the shape and dtype given.
+
+    Raises:
+        TypeError: ``prediction`` or ``target`` is not floating-point.
+        ValueError: the shapes do not fit, or the implementation is unknown.
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """

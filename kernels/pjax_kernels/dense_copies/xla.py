@@ -162,6 +162,7 @@ def _equations(a: Array, b: Array, block: _Layer, settings: _Settings) -> roots.
         p, q = sums.over_rows((a * b, squares))
         return p, q, block.z, None
     of_x, of_w = _deviations(block, settings)
-    growth, q = sums.over_rows((of_x * block.w + a * of_w, squares))
+    # By the copy b, which is computed anyway: by a and the weights themselves it takes a tenth longer.
+    growth, q = sums.over_rows((of_x * b + block.x[..., None, :] * of_w, squares))
     residual = block.residual - growth
     return block.z - residual, q, block.z, residual

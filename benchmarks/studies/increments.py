@@ -24,7 +24,15 @@ from benchmarks.measure import naive
 from benchmarks.measure.networks import constraint
 from benchmarks.train import datasets, models
 
-STEPS = 3
+ALGORITHMS = {
+    "AP": pj.alternating_projections(),
+    "AP in turn": pj.alternating_projections(in_turn=True),
+    "CP": pj.cyclic_projections(),
+    "DR": pj.douglas_rachford(),
+    "DR stored": pj.douglas_rachford(copies="dense"),
+    "DM": pj.difference_map(0.5),
+    "CDR": pj.cyclic_douglas_rachford(),
+}
 NETWORKS = ((784, 256, 10), (784, 128, 128, 10), (784, *(64,) * 8, 10))
 
 Params = dict[str, list[Array]]
@@ -52,21 +60,20 @@ def batch_of_data(size: int, data_dir: Path | None) -> tuple[NDArray[np.float32]
     return x, np.eye(10, dtype=np.float32)[generator.integers(10, size=size)]
 
 
-def pjax_changes(start: Any, x: Any, y: Any, dtype: Any, *, in_turn: bool = False) -> list[Matrix]:
+def pjax_changes(start: Any, x: Any, y: Any, dtype: Any, *, algorithm: pj.Algorithm, steps: int) -> list[Matrix]:
     """Change of each weight matrix, (high - start) + low in float64."""
     params, x, y = jax.tree.map(lambda a: jnp.asarray(a, dtype), (start, x, y))
-    algorithm = pj.alternating_projections(in_turn=in_turn)
-    solution = pj.solve(pj.feasibility(constraint), params, x, y, algorithm=algorithm, steps=STEPS)
+    solution = pj.solve(pj.feasibility(constraint), params, x, y, algorithm=algorithm, steps=steps, tolerance=np.inf)
     pairs = zip(solution.params["weights"], solution.params_low["weights"], start["weights"], strict=True)
     return [double(high) - double(w) + double(low) for high, low, w in pairs]
 
 
-def naive_changes(start: Any, x: Any, y: Any, dtype: Any) -> list[Matrix]:
+def naive_changes(start: Any, x: Any, y: Any, dtype: Any, *, steps: int) -> list[Matrix]:
     """Change of each weight matrix with stored copies."""
     params, x, y = jax.tree.map(lambda a: jnp.asarray(a, dtype), (start, x, y))
     step = jax.jit(naive.alternating_projections, static_argnums=3, donate_argnums=0)
     state = naive.init(params["weights"], params["biases"], x)
-    for _ in range(STEPS):
+    for _ in range(steps):
         state = step(state, x, y, naive.cross_entropy)
     weights, _ = naive.parameters(state)
     pairs = zip(weights, start["weights"], strict=True)
@@ -148,6 +155,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA, else random)")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--naive-batch", type=int, default=64, help="batch for naive.py (default: 64)")
+    parser.add_argument("--algorithms", nargs="*", choices=ALGORITHMS, default=["AP", "AP in turn"])
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--cosines", action="store_true", help="the table of cosines alone")
     return parser.parse_args()
 
@@ -158,16 +167,19 @@ def main() -> None:
     if arguments.cosines:
         print_cosines(arguments)
         return
+    runs: list[tuple[str, Run, int]] = [
+        (name, functools.partial(pjax_changes, algorithm=ALGORITHMS[name]), arguments.batch)
+        for name in arguments.algorithms
+    ]
+    runs.append(("naive AP", naive_changes, arguments.naive_batch))
     for sizes in NETWORKS:
-        print(f"{'-'.join(map(str, sizes))}, {STEPS} AP steps")
+        print(f"{'-'.join(map(str, sizes))}, {arguments.steps} steps")
         start = start_params(sizes)
-        for name, changes, batch in (
-            ("pjax", pjax_changes, arguments.batch),
-            ("pjax in turn", functools.partial(pjax_changes, in_turn=True), arguments.batch),
-            ("naive", naive_changes, arguments.naive_batch),
-        ):
+        for name, changes, batch in runs:
             x, y = batch_of_data(batch, arguments.data_dir)
-            float32, float64 = (changes(start, x, y, dtype) for dtype in (jnp.float32, jnp.float64))
+            float32, float64 = (
+                changes(start, x, y, dtype, steps=arguments.steps) for dtype in (jnp.float32, jnp.float64)
+            )
             report(f"{name}, batch {batch}", start, float32, float64)
 
 

@@ -216,6 +216,7 @@ def precisions(jaxpr: Any) -> list[Any]:
             branches = [precisions(branch.jaxpr) for branch in equation.params["branches"]]
             assert all(branch == branches[0] for branch in branches)
             found += branches[0]
-        elif equation.primitive.name == "custom_jvp_call":
-            found += precisions(equation.params["call_jaxpr"].jaxpr)
+        elif equation.primitive.name in ("custom_jvp_call", "jit"):  # newer JAX wraps the one in the other
+            inner = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
+            found += precisions(getattr(inner, "jaxpr", inner))
     return found

@@ -56,13 +56,14 @@ def _increments(
     residual: Array | None = None,
 ) -> FactoredChanges:
     """The same with the root that ``root_of`` finds for ``p``, ``q``, ``z`` and, where it is known, ``z - p``."""
-    xw = [[dots.product(a, b) for b in w] for a in x]
-    if residual is not None:
-        xw[0][0] = z - residual
     products = _Products(
         x=[[dots.of_x(_times(a, b)) for b in x] for a in x],
         w=[[dots.of_w(_times(a, b)) for b in w] for a in w],
-        xw=xw,
+        # That of the first is known by the residual.
+        xw=[
+            [dots.product(a, b) if i or j or residual is None else z - residual for j, b in enumerate(w)]
+            for i, a in enumerate(x)
+        ],
     )
     if residual is None:
         p = _full(products.inner(u, v), z)

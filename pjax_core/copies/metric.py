@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.copies.count import Factor, laid_out, low_dtype, spread, times
+from pjax_core.copies.count import Factor, laid_out, low_dtype, sources, spread, times
 from pjax_core.copies.factored import Copies, n_bytes
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense, means_over_copies
 from pjax_core.graph.colour import Colour, Graph
-from pjax_core.graph.nodes import Node, Operation, is_fixed, is_index
+from pjax_core.graph.nodes import Node, Operation
 from pjax_core.operations.primitive import Batching
 
 LEAST = 1e-6
@@ -81,14 +81,8 @@ def following_gaps(old: Point, state: CopiesState, rate: Factor) -> CopiesState:
 
 def _mean_squares(old: Point, new: Point, node: Operation) -> Array:
     """Of what the copies of the inputs and of the output of each constraint have moved."""
-
-    def movement(source: Node) -> Array:
-        if not is_fixed(source):
-            return new.shared[source] - old.shared[source]
-        value = old.start_of(source)
-        return value if is_index(source) else jnp.zeros_like(value)
-
-    shared = spread(node)(*(slot.read(movement) for slot in node.slots))
+    movements = {source: new.shared[source] - old.shared[source] for source in sources(node)}
+    shared = spread(node)(*(old.read_changes(slot, movements) for slot in node.slots))
     deviations = zip(new.deviations(node), old.deviations(node), strict=True)
     moved = [of_all + (after - before) for of_all, (after, before) in zip(shared, deviations, strict=True)]
     output = new.estimates[node] - old.estimates[node]  # of the only copy

@@ -44,7 +44,7 @@ from pjax_core.copies.factored import Copies, Factored
 from pjax_core.copies.stored import means_over_copies
 from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed, with_computed
-from pjax_core.graph.nodes import Node, Operation, Parameter, is_fixed, is_index
+from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_fixed, is_index
 from pjax_core.graph.sets import placed
 from pjax_core.operations.primitive import moved
 from pjax_core.operations.primitives import identity
@@ -260,7 +260,7 @@ class Point:
     ) -> None:
         """Project one operation and add what it does to ``found``."""
         starts = [slot.read(self.start_of) for slot in node.slots]
-        changes = [self._change_of(node, place, shared) for place in range(len(starts))]
+        changes = [None if slot.is_fixed else self.read_changes(slot, shared) for slot in node.slots]
         deviations = self.deviations(node)
         moves = [move(node, place) for place in range(moving_slots(node))]
         estimate = output = residual = None
@@ -313,16 +313,16 @@ class Point:
         own = self.weights.get(node.slots[0].sources[0], 1)
         return copy + (2 * total / (own + total)) * (estimate - copy)
 
-    def _change_of(self, node: Operation, place: int, shared: Mapping[Node, Array]) -> Array | None:
-        """The change of what the copies in a slot share; None where that never moves."""
+    def read_changes(self, slot: Slot, changes: Mapping[Node, Array]) -> Array:
+        """What a slot holds of changes: those of data are 0, and indices are what they are."""
 
         def change(source: Node) -> Array:
             if not is_fixed(source):
-                return shared[source]
+                return changes[source]
             value = self.start_of(source)
             return value if is_index(source) else jnp.zeros_like(value)
 
-        return None if node.slots[place].is_fixed else node.slots[place].read(change)
+        return slot.read(change)
 
     def held(self, node: Operation) -> Deviations:
         """The deviations that the state holds of an operation's copies: None for a sole one."""

@@ -16,7 +16,7 @@ from pjax_core.graph.nodes import Slot
 from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import slot_of
-from pjax_core.trace.values import Elementwise, Indices, Truth, Value, number_of
+from pjax_core.trace.values import Elementwise, Indices, Truth, Value, is_fixed, number_of
 
 _LINEAR = frozenset({"add", "add_any", "sub", "mul", "div", "neg"})
 _OF_SOME_NUMBERS = frozenset({"log", "sqrt", "rsqrt"})
@@ -34,11 +34,7 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
         return None
     numbers = [number_of(value) for value in inputs]
     moving = [value for value, number in zip(inputs, numbers, strict=True) if number is None]
-    if (
-        any(isinstance(value, Slot) and value.is_fixed for value in moving)
-        or numbers[0] is not None
-        and name == "select_n"
-    ):
+    if any(map(is_fixed, moving)) or numbers[0] is not None and name == "select_n":
         return None
     if name in ("eq", "ne") and (inputs[0] is inputs[1] or math.inf in numbers or -math.inf in numbers):
         return None  # whether all are finite numbers

@@ -27,7 +27,7 @@ from pjax_core.trace.operations import (
     stacked,
     transposed,
 )
-from pjax_core.trace.values import Elementwise, Indices, Loss, Value, number_of
+from pjax_core.trace.values import Elementwise, Indices, Loss, Value, is_fixed, number_of
 
 Rule = Callable[..., Any]
 CALLS = frozenset({call_p.name})
@@ -330,33 +330,37 @@ def _scatter_add(equation: Equation, x: Value, indices: Value, updates: Value) -
 
 def _sort(equation: Equation, x: Value, *others: Value) -> list[Value]:
     """Sorted values; what is taken along in their order is no value of theirs."""
-    slot, axis = slot_of(x), equation.params["dimension"]
-    order = (*(i for i in range(len(slot.shape.shape)) if i != axis), axis)
-    last = transposed(slot, order)
+    axis = equation.params["dimension"]
+    last = _with_axis_moved(slot_of(x), axis, -1)
     found = operation(primitives.largest, last, shape=last.shape, count=last.shape.shape[-1])
     ascending = select("rev", lambda array: array[..., ::-1], {}, found.shape, found)
     along = [_indices(equation, shape) for shape in equation.shapes[1:]]
-    return [transposed(ascending, tuple(order.index(i) for i in range(len(order)))), *along]
+    return [_with_axis_moved(ascending, -1, axis), *along]
 
 
 def _top_k(equation: Equation, x: Value) -> list[Value]:
     values, indices = equation.shapes
-    slot, count, axis = slot_of(x), equation.params["k"], equation.params.get("axis", -1) % len(values.shape)
-    order = (*(i for i in range(len(values.shape)) if i != axis), axis)
-    last = transposed(slot, order)
+    count, axis = equation.params["k"], equation.params.get("axis", -1)
+    last = _with_axis_moved(slot_of(x), axis, -1)
     shape = Shape((*last.shape.shape[:-1], count), last.shape.dtype)
     found = operation(primitives.largest, last, shape=shape, count=count)
-    return [transposed(found, tuple(order.index(i) for i in range(len(order)))), _indices(equation, indices)]
+    return [_with_axis_moved(found, -1, axis), _indices(equation, indices)]
 
 
 def _argmax(equation: Equation, x: Value) -> Value:
-    slot, (axis,) = slot_of(x), equation.params["axes"]
-    scores = transposed(slot, (*(i for i in range(len(slot.shape.shape)) if i != axis), axis))
-    return replace(_indices(equation, equation.shape), scores=scores)
+    (axis,) = equation.params["axes"]
+    return replace(_indices(equation, equation.shape), scores=_with_axis_moved(slot_of(x), axis, -1))
 
 
 def _argmin(equation: Equation, x: Value) -> Value:
     return _argmax(equation, operation(primitives.signed_sum, slot_of(x), coefficients=(-1.0,)))
+
+
+def _with_axis_moved(slot: Slot, source: int, destination: int) -> Slot:
+    """As :func:`jax.numpy.moveaxis`."""
+    axes = list(range(len(slot.shape.shape)))
+    axes.insert(destination % len(axes), axes.pop(source))
+    return transposed(slot, tuple(axes))
 
 
 def _indices(equation: Equation, shape: Shape) -> Indices:
@@ -382,7 +386,7 @@ def _transpose(equation: Equation, x: Value) -> Slot:
 
 def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
     """Why an equation has no projection, and what to do."""
-    dtypes = [value.shape.dtype for value in inputs if not _is_fixed(value)]
+    dtypes = [value.shape.dtype for value in inputs if not is_fixed(value)]
     if any(not jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
         return (
             "truth values and integers that depend on parameters choose by jnp.where alone; truth values may be joined "
@@ -392,10 +396,6 @@ def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
         equation.name, "write it with other functions, give it one by pj.primitive, or let it take data alone"
     )
     return f"{equation.words} of values that depend on parameters has no projection; {advice}"
-
-
-def _is_fixed(value: Value) -> bool:
-    return isinstance(value, Slot) and value.is_fixed
 
 
 RULES: dict[str, Rule] = {

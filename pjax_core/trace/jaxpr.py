@@ -28,7 +28,7 @@ from pjax_core.trace.indices import with_indices
 from pjax_core.trace.instead import INSTEAD
 from pjax_core.trace.loops import scan, while_loop
 from pjax_core.trace.operations import constant, slot_of
-from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, known
+from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, is_fixed, known
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
@@ -158,7 +158,7 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
         return [average(equation, inputs)]
     if any(isinstance(value, Indices) for value in inputs):
         return [with_indices(equation, inputs)]
-    if all(isinstance(value, Slot) and value.is_fixed for value in inputs) and equation.name not in CALLS:
+    if all(map(is_fixed, inputs)) and equation.name not in CALLS:
         return _fixed(equation.for_types(value.shape for value in inputs), [slot_of(value) for value in inputs])
     found = elementwise(equation, inputs)
     if found is not None:
@@ -182,8 +182,7 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
 
 
 def _is_value_or_fixed(value: Value) -> bool:
-    is_fixed = isinstance(value, Slot) and value.is_fixed
-    return is_fixed or jnp.issubdtype(value.shape.dtype, jnp.floating)
+    return is_fixed(value) or jnp.issubdtype(value.shape.dtype, jnp.floating)
 
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
@@ -223,7 +222,7 @@ def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     number = known(which)
     if number is not None:
         return _run_inside(equation, branches[int(np.clip(number, 0, len(branches) - 1))], operands)
-    if not (isinstance(which, Slot) and which.is_fixed):
+    if not is_fixed(which):
         raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
     outcomes = [_run_inside(equation, branch, operands) for branch in branches]
     return [

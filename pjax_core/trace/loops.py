@@ -18,7 +18,7 @@ from pjax_core.trace.elementwise import positive_part
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.named.recurrence import tied
 from pjax_core.trace.operations import operation, reshaped, slot_of, stacked, transposed
-from pjax_core.trace.values import Elementwise, Loss, Value, known
+from pjax_core.trace.values import Elementwise, Loss, Value, is_fixed, known
 
 Run: TypeAlias = Callable[[Equation, Any, Sequence[Value]], list[Value]]
 """The outputs of a jaxpr in an equation."""
@@ -52,7 +52,7 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
         raise NotImplementedError(f"{equation.where()}: a scan without steps; give it a sequence that has some")
     if not loop.carry:
         return _mapped(loop, run)
-    of_data = all(isinstance(value, Slot) and value.is_fixed for value in inputs)
+    of_data = all(map(is_fixed, inputs))
     found = None if of_data else _as_recurrence(loop, run)
     if found is None and steps > 1:
         advice = (

@@ -88,6 +88,11 @@ class Loss:
 Value: TypeAlias = "Slot | Elementwise | Truth | Indices | Loss"
 
 
+def is_fixed(value: Value) -> bool:
+    """Whether it is computed of data and constants alone."""
+    return isinstance(value, Slot) and value.is_fixed
+
+
 def known(value: Any) -> Any:
     """The content of a constant, where it is known while tracing."""
     if isinstance(value, Slot) and not value.steps and isinstance(value.sources[0], Constant):

@@ -23,11 +23,12 @@ def factored_increments(
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # there is no matrix product here
+    a, b = _copies(x, w, u, z), _copies(x, w, v, z)
     if residual is not None:
-        of_u, of_v = _copies(x, w, u, z), _copies(x, w, v, z)
         u, v = with_first_operands(u, v)
-        residual = residual - jnp.sum(of_u * w[0].T + _copies(x, w, u, z) * of_v, axis=-1)
-    found = reference.bilinear_root(_copies(x, w, u, z), _copies(x, w, v, z), z, residual)
+        of_u, of_v, a, b = a, b, _copies(x, w, u, z), _copies(x, w, v, z)
+        residual = residual - jnp.sum(of_u * w[0].T + a * of_v, axis=-1)
+    found = reference.bilinear_root(a, b, z, residual)
 
     def changed(own: Combination, other: Combination) -> Combination:
         def change(a: Array | float, b: Array | float) -> Array:

@@ -34,29 +34,26 @@ def run(
 ) -> Any:
     """What the implementation ``project`` makes of the operands; the rest as in :meth:`pjax_kernels.kernel.Kernel.run`.
 
-    It is compiled once for each of their shapes, except with a ``known`` residual.
+    It is compiled once for each of their shapes.
     """
-    if known:
-        told = {} if increments is None else {"increments": increments}
-        of_operands = None if like is None else lambda *operands, **_: like(*operands)
-        return on_automatic_axes(project, of_operands)(*operands, **told, **settings, **known)
     fixed = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
-    call = _Call(project, formula, increments, fixed)
-    return on_automatic_axes(partial(_called, call), like)(*operands)
+    call = _Call(project, formula, increments, fixed, tuple(known))
+    of_operands = None if like is None else lambda *arrays: like(*call.parted(arrays)[0])
+    return on_automatic_axes(partial(_called, call), of_operands)(*operands, *known.values())
 
 
-def _called(call: _Call, *operands: Any) -> Any:
+def _called(call: _Call, *arrays: Any) -> Any:
     """The results, by compiled code where that can be found again."""
     # A function may have captured tracers, which no cache must keep.
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands))
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays))
     if traced and any(callable(value) for _, value in call.fixed):
-        return _projected(call, *operands)
+        return _projected(call, *arrays)
     try:
         call = replace(call, fixed=tuple((name, _held_weakly(value)) for name, value in call.fixed))
         hash(call)
     except TypeError:  # such a function cannot be found again
-        return _projected(call, *operands)
-    return _compiled(call, *operands)
+        return _projected(call, *arrays)
+    return _compiled(call, *arrays)
 
 
 def choose(
@@ -119,6 +116,12 @@ class _Call:
     formula: Callable[..., Any]
     increments: bool | None
     fixed: tuple[tuple[str, Any], ...]
+    known: tuple[str, ...]
+
+    def parted(self, arrays: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """The operands, and what is known beside."""
+        count = len(arrays) - len(self.known)
+        return arrays[:count], dict(zip(self.known, arrays[count:], strict=True))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -131,17 +134,22 @@ class _Call:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _projected(call: _Call, *operands: Any) -> Any:
+def _projected(call: _Call, *arrays: Any) -> Any:
+    operands, known = call.parted(arrays)
     told = {} if call.increments is None else {"increments": call.increments}
     # The shapes and dtypes that meet inside are right: what a user forbids is promotion in the user's own program.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return call.project(*operands, **told, **call.settings)
+        return call.project(*operands, **told, **call.settings, **known)
 
 
 @_projected.defjvp
-def _(call: _Call, operands: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
-    """For every implementation: what it has found, a root or a branch, stays; how the rest moves, the formula says."""
-    changes = _projected(call if call.increments is None else replace(call, increments=True), *operands)
+def _(call: _Call, arrays: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """For every implementation: what it has found, a root or a branch, stays; how the rest moves, the formula says.
+
+    What is known beside follows from the operands, and moves with them.
+    """
+    changes = _projected(call if call.increments is None else replace(call, increments=True), *arrays)
+    operands, tangents = call.parted(arrays)[0], call.parted(tangents)[0]
 
     def results_by_formula(*operands: Any) -> Any:
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):

@@ -13,6 +13,8 @@ import pytest
 
 import pjax_kernels as pk
 
+from ..compilations import compilations
+
 Generator = np.random.Generator
 
 
@@ -90,9 +92,14 @@ KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int,
 
 
 @pytest.fixture(params=KERNELS)
-def case(request: pytest.FixtureRequest, rng: Generator) -> tuple[Callable[..., Any], Any, Any]:
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def case(name: str, rng: Generator) -> tuple[Callable[..., Any], Any, Any]:
     """The kernel, its inputs, and the output that follows from these, all exact in float32."""
-    kernel, forward, shapes = KERNELS[request.param]
+    kernel, forward, shapes = KERNELS[name]
     inputs = [np.float64(np.float32(rng.normal(size=shape))) for shape in shapes]
     return kernel, inputs, np.asarray(forward(*map(jnp.asarray, inputs)))
 
@@ -118,6 +125,33 @@ def test_small_ones_are_not_lost(case: Any, implementation: str, rng: Generator)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-17)
+
+
+def test_derivatives_do_not_change(name: str, case: Any, implementation: str, rng: Generator) -> None:
+    kernel, inputs, output = case
+    z = output + rng.normal(size=output.shape)
+    forward = KERNELS[name][1]
+    project = functools.partial(kernel, increments=True, implementation=implementation)
+    direction = [rng.normal(size=array.shape) for array in (*inputs, z)]
+
+    def told(*arrays: Any) -> Any:
+        *inputs, z = arrays
+        return project(*inputs, z, residual=z - forward(*inputs))
+
+    @jax.jit
+    def along(*direction: Any) -> Any:
+        return [jax.jvp(function, (*inputs, z), direction)[1] for function in (told, project)]
+
+    for found, expected in zip(*map(jax.tree.leaves, along(*direction)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-11)
+
+
+def test_a_second_call_compiles_nothing(case: Any) -> None:
+    kernel, inputs, output = case
+    kernel(*inputs, output, residual=output)
+    with compilations() as seen:
+        kernel(*inputs, output, residual=-output)
+    assert seen == []
 
 
 def test_its_shape_is_that_of_the_output(case: Any) -> None:

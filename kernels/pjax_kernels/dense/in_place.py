@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels.consensus import coefficients, mean_change
 from pjax_kernels.dense.xla import dot_products
+from pjax_kernels.derivatives import consensus_formula
 from pjax_kernels.meshes import on_automatic_axes
 
 FEWEST_ROWS = 128
@@ -41,6 +43,13 @@ def project_dense_in_place(
     All have one dtype, float32 or wider; ``residual`` is ``z`` less the products.  Returns the mean change of ``x``,
     None unless ``moves_x``, the new ``w_change``, and the change of ``z``.
     """
+    return _projected(moves_x, precision, x, w, w_change, z, residual)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _projected(
+    moves_x: bool, precision: lax.PrecisionLike, x: Array, w: Array, w_change: Array, z: Array, residual: Array
+) -> tuple[Array | None, Array, Array]:
     dots = dot_products(x, w, precision=precision)
     found = coefficients(dots, x, w + w_change, z, residual, moves_x=moves_x)
     block = _rows_in_a_block(x.shape[0], w.shape[0])
@@ -65,6 +74,19 @@ def project_dense_in_place(
     else:
         moved = lax.fori_loop(0, w.shape[0] // block, lambda k, moved: move(k * block, moved), moved)
     return *moved, found.minus_t
+
+
+@_projected.defjvp
+def _(moves_x: bool, precision: lax.PrecisionLike, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    """By the implicit function theorem; the residual moves with the rest."""
+    found = _projected(moves_x, precision, *primals)
+
+    def by_formula(x: Array, w: Array, w_change: Array, z: Array) -> tuple[Array | None, Array, Array]:
+        dots, moved = dot_products(x, w, precision=precision), w + w_change
+        x_change, mean, z_change = consensus_formula(dots, found[2], x, moved, z)
+        return x_change if moves_x else None, w_change + mean, z_change
+
+    return found, jax.jvp(by_formula, primals[:4], tangents[:4])[1]
 
 
 def _rows_in_a_block(batch: int, length: int) -> int:

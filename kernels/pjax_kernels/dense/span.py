@@ -15,12 +15,14 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels.consensus import coefficients_of_products
+from pjax_kernels.derivatives import known_root
 
 
 class Span(NamedTuple):
@@ -109,6 +111,7 @@ def no_change_in_span(span: Span) -> ChangeInSpan:
     return ChangeInSpan(large, small, small, large, small, small)
 
 
+@jax.custom_jvp
 def project_dense_in_span(span: Span, change: ChangeInSpan, z: Array, residual: Array) -> tuple[ChangeInSpan, Array]:
     """Project a dense layer whose weights have changed, as :func:`pjax_kernels.project_dense` does.
 
@@ -122,25 +125,49 @@ def project_dense_in_span(span: Span, change: ChangeInSpan, z: Array, residual: 
         The change of the weights since the start with the mean of their copies, and the change of ``z``.  That of the
         data is not computed.
     """
-    squared = jnp.maximum(span.squared + 2 * change.with_weights + _squared(change[:3], change[3:]), 0)
+    squared = jnp.diagonal(span.of_rows)[:, None], _squared_weights(span, change)
     found = coefficients_of_products(
         z - residual,
         lambda: z - residual,
-        (jnp.diagonal(span.of_rows)[:, None], squared[None, :]),
+        squared,
         z,
         residual,
         length=span.length,
         sums=lambda _, to_w: (None, jnp.sum(to_w, axis=0)),
     )
-    share = 1 / z.shape[0]
-    grown = share * found.gamma_w
-    new = _with_products(
+    return _moved(span, change, found.minus_beta, found.gamma_w, found.free_w), found.minus_t
+
+
+@project_dense_in_span.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """By the implicit function theorem; the residual moves with the rest."""
+    found = project_dense_in_span(*primals)
+
+    def by_formula(span: Span, change: ChangeInSpan, z: Array) -> tuple[ChangeInSpan, Array]:
+        products = span.with_weights + change.with_rows
+        q = jnp.diagonal(span.of_rows)[:, None] + _squared_weights(span, change)
+        t, beta, gamma, radius = known_root(found[1], products, q, z)
+        free = jnp.sign(t) * radius / jnp.sqrt(jnp.maximum(span.length, 1))
+        return _moved(span, change, -beta, jnp.sum(gamma, axis=0), jnp.sum(free, axis=0)), -t
+
+    return found, jax.jvp(by_formula, primals[:3], tangents[:3])[1]
+
+
+def _squared_weights(span: Span, change: ChangeInSpan) -> Array:
+    """The squared norms of the columns of the weights as they are, (1, M)."""
+    return jnp.maximum(span.squared + 2 * change.with_weights + _squared(change[:3], change[3:]), 0)[None, :]
+
+
+def _moved(span: Span, change: ChangeInSpan, minus_beta: Array, gamma: Array, free: Array) -> ChangeInSpan:
+    """The change with the mean of what the copies are moved by; of ``gamma`` and ``free`` the sums over the batch."""
+    share = 1 / minus_beta.shape[0]
+    grown = share * gamma
+    return _with_products(
         span,
-        of_rows=change.of_rows + (grown * change.of_rows - share * found.minus_beta),
-        of_ones=change.of_ones + (grown * change.of_ones + share * found.free_w),
+        of_rows=change.of_rows + (grown * change.of_rows - share * minus_beta),
+        of_ones=change.of_ones + (grown * change.of_ones + share * free),
         of_weights=change.of_weights + (grown * change.of_weights + grown),
     )
-    return new, found.minus_t
 
 
 def _with_products(span: Span, of_rows: Array, of_ones: Array, of_weights: Array) -> ChangeInSpan:

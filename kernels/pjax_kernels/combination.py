@@ -26,6 +26,15 @@ class Combination(NamedTuple):
     w: tuple[Coefficient, ...]
 
 
+class Copies(NamedTuple):
+    """The copies ``u`` and ``v`` that dot products hold, combinations of a few operands."""
+
+    x: Sequence[Any]
+    w: Sequence[Any]
+    u: Combination
+    v: Combination
+
+
 class FactoredChanges(NamedTuple):
     """What :func:`pjax_kernels.project_bilinear_map_factored` changes.
 
@@ -134,7 +143,8 @@ def of_arrays(increments_of: Callable[..., FactoredChanges]) -> Callable[..., Fa
     """The same as a function of the arrays alone, with None for the number 0: arrays are all that it returns too."""
 
     def project(*arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
-        found = increments_of(*layout.together(arguments.widened(arrays)), **settings)
+        copies, z = layout.together(arguments.widened(arrays))
+        found = increments_of(copies, z, **settings)
         return jax.tree.map(lambda change: None if isinstance(change, float) else change, found)
 
     return project
@@ -144,7 +154,8 @@ def formula_of_arrays(formula: Callable[..., FactoredChanges]) -> Callable[..., 
     """The same for what the derivative follows from, which gets the change of ``z`` first; see :func:`of_arrays`."""
 
     def by_formula(changes: FactoredChanges, *arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
-        found = formula(changes.z_change, *layout.together(arrays), **settings)
+        copies, z = layout.together(arrays)
+        found = formula(changes.z_change, copies, z, **settings)
         return jax.tree.map(lambda change, new: jnp.broadcast_to(new, change.shape), changes, found)
 
     return by_formula

@@ -56,11 +56,8 @@ def project_bilinear_map(
         x: an array, or a pytree of arrays, floating-point.
         w: likewise.
         z: the estimates of the outputs.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider: a change is often far
-            smaller than the rounding of the value.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         precision: of the products in ``bilinear`` that name none, as :func:`jax.default_matmul_precision` takes it.
         implementation: "reference" (stores all copies, and finds them from ``bilinear`` on all pairs of unit vectors:
             for small shapes), "xla", or None for the best that runs here.
@@ -71,7 +68,7 @@ def project_bilinear_map(
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: ``z`` is not of the shape of ``bilinear(x, w)``, or the implementation is unknown; or
+        ValueError: ``z`` is not of the shape of ``bilinear(x, w)``, or
             an output is not a dot product of selected entries: the reference looks at every pair of entries, "xla" at
             the number of copies and at those of one entry in two outputs.
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, combination
 from pjax_kernels.bilinear_map_factored import reference, xla
-from pjax_kernels.combination import Coefficient, FactoredChanges
+from pjax_kernels.combination import Coefficient, Copies, FactoredChanges
 from pjax_kernels.kernel import Kernel
 
 _KERNEL = Kernel(
@@ -67,8 +67,8 @@ def project_bilinear_map_factored(
 
     Raises:
         TypeError: an argument is not floating-point, or an array where several operands are needed.
-        ValueError: the structures or shapes do not fit, or the implementation is unknown; from the reference also, an
-            output is not a dot product of selected entries.
+        ValueError: the structures or shapes do not fit; from the reference also, an output is not a dot product of
+            selected entries.
 
     Source: as for :func:`project_dense_factored`.
     """
@@ -83,7 +83,7 @@ def project_bilinear_map_factored(
     combinations = [
         combination.checked(_KERNEL.name, name, value, counts, given[2]) for name, value in (("u", u), ("v", v))
     ]
-    operands, layout = combination.arrays_apart((given[0], given[1], *combinations, given[2]))
+    operands, layout = combination.arrays_apart((Copies(given[0], given[1], *combinations), given[2]))
     dtype = arguments.compute_dtype(operands)
     first_x, first_w, wide_z = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), (given[0][0], given[1][0], given[2])

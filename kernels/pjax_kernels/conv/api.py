@@ -59,11 +59,8 @@ def project_conv2d(
         z: ``(B, H', W', K)``, the estimates of the outputs.
         strides: two positive integers, for rows and columns, or one for both.
         padding: "VALID" (none), "SAME", or the rows and columns before and after, ``((top, bottom), (left, right))``.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider: a change is often far
-            smaller than the rounding of the value.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         precision: of the convolutions, as in :func:`jax.lax.conv_general_dilated`.
         implementation: "reference" (stores all copies), "xla", or None for the best that runs here.
 
@@ -72,8 +69,7 @@ def project_conv2d(
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: the shapes do not fit, ``strides`` or ``padding`` is not of the kind above, or the implementation
-            is unknown.
+        ValueError: the shapes do not fit, or ``strides`` or ``padding`` is not of the kind above.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, combination
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
+from pjax_kernels.combination import Coefficient, Copies, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
 from pjax_kernels.kernel import Kernel
 
@@ -17,19 +17,17 @@ _MOST_PAIRS = 16
 """Of operands, whose products the Triton kernel holds in registers: those of a history of three terms."""
 
 
-def _triton(
-    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
-) -> FactoredChanges:
-    if x[0].shape[1] == 0:  # there is nothing to launch for
-        return xla.factored_increments(x, w, u, v, z, precision=precision)
+def _triton(copies: Copies, z: Array, *, precision: lax.PrecisionLike) -> FactoredChanges:
+    if copies.x[0].shape[1] == 0:  # there is nothing to launch for
+        return xla.factored_increments(copies, z, precision=precision)
     from pjax_kernels.dense_factored import triton
 
-    return triton.factored_increments(x, w, u, v, z, precision=precision)
+    return triton.factored_increments(copies, z, precision=precision)
 
 
 def _too_many(*arrays: Array, layout: combination.Layout, **_: Any) -> str | None:
-    x, w, *_ = layout.together(arrays)
-    pairs = len(x) * len(w)
+    copies, _ = layout.together(arrays)
+    pairs = len(copies.x) * len(copies.w)
     if pairs > _MOST_PAIRS:
         return f"the products of {pairs} pairs of operands do not fit the registers; the kernel takes {_MOST_PAIRS}"
     return None
@@ -89,8 +87,7 @@ def project_dense_factored(
 
     Raises:
         TypeError: an argument is not floating-point, or an array where several are needed.
-        ValueError: the shapes do not fit, or the implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit.
 
     Source: paper, section 3.2, for the projection; that copies stay in this span under Douglas-Rachford and the
     difference map is by induction over their steps.
@@ -113,7 +110,7 @@ def project_dense_factored(
     counts = (len(x), len(w))
     combinations = [combination.checked(_KERNEL.name, name, value, counts, z) for name, value in (("u", u), ("v", v))]
     xs, ws = ([arrays[f"{name}[{k}]"] for k in range(len(several))] for name, several in (("x", x), ("w", w)))
-    given, layout = combination.arrays_apart((xs, ws, *combinations, z))
+    given, layout = combination.arrays_apart((Copies(xs, ws, *combinations), z))
     coefficients = {f"coefficient {k}": array for k, array in enumerate(given[len(named) : -1])}
     changes = _KERNEL.run(
         implementation,

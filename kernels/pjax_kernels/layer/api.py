@@ -63,17 +63,13 @@ def project_layer(
         steps: of conjugate gradients, from 0, for the systems of "apart" and "coupled"; positive.  Each takes two
             products, or four.
         moves_x: whether inputs move; if not, their change is zero, and "coupled" is the projection with them held.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference" (a dense solve, for small shapes), "xla", or None for the best that runs here.
-
-    Returns:
-        ``(x, w, z)`` after the projection, in the structures, shapes and dtypes given.
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: the shapes do not fit, or a setting or the implementation is none of the above.
+        ValueError: the shapes do not fit, or a setting is none of the above.
 
     Source: the tangent step of Gauss-Newton in minimum norm; Pierra (1984) for one copy of each array.
     """
@@ -95,11 +91,7 @@ def project_layer(
         increments=increments,
         known=known,
         bilinear=bilinear,
-        rule=rule,
-        b=b,
-        c=c,
-        steps=steps,
-        moves_x=bool(moves_x),
+        rule=reference.Rule(rule, b, c, steps, bool(moves_x)),
     )
     return found
 

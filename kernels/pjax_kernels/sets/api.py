@@ -56,7 +56,7 @@ def project_sphere(
         value: floating-point, any shape.
         norm: a positive number, which may be traced.
         axis: along which a vector lies; several, or None for all.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -64,7 +64,7 @@ def project_sphere(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the norm or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: the norm or the axis does not fit, or vectors have no entry.
 
     Source: Elser, Lal, arXiv 2602.17493, section III.
     """
@@ -83,7 +83,7 @@ def project_levels(
     Args:
         value: floating-point, any shape.
         levels: different finite numbers, in any order.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -91,7 +91,7 @@ def project_levels(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: there is no level, levels are equal or not finite numbers, or the implementation is unknown.
+        ValueError: there is no level, or levels are equal or not finite numbers.
 
     Source: Elser, Lal, arXiv 2602.17493, section III, for 1 and -1.
     """
@@ -112,7 +112,7 @@ def project_sparse(
         value: floating-point, any shape.
         count: not negative.
         axis: along which a vector lies; None for all of them.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -120,7 +120,7 @@ def project_sparse(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the count or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: the count or the axis does not fit, or vectors have no entry.
 
     Source: Blumensath and Davies, Iterative hard thresholding for compressed sensing (2009).
     """
@@ -155,7 +155,7 @@ def project_one_hot(
         low: a finite number, which may be traced.
         high: likewise, another one.
         axis: along which a vector lies.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -164,7 +164,7 @@ def project_one_hot(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: a number or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: a number or the axis does not fit, or vectors have no entry.
 
     Source: Elser, Lal, arXiv 2602.17493, section IV.
     """
@@ -193,15 +193,12 @@ def project_simplex(
         value: floating-point, any shape.
         total: a positive number, which may be traced.
         axis: along which a vector lies.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The new value, in the shape and dtype given.
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the total or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: the total or the axis does not fit, or vectors have no entry.
 
     Source: Held, Wolfe, Crowder, Validation of subgradient optimization (1974); Duchi et al. (2008).
     """
@@ -216,7 +213,7 @@ def project_orthonormal(value: ArrayLike, *, increments: bool = False, implement
 
     Args:
         value: floating-point, ``(..., N, M)``, ``N >= M``.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -225,7 +222,7 @@ def project_orthonormal(value: ArrayLike, *, increments: bool = False, implement
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the shape does not fit, or the implementation is unknown.
+        ValueError: the shape does not fit.
 
     Source: Higham, Computing the polar decomposition (1986).
     """

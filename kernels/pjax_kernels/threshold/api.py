@@ -43,7 +43,8 @@ def project_threshold(
 
     The nearest point in the sum of squared distances of all three.  Where both signs are as near, ``z`` becomes 1;
     where the nearest point is not unique (``a = -z b``), the free part of ``a`` and ``b`` is laid along the vector of
-    equal positive entries.
+    equal positive entries.  Finite arguments never make NaN, as long as ``(|a|^2 + |b|^2)^2`` is finite in the dtype of
+    the computation; the margin is reached to within the rounding of ``|a|^2 + |b|^2``.
 
     Args:
         a: floating-point, with an axis of entries.
@@ -51,19 +52,12 @@ def project_threshold(
         z: the shape of ``a`` without that axis, the estimates of the signs.
         margin: a positive number, which may be traced.
         axis: of the entries; the first one lets few entries, of many dot products, fill vector registers.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), or None for the best that runs here.
-
-    Returns:
-        ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
-        Finite arguments never make NaN, as long as ``(|a|^2 + |b|^2)^2`` is finite in that dtype; the margin is reached
-        to within the rounding of ``|a|^2 + |b|^2``.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, there is no such axis or no entry, the margin is not positive, or the
-            implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit, there is no such axis or no entry, or the margin is not positive.
 
     Source: Elser, Lal, arXiv 2602.17493, section III.
     """
@@ -108,7 +102,7 @@ def project_threshold_dense(
         w: ``(N, M)``.
         z: ``(B, M)``, the estimates of the signs.
         margin: of every dot product, a positive number, which may be traced.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (NVIDIA and AMD GPUs), or None for
             the best that runs here.
@@ -118,9 +112,7 @@ def project_threshold_dense(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, there is no entry, the margin is not positive, or the implementation is
-            unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit, there is no entry, or the margin is not positive.
 
     Source: Elser, Lal, arXiv 2602.17493, section III, with all copies of a value equal.
     """

@@ -19,7 +19,7 @@ def conv2d_increments(
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     dots = dot_products(x, w, z, windows=windows, precision=precision)
-    return consensus_increments(dots, x, w, z, residual, hold=False)
+    return consensus_increments(dots, x, w, z, residual)
 
 
 def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike) -> DotProducts:
@@ -79,6 +79,7 @@ def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: l
         length=channels * np.multiply.outer(*(axis.inside.sum(1) for axis in windows))[..., None],
         x_copies=width * np.multiply.outer(*(axis.covers.sum(0) for axis in windows))[..., None],
         w_copies=batch * np.multiply.outer(*(axis.inside.sum(0) for axis in windows))[..., None, None],
+        hold_products=False,
     )
 
 

@@ -27,21 +27,14 @@ def _results_like(x: Array, w: Array, w_change: Array, z: Array, *_: Array, move
 
 @functools.partial(on_automatic_axes, like=_results_like)
 def project_dense_in_place(
-    x: Array,
-    w: Array,
-    w_change: Array,
-    z: Array,
-    residual: Array,
-    *,
-    moves_x: bool = True,
-    precision: lax.PrecisionLike = "highest",
+    x: Array, w: Array, w_change: Array, z: Array, residual: Array, *, moves_x: bool = True
 ) -> tuple[Array | None, Array, Array]:
     """Project copies of ``x`` (B, N), ``w + w_change`` (N, M) and ``z`` (B, M), and add the mean change of the weights.
 
     All have one dtype, float32 or wider; ``residual`` is ``z`` less the products.  Returns the mean change of ``x``,
     None unless ``moves_x``, the new ``w_change``, and the change of ``z``.
     """
-    dots = dot_products(x, w, precision=precision)
+    dots = dot_products(x, w, precision="highest")
     found = coefficients(dots, x, w + w_change, z, residual, moves_x=moves_x)
     block = _rows_in_a_block(x.shape[0], w.shape[0])
 

@@ -93,7 +93,20 @@ def mixed(of_own: Coefficient, own: Combination, of_other: Coefficient, other: C
     )
 
 
-def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tuple[int, int], z: Array) -> Combination:
+def require_operands(kernel: str, x: Any, w: Any, u: Any, v: Any) -> None:
+    """Raise an error unless all are lists or tuples, and there are operands."""
+    arguments.require_several(kernel, x=x, w=w, u=u, v=v)
+    if not x or not w:
+        raise ValueError(f"{kernel}: x holds {len(x)} operands and w {len(w)}, but each needs at least one")
+
+
+def copies(kernel: str, x: Sequence[Any], w: Sequence[Any], u: Any, v: Any, z: Array) -> Copies:
+    """The copies, from operands that are arrays and from coefficients as they are given."""
+    counts = (len(x), len(w))
+    return Copies(x, w, *(_checked(kernel, name, value, counts, z) for name, value in (("u", u), ("v", v))))
+
+
+def _checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tuple[int, int], z: Array) -> Combination:
     """The argument ``name`` with its coefficients as arrays or floats, one for each of ``counts`` operands."""
     arguments.require_several(kernel, **{f"{name}[{side}]": several for side, several in enumerate(value)})
     if tuple(map(len, value)) != counts:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -74,18 +72,13 @@ def project_bilinear_map(
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    old, structure = arguments.floating_trees(_KERNEL.name, x=x, w=w, z=jnp.asarray(z))
-    dtype = arguments.compute_dtype(old)
-    wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
-    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
-    arguments.require_output(_KERNEL.name, bilinear, wide_x, wide_w, wide_z)
-    known = arguments.known_residual(_KERNEL.name, residual, wide_z)
+    operands, _ = arguments.operands_of_map(_KERNEL.name, bilinear, x, w, z)
     found: tuple[Any, Any, Array] = _KERNEL.run(
         implementation,
-        jax.tree.unflatten(structure, old),
+        operands,
         increments=increments,
+        known=arguments.known_residual(_KERNEL.name, residual, operands[2]),
         bilinear=bilinear,
         precision=precision,
-        known=known,
     )
     return found

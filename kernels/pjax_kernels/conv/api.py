@@ -75,6 +75,21 @@ def project_conv2d(
     """
     arrays = list(arguments.floating_arrays(_KERNEL.name, x=x, w=w, z=z).values())
     x, w, z = arrays
+    found: tuple[Array, Array, Array] = _KERNEL.run(
+        implementation,
+        arrays,
+        increments=increments,
+        windows=_windows(x, w, z, strides, padding),
+        precision=precision,
+        known=arguments.known_residual(_KERNEL.name, residual, z),
+    )
+    return found
+
+
+def _windows(
+    x: Array, w: Array, z: Array, strides: int | Sequence[int], padding: str | Sequence[tuple[int, int]]
+) -> windows.Windows:
+    """What windows cover; a ``ValueError`` says where the arguments do not fit."""
     arguments.require_rank(_KERNEL.name, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
     arguments.require_shape(_KERNEL.name, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
     steps = arguments.positive_pair(_KERNEL.name, "strides", strides)
@@ -83,12 +98,4 @@ def project_conv2d(
     expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
     because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
     arguments.require_shape(_KERNEL.name, "z", z, expected, because)
-    found: tuple[Array, Array, Array] = _KERNEL.run(
-        implementation,
-        arrays,
-        increments=increments,
-        known=arguments.known_residual(_KERNEL.name, residual, z),
-        windows=axes,
-        precision=precision,
-    )
-    return found
+    return axes

@@ -116,9 +116,7 @@ def project_dense_copies(
         scale: two numbers, which may be traced: what ``u`` and ``v`` are multiplied by.
         keep: two numbers, likewise: the parts of ``u`` and ``v`` that remain.
         gain: two numbers, likewise: the parts of the changes that are added to these.
-        residual: in the shape of ``z``, what it has beyond ``x w``, the output that follows from what copies have in
-            common, where that is known better than by subtraction.  What deviations add to that is added up by itself.
-            No implementation for GPUs takes it.
+        residual: ``z`` less ``x w``, where that is known; see :mod:`pjax_kernels`.  What deviations add is added up.
         implementation: "reference", "xla", "triton" (GPUs; ``N`` up to 4096), or None for the best that runs here.
 
     Returns:
@@ -133,13 +131,7 @@ def project_dense_copies(
     """
     arrays = arguments.floating_arrays(_KERNEL.name, x=x, w=w, u=u, v=v, z=z)
     x, w, u, v, z = arrays.values()
-    arguments.require_rank(_KERNEL.name, {"x": (x, 2), "w": (w, 2)})
-    (batch, length), width = x.shape, w.shape[1]
-    arguments.require_weights(_KERNEL.name, "w", w, length, f"x of shape {x.shape}")
-    product = f"x of shape {x.shape} times w of shape {w.shape}"
-    for name in ("u", "v"):
-        arguments.require_shape(_KERNEL.name, name, arrays[name], (batch, width, length), product)
-    arguments.require_shape(_KERNEL.name, "z", z, (batch, width), product)
+    _require_shapes(x, w, u, v, z)
     dtype = arguments.compute_dtype(list(arrays.values()))
     numbers = (("scale", scale), ("keep", keep), ("gain", gain))
     moves = Moves(*(_pair(name, value, dtype) for name, value in numbers))
@@ -151,6 +143,20 @@ def project_dense_copies(
         like=lambda x, w, u, v, z, *_: (u, v, x, w, z),
     )
     return DenseCopies(*new)
+
+
+def _require_shapes(x: Array, w: Array, u: Array, v: Array, z: Array) -> None:
+    """Raise ``ValueError`` unless the arrays fit each other."""
+    arguments.require_rank(_KERNEL.name, {"x": (x, 2), "w": (w, 2)})
+    (batch, length), width = x.shape, w.shape[1]
+    arguments.require_weights(_KERNEL.name, "w", w, length, f"x of shape {x.shape}")
+    product = f"x of shape {x.shape} times w of shape {w.shape}"
+    for name, array, shape in (
+        ("u", u, (batch, width, length)),
+        ("v", v, (batch, width, length)),
+        ("z", z, (batch, width)),
+    ):
+        arguments.require_shape(_KERNEL.name, name, array, shape, product)
 
 
 def _pair(name: str, value: Any, dtype: DTypeLike) -> tuple[Any, Any]:

@@ -75,12 +75,11 @@ def project_dense_factored(
             for all ``i, j``.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: ``(B, M)``, the estimates of the outputs.
-        residual: in the shape of ``z``, what it has beyond the dot products of ``x[0]`` and ``w[0]``, where that is
-            known better than by subtraction.  ``u`` and ``v`` are then what is added to these for the copies, so that
-            no deviation is rounded with a coefficient of 1.  No implementation for GPUs takes it.
+        residual: ``z`` less the dot products of ``x[0]`` and ``w[0]``, where that is known; see :mod:`pjax_kernels`.
+            ``u`` and ``v`` are then what is added to these, so that none is rounded with a coefficient of 1.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
-        implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and
-            ``w``), or None for the best that runs here.
+        implementation: "reference" (stores all copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and ``w``), or
+            None for the best that runs here.
 
     Returns:
         The changes, as :class:`FactoredChanges`, in float32 or wider.
@@ -92,25 +91,13 @@ def project_dense_factored(
     Source: paper, section 3.2, for the projection; that copies stay in this span under Douglas-Rachford and the
     difference map is by induction over their steps.
     """
-    arguments.require_several(_KERNEL.name, x=x, w=w, u=u, v=v)
+    combination.require_operands(_KERNEL.name, x, w, u, v)
     named = {f"x[{k}]": array for k, array in enumerate(x)} | {f"w[{k}]": array for k, array in enumerate(w)}
-    if not x or not w:
-        raise ValueError(f"{_KERNEL.name}: x holds {len(x)} arrays and w {len(w)}, but each needs at least one")
     arrays = arguments.floating_arrays(_KERNEL.name, **named, z=z)
     z = arrays["z"]
-    arguments.require_rank(_KERNEL.name, {name: (array, 2) for name, array in arrays.items()})
-    batch, length = arrays["x[0]"].shape
-    arguments.require_weights(_KERNEL.name, "w[0]", arrays["w[0]"], length, f"x[0] of shape {(batch, length)}")
-    width = arrays["w[0]"].shape[1]
-    for name, array in arrays.items():
-        shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]
-        arguments.require_shape(
-            _KERNEL.name, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
-        )
-    counts = (len(x), len(w))
-    combinations = [combination.checked(_KERNEL.name, name, value, counts, z) for name, value in (("u", u), ("v", v))]
+    _require_shapes(arrays)
     xs, ws = ([arrays[f"{name}[{k}]"] for k in range(len(several))] for name, several in (("x", x), ("w", w)))
-    given, layout = combination.arrays_apart((Copies(xs, ws, *combinations), z))
+    given, layout = combination.arrays_apart((combination.copies(_KERNEL.name, xs, ws, u, v, z), z))
     coefficients = {f"coefficient {k}": array for k, array in enumerate(given[len(named) : -1])}
     changes = _KERNEL.run(
         implementation,
@@ -122,3 +109,16 @@ def project_dense_factored(
         known=arguments.known_residual(_KERNEL.name, residual, z),
     )
     return combination.with_zeros(changes)
+
+
+def _require_shapes(arrays: dict[str, Array]) -> None:
+    """Raise ``ValueError`` unless operands and ``z`` fit each other."""
+    arguments.require_rank(_KERNEL.name, {name: (array, 2) for name, array in arrays.items()})
+    batch, length = arrays["x[0]"].shape
+    arguments.require_weights(_KERNEL.name, "w[0]", arrays["w[0]"], length, f"x[0] of shape {(batch, length)}")
+    width = arrays["w[0]"].shape[1]
+    for name, array in arrays.items():
+        shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]
+        arguments.require_shape(
+            _KERNEL.name, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
+        )

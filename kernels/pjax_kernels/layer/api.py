@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -74,22 +73,17 @@ def project_layer(
     Source: the tangent step of Gauss-Newton in minimum norm; Pierra (1984) for one copy of each array.
     """
     _require_settings(rule, b, c, steps)
-    old, structure = arguments.floating_trees(_KERNEL.name, x=x, w=w, z=jnp.asarray(z))
-    dtype = arguments.compute_dtype(old)
-    wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
-    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
-    arguments.require_output(_KERNEL.name, bilinear, wide_x, wide_w, wide_z)
+    operands, (wide_x, wide_w, wide_z) = arguments.operands_of_map(_KERNEL.name, bilinear, x, w, z)
     if not is_layer(bilinear, wide_x, wide_w):
         shapes = [array.shape for array in jax.tree.leaves(wide_w)]
         raise ValueError(
             f"{_KERNEL.name}: the last axis of w, of shape {shapes}, is not that of z, of shape {wide_z.shape}"
         )
-    known = arguments.known_residual(_KERNEL.name, residual, wide_z)
     found: tuple[Any, Any, Array] = _KERNEL.run(
         implementation,
-        jax.tree.unflatten(structure, old),
+        operands,
         increments=increments,
-        known=known,
+        known=arguments.known_residual(_KERNEL.name, residual, wide_z),
         bilinear=bilinear,
         rule=reference.Rule(rule, b, c, steps, bool(moves_x)),
     )

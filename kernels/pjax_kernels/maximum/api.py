@@ -45,13 +45,12 @@ _MAX = of_increments(
 _MIN = replace(_MAX, name="project_min")
 _POOL = of_increments(
     "project_max_pool",
-    {
-        "reference": reference.max_pool_increments,
-        "xla": xla.max_pool_increments,
-        "tpu": deferred("maximum.tpu", "max_pool_increments"),
-    },
+    {"reference": reference.max_pool_increments, "xla": xla.max_pool_increments},
     formula=derivative.max_pool_formula,
-    others={"triton": deferred("maximum.triton", "project_max_pool")},
+    others={
+        "triton": deferred("maximum.triton", "project_max_pool"),
+        "tpu": arguments.from_increments(deferred("maximum.tpu", "max_pool_increments")),
+    },
     limits={"tpu": _too_large_for_tpu},
 )
 

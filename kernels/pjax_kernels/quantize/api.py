@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 
 from jax import Array
@@ -59,8 +58,7 @@ def project_quantize(
     arrays = arguments.floating_arrays(_KERNEL.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
     arguments.require_shape(_KERNEL.name, "z", z, x.shape, f"x of shape {x.shape}")
-    dtype = arguments.compute_dtype([x, z])
-    positive = arguments.scalar(_KERNEL.name, "scale", scale, dtype, lambda s: 0 < s < math.inf, "a positive number")
+    positive = arguments.positive_number(_KERNEL.name, "scale", scale, arguments.compute_dtype([x, z]))
     found: tuple[Array, Array] = _KERNEL.run(
         implementation,
         (x, z, positive),

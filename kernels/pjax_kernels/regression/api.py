@@ -62,10 +62,10 @@ def prox_absolute_error(
     A step of ``strength weights`` towards the target, no farther than it (soft thresholding).
 
     Args:
-        prediction: floating-point, any shape.
-        target: the shape of ``prediction``.
-        strength: how far the loss pulls; a positive number.
-        weights: of a shape that broadcasts to that of ``prediction``, not negative; an element of weight 0 stays.
+        prediction: as for :func:`prox_squared_error`.
+        target: likewise.
+        strength: likewise.
+        weights: likewise.
         increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -11,7 +10,7 @@ from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_index
 
 from pjax_kernels import arguments
-from pjax_kernels.kernel import deferred, of_increments
+from pjax_kernels.kernel import Kernel, deferred, of_increments
 from pjax_kernels.threshold import reference, xla
 
 _KERNEL = of_increments(
@@ -72,14 +71,7 @@ def project_threshold(
     kept = a.shape[:axis] + a.shape[axis + 1 :]
     arguments.require_shape(_KERNEL.name, "z", z, kept, f"a of shape {a.shape} without axis {axis}")
     _require_entries(_KERNEL.name, a.shape[axis], f"a has shape {a.shape}")
-    found: tuple[Array, Array, Array] = _KERNEL.run(
-        implementation,
-        (a, b, z, _positive(_KERNEL.name, margin, (a, b, z))),
-        arrays=arrays,
-        increments=increments,
-        axis=axis,
-    )
-    return found
+    return _run(_KERNEL, implementation, arrays, margin, increments, axis=axis)
 
 
 def project_threshold_dense(
@@ -123,14 +115,7 @@ def project_threshold_dense(
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_DENSE.name, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
     _require_entries(_DENSE.name, x.shape[1], f"x has shape {x.shape}")
-    found: tuple[Array, Array, Array] = _DENSE.run(
-        implementation,
-        (x, w, z, _positive(_DENSE.name, margin, (x, w, z))),
-        arrays=arrays,
-        increments=increments,
-        precision=precision,
-    )
-    return found
+    return _run(_DENSE, implementation, arrays, margin, increments, precision=precision)
 
 
 def _require_entries(kernel: str, entries: int, found: str) -> None:
@@ -139,8 +124,18 @@ def _require_entries(kernel: str, entries: int, found: str) -> None:
         raise ValueError(f"{kernel}: {found}, so that dot products have no entries and never reach a margin")
 
 
-def _positive(kernel: str, margin: ArrayLike, arrays: Sequence[Array]) -> Array:
-    dtype = arguments.compute_dtype(arrays)
-    return jnp.asarray(
-        arguments.scalar(kernel, "margin", margin, dtype, lambda m: 0 < m < math.inf, "a positive number")
+def _run(
+    kernel: Kernel,
+    implementation: str | None,
+    arrays: dict[str, Array],
+    margin: ArrayLike,
+    increments: bool,
+    **settings: Any,
+) -> tuple[Array, Array, Array]:
+    """What the implementation makes of the three arrays and of the margin, which is checked."""
+    operands = tuple(arrays.values())
+    number = arguments.positive_number(kernel.name, "margin", margin, arguments.compute_dtype(operands))
+    found: tuple[Array, Array, Array] = kernel.run(
+        implementation, (*operands, jnp.asarray(number)), arrays=arrays, increments=increments, **settings
     )
+    return found

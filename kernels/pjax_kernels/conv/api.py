@@ -8,13 +8,14 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.conv import reference, windows, xla
+from pjax_kernels.conv import reference, xla
 from pjax_kernels.derivatives import consensus_formula
 from pjax_kernels.kernel import of_increments
+from pjax_kernels.windows import OfImage, place_windows
 
 
 def _formula(
-    changes: tuple[Array, ...], x: Array, w: Array, z: Array, *, windows: windows.Windows, precision: lax.PrecisionLike
+    changes: tuple[Array, ...], x: Array, w: Array, z: Array, *, windows: OfImage, precision: lax.PrecisionLike
 ) -> tuple[Array, Array, Array]:
     dots = xla.dot_products(x, w, z, windows=windows, precision=precision)
     return consensus_formula(dots, changes[-1], x, w, z)
@@ -88,14 +89,14 @@ def project_conv2d(
 
 def _windows(
     x: Array, w: Array, z: Array, strides: int | Sequence[int], padding: str | Sequence[tuple[int, int]]
-) -> windows.Windows:
-    """What windows cover; a ``ValueError`` says where the arguments do not fit."""
+) -> OfImage:
+    """Where windows lie; a ``ValueError`` says where the arguments do not fit."""
     arguments.require_rank(_KERNEL.name, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
     arguments.require_shape(_KERNEL.name, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
     steps = arguments.positive_pair(_KERNEL.name, "strides", strides)
     pads = arguments.padding_pairs(_KERNEL.name, padding, x.shape[1:3], w.shape[:2], steps)
-    axes = windows.Windows(*map(windows.Axis, x.shape[1:3], w.shape[:2], steps, pads))
-    expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
+    rows, columns = place_windows(x.shape[1:3], w.shape[:2], steps, pads)
+    expected = (x.shape[0], rows.count, columns.count, w.shape[3])
     because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
     arguments.require_shape(_KERNEL.name, "z", z, expected, because)
-    return axes
+    return rows, columns

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from pjax_kernels import arguments, gpu
 from pjax_kernels.kernel import Kernel, deferred, of_increments
 from pjax_kernels.maximum import derivative, reference, xla
-from pjax_kernels.maximum.windows import Windows, place_windows
+from pjax_kernels.windows import Windows, place_windows
 
 _LONGEST_ON_GPU = 8192
 """Entries over ``axis`` that still fit the registers."""

@@ -114,3 +114,12 @@ ENTRIES = {
     "project_orthonormal": Entry("value^T value = 1", "`(..., N, M)`", "about 10 `N M^2`"),
 }
 """In the order of the table."""
+
+FORMS = ("means of the copies", "one copy of each array", "combinations of operands", "copies stored")
+DOT_PRODUCTS = {
+    "matrix product": ("project_dense", "project_layer", "project_dense_factored", "project_dense_copies"),
+    "convolution": ("project_conv2d", "project_layer", "project_bilinear_map_factored", "project_bilinear"),
+    "recurrence": ("project_recurrence", "project_layer", "project_bilinear_map_factored", "project_bilinear"),
+    "any bilinear map": ("project_bilinear_map", "project_layer", "project_bilinear_map_factored", "project_bilinear"),
+}
+"""By the map, the kernel for each form of copies: its own, or one for all maps."""

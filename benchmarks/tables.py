@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.catalogue import ENTRIES
+from benchmarks.catalogue import DOT_PRODUCTS, ENTRIES, FORMS
 from benchmarks.gpu import inspect_kernels
 from benchmarks.measure import bench
 from benchmarks.studies import gallery as gallery_study
@@ -77,6 +77,12 @@ def catalogue() -> str:
         for name, entry in ENTRIES.items()
     ]
     return markdown(["kernel", "constraint", "arguments", "implementations", "cost"], rows)
+
+
+def dot_products() -> str:
+    """Which kernel projects onto which dot products, by what is held of the copies."""
+    rows = [[name, *(f"`{kernel}`" for kernel in kernels)] for name, kernels in DOT_PRODUCTS.items()]
+    return markdown(["dot products of a", *FORMS], rows)
 
 
 def floor() -> str:
@@ -240,6 +246,7 @@ def drawings() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "catalogue": catalogue,
+    "dot_products": dot_products,
     "floor": floor,
     "kernels": kernels,
     "gpu": gpu,

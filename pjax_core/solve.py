@@ -138,12 +138,7 @@ def solve(
 
     Source: paper, section 4.
     """
-    if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections()")
-    if until is not None and not isinstance(until, Until):
-        raise TypeError(f"until is {described(until)}; pass pj.gap_below(1e-2), or None")
-    if state is not None and not isinstance(state, (State, CopiesState)):
-        raise TypeError(f"state is {described(state)}; pass solution.state, or None")
+    _require_kinds(algorithm, until, state)
     steps = arguments.integer("steps", steps, 0, "a number that is not negative")
     tolerance = arguments.number("tolerance", tolerance, lambda t: t >= 0, "a number of at least 0, or math.inf")
     params, data = checked_arguments(problem, params, data)
@@ -155,6 +150,16 @@ def solve(
         if steps and params_low is None:
             _warn_of_standstill(solution.info, params)
     return solution
+
+
+def _require_kinds(algorithm: Any, until: Any, state: Any) -> None:
+    """Raise ``TypeError`` where one is something else."""
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections()")
+    if until is not None and not isinstance(until, Until):
+        raise TypeError(f"until is {described(until)}; pass pj.gap_below(1e-2), or None")
+    if state is not None and not isinstance(state, (State, CopiesState)):
+        raise TypeError(f"state is {described(state)}; pass solution.state, or None")
 
 
 def _warn_of_standstill(info: Info, params: Any) -> None:

@@ -1,4 +1,4 @@
-"""No function is over 60 lines, its docstring aside, or 10 parameters, but for those named here, with the reason."""
+"""No function is over 60 lines, with its docstring, or 10 parameters, but for those named here, with the reason."""
 
 import ast
 from pathlib import Path
@@ -16,12 +16,18 @@ FILES = [
 ]
 
 LAUNCHED = {
-    "kernels/pjax_kernels/dense/triton.py": {"_multiply_and_solve", "_solve"},
+    "kernels/pjax_kernels/dense/triton.py": {"_multiply_and_solve"},
     "kernels/pjax_kernels/dense_copies/triton.py": {"_project_copies"},
     "kernels/pjax_kernels/dense_factored/triton.py": {"_multiply_and_solve", "_solve"},
-    "kernels/pjax_kernels/threshold/triton.py": {"_solve_layer"},
 }
 """jax-triton gives a kernel that it launches a pointer for each array; what these call takes tuples of them."""
+
+WITH_FORMULAS = {
+    "kernels/pjax_kernels/bilinear_map_factored/api.py": {"project_bilinear_map_factored"},
+    "kernels/pjax_kernels/dense_factored/api.py": {"project_dense_factored"},
+    "kernels/pjax_kernels/layer/api.py": {"project_layer"},
+}
+"""Their docstrings write down the set by formulas, and explain many arguments; without these they are as short."""
 
 PUBLIC = {"kernels/pjax_kernels/layer/api.py": {"project_layer"}}
 """Its settings are named, and some are given in every call: a tuple of them would be no shorter."""
@@ -37,12 +43,13 @@ def parameters(function: ast.FunctionDef) -> list[str]:
     return [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs, *several)]
 
 
-def lines(function: ast.FunctionDef) -> int:
-    """From the name to the last statement, without the docstring."""
+def lines(function: ast.FunctionDef, *, with_docstring: bool = True) -> int:
+    """From the name to the last statement."""
     assert function.end_lineno is not None
     first, has_docstring = function.body[0], ast.get_docstring(function) is not None
     assert first.end_lineno is not None
-    return function.end_lineno - function.lineno + 1 - has_docstring * (first.end_lineno - first.lineno + 1)
+    left_out = 0 if with_docstring else has_docstring * (first.end_lineno - first.lineno + 1)
+    return function.end_lineno - function.lineno + 1 - left_out
 
 
 def test_there_are_functions_to_look_at() -> None:
@@ -51,13 +58,15 @@ def test_there_are_functions_to_look_at() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_are_short_and_take_few_parameters(path: Path) -> None:
-    long = [function.name for function in functions(path) if lines(function) > LINES]
+    long = {function.name for function in functions(path) if lines(function) > LINES}
+    long_alone = [function.name for function in functions(path) if lines(function, with_docstring=False) > LINES]
     many = {
         function.name: parameters(function) for function in functions(path) if len(parameters(function)) > PARAMETERS
     }
     name = path.relative_to(ROOT).as_posix()
     launched, public = LAUNCHED.get(name, set()), PUBLIC.get(name, set())
-    assert long == []
+    assert long_alone == []
+    assert long == WITH_FORMULAS.get(name, set())
     assert set(many) == launched | public
     for function in launched:
         assert len([name for name in many[function] if not name.endswith("_ptr")]) <= PARAMETERS

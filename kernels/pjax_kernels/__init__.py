@@ -1,4 +1,16 @@
-"""Fused projections onto the constraints of a neural network's elementary operations."""
+"""Fused projections onto the constraints of a neural network's elementary operations.
+
+What all kernels have in common:
+
+- They return their arrays after the projection, in the structures, shapes and dtypes given, computed in float32 or
+  wider; with ``increments=True`` the changes instead, in the dtype of the computation: a change is often far smaller
+  than the rounding of the value.  The factored kernels and those of stored deviations say what they return.
+- ``residual``, of the shape of ``z``, is what ``z`` has beyond the output that follows from the inputs, where known
+  better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation for GPUs or
+  TPUs takes it.
+- ``implementation`` is one of those listed, or None for the best that runs here.  A ``ValueError`` says where it is
+  unknown, a ``NotImplementedError`` where there is none of that name for the kernel, or it cannot run here.
+"""
 
 from pjax_kernels.affine.api import project_affine
 from pjax_kernels.average_pool.api import project_average_pool

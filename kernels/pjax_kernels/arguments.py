@@ -56,6 +56,11 @@ def scalar(
     return np.asarray(value, dtype)
 
 
+def positive_number(kernel: str, name: str, value: Any, dtype: DTypeLike) -> ArrayLike:
+    """``value`` as such an array; a ``ValueError`` where it is known not to be positive and finite."""
+    return scalar(kernel, name, value, dtype, lambda number: 0 < number < math.inf, "a positive number")
+
+
 def _is_real(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
     if dtype is None:
@@ -114,6 +119,17 @@ def require_rank(kernel: str, ranks: Mapping[str, tuple[Array, int]]) -> None:
     for name, (array, rank) in ranks.items():
         if array.ndim != rank:
             raise ValueError(f"{kernel}: {name} has shape {array.shape}, but needs {rank} axes")
+
+
+def operands_of_map(
+    kernel: str, bilinear: Callable[[Any, Any], Any], x: Any, w: Any, z: ArrayLike
+) -> tuple[tuple[Any, Any, Array], tuple[Any, Any, Any]]:
+    """``x``, ``w`` and ``z`` as arrays, and what they are in the dtype that is computed in, where ``bilinear`` fits."""
+    old, structure = floating_trees(kernel, x=x, w=w, z=jnp.asarray(z))
+    dtype = compute_dtype(old)
+    wide = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(array.shape, dtype) for array in old])
+    require_output(kernel, bilinear, *wide)
+    return jax.tree.unflatten(structure, old), wide
 
 
 def require_output(kernel: str, bilinear: Callable[[Any, Any], Any], x: Any, w: Any, z: Array) -> None:

@@ -26,6 +26,15 @@ class Combination(NamedTuple):
     w: tuple[Coefficient, ...]
 
 
+class Copies(NamedTuple):
+    """The copies ``u`` and ``v`` that dot products hold, combinations of a few operands."""
+
+    x: Sequence[Any]
+    w: Sequence[Any]
+    u: Combination
+    v: Combination
+
+
 class FactoredChanges(NamedTuple):
     """What :func:`pjax_kernels.project_bilinear_map_factored` changes.
 
@@ -84,7 +93,20 @@ def mixed(of_own: Coefficient, own: Combination, of_other: Coefficient, other: C
     )
 
 
-def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tuple[int, int], z: Array) -> Combination:
+def require_operands(kernel: str, x: Any, w: Any, u: Any, v: Any) -> None:
+    """Raise an error unless all are lists or tuples, and there are operands."""
+    arguments.require_several(kernel, x=x, w=w, u=u, v=v)
+    if not x or not w:
+        raise ValueError(f"{kernel}: x holds {len(x)} operands and w {len(w)}, but each needs at least one")
+
+
+def copies(kernel: str, x: Sequence[Any], w: Sequence[Any], u: Any, v: Any, z: Array) -> Copies:
+    """The copies, from operands that are arrays and from coefficients as they are given."""
+    counts = (len(x), len(w))
+    return Copies(x, w, *(_checked(kernel, name, value, counts, z) for name, value in (("u", u), ("v", v))))
+
+
+def _checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tuple[int, int], z: Array) -> Combination:
     """The argument ``name`` with its coefficients as arrays or floats, one for each of ``counts`` operands."""
     arguments.require_several(kernel, **{f"{name}[{side}]": several for side, several in enumerate(value)})
     if tuple(map(len, value)) != counts:
@@ -110,11 +132,17 @@ def checked(kernel: str, name: str, value: Sequence[Sequence[Any]], counts: tupl
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the arrays and the numbers stand in what is given."""
+    """Where the arrays and the numbers stand in what is given.
+
+    Attributes:
+        structure: of all.
+        numbers: in the place of every array, None.
+        adds: whether coefficients are what the copies have beside the first operands, as where a residual is known.
+    """
 
     structure: Any
     numbers: tuple[float | None, ...]
-    """In the place of every array, None."""
+    adds: bool
 
     def together(self, arrays: Sequence[Array]) -> Any:
         """All that was given, for these arrays."""
@@ -123,18 +151,19 @@ class Layout:
         return jax.tree.unflatten(self.structure, leaves)
 
 
-def arrays_apart(tree: Any) -> tuple[list[Array], Layout]:
+def arrays_apart(tree: Any, *, adds: bool) -> tuple[list[Array], Layout]:
     """The arrays of a tree that has numbers as well, and how they were among these."""
     leaves, structure = jax.tree.flatten(tree)
     numbers = tuple(leaf if isinstance(leaf, float) else None for leaf in leaves)
-    return [leaf for leaf in leaves if not isinstance(leaf, float)], Layout(structure, numbers)
+    return [leaf for leaf in leaves if not isinstance(leaf, float)], Layout(structure, numbers, adds)
 
 
 def of_arrays(increments_of: Callable[..., FactoredChanges]) -> Callable[..., FactoredChanges]:
     """The same as a function of the arrays alone, with None for the number 0: arrays are all that it returns too."""
 
     def project(*arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
-        found = increments_of(*layout.together(arguments.widened(arrays)), **settings)
+        copies, z = layout.together(arguments.widened(arrays))
+        found = increments_of(copies, z, **settings)
         return jax.tree.map(lambda change: None if isinstance(change, float) else change, found)
 
     return project
@@ -144,7 +173,10 @@ def formula_of_arrays(formula: Callable[..., FactoredChanges]) -> Callable[..., 
     """The same for what the derivative follows from, which gets the change of ``z`` first; see :func:`of_arrays`."""
 
     def by_formula(changes: FactoredChanges, *arrays: Array, layout: Layout, **settings: Any) -> FactoredChanges:
-        found = formula(changes.z_change, *layout.together(arrays), **settings)
+        copies, z = layout.together(arrays)
+        if layout.adds:
+            copies = Copies(copies.x, copies.w, *with_first_operands(copies.u, copies.v))
+        found = formula(changes.z_change, copies, z, **settings)
         return jax.tree.map(lambda change, new: jnp.broadcast_to(new, change.shape), changes, found)
 
     return by_formula

@@ -26,10 +26,10 @@ class Coefficients(NamedTuple):
 
 
 def consensus_increments(
-    dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None = None, *, hold: bool = True
+    dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None = None
 ) -> tuple[Tree, Tree, Array]:
     """The mean changes of ``x`` and ``w``, and the change of ``z``; the rest as in :func:`coefficients`."""
-    found = coefficients(dots, x, w, z, residual, hold=hold)
+    found = coefficients(dots, x, w, z, residual)
     from_w, from_x = dots.to_x(found.minus_beta, w), dots.to_w(found.minus_beta, x)
     x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
     w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
@@ -43,25 +43,17 @@ def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, cop
 
 
 def coefficients(
-    dots: DotProducts,
-    x: Tree,
-    w: Tree,
-    z: Array,
-    residual: Array | None = None,
-    *,
-    hold: bool = True,
-    moves_x: bool = True,
+    dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None = None, *, moves_x: bool = True
 ) -> Coefficients:
     """What the increments need of the roots; without ``moves_x`` those of ``w`` and ``z`` alone.
 
     ``residual`` is ``z`` less the products where that is known better than by subtraction: no product is formed then.
-    Unless products are to be held, they are formed anew where one step is not enough for a root: for large ``z``.
     """
     p = _products(dots, x, w, z, residual)
     squared = dots.of_x(squares(x)), dots.of_w(squares(w))
 
     def products() -> Array:
-        return p if hold and residual is None else _products(dots, x, w, z, residual)
+        return p if dots.hold_products and residual is None else _products(dots, x, w, z, residual)
 
     def sums(to_x: Array, to_w: Array) -> tuple[Tree, Tree]:
         return dots.spread_x(to_x) if moves_x else None, dots.spread_w(to_w)

@@ -32,6 +32,8 @@ class DotProducts(NamedTuple):
         length: ``F(1, 1)``, the number of entries of each dot product.
         x_copies: ``F_x^T(1; 1)``, the number of dot products that hold each entry of ``x``.
         w_copies: ``F_w^T(1; 1)``.
+        hold_products: whether products are held, or formed anew where one step is not enough for a root: for large
+            outputs.
     """
 
     product: Callable[[Tree, Tree], Array]
@@ -44,3 +46,4 @@ class DotProducts(NamedTuple):
     length: ArrayLike
     x_copies: Tree
     w_copies: Tree
+    hold_products: bool = True

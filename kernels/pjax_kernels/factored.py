@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from pjax_kernels import root, roots
 from pjax_kernels.combination import (
     Coefficient,
     Combination,
+    Copies,
     FactoredChanges,
     mixed,
     plus,
@@ -25,37 +26,25 @@ from pjax_kernels.derivatives import known_root
 from pjax_kernels.dot_products import DotProducts, Tree
 
 
-def factored_increments(
-    dots: DotProducts,
-    x: Sequence[Tree],
-    w: Sequence[Tree],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    residual: Array | None = None,
-) -> FactoredChanges:
+def factored_increments(dots: DotProducts, copies: Copies, z: Array, residual: Array | None = None) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
-    return _increments(roots.bilinear_roots, dots, x, w, u, v, z, residual)
+    return _increments(roots.bilinear_roots, dots, copies, z, residual)
 
 
-def factored_formula(
-    z_change: Array, dots: DotProducts, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array
-) -> FactoredChanges:
+def factored_formula(z_change: Array, dots: DotProducts, copies: Copies, z: Array) -> FactoredChanges:
     """The same from roots that are known, and differentiable."""
-    return _increments(functools.partial(known_root, z_change), dots, x, w, u, v, z)
+    return _increments(functools.partial(known_root, z_change), dots, copies, z)
 
 
 def _increments(
     root_of: Callable[..., root.BilinearRoot],
     dots: DotProducts,
-    x: Sequence[Tree],
-    w: Sequence[Tree],
-    u: Combination,
-    v: Combination,
+    copies: Copies,
     z: Array,
     residual: Array | None = None,
 ) -> FactoredChanges:
     """The same with the root that ``root_of`` finds for ``p``, ``q``, ``z`` and, where it is known, ``z - p``."""
+    x, w, u, v = copies
     products = _Products(
         x=[[dots.of_x(_times(a, b)) for b in x] for a in x],
         w=[[dots.of_w(_times(a, b)) for b in w] for a in w],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import RESULTS, ROOT, tables
-from benchmarks.catalogue import ENTRIES
+from benchmarks.catalogue import DOT_PRODUCTS, ENTRIES, FORMS
 from benchmarks.train.__main__ import make_parser, read_settings
 from benchmarks.train.paper import RUNS
 from pjax_kernels.kernel import declared
@@ -32,6 +32,15 @@ def test_no_table_is_written_by_hand(page: str) -> None:
 
 def test_the_catalogue_has_every_kernel_that_is_declared() -> None:
     assert set(ENTRIES) == set(declared())
+
+
+def test_every_kernel_of_dot_products_has_its_map_and_form() -> None:
+    named = {name for kernels in DOT_PRODUCTS.values() for name in kernels}
+    solving = {
+        name for name, entry in ENTRIES.items() if re.match(r"[^;]*(\bx w|a \. b|u \. v|conv\(|F\()", entry.constraint)
+    }
+    assert named == {name for name in solving if "threshold" not in name}
+    assert {len(kernels) for kernels in DOT_PRODUCTS.values()} == {len(FORMS)}
 
 
 def test_a_wrong_figure_is_found(

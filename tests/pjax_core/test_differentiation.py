@@ -17,10 +17,8 @@ STEP = 1e-5
 ALGORITHMS = {
     "ap": pj.alternating_projections(),
     "ap in turn": pj.alternating_projections(in_turn=True),
-    "cp": pj.cyclic_projections(),
     "dr": pj.douglas_rachford(copies="dense"),
-    "dm, factored": pj.difference_map(copies=pj.Factored()),
-    "cdr": pj.cyclic_douglas_rachford(copies="dense"),
+    "dr, factored": pj.douglas_rachford(copies=pj.Factored()),
 }
 
 

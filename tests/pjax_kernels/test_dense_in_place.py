@@ -60,12 +60,10 @@ def test_changes_agree_with_mpmath(shape: tuple[int, int, int], residual: str, r
     assert max(errors) < ULPS * compute_eps(np.float32) * condition((x, w, z))
 
 
-@pytest.mark.parametrize("precision", ["highest", "default"])
-def test_takes_every_precision(precision: str, rng: Generator) -> None:
+def test_products_are_precise(rng: Generator) -> None:
     x, w, z = layer(rng, 5, 4, 3, "mixed", np.float32)
-    call = functools.partial(project_dense_in_place, precision=precision)
-    expected = jax.make_jaxpr(functools.partial(jnp.matmul, precision=precision))(x, w).eqns[0].params["precision"]
-    assert precisions(jax.make_jaxpr(call)(x, w, np.zeros_like(w), z, z - x @ w)) == [expected] * 2
+    expected = jax.make_jaxpr(functools.partial(jnp.matmul, precision="highest"))(x, w).eqns[0].params["precision"]
+    assert precisions(jax.make_jaxpr(project_dense_in_place)(x, w, np.zeros_like(w), z, z - x @ w)) == [expected] * 2
 
 
 def test_without_x_the_rest_is_the_same(rng: Generator) -> None:

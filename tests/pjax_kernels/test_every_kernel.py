@@ -180,15 +180,38 @@ def test_extreme_rows_are_feasible_beside_rows_that_are_not_finite(
         np.testing.assert_allclose(array[0], expected[0], rtol=1e-6, atol=1e-6)
 
 
-LAYERS: dict[str, Shapes] = {
-    "project_dense": ((1 << 16, 1 << 16), (1 << 16, 4), (1 << 16, 4)),
-    "project_threshold_dense": ((1 << 16, 1 << 16), (1 << 16, 4), (1 << 16, 4)),
-    "project_conv2d": ((1 << 20, 64, 64, 3), (3, 3, 3, 4), (1 << 20, 62, 62, 4)),
+def _copies(x: Any, w: Any, u: Any, v: Any, z: Any) -> tuple[Any, ...]:
+    new = pk.project_dense_copies(x, w, u, v, z)
+    return new.x_mean, new.w_mean, new.u, new.v, new.z_change
+
+
+def _factored(x: Any, w: Any, z: Any) -> tuple[Any, ...]:
+    changes = pk.project_dense_factored([x], [w], ((1.0,), (0.0,)), ((0.0,), (1.0,)), z)
+    return changes.x_mean, changes.w_mean, changes.z_change
+
+
+WIDE: Shapes = ((1 << 16, 1 << 16), (1 << 16, 4), (1 << 16, 4))
+LAYERS: dict[str, tuple[Callable[..., Any], Shapes]] = {
+    "project_dense": (pk.project_dense, WIDE),
+    "project_dense_copies": (
+        _copies,
+        ((1 << 16, 1 << 9), (1 << 9, 1 << 7), *((1 << 16, 1 << 7, 1 << 9),) * 2, (1 << 16, 1 << 7)),
+    ),
+    "project_dense_factored": (_factored, WIDE),
+    "project_layer": (functools.partial(pk.project_layer, jnp.matmul), WIDE),
+    "project_threshold_dense": (functools.partial(pk.project_threshold_dense, margin=1.0), WIDE),
+    "project_conv2d": (pk.project_conv2d, ((1 << 20, 64, 64, 3), (3, 3, 3, 4), (1 << 20, 62, 62, 4))),
+    "project_recurrence": (
+        pk.project_recurrence,
+        ((1 << 16, 1 << 8, 1 << 8), (1 << 16, 1 << 8, 4), (1 << 8, 4), (4, 4), (1 << 16, 1 << 8, 4)),
+    ),
 }
-"""Shapes of whole layers with more than 2^31 inputs."""
+"""Whole layers with more than 2^31 inputs, or copies of them."""
+
+OF_ROWS = [name for name in CONSTRAINTS if not isinstance(CONSTRAINTS[name].call, RowByRow)]
 
 
-@pytest.mark.parametrize("name", [name for name in CONSTRAINTS if not isinstance(CONSTRAINTS[name].call, RowByRow)])
+@pytest.mark.parametrize("name", OF_ROWS)
 def test_more_than_2_to_the_31_elements_and_none(name: str) -> None:
     """By shapes alone, in 32 bits: nothing counts, or places, all elements."""
     constraint = CONSTRAINTS[name]
@@ -205,11 +228,20 @@ def test_more_than_2_to_the_31_elements_and_none(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_of_more_than_2_to_the_31_inputs(name: str) -> None:
-    call = functools.partial(getattr(pk, name), **({"margin": 1.0} if "threshold" in name else {}))
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in LAYERS[name]]
+    call, shapes = LAYERS[name]
     with jax.enable_x64(False):
-        results = jax.eval_shape(call, *arrays)
-    assert [result.shape for result in results] == list(LAYERS[name])
+        results = jax.eval_shape(call, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    assert [result.shape for result in results] == list(shapes)
+
+
+@pytest.mark.parametrize("name", [name for name in OF_ROWS if "," not in name])
+def test_one_row_alone_is_as_among_others(name: str, rng: np.random.Generator) -> None:
+    call = functools.partial(CONSTRAINTS[name].call, increments=True, implementation="xla")
+    rows = [rng.normal(size=(3, *shape)).astype(np.float32) for shape in CONSTRAINTS[name].shapes]
+    alone, among = call(*(array[:1] for array in rows)), call(*rows)
+    assert any(np.any(result) for result in among)
+    for one, several in zip(alone, among, strict=True):
+        np.testing.assert_allclose(one[0], several[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", [pk.project_max, pk.project_min])

@@ -68,7 +68,7 @@ def test_blocks_come_from_the_table(
     expected = project(*as_float64(inputs), increments=True, implementation="reference")
     check(inputs, as_float64(expected), "high")
     (launch,) = launches
-    assert (launch.constants["TILE"], launch.constants["INNER"], launch.num_warps) == (128, 16, 8)
+    assert (launch.constants["LAYER"].TILE, launch.constants["INNER"], launch.num_warps) == (128, 16, 8)
 
 
 def test_set_valued_dot_products(rng: Generator) -> None:

@@ -28,15 +28,12 @@ def project_affine(
         z: the shape of ``x``, the estimates of the output.
         scale: real numbers, of a shape that broadcasts to that of ``x``.
         offset: likewise.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: ``x`` or ``z`` is not floating-point.
-        ValueError: the shapes do not fit, or the implementation is unknown.
+        ValueError: the shapes do not fit.
 
     Source: the projection onto a line in the plane; Bauschke and Combettes, Convex Analysis and Monotone Operator
     Theory in Hilbert Spaces, section 29.2.

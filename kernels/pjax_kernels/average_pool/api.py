@@ -43,16 +43,13 @@ def project_average_pool(
         padding: "VALID", "SAME", or a pair of numbers of places before and after for each axis.
         factor: what the sum is multiplied by.  None divides by the number of entries, padding left out;
             ``1/math.prod(window)`` counts padding as zeros, and 1 gives sums.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point.
         ValueError: the shapes do not fit; ``window``, ``strides``, ``padding`` or ``factor`` are none of the above;
-            no window fits into ``x``; or the implementation is unknown.
+            or no window fits into ``x``.
 
     Source: paper, section 3.2, for a sum; the projection onto a hyperplane.
     """

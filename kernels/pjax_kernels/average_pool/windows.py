@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_kernels.maximum.windows import Windows
+from pjax_kernels.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class WindowsOfArray:
     @property
     def entries(self) -> np.ndarray:
         """How many entries each window has, padding left out, of length 1 along axes where all agree."""
-        return _outer([_entries_along(axis) if _is_pooled(axis) else np.ones(1, int) for axis in self.axes])
+        return _outer([axis.holds.sum(axis=1) if _is_pooled(axis) else np.ones(1, int) for axis in self.axes])
 
     @property
     def factors(self) -> np.ndarray:
@@ -101,11 +101,6 @@ def place(
 def _is_pooled(axis: Windows) -> bool:
     """Whether a window is more than one entry of its own; batches, which are not, may be too long to count."""
     return (axis.size, axis.stride, axis.low, axis.high) != (1, 1, 0, 0)
-
-
-def _entries_along(axis: Windows) -> np.ndarray:
-    inside = (axis.positions >= axis.low) & (axis.positions < axis.low + axis.length)
-    return np.sum(inside, axis=1)
 
 
 def _outer(along_axes: Sequence[np.ndarray]) -> np.ndarray:

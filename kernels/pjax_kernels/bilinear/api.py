@@ -44,23 +44,15 @@ def project_bilinear(
 
     Args:
         a: ``(..., N)``, floating-point.
-        b: ``(..., N)``.
+        b: ``(..., N)``.  ``|a|^2 + |b|^2`` must be finite in the dtype of the computation.
         z: ``(...)``, the estimates of the dot products.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider: a change is often far
-            smaller than the rounding of the value.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), "tpu", or None for the best that runs here.
-
-    Returns:
-        ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
-        ``|a|^2 + |b|^2`` must be finite in that dtype.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, or the implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit.
 
     Source: paper, section 3.2; Bauschke, Lal, Wang, arXiv 2206.04878.
     """

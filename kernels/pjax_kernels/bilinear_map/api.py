@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -56,11 +54,8 @@ def project_bilinear_map(
         x: an array, or a pytree of arrays, floating-point.
         w: likewise.
         z: the estimates of the outputs.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider: a change is often far
-            smaller than the rounding of the value.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         precision: of the products in ``bilinear`` that name none, as :func:`jax.default_matmul_precision` takes it.
         implementation: "reference" (stores all copies, and finds them from ``bilinear`` on all pairs of unit vectors:
             for small shapes), "xla", or None for the best that runs here.
@@ -71,24 +66,19 @@ def project_bilinear_map(
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: ``z`` is not of the shape of ``bilinear(x, w)``, or the implementation is unknown; or
+        ValueError: ``z`` is not of the shape of ``bilinear(x, w)``, or
             an output is not a dot product of selected entries: the reference looks at every pair of entries, "xla" at
             the number of copies and at those of one entry in two outputs.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
-    old, structure = arguments.floating_trees(_KERNEL.name, x=x, w=w, z=jnp.asarray(z))
-    dtype = arguments.compute_dtype(old)
-    wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
-    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
-    arguments.require_output(_KERNEL.name, bilinear, wide_x, wide_w, wide_z)
-    known = arguments.known_residual(_KERNEL.name, residual, wide_z)
+    operands, _ = arguments.operands_of_map(_KERNEL.name, bilinear, x, w, z)
     found: tuple[Any, Any, Array] = _KERNEL.run(
         implementation,
-        jax.tree.unflatten(structure, old),
+        operands,
         increments=increments,
+        known=arguments.known_residual(_KERNEL.name, residual, operands[2]),
         bilinear=bilinear,
         precision=precision,
-        known=known,
     )
     return found

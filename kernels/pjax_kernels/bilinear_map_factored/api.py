@@ -56,9 +56,8 @@ def project_bilinear_map_factored(
             or numbers for all dot products.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: the estimates of the outputs.
-        residual: in the shape of ``z``, what it has beyond the dot products of ``x[0]`` and ``w[0]``, where that is
-            known better than by subtraction.  ``u`` and ``v`` are then what is added to these for the copies, so that
-            no deviation is rounded with a coefficient of 1.
+        residual: ``z`` less the dot products of ``x[0]`` and ``w[0]``, where that is known; see :mod:`pjax_kernels`.
+            ``u`` and ``v`` are then what is added to these, so that none is rounded with a coefficient of 1.
         precision: as in :func:`project_bilinear_map`.
         implementation: "reference" (stores all copies; for small shapes), "xla", or None for the best that runs here.
 
@@ -67,23 +66,19 @@ def project_bilinear_map_factored(
 
     Raises:
         TypeError: an argument is not floating-point, or an array where several operands are needed.
-        ValueError: the structures or shapes do not fit, or the implementation is unknown; from the reference also, an
-            output is not a dot product of selected entries.
+        ValueError: the structures or shapes do not fit; from the reference also, an output is not a dot product of
+            selected entries.
 
     Source: as for :func:`project_dense_factored`.
     """
-    arguments.require_several(_KERNEL.name, x=x, w=w, u=u, v=v)
-    if not x or not w:
-        raise ValueError(f"{_KERNEL.name}: x holds {len(x)} operands and w {len(w)}, but each needs at least one")
+    combination.require_operands(_KERNEL.name, x, w, u, v)
     arrays, structure = arguments.floating_trees(_KERNEL.name, x=tuple(x), w=tuple(w), z=jnp.asarray(z))
     given = jax.tree.unflatten(structure, arrays)
     for name, operands in zip("xw", given, strict=False):
         _require_alike(name, operands)
-    counts = (len(x), len(w))
-    combinations = [
-        combination.checked(_KERNEL.name, name, value, counts, given[2]) for name, value in (("u", u), ("v", v))
-    ]
-    operands, layout = combination.arrays_apart((given[0], given[1], *combinations, given[2]))
+    operands, layout = combination.arrays_apart(
+        (combination.copies(_KERNEL.name, given[0], given[1], u, v, given[2]), given[2]), adds=residual is not None
+    )
     dtype = arguments.compute_dtype(operands)
     first_x, first_w, wide_z = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), (given[0][0], given[1][0], given[2])

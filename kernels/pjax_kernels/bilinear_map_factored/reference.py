@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from pjax_kernels.bilinear import reference
 from pjax_kernels.bilinear_map.reference import Selection, flat, mean_at, selections
-from pjax_kernels.combination import Combination, FactoredChanges, with_first_operands
-from pjax_kernels.dot_products import BilinearMap, Tree
+from pjax_kernels.combination import Combination, Copies, FactoredChanges, with_first_operands
+from pjax_kernels.dot_products import BilinearMap
 
 
 def factored_increments(
-    x: Sequence[Tree],
-    w: Sequence[Tree],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    bilinear: BilinearMap,
-    precision: str | None,
-    residual: Array | None = None,
+    copies: Copies, z: Array, *, bilinear: BilinearMap, precision: str | None, residual: Array | None = None
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # of the map nothing is taken but what it selects
+    x, w, u, v = copies
     selected = selections(bilinear, x[0], w[0])
     of_u, of_v = u, v
     if residual is not None:
@@ -36,7 +27,7 @@ def factored_increments(
     )
     flat_x, flat_w, flat_z = [flat(a) for a in x], [flat(a) for a in w], z.ravel()
 
-    def copies(combination: Combination, chosen: Selection) -> Array:
+    def formed(combination: Combination, chosen: Selection) -> Array:
         terms = [jnp.asarray(c)[chosen.outputs, None] * a[chosen.x] for c, a in zip(combination.x, flat_x, strict=True)]
         terms += [
             jnp.asarray(c)[chosen.outputs, None] * a[chosen.w] for c, a in zip(combination.w, flat_w, strict=True)
@@ -45,10 +36,10 @@ def factored_increments(
 
     t, beta, gamma, radius = (jnp.zeros_like(flat_z) for _ in range(4))
     for chosen in selected:
-        a, b = copies(u, chosen), copies(v, chosen)
+        a, b = formed(u, chosen), formed(v, chosen)
         known = None
         if residual is not None:
-            growth = copies(of_u, chosen) * flat_w[0][chosen.w] + a * copies(of_v, chosen)
+            growth = formed(of_u, chosen) * flat_w[0][chosen.w] + a * formed(of_v, chosen)
             known = residual.ravel()[chosen.outputs] - jnp.sum(growth, axis=-1)
         found = reference.bilinear_root(a, b, flat_z[chosen.outputs], known)
         t, beta, gamma, radius = (
@@ -60,7 +51,7 @@ def factored_increments(
         return jax.tree.map(lambda a, b: gamma * a + beta * b, own, other)
 
     u_change, v_change = changed(u, v), changed(v, u)
-    u_copies, v_copies = ([copies(change, chosen) for chosen in selected] for change in (u_change, v_change))
+    u_copies, v_copies = ([formed(change, chosen) for chosen in selected] for change in (u_change, v_change))
     u_change, v_change = jax.tree.map(lambda c: c.reshape(z.shape), (u_change, v_change))
     squared_free = jnp.sum((1 + t**2) * radius**2)
     squared: Array = sum((jnp.sum(change**2) for change in (*u_copies, *v_copies)), squared_free)

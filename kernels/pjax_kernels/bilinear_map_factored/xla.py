@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from jax import Array
 
 from pjax_kernels import factored
 from pjax_kernels.bilinear_map.xla import dot_products
-from pjax_kernels.combination import Combination, FactoredChanges
-from pjax_kernels.dot_products import Tree
+from pjax_kernels.combination import Copies, FactoredChanges
+from pjax_kernels.dot_products import DotProducts
 
 
-def factored_increments(
-    x: Sequence[Tree],
-    w: Sequence[Tree],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    residual: Array | None = None,
-    **settings: Any,
-) -> FactoredChanges:
+def factored_increments(copies: Copies, z: Array, *, residual: Array | None = None, **of_map: Any) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
-    return factored.factored_increments(dot_products(x=x[0], w=w[0], z=z, **settings), x, w, u, v, z, residual)
+    return factored.factored_increments(_dot_products(copies, z, **of_map), copies, z, residual)
 
 
-def factored_formula(
-    z_change: Array, x: Sequence[Tree], w: Sequence[Tree], u: Combination, v: Combination, z: Array, **settings: Any
-) -> FactoredChanges:
+def factored_formula(z_change: Array, copies: Copies, z: Array, **of_map: Any) -> FactoredChanges:
     """The same from roots that are known, and differentiable."""
-    return factored.factored_formula(z_change, dot_products(x=x[0], w=w[0], z=z, **settings), x, w, u, v, z)
+    return factored.factored_formula(z_change, _dot_products(copies, z, **of_map), copies, z)
+
+
+def _dot_products(copies: Copies, z: Array, **of_map: Any) -> DotProducts:
+    return dot_products(x=copies.x[0], w=copies.w[0], z=z, **of_map)

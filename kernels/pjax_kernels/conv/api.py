@@ -8,13 +8,14 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments
-from pjax_kernels.conv import reference, windows, xla
+from pjax_kernels.conv import reference, xla
 from pjax_kernels.derivatives import consensus_formula
 from pjax_kernels.kernel import of_increments
+from pjax_kernels.windows import OfImage, place_windows
 
 
 def _formula(
-    changes: tuple[Array, ...], x: Array, w: Array, z: Array, *, windows: windows.Windows, precision: lax.PrecisionLike
+    changes: tuple[Array, ...], x: Array, w: Array, z: Array, *, windows: OfImage, precision: lax.PrecisionLike
 ) -> tuple[Array, Array, Array]:
     dots = xla.dot_products(x, w, z, windows=windows, precision=precision)
     return consensus_formula(dots, changes[-1], x, w, z)
@@ -59,11 +60,8 @@ def project_conv2d(
         z: ``(B, H', W', K)``, the estimates of the outputs.
         strides: two positive integers, for rows and columns, or one for both.
         padding: "VALID" (none), "SAME", or the rows and columns before and after, ``((top, bottom), (left, right))``.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider: a change is often far
-            smaller than the rounding of the value.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         precision: of the convolutions, as in :func:`jax.lax.conv_general_dilated`.
         implementation: "reference" (stores all copies), "xla", or None for the best that runs here.
 
@@ -72,27 +70,33 @@ def project_conv2d(
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: the shapes do not fit, ``strides`` or ``padding`` is not of the kind above, or the implementation
-            is unknown.
+        ValueError: the shapes do not fit, or ``strides`` or ``padding`` is not of the kind above.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """
     arrays = list(arguments.floating_arrays(_KERNEL.name, x=x, w=w, z=z).values())
     x, w, z = arrays
-    arguments.require_rank(_KERNEL.name, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
-    arguments.require_shape(_KERNEL.name, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
-    steps = arguments.positive_pair(_KERNEL.name, "strides", strides)
-    pads = arguments.padding_pairs(_KERNEL.name, padding, x.shape[1:3], w.shape[:2], steps)
-    axes = windows.Windows(*map(windows.Axis, x.shape[1:3], w.shape[:2], steps, pads))
-    expected = (x.shape[0], axes.rows.outputs, axes.columns.outputs, w.shape[3])
-    because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
-    arguments.require_shape(_KERNEL.name, "z", z, expected, because)
     found: tuple[Array, Array, Array] = _KERNEL.run(
         implementation,
         arrays,
         increments=increments,
-        known=arguments.known_residual(_KERNEL.name, residual, z),
-        windows=axes,
+        windows=_windows(x, w, z, strides, padding),
         precision=precision,
+        known=arguments.known_residual(_KERNEL.name, residual, z),
     )
     return found
+
+
+def _windows(
+    x: Array, w: Array, z: Array, strides: int | Sequence[int], padding: str | Sequence[tuple[int, int]]
+) -> OfImage:
+    """Where windows lie; a ``ValueError`` says where the arguments do not fit."""
+    arguments.require_rank(_KERNEL.name, {"x": (x, 4), "w": (w, 4), "z": (z, 4)})
+    arguments.require_shape(_KERNEL.name, "w", w, (*w.shape[:2], x.shape[3], w.shape[3]), f"x of shape {x.shape}")
+    steps = arguments.positive_pair(_KERNEL.name, "strides", strides)
+    pads = arguments.padding_pairs(_KERNEL.name, padding, x.shape[1:3], w.shape[:2], steps)
+    rows, columns = place_windows(x.shape[1:3], w.shape[:2], steps, pads)
+    expected = (x.shape[0], rows.count, columns.count, w.shape[3])
+    because = f"x of shape {x.shape} with w of shape {w.shape}, strides {steps} and padding {pads}"
+    arguments.require_shape(_KERNEL.name, "z", z, expected, because)
+    return rows, columns

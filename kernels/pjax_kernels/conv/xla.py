@@ -10,19 +10,19 @@ from jax import Array, lax
 
 from pjax_kernels.bilinear_map.xla import transposed
 from pjax_kernels.consensus import consensus_increments
-from pjax_kernels.conv.windows import Windows
 from pjax_kernels.dot_products import DotProducts
+from pjax_kernels.windows import OfImage
 
 
 def conv2d_increments(
-    x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike, residual: Array | None = None
+    x: Array, w: Array, z: Array, *, windows: OfImage, precision: lax.PrecisionLike, residual: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, H, W, C) and ``w`` (h, w, C, K), and the change of ``z`` (B, H', W', K)."""
     dots = dot_products(x, w, z, windows=windows, precision=precision)
-    return consensus_increments(dots, x, w, z, residual, hold=False)
+    return consensus_increments(dots, x, w, z, residual)
 
 
-def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: lax.PrecisionLike) -> DotProducts:
+def dot_products(x: Array, w: Array, z: Array, *, windows: OfImage, precision: lax.PrecisionLike) -> DotProducts:
     """Those of a convolution."""
     strides, padding = [axis.stride for axis in windows], [axis.padding for axis in windows]
 
@@ -51,7 +51,7 @@ def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: l
     # Channels, or the batch, are added up first: what remains costs next to nothing.
     sum_windows = functools.partial(jnp.einsum, precision=precision)
     rows, columns = (jnp.asarray(axis.covers, z.dtype) for axis in windows)
-    inside_rows, inside_columns = (jnp.asarray(axis.inside, z.dtype) for axis in windows)
+    inside_rows, inside_columns = (jnp.asarray(axis.holds, z.dtype) for axis in windows)
 
     def of_x(x: Array) -> Array:
         return sum_windows("ph,bhw,qw->bpq", rows, jnp.sum(x, axis=3), columns)[..., None]
@@ -76,20 +76,21 @@ def dot_products(x: Array, w: Array, z: Array, *, windows: Windows, precision: l
         to_w=lambda c, x: transposed(lambda w: product(x, w), w, c),
         spread_x=spread_x,
         spread_w=spread_w,
-        length=channels * np.multiply.outer(*(axis.inside.sum(1) for axis in windows))[..., None],
+        length=channels * np.multiply.outer(*(axis.holds.sum(1) for axis in windows))[..., None],
         x_copies=width * np.multiply.outer(*(axis.covers.sum(0) for axis in windows))[..., None],
-        w_copies=batch * np.multiply.outer(*(axis.inside.sum(0) for axis in windows))[..., None, None],
+        w_copies=batch * np.multiply.outer(*(axis.holds.sum(0) for axis in windows))[..., None, None],
+        hold_products=False,
     )
 
 
-def _at_places(x: Array, windows: Windows) -> Array:
+def _at_places(x: Array, windows: OfImage) -> Array:
     """What all windows have at each of their places, ``(h, w, C, B, H', W')``: for its transpose, never computed."""
     rows, columns = windows
     padded = jnp.pad(x, ((0, 0), rows.padding, columns.padding, (0, 0)))
 
     def at(i: int, j: int) -> Array:
-        last = tuple(place + (axis.outputs - 1) * axis.stride + 1 for place, axis in zip((i, j), windows, strict=True))
+        last = tuple(place + axis.span for place, axis in zip((i, j), windows, strict=True))
         limits, strides = (len(x), *last, x.shape[3]), (1, rows.stride, columns.stride, 1)
         return jnp.moveaxis(lax.slice(padded, (0, i, j, 0), limits, strides), 3, 0)
 
-    return jnp.stack([jnp.stack([at(i, j) for j in range(columns.window)]) for i in range(rows.window)])
+    return jnp.stack([jnp.stack([at(i, j) for j in range(columns.size)]) for i in range(rows.size)])

@@ -73,11 +73,8 @@ def project_dense(
         w: ``(N, M)``.
         z: ``(B, M)``, the estimates of the outputs.
         transposed: ``w`` is ``(M, N)``, as Equinox and PyTorch keep weights, and stays so: "xla" transposes nothing.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider: a change is often far
-            smaller than the rounding of the value.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.  The default keeps full float32 on
             accelerators too: the projection lives on the small difference between ``z`` and ``x w``.
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs), "tpu", or None for the
@@ -88,8 +85,7 @@ def project_dense(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, or the implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """

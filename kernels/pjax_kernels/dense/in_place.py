@@ -29,28 +29,21 @@ def _results_like(x: Array, w: Array, w_change: Array, z: Array, *_: Array, move
 
 @functools.partial(on_automatic_axes, like=_results_like)
 def project_dense_in_place(
-    x: Array,
-    w: Array,
-    w_change: Array,
-    z: Array,
-    residual: Array,
-    *,
-    moves_x: bool = True,
-    precision: lax.PrecisionLike = "highest",
+    x: Array, w: Array, w_change: Array, z: Array, residual: Array, *, moves_x: bool = True
 ) -> tuple[Array | None, Array, Array]:
     """Project copies of ``x`` (B, N), ``w + w_change`` (N, M) and ``z`` (B, M), and add the mean change of the weights.
 
     All have one dtype, float32 or wider; ``residual`` is ``z`` less the products.  Returns the mean change of ``x``,
     None unless ``moves_x``, the new ``w_change``, and the change of ``z``.
     """
-    return _projected(moves_x, precision, x, w, w_change, z, residual)
+    return _projected(moves_x, x, w, w_change, z, residual)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _projected(
-    moves_x: bool, precision: lax.PrecisionLike, x: Array, w: Array, w_change: Array, z: Array, residual: Array
+    moves_x: bool, x: Array, w: Array, w_change: Array, z: Array, residual: Array
 ) -> tuple[Array | None, Array, Array]:
-    dots = dot_products(x, w, precision=precision)
+    dots = dot_products(x, w, precision="highest")
     found = coefficients(dots, x, w + w_change, z, residual, moves_x=moves_x)
     block = _rows_in_a_block(x.shape[0], w.shape[0])
 
@@ -77,12 +70,12 @@ def _projected(
 
 
 @_projected.defjvp
-def _(moves_x: bool, precision: lax.PrecisionLike, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+def _(moves_x: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
     """By the implicit function theorem; the residual moves with the rest."""
-    found = _projected(moves_x, precision, *primals)
+    found = _projected(moves_x, *primals)
 
     def by_formula(x: Array, w: Array, w_change: Array, z: Array) -> tuple[Array | None, Array, Array]:
-        dots, moved = dot_products(x, w, precision=precision), w + w_change
+        dots, moved = dot_products(x, w, precision="highest"), w + w_change
         x_change, mean, z_change = consensus_formula(dots, found[2], x, moved, z)
         return x_change if moves_x else None, w_change + mean, z_change
 

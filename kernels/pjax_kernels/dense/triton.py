@@ -18,10 +18,12 @@ from pjax_kernels import blocks, gpu, root_triton
 
 
 class Layer(NamedTuple):
-    """The shape of a layer, for its kernels."""
+    """A layer's shape, for its kernels: a program has ``TILE`` x ``TILE`` outputs, and solves some rows at a time."""
 
     BATCH: int
     WIDTH: int
+    TILE: int
+    SOLVED: int
     LENGTH: int
     OTHER_LENGTH: int = 0
 
@@ -52,57 +54,61 @@ def layers_increments(
     (L, B, M) are the estimates of their products, added up.
     """
     product = product_on_tensor_cores(precision, z)
-    layer = Layer(*z.shape[1:], *(array.shape[2] for array in rows))
+    lengths = [array.shape[2] for array in rows]
     squares = sum(jnp.sum(x * x, axis=2) for x in rows), sum(jnp.sum(w * w, axis=1) for w in columns)
     if product is None:
         p = sum(jnp.matmul(x, w, precision=precision) for x, w in zip(rows, columns, strict=True))
-        found = launch_tiles(_solve, "dense, XLA's product", (*squares, z, p), layer, in_place=1)
+        found = launch_tiles(_solve, "dense, XLA's product", (*squares, z, p), lengths, in_place=1)
     else:
         operands = rows[0], columns[0], rows[-1], columns[-1]
-        found = launch_tiles(_multiply_and_solve, "dense", (*squares, z, *operands), layer, PRECISION=product)
+        found = launch_tiles(_multiply_and_solve, "dense", (*squares, z, *operands), lengths, PRECISION=product)
     beta, z_change, *sums = found
     row_means, column_means = means_of_copies(rows, columns, beta, sums, precision=precision)
     return *row_means, *column_means, z_change
 
 
 def launch_tiles(
-    kernel: Any, name: str, arrays: Sequence[Array], layer: Layer, *, in_place: int = 0, **constants: Any
+    kernel: Any, name: str, arrays: Sequence[Array], lengths: Sequence[int], *, in_place: int = 0, **constants: Any
 ) -> tuple[Array, ...]:
-    """``beta`` and the change of ``z`` (L, B, M), and what :func:`means_of_copies` takes as sums.
+    """``beta`` and the change of ``z`` (L, B, M), and the sums that :func:`means_of_copies` takes.
 
     The third of the ``arrays`` is ``z``, and the last, where one is overwritten, the products, which become ``beta``.
     """
     z = arrays[2]
-    layers = len(z)
-    numbers = constants.get("PRECISION", z.dtype.name)
-    sizes = blocks.find(name, (layers, layer.BATCH, layer.LENGTH + layer.OTHER_LENGTH, layer.WIDTH), numbers)
-    tile, entries = sizes["TILE"], sizes.pop("ENTRIES")
-    row_blocks, column_blocks = triton.cdiv(layer.BATCH, tile), triton.cdiv(layer.WIDTH, tile)
-    sums_of_rows, sums_of_columns = (layers, column_blocks, layer.BATCH), (layers, row_blocks, layer.WIDTH)
-    shapes = [z.shape] * (2 - in_place) + [sums_of_rows, sums_of_columns] * 2
-    return gpu.launch(
+    layers, batch, width = z.shape
+    sizes = blocks.find(name, (layers, batch, sum(lengths), width), constants.get("PRECISION", z.dtype.name))
+    tile = sizes.pop("TILE")
+    layer = Layer(batch, width, tile, max(1, sizes.pop("ENTRIES") // tile), *lengths)
+    row_blocks, column_blocks = triton.cdiv(batch, tile), triton.cdiv(width, tile)
+    of_rows = column_blocks * batch
+    shapes = [z.shape] * (2 - in_place) + [(layers, 2, of_rows + row_blocks * width)]
+    beta, z_change, sums = gpu.launch(
         kernel,
         *arrays,
         outputs=[(shape, z.dtype) for shape in shapes],
         in_place=in_place,
         grid=(row_blocks * column_blocks, layers),
         LAYER=layer,
-        SOLVED=max(1, entries // tile),
         **sizes,
         **constants,
+    )
+    return (
+        beta,
+        z_change,
+        jnp.sum(sums[:, :, :of_rows].reshape(layers, 2, column_blocks, batch), axis=2),
+        jnp.sum(sums[:, :, of_rows:].reshape(layers, 2, row_blocks, width), axis=2),
     )
 
 
 def means_of_copies(
     rows: Sequence[Array], columns: Sequence[Array], beta: Array, sums: Sequence[Array], *, precision: lax.PrecisionLike
 ) -> tuple[list[Array], list[Array]]:
-    """The mean changes of ``rows`` and ``columns``, from ``beta`` (L, B, M) and what the blocks of a launch summed up.
+    """The mean changes of ``rows`` and ``columns``, from ``beta`` (L, B, M) and ``sums``.
 
-    The ``sums`` are those of ``gamma`` over rows and columns, then of what is free.
+    These are the sums over rows (L, 2, B) and columns (L, 2, M) of ``gamma``, and of what is free.
     """
     (_, batch, width), length = beta.shape, sum(array.shape[2] for array in rows)
-    gamma_rows, gamma_columns, free_rows, free_columns = (jnp.sum(array, axis=1) for array in sums)
-
+    (gamma_rows, free_rows), (gamma_columns, free_columns) = ((array[:, 0], array[:, 1]) for array in sums)
     per_row, per_column, free = 1 / max(width, 1), 1 / max(batch, 1), max(length, 1) ** -0.5
     own_rows, free_rows = gamma_rows * per_row, free_rows * (per_row * free)
     own_columns, free_columns = gamma_columns * per_column, free_columns * (per_column * free)
@@ -135,19 +141,14 @@ def _multiply_and_solve(
     other_w_ptr,
     beta_ptr,
     z_change_ptr,
-    gamma_rows_ptr,
-    gamma_columns_ptr,
-    free_rows_ptr,
-    free_columns_ptr,
+    sums_ptr,
     LAYER: tl.constexpr,
-    TILE: tl.constexpr,
     INNER: tl.constexpr,
-    SOLVED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    layer, row_block, column_block = place_tile(LAYER, TILE)
-    row = row_block * TILE + tl.arange(0, TILE)
-    column = column_block * TILE + tl.arange(0, TILE)
+    layer, row_block, column_block = place_tile(LAYER)
+    TILE: tl.constexpr = LAYER.TILE
+    row, column = row_block * TILE + tl.arange(0, TILE), column_block * TILE + tl.arange(0, TILE)
 
     p, place = tl.zeros((TILE, TILE), tl.float32), (layer, row, column)
     p = _add_product(p, x_ptr, w_ptr, place, LAYER, LAYER.LENGTH, INNER, PRECISION)
@@ -156,11 +157,8 @@ def _multiply_and_solve(
     offset = (layer * LAYER.BATCH + row)[:, None] * LAYER.WIDTH + column[None, :]
     tl.store(beta_ptr + offset, p, mask=(row < LAYER.BATCH)[:, None] & (column < LAYER.WIDTH)[None, :])
     tl.debug_barrier()  # before other threads read it
-    sums = (gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr)
-    tile = (layer, row_block, column_block)
-    solve_tile(
-        _root, 0.0, (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr), sums, tile, LAYER, TILE, SOLVED
-    )
+    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr, sums_ptr)
+    solve_tile(_root, 0.0, inputs, outputs, (layer, row_block, column_block), LAYER)
 
 
 @triton.jit
@@ -182,26 +180,10 @@ def _add_product(
 
 
 @triton.jit
-def _solve(
-    x_squared_ptr,
-    w_squared_ptr,
-    z_ptr,
-    beta_ptr,
-    _beta_ptr,  # jax-triton's second name of the product, which becomes beta in place
-    z_change_ptr,
-    gamma_rows_ptr,
-    gamma_columns_ptr,
-    free_rows_ptr,
-    free_columns_ptr,
-    LAYER: tl.constexpr,
-    TILE: tl.constexpr,
-    SOLVED: tl.constexpr,
-):
-    sums = (gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr)
-    tile = place_tile(LAYER, TILE)
-    solve_tile(
-        _root, 0.0, (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr), sums, tile, LAYER, TILE, SOLVED
-    )
+def _solve(x_squared_ptr, w_squared_ptr, z_ptr, beta_ptr, _beta_ptr, z_change_ptr, sums_ptr, LAYER: tl.constexpr):
+    # jax-triton has two names for the product, which becomes beta in place.
+    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr, sums_ptr)
+    solve_tile(_root, 0.0, inputs, outputs, place_tile(LAYER), LAYER)
 
 
 @triton.jit
@@ -212,45 +194,40 @@ def _root(p, q, z, inside, _setting):
 
 
 @triton.jit
-def place_tile(LAYER: tl.constexpr, TILE: tl.constexpr):
+def place_tile(LAYER: tl.constexpr):
     """The layer, the rows and the columns of this program, these two in tiles.
 
     Neighbours in time share rows of ``x`` and columns of ``w`` in the L2 cache.
     """
-    row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, TILE), tl.cdiv(LAYER.WIDTH, TILE)
+    row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, LAYER.TILE), tl.cdiv(LAYER.WIDTH, LAYER.TILE)
     place = tl.program_id(0)
     row_block, column_block = tl.swizzle2d(place // column_blocks, place % column_blocks, row_blocks, column_blocks, 8)
     return tl.program_id(1).to(tl.int64), row_block, column_block
 
 
 @triton.jit
-def solve_tile(
-    ROOT: tl.constexpr,
-    setting,
-    inputs,
-    outputs,
-    sums,
-    tile,
-    LAYER: tl.constexpr,
-    TILE: tl.constexpr,
-    SOLVED: tl.constexpr,
-):
-    """Replaces the products of a tile by ``beta``, ``SOLVED`` rows at a time: roots take many registers.
+def solve_tile(ROOT: tl.constexpr, setting, inputs, outputs, tile, LAYER: tl.constexpr):
+    """Replaces the products of a tile by ``beta``, some rows at a time: roots take many registers.
 
     ``ROOT`` makes of ``p``, ``q``, ``z``, of what is inside the arrays, and of the ``setting`` the change of ``z``,
     what the free part of ``w`` is multiplied by, ``beta``, ``gamma``, and the radius of the free part.
     """
     layer, row_block, column_block = tile
     x_squared_ptr, w_squared_ptr, z_ptr = inputs
-    beta_ptr, z_change_ptr = outputs
-    gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr = sums
-    column = column_block * TILE + tl.arange(0, TILE)
+    beta_ptr, z_change_ptr, sums_ptr = outputs
+    # The sums of gamma: for each block of columns those of all rows, and for each block of rows those of all columns.
+    of_rows = tl.cdiv(LAYER.WIDTH, LAYER.TILE) * LAYER.BATCH
+    free = of_rows + tl.cdiv(LAYER.BATCH, LAYER.TILE) * LAYER.WIDTH  # so far behind are the sums of what is free
+    row_sums_ptr = sums_ptr + layer * (2 * free) + column_block.to(tl.int64) * LAYER.BATCH
+    column_sums_ptr = sums_ptr + layer * (2 * free) + of_rows + row_block.to(tl.int64) * LAYER.WIDTH
+    column = column_block * LAYER.TILE + tl.arange(0, LAYER.TILE)
     is_column = column < LAYER.WIDTH
     w_squared = tl.load(w_squared_ptr + layer * LAYER.WIDTH + column, mask=is_column, other=0.0)
     gamma_sum, free_sum = tl.zeros_like(w_squared), tl.zeros_like(w_squared)
 
-    for first in range(row_block * TILE, min(row_block * TILE + TILE, LAYER.BATCH), SOLVED):
-        row = first + tl.arange(0, SOLVED)
+    first_row = row_block * LAYER.TILE
+    for first in range(first_row, min(first_row + LAYER.TILE, LAYER.BATCH), LAYER.SOLVED):
+        row = first + tl.arange(0, LAYER.SOLVED)
         is_row = row < LAYER.BATCH
         inside = is_row[:, None] & is_column[None, :]
         offset = (layer * LAYER.BATCH + row)[:, None] * LAYER.WIDTH + column[None, :]
@@ -262,12 +239,10 @@ def solve_tile(
 
         tl.store(beta_ptr + offset, beta, mask=inside)
         tl.store(z_change_ptr + offset, z_change, mask=inside)
-        sum_offset = (layer * tl.cdiv(LAYER.WIDTH, TILE) + column_block) * LAYER.BATCH + row
-        tl.store(gamma_rows_ptr + sum_offset, tl.sum(gamma, axis=1), mask=is_row)
-        tl.store(free_rows_ptr + sum_offset, tl.sum(radius, axis=1), mask=is_row)
+        tl.store(row_sums_ptr + row, tl.sum(gamma, axis=1), mask=is_row)
+        tl.store(row_sums_ptr + free + row, tl.sum(radius, axis=1), mask=is_row)
         gamma_sum += tl.sum(gamma, axis=0)
         free_sum += tl.sum(t * radius, axis=0)
 
-    sum_offset = (layer * tl.cdiv(LAYER.BATCH, TILE) + row_block) * LAYER.WIDTH + column
-    tl.store(gamma_columns_ptr + sum_offset, gamma_sum, mask=is_column)
-    tl.store(free_columns_ptr + sum_offset, free_sum, mask=is_column)
+    tl.store(column_sums_ptr + column, gamma_sum, mask=is_column)
+    tl.store(column_sums_ptr + free + column, free_sum, mask=is_column)

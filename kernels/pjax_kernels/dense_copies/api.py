@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from pjax_kernels import arguments, gpu
 from pjax_kernels.dense_copies import reference, xla
+from pjax_kernels.dense_copies.reference import Moves
 from pjax_kernels.derivatives import bilinear_formula
 from pjax_kernels.kernel import Kernel, deferred
 
@@ -19,25 +20,20 @@ _LONGEST_ON_GPU = 4096
 """Entries of a dot product that still fit the registers; half as many in float64."""
 
 
-Pair = tuple[Array, Array]
-
-
 def _of_operands(dense_copies: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
     """The same as a function of operands of any dtypes."""
 
-    def project(
-        x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, keep: Pair, gain: Pair, **known: Array
-    ) -> tuple[Array, ...]:
-        x, w, z, *residual = (array.astype(scale[0].dtype) for array in (x, w, z, *known.values()))
-        known = dict(zip(known, residual, strict=True))
-        return dense_copies(x, w, u, v, z, scale=scale, keep=keep, gain=gain, **known)
+    def project(x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves, **known: Array) -> tuple[Array, ...]:
+        x, w, z, *residual = (array.astype(moves.scale[0].dtype) for array in (x, w, z, *known.values()))
+        return dense_copies(x, w, u, v, z, moves, *residual)
 
     return project
 
 
 def _formula(
-    new: tuple[Array, ...], x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, keep: Pair, gain: Pair
+    new: tuple[Array, ...], x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves
 ) -> tuple[Array, ...]:
+    scale, keep, gain = moves
     x_copies, w_copies = x[:, None, :] + scale[0] * u, w.T + scale[1] * v
     u_change, v_change, z_change = bilinear_formula(new[-1:], x_copies, w_copies, z)
     batch, width = z.shape
@@ -50,9 +46,9 @@ def _formula(
     )
 
 
-def _too_long(x: Array, w: Array, u: Array, v: Array, z: Array, scale: Pair, *_: Pair) -> str | None:
+def _too_long(x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves) -> str | None:
     del w, u, v, z
-    longest = _LONGEST_ON_GPU * 4 // scale[0].dtype.itemsize
+    longest = _LONGEST_ON_GPU * 4 // moves.scale[0].dtype.itemsize
     return gpu.unsupported({}, length=x.shape[1], longest=longest)
 
 
@@ -120,9 +116,7 @@ def project_dense_copies(
         scale: two numbers, which may be traced: what ``u`` and ``v`` are multiplied by.
         keep: two numbers, likewise: the parts of ``u`` and ``v`` that remain.
         gain: two numbers, likewise: the parts of the changes that are added to these.
-        residual: in the shape of ``z``, what it has beyond ``x w``, the output that follows from what copies have in
-            common, where that is known better than by subtraction.  What deviations add to that is added up by itself.
-            No implementation for GPUs takes it.
+        residual: ``z`` less ``x w``, where that is known; see :mod:`pjax_kernels`.  What deviations add is added up.
         implementation: "reference", "xla", "triton" (GPUs; ``N`` up to 4096), or None for the best that runs here.
 
     Returns:
@@ -131,26 +125,19 @@ def project_dense_copies(
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: the shapes do not fit, ``scale``, ``keep`` or ``gain`` is not a pair of finite numbers, or the
-            implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit, or ``scale``, ``keep`` or ``gain`` is not a pair of finite numbers.
 
     Source: paper, section 3.2 for the projection and section 4 for the algorithms.
     """
     arrays = arguments.floating_arrays(_KERNEL.name, x=x, w=w, u=u, v=v, z=z)
     x, w, u, v, z = arrays.values()
-    arguments.require_rank(_KERNEL.name, {"x": (x, 2), "w": (w, 2)})
-    (batch, length), width = x.shape, w.shape[1]
-    arguments.require_weights(_KERNEL.name, "w", w, length, f"x of shape {x.shape}")
-    product = f"x of shape {x.shape} times w of shape {w.shape}"
-    for name in ("u", "v"):
-        arguments.require_shape(_KERNEL.name, name, arrays[name], (batch, width, length), product)
-    arguments.require_shape(_KERNEL.name, "z", z, (batch, width), product)
+    _require_shapes(x, w, u, v, z)
     dtype = arguments.compute_dtype(list(arrays.values()))
-    numbers = (_pair(name, value, dtype) for name, value in (("scale", scale), ("keep", keep), ("gain", gain)))
+    numbers = (("scale", scale), ("keep", keep), ("gain", gain))
+    moves = Moves(*(_pair(name, value, dtype) for name, value in numbers))
     new = _KERNEL.run(
         implementation,
-        (x, w, u, v, z, *numbers),
+        (x, w, u, v, z, moves),
         arrays=arrays,
         known=arguments.known_residual(_KERNEL.name, residual, z),
         like=lambda x, w, u, v, z, *_: (u, v, x, w, z),
@@ -158,7 +145,21 @@ def project_dense_copies(
     return DenseCopies(*new)
 
 
-def _pair(name: str, value: Any, dtype: DTypeLike) -> tuple[ArrayLike, ArrayLike]:
+def _require_shapes(x: Array, w: Array, u: Array, v: Array, z: Array) -> None:
+    """Raise ``ValueError`` unless the arrays fit each other."""
+    arguments.require_rank(_KERNEL.name, {"x": (x, 2), "w": (w, 2)})
+    (batch, length), width = x.shape, w.shape[1]
+    arguments.require_weights(_KERNEL.name, "w", w, length, f"x of shape {x.shape}")
+    product = f"x of shape {x.shape} times w of shape {w.shape}"
+    for name, array, shape in (
+        ("u", u, (batch, width, length)),
+        ("v", v, (batch, width, length)),
+        ("z", z, (batch, width)),
+    ):
+        arguments.require_shape(_KERNEL.name, name, array, shape, product)
+
+
+def _pair(name: str, value: Any, dtype: DTypeLike) -> tuple[Any, Any]:
     """The two numbers; a ``ValueError`` says what came instead."""
     advice = "two finite numbers, such as (1.0, 1.0)"
     if not isinstance(value, (tuple, list)) or len(value) != 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -10,19 +12,19 @@ from pjax_kernels.bilinear import reference
 Pair = tuple[Array, Array]
 
 
+class Moves(NamedTuple):
+    """How the deviations are used and updated, for the copies of ``x`` and of ``w``."""
+
+    scale: Pair
+    keep: Pair
+    gain: Pair
+
+
 def dense_copies(
-    x: Array,
-    w: Array,
-    u: Array,
-    v: Array,
-    z: Array,
-    *,
-    scale: Pair,
-    keep: Pair,
-    gain: Pair,
-    residual: Array | None = None,
+    x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves, residual: Array | None = None
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+    scale, keep, gain = moves
     wide_u, wide_v = u.astype(x.dtype), v.astype(x.dtype)
     x_copies, w_copies = x[:, None, :] + scale[0] * wide_u, w.T[None, :, :] + scale[1] * wide_v
     if residual is not None:

@@ -12,12 +12,11 @@ import triton.language as tl
 from jax import Array
 
 from pjax_kernels import blocks, gpu, root_triton
-
-Pair = tuple[Array, Array]
+from pjax_kernels.dense_copies.reference import Moves
 
 
 def dense_copies(
-    x: Array, w: Array, u: Array, v: Array, z: Array, *, scale: Pair, keep: Pair, gain: Pair
+    x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
 
@@ -49,7 +48,7 @@ def dense_copies(
         x_mean, w_mean = jnp.sum(x_sums, axis=0) / max(width, 1), jnp.sum(w_sums, axis=0).T / max(batch, 1)
         return new_u, new_v, x_mean, w_mean, z_change
 
-    numbers = jnp.stack([*scale, *keep, *gain])
+    numbers = jnp.stack([*moves.scale, *moves.keep, *moves.gain])
     return gpu.one_at_a_time(project)(numbers, x, w, u, v, z)  # type: ignore[return-value]
 
 

@@ -11,9 +11,8 @@ from jax.export import is_symbolic_dim
 
 from pjax_kernels import roots, sums
 from pjax_kernels.bilinear.xla import coefficients
+from pjax_kernels.dense_copies.reference import Moves
 from pjax_kernels.meshes import in_shards, shards
-
-Pair = tuple[Array, Array]
 
 _BLOCK = 1 << 16
 """Entries of ``u`` that are computed at a time: few enough to stay in the cache of a CPU core."""
@@ -40,38 +39,21 @@ class _Result(NamedTuple):
     z_change: Array  # (S, B/S, M)
 
 
-class _Settings(NamedTuple):
-    """For the copies of ``x`` and of ``w``."""
-
-    scale: Pair
-    keep: Pair
-    gain: Pair
-
-
 def dense_copies(
-    x: Array,
-    w: Array,
-    u: Array,
-    v: Array,
-    z: Array,
-    *,
-    scale: Pair,
-    keep: Pair,
-    gain: Pair,
-    residual: Array | None = None,
+    x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves, residual: Array | None = None
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u`` and ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), the change of ``z`` (B, M)."""
     if x.shape[1] == 0:  # the only point of the set has z = 0
         return u, v, x, w, -z
     batch, width = z.shape
     x, u, v, z, residual = jax.tree.map(lambda array: in_shards(array, shards(batch)), (x, u, v, z, residual))
-    layer, settings = _Layer(x, w.T, u, v, z, residual), _Settings(scale, keep, gain)
+    layer = _Layer(x, w.T, u, v, z, residual)
     rows, blocks = _in_blocks(z.shape[1], w.size)
     first = z.shape[1] - blocks * rows
 
     def advance(done: _Result, start: int | Array, size: Any) -> _Result:
         # In place: u and v are read a block at a time, each before it is written.
-        new = _project_rows(layer._replace(u=done.u, v=done.v), done.w_sum, start, size, settings)
+        new = _project_rows(layer._replace(u=done.u, v=done.v), done.w_sum, start, size, moves)
         return _Result(
             u=lax.dynamic_update_slice_in_dim(done.u, new.u, start, 1),
             v=lax.dynamic_update_slice_in_dim(done.v, new.v, start, 1),
@@ -103,19 +85,19 @@ def _in_blocks(batch: Any, size: int) -> tuple[Any, Any]:
     return rows, batch // rows
 
 
-def _project_rows(layer: _Layer, w_sum: Array, start: int | Array, size: Any, settings: _Settings) -> _Result:
+def _project_rows(layer: _Layer, w_sum: Array, start: int | Array, size: Any, moves: Moves) -> _Result:
     """The result for ``size`` rows of each part, and what ``w_sum`` is with them."""
     own = (layer.x, layer.u, layer.v, layer.z, layer.residual)
     x, u, v, z, residual = jax.tree.map(lambda y: lax.dynamic_slice_in_dim(y, start, size, 1), own)
     block = _Layer(x, layer.w, u, v, z, residual)
-    a, b = _copies(block, settings)
+    a, b = _copies(block, moves)
     # The copies of the block enter the loop for far roots: all of u and v, which are overwritten next, would be copied.
-    found = coefficients(a, b, _equations(a, b, block, settings))
+    found = coefficients(a, b, _equations(a, b, block, moves))
     gamma, sign, rest, free = (array[..., None] for array in found[1:])
     of_x, of_w = (gamma * (a + sign * b), rest * b + free), (gamma * (b + sign * a), rest * a + sign * free)
     # The changes are formed for each use: to store them would cost more.
-    u = _added(settings.keep[0], u, settings.gain[0] * jnp.add(*of_x))
-    v = _added(settings.keep[1], v, settings.gain[1] * jnp.add(*of_w))
+    u = _added(moves.keep[0], u, moves.gain[0] * jnp.add(*of_x))
+    v = _added(moves.keep[1], v, moves.gain[1] * jnp.add(*of_w))
     x_sum = jnp.add(*sums.over_axis(of_x, -2))
     # Over the rows of each part first: that sum is made by compilers for each device apart.
     new_w_sum = w_sum + jnp.sum(jnp.add(*sums.over_axis(of_w, 1)), axis=0)
@@ -135,16 +117,16 @@ def _exchanged(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     return like(second, first), like(first, second)
 
 
-def _deviations(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
+def _deviations(block: _Layer, moves: Moves) -> tuple[Array, Array]:
     """Those of the copies of ``x`` and of ``w`` (S, B/S, M, N) from what they have in common."""
-    scale_u, scale_v = settings.scale
+    scale_u, scale_v = moves.scale
     dtype = block.x.dtype
     return scale_u * block.u.astype(dtype), scale_v * block.v.astype(dtype)
 
 
-def _copies(block: _Layer, settings: _Settings) -> tuple[Array, Array]:
+def _copies(block: _Layer, moves: Moves) -> tuple[Array, Array]:
     """The copies of ``x`` and of ``w`` (S, B/S, M, N)."""
-    of_x, of_w = _deviations(block, settings)
+    of_x, of_w = _deviations(block, moves)
     return block.x[..., None, :] + of_x, block.w + of_w
 
 
@@ -155,13 +137,13 @@ def _added(keep: Array, old: Array, change: Array) -> Array:
     return (kept + change).astype(old.dtype)
 
 
-def _equations(a: Array, b: Array, block: _Layer, settings: _Settings) -> roots.Equations:
+def _equations(a: Array, b: Array, block: _Layer, moves: Moves) -> roots.Equations:
     """``a . b``, ``|a|^2 + |b|^2``, ``z``, and what that has beyond ``a . b`` where it is known."""
     squares = a * a + b * b
     if block.residual is None:
         p, q = sums.over_rows((a * b, squares))
         return p, q, block.z, None
-    of_x, of_w = _deviations(block, settings)
+    of_x, of_w = _deviations(block, moves)
     # By the copy b, which is computed anyway: by a and the weights themselves it takes a tenth longer.
     growth, q = sums.over_rows((of_x * b + block.x[..., None, :] * of_w, squares))
     residual = block.residual - growth

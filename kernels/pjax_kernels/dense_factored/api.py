@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_kernels import arguments, combination
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
+from pjax_kernels.combination import Coefficient, Copies, FactoredChanges
 from pjax_kernels.dense_factored import reference, xla
 from pjax_kernels.kernel import Kernel
 
@@ -17,19 +17,17 @@ _MOST_PAIRS = 16
 """Of operands, whose products the Triton kernel holds in registers: those of a history of three terms."""
 
 
-def _triton(
-    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
-) -> FactoredChanges:
-    if x[0].shape[1] == 0:  # there is nothing to launch for
-        return xla.factored_increments(x, w, u, v, z, precision=precision)
+def _triton(copies: Copies, z: Array, *, precision: lax.PrecisionLike) -> FactoredChanges:
+    if copies.x[0].shape[1] == 0:  # there is nothing to launch for
+        return xla.factored_increments(copies, z, precision=precision)
     from pjax_kernels.dense_factored import triton
 
-    return triton.factored_increments(x, w, u, v, z, precision=precision)
+    return triton.factored_increments(copies, z, precision=precision)
 
 
 def _too_many(*arrays: Array, layout: combination.Layout, **_: Any) -> str | None:
-    x, w, *_ = layout.together(arrays)
-    pairs = len(x) * len(w)
+    copies, _ = layout.together(arrays)
+    pairs = len(copies.x) * len(copies.w)
     if pairs > _MOST_PAIRS:
         return f"the products of {pairs} pairs of operands do not fit the registers; the kernel takes {_MOST_PAIRS}"
     return None
@@ -77,43 +75,31 @@ def project_dense_factored(
             for all ``i, j``.  The numbers 0 and 1 cost nothing.
         v: the coefficients of ``v``, likewise.
         z: ``(B, M)``, the estimates of the outputs.
-        residual: in the shape of ``z``, what it has beyond the dot products of ``x[0]`` and ``w[0]``, where that is
-            known better than by subtraction.  ``u`` and ``v`` are then what is added to these for the copies, so that
-            no deviation is rounded with a coefficient of 1.  No implementation for GPUs takes it.
+        residual: ``z`` less the dot products of ``x[0]`` and ``w[0]``, where that is known; see :mod:`pjax_kernels`.
+            ``u`` and ``v`` are then what is added to these, so that none is rounded with a coefficient of 1.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
-        implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and
-            ``w``), or None for the best that runs here.
+        implementation: "reference" (stores all copies), "xla", "triton" (GPUs; up to 16 pairs of ``x`` and ``w``), or
+            None for the best that runs here.
 
     Returns:
         The changes, as :class:`FactoredChanges`, in float32 or wider.
 
     Raises:
         TypeError: an argument is not floating-point, or an array where several are needed.
-        ValueError: the shapes do not fit, or the implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit.
 
     Source: paper, section 3.2, for the projection; that copies stay in this span under Douglas-Rachford and the
     difference map is by induction over their steps.
     """
-    arguments.require_several(_KERNEL.name, x=x, w=w, u=u, v=v)
+    combination.require_operands(_KERNEL.name, x, w, u, v)
     named = {f"x[{k}]": array for k, array in enumerate(x)} | {f"w[{k}]": array for k, array in enumerate(w)}
-    if not x or not w:
-        raise ValueError(f"{_KERNEL.name}: x holds {len(x)} arrays and w {len(w)}, but each needs at least one")
     arrays = arguments.floating_arrays(_KERNEL.name, **named, z=z)
     z = arrays["z"]
-    arguments.require_rank(_KERNEL.name, {name: (array, 2) for name, array in arrays.items()})
-    batch, length = arrays["x[0]"].shape
-    arguments.require_weights(_KERNEL.name, "w[0]", arrays["w[0]"], length, f"x[0] of shape {(batch, length)}")
-    width = arrays["w[0]"].shape[1]
-    for name, array in arrays.items():
-        shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]
-        arguments.require_shape(
-            _KERNEL.name, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
-        )
-    counts = (len(x), len(w))
-    combinations = [combination.checked(_KERNEL.name, name, value, counts, z) for name, value in (("u", u), ("v", v))]
+    _require_shapes(arrays)
     xs, ws = ([arrays[f"{name}[{k}]"] for k in range(len(several))] for name, several in (("x", x), ("w", w)))
-    given, layout = combination.arrays_apart((xs, ws, *combinations, z))
+    given, layout = combination.arrays_apart(
+        (combination.copies(_KERNEL.name, xs, ws, u, v, z), z), adds=residual is not None
+    )
     coefficients = {f"coefficient {k}": array for k, array in enumerate(given[len(named) : -1])}
     changes = _KERNEL.run(
         implementation,
@@ -125,3 +111,16 @@ def project_dense_factored(
         known=arguments.known_residual(_KERNEL.name, residual, z),
     )
     return combination.with_zeros(changes)
+
+
+def _require_shapes(arrays: dict[str, Array]) -> None:
+    """Raise ``ValueError`` unless operands and ``z`` fit each other."""
+    arguments.require_rank(_KERNEL.name, {name: (array, 2) for name, array in arrays.items()})
+    batch, length = arrays["x[0]"].shape
+    arguments.require_weights(_KERNEL.name, "w[0]", arrays["w[0]"], length, f"x[0] of shape {(batch, length)}")
+    width = arrays["w[0]"].shape[1]
+    for name, array in arrays.items():
+        shape = {"x": (batch, length), "w": (length, width), "z": (batch, width)}[name[0]]
+        arguments.require_shape(
+            _KERNEL.name, name, array, shape, f"x[0] of shape {(batch, length)} times w[0] of width {width}"
+        )

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from jax import Array, lax
 
 from pjax_kernels.bilinear import reference
-from pjax_kernels.combination import Combination, FactoredChanges, with_first_operands
+from pjax_kernels.combination import Combination, Copies, FactoredChanges, with_first_operands
 
 
 def factored_increments(
-    x: Sequence[Array],
-    w: Sequence[Array],
-    u: Combination,
-    v: Combination,
-    z: Array,
-    *,
-    precision: lax.PrecisionLike,
-    residual: Array | None = None,
+    copies: Copies, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
 ) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     del precision  # there is no matrix product here
-    a, b = _copies(x, w, u, z), _copies(x, w, v, z)
+    x, w, u, v = copies
+    a, b = _formed(copies, u, z), _formed(copies, v, z)
     if residual is not None:
         u, v = with_first_operands(u, v)
-        of_u, of_v, a, b = a, b, _copies(x, w, u, z), _copies(x, w, v, z)
+        of_u, of_v, a, b = a, b, _formed(copies, u, z), _formed(copies, v, z)
         residual = residual - jnp.sum(of_u * w[0].T + a * of_v, axis=-1)
     found = reference.bilinear_root(a, b, z, residual)
 
@@ -37,7 +29,7 @@ def factored_increments(
         return Combination(tuple(map(change, own.x, other.x)), tuple(map(change, own.w, other.w)))
 
     u_change, v_change = changed(u, v), changed(v, u)
-    u_copies, v_copies = _copies(x, w, u_change, z), _copies(x, w, v_change, z)
+    u_copies, v_copies = _formed(copies, u_change, z), _formed(copies, v_change, z)
     squared_free = jnp.sum((1 + found.t**2) * found.radius**2)
     batch, width = z.shape
     return FactoredChanges(
@@ -51,11 +43,11 @@ def factored_increments(
     )
 
 
-def _copies(x: Sequence[Array], w: Sequence[Array], combination: Combination, z: Array) -> Array:
-    """The combinations, ``(B, M, N)``."""
-    copies = jnp.zeros((*z.shape, x[0].shape[1]), z.dtype)
-    for coefficient, array in zip(combination.x, x, strict=True):
-        copies = copies + jnp.broadcast_to(coefficient, z.shape)[..., None] * array[:, None, :]
-    for coefficient, array in zip(combination.w, w, strict=True):
-        copies = copies + jnp.broadcast_to(coefficient, z.shape)[..., None] * array.T[None, :, :]
-    return copies
+def _formed(copies: Copies, combination: Combination, z: Array) -> Array:
+    """The combinations of their operands, ``(B, M, N)``."""
+    formed = jnp.zeros((*z.shape, copies.x[0].shape[1]), z.dtype)
+    for coefficient, array in zip(combination.x, copies.x, strict=True):
+        formed = formed + jnp.broadcast_to(coefficient, z.shape)[..., None] * array[:, None, :]
+    for coefficient, array in zip(combination.w, copies.w, strict=True):
+        formed = formed + jnp.broadcast_to(coefficient, z.shape)[..., None] * array.T[None, :, :]
+    return formed

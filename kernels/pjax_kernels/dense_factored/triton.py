@@ -17,7 +17,7 @@ import triton.language as tl
 from jax import Array, lax
 
 from pjax_kernels import blocks, gpu, root_triton
-from pjax_kernels.combination import Coefficient, Combination, FactoredChanges
+from pjax_kernels.combination import Coefficient, Combination, Copies, FactoredChanges
 from pjax_kernels.dense.triton import product_on_tensor_cores
 
 
@@ -36,10 +36,9 @@ class Layer(NamedTuple):
     ARRAYS: int
 
 
-def factored_increments(
-    x: Sequence[Array], w: Sequence[Array], u: Combination, v: Combination, z: Array, *, precision: lax.PrecisionLike
-) -> FactoredChanges:
+def factored_increments(copies: Copies, z: Array, *, precision: lax.PrecisionLike) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
+    x, w, u, v = copies
     several = [*u.x, *u.w, *v.x, *v.w]
     # The numbers 0 and 1 cost nothing in the kernel, others are arrays.
     ones = [isinstance(c, float) and c == 1 for c in several]

@@ -72,16 +72,13 @@ def project_elementwise(
         z: the shape of ``x``, the estimates of ``f(x)``.
         constants: with a function, its further arguments, of shapes that broadcast to that of ``x``.
         residual: ``z - f(x)`` where the caller knows it better than the rounding of ``z`` tells.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", or None for the best that runs here.
         settings: of a named function: ``approximate`` of "gelu", ``exponent`` of "power", and those above.
 
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
-
     Raises:
         TypeError: ``x`` or ``z`` is not floating-point, or the settings are not those of the function.
-        ValueError: the shapes do not fit, or there is no function or no implementation of that name.
+        ValueError: the shapes do not fit, or there is no function of that name.
 
     Source: Newton's method on the distance to a curve.
     """

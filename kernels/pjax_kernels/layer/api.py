@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -63,43 +62,30 @@ def project_layer(
         steps: of conjugate gradients, from 0, for the systems of "apart" and "coupled"; positive.  Each takes two
             products, or four.
         moves_x: whether inputs move; if not, their change is zero, and "coupled" is the projection with them held.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference" (a dense solve, for small shapes), "xla", or None for the best that runs here.
-
-    Returns:
-        ``(x, w, z)`` after the projection, in the structures, shapes and dtypes given.
 
     Raises:
         TypeError: an array is not floating-point.
-        ValueError: the shapes do not fit, or a setting or the implementation is none of the above.
+        ValueError: the shapes do not fit, or a setting is none of the above.
 
     Source: the tangent step of Gauss-Newton in minimum norm; Pierra (1984) for one copy of each array.
     """
     _require_settings(rule, b, c, steps)
-    old, structure = arguments.floating_trees(_KERNEL.name, x=x, w=w, z=jnp.asarray(z))
-    dtype = arguments.compute_dtype(old)
-    wide = [jax.ShapeDtypeStruct(array.shape, dtype) for array in old]
-    wide_x, wide_w, wide_z = jax.tree.unflatten(structure, wide)
-    arguments.require_output(_KERNEL.name, bilinear, wide_x, wide_w, wide_z)
+    operands, (wide_x, wide_w, wide_z) = arguments.operands_of_map(_KERNEL.name, bilinear, x, w, z)
     if not is_layer(bilinear, wide_x, wide_w):
         shapes = [array.shape for array in jax.tree.leaves(wide_w)]
         raise ValueError(
             f"{_KERNEL.name}: the last axis of w, of shape {shapes}, is not that of z, of shape {wide_z.shape}"
         )
-    known = arguments.known_residual(_KERNEL.name, residual, wide_z)
     found: tuple[Any, Any, Array] = _KERNEL.run(
         implementation,
-        jax.tree.unflatten(structure, old),
+        operands,
         increments=increments,
-        known=known,
+        known=arguments.known_residual(_KERNEL.name, residual, wide_z),
         bilinear=bilinear,
-        rule=rule,
-        b=b,
-        c=c,
-        steps=steps,
-        moves_x=bool(moves_x),
+        rule=reference.Rule(rule, b, c, steps, bool(moves_x)),
     )
     return found
 

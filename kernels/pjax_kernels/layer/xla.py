@@ -11,7 +11,7 @@ from jax import Array
 
 from pjax_kernels.bilinear_map.xla import transposed
 from pjax_kernels.dot_products import BilinearMap, Tree
-from pjax_kernels.layer.reference import NEGLIGIBLE
+from pjax_kernels.layer.reference import NEGLIGIBLE, Rule
 from pjax_kernels.roots import always, replaced_if
 
 
@@ -36,27 +36,17 @@ class Layer(NamedTuple):
 
 
 def layer_increments(
-    x: Tree,
-    w: Tree,
-    z: Array,
-    residual: Array | None = None,
-    *,
-    bilinear: BilinearMap,
-    rule: str,
-    b: float,
-    c: float,
-    steps: int,
-    moves_x: bool,
+    x: Tree, w: Tree, z: Array, residual: Array | None = None, *, bilinear: BilinearMap, rule: Rule
 ) -> tuple[Tree, Tree, Array]:
     """The changes of ``x``, ``w`` and ``z``."""
     layer = _layer(bilinear, x, w, z)
     residual = z - bilinear(x, w) if residual is None else residual
-    if rule == "coupled":
-        x_change, w_change, z_change = _coupled(layer, x, w, residual, b, c, steps, moves_x)
-        return x_change if moves_x else jax.tree.map(jnp.zeros_like, x), w_change, z_change
+    if rule.name == "coupled":
+        x_change, w_change, z_change = _coupled(layer, x, w, residual, rule)
+        return x_change if rule.moves_x else jax.tree.map(jnp.zeros_like, x), w_change, z_change
     of_x = 1 / (1 + layer.w_squared)
-    x_change = _times(of_x, layer.to_x(residual)) if moves_x else jax.tree.map(jnp.zeros_like, x)
-    w_change = _damped(layer, x, w, residual, b) if rule == "rank one" else _whitened(layer, x, w, residual, b, steps)
+    x_change = _times(of_x, layer.to_x(residual)) if rule.moves_x else jax.tree.map(jnp.zeros_like, x)
+    w_change = (_damped if rule.name == "rank one" else _whitened)(layer, x, w, residual, rule)
     return x_change, w_change, bilinear(x, w_change) - residual
 
 
@@ -95,38 +85,36 @@ def metric(x: Tree, w: Tree, z: Array) -> tuple[int, Array, Array]:
     return z.size // width, jnp.maximum(x_squared, NEGLIGIBLE * jnp.finfo(z.dtype).tiny), w_squared
 
 
-def _coupled(
-    layer: Layer, x: Tree, w: Tree, residual: Array, b: float, c: float, steps: int, moves_x: bool
-) -> tuple[Tree, Tree, Array]:
-    mobility = b / (layer.rows * layer.x_squared)
-    slack = c * (layer.w_squared + b / layer.rows)
+def _coupled(layer: Layer, x: Tree, w: Tree, residual: Array, rule: Rule) -> tuple[Tree, Tree, Array]:
+    mobility = rule.b / (layer.rows * layer.x_squared)
+    slack = rule.c * (layer.w_squared + rule.b / layer.rows)
 
     def multiplier_of(residual: Array) -> Array:
-        by_x, by_w = _moves_of_output(layer, x, w, steps)
+        by_x, by_w = _moves_of_output(layer, x, w, rule.steps)
 
         def gain(multiplier: Array) -> Array:
             of_w_and_z = mobility * by_w(multiplier) + slack * multiplier
-            return by_x(multiplier) + of_w_and_z if moves_x else of_w_and_z
+            return by_x(multiplier) + of_w_and_z if rule.moves_x else of_w_and_z
 
-        return conjugate_gradients(gain, residual, steps)
+        return conjugate_gradients(gain, residual, rule.steps)
 
     # In a loop that runs once: compilers would form the products of all layers first, and hold them together.
     multiplier = replaced_if(always(residual), multiplier_of, residual)
     return layer.to_x(multiplier), _times(mobility, layer.to_w(multiplier)), -slack * multiplier
 
 
-def _whitened(layer: Layer, x: Tree, w: Tree, residual: Array, b: float, steps: int) -> Tree:
+def _whitened(layer: Layer, x: Tree, w: Tree, residual: Array, rule: Rule) -> Tree:
     """The change of ``w`` with the inputs held: ``m X^T (1 + m X X^T)^-1 R``."""
-    mobility = b / (layer.rows * layer.x_squared)
-    _, by_w = _moves_of_output(layer, x, w, steps)
+    mobility = rule.b / (layer.rows * layer.x_squared)
+    _, by_w = _moves_of_output(layer, x, w, rule.steps)
 
     def gain(multiplier: Array) -> Array:
         return multiplier + mobility * by_w(multiplier)
 
-    return _times(mobility, layer.to_w(conjugate_gradients(gain, residual, steps)))
+    return _times(mobility, layer.to_w(conjugate_gradients(gain, residual, rule.steps)))
 
 
-def _damped(layer: Layer, x: Tree, w: Tree, residual: Array, b: float) -> Tree:
+def _damped(layer: Layer, x: Tree, w: Tree, residual: Array, rule: Rule) -> Tree:
     """The change of ``w`` with the inputs held, in a metric that is stiff along their mean."""
     column = jax.tree.map(lambda w: w[..., :1], w)
     one = jnp.ones((), residual.dtype)
@@ -135,7 +123,7 @@ def _damped(layer: Layer, x: Tree, w: Tree, residual: Array, b: float) -> Tree:
     norm = jnp.sqrt(sum(jnp.sum(part * part) for part in jax.tree.leaves(mean)))
     mean = _times(1 / jnp.where(norm > 0, norm, 1), mean)
     along = layer.product(x, mean)
-    stiffness = b * jnp.mean(along * along) / layer.x_squared
+    stiffness = rule.b * jnp.mean(along * along) / layer.x_squared
     # What the gradient has along the mean, without a pass over it.
     shared = jnp.sum(along * residual, axis=tuple(range(residual.ndim - 1))) * (stiffness / (1 + stiffness))
     scale = 1 / (layer.rows * layer.x_squared)

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from pjax_kernels import arguments, gpu
 from pjax_kernels.kernel import Kernel, deferred, of_increments
 from pjax_kernels.maximum import derivative, reference, xla
-from pjax_kernels.maximum.windows import Windows, place_windows
+from pjax_kernels.windows import Windows, place_windows
 
 _LONGEST_ON_GPU = 8192
 """Entries over ``axis`` that still fit the registers."""
@@ -45,13 +45,12 @@ _MAX = of_increments(
 _MIN = replace(_MAX, name="project_min")
 _POOL = of_increments(
     "project_max_pool",
-    {
-        "reference": reference.max_pool_increments,
-        "xla": xla.max_pool_increments,
-        "tpu": deferred("maximum.tpu", "max_pool_increments"),
-    },
+    {"reference": reference.max_pool_increments, "xla": xla.max_pool_increments},
     formula=derivative.max_pool_formula,
-    others={"triton": deferred("maximum.triton", "project_max_pool")},
+    others={
+        "triton": deferred("maximum.triton", "project_max_pool"),
+        "tpu": arguments.from_increments(deferred("maximum.tpu", "max_pool_increments")),
+    },
     limits={"tpu": _too_large_for_tpu},
 )
 
@@ -73,23 +72,17 @@ def project_max(
 
     Args:
         x: floating-point.  Differences, and sums of them over ``axis``, must be finite in float32 or the wider dtype.
-            Entries may be -inf where others are not: they are never the maximum, and stay.
+            Entries may be -inf where others are not: they are never the maximum, and stay.  A NaN turns all it is
+            compared with into NaN.
         z: the estimates of the maxima, of the shape of ``x`` without ``axis``.
         axis: the axes to take the maximum over, as in ``jnp.max``; None for all.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.  A NaN turns all it is compared with into NaN.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, ``axis`` is not of ``x``, is empty or has more than 2^31 - 1 entries, or the
-            implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit, or ``axis`` is not of ``x``, is empty or has more than 2^31 - 1 entries.
 
     Source: paper, section 3.2.
     """
@@ -152,17 +145,12 @@ def project_min(
         z: the estimates of the minima, of the shape of ``x`` without ``axis``.
         axis: the axes to take the minimum over, as in ``jnp.min``; None for all.
         residual: as for :func:`project_max`.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", "triton" (GPUs), or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, ``axis`` is not of ``x``, is empty or has more than 2^31 - 1 entries, or the
-            implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit, or ``axis`` is not of ``x``, is empty or has more than 2^31 - 1 entries.
 
     Source: paper, section 3.2, for the maximum.
     """
@@ -196,20 +184,14 @@ def project_max_pool(
         window: rows and columns of a window, or one number for both.
         strides: rows and columns from a window to the next; by default those of the window, without overlap.
         padding: "VALID", "SAME", or pairs ``((top, bottom), (left, right))``.  Padding is never the maximum.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", "triton" (GPUs), "tpu", or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit; ``window``, ``strides`` or ``padding`` are none of the above; no window
-            fits into ``x``, or one holds nothing but padding; or the implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit; ``window``, ``strides`` or ``padding`` are none of the above; or no window
+            fits into ``x``, or one holds nothing but padding.
 
     Source: paper, section 3.2; for overlapping windows, each is one consumer of its entries.
     """

@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_kernels.maximum.windows import Windows, copies_of_each_entry
+from pjax_kernels.windows import Windows, copies_of_each_entry
 
 
 def max_formula(changes: tuple[Array, Array], x: Array, z: Array, *, axes: tuple[int, ...]) -> tuple[Array, Array]:

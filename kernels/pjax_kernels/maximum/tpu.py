@@ -16,8 +16,8 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 
 from pjax_kernels import tpu
-from pjax_kernels.maximum.windows import Windows, copies_of_each_entry
 from pjax_kernels.maximum.xla import MAX_UNROLLED
+from pjax_kernels.windows import Windows, copies_of_each_entry
 
 
 def unsupported(shape: tuple[int, ...], rows: Windows, columns: Windows) -> str | None:

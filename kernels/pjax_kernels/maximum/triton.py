@@ -14,11 +14,11 @@ import triton.language as tl
 from jax import Array
 
 from pjax_kernels import arguments, blocks, gpu
-from pjax_kernels.maximum.windows import Windows
+from pjax_kernels.windows import Windows
 
 
 class Along(NamedTuple):
-    """Windows along an axis; see :class:`pjax_kernels.maximum.windows.Windows`."""
+    """Windows along an axis; see :class:`pjax_kernels.windows.Windows`."""
 
     LENGTH: int
     SIZE: int

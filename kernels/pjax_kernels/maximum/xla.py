@@ -12,7 +12,7 @@ from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 
 from pjax_kernels import sums
-from pjax_kernels.maximum.windows import Windows, copies_of_each_entry
+from pjax_kernels.windows import Windows, copies_of_each_entry
 
 _State = tuple[Array, Array, Array]
 _Index = int | Array

@@ -43,15 +43,12 @@ def project_normalize(
         axis: along which rows lie.
         epsilon: positive.
         centred: subtract the mean.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes differ, there is no such axis, epsilon is not positive, or the implementation is unknown.
+        ValueError: the shapes differ, there is no such axis, or epsilon is not positive.
 
     Source: reduction to one dimension, as for the projection onto a cone of revolution.
     """

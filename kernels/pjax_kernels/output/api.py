@@ -26,15 +26,12 @@ def project_margin(
     Args:
         logits: floating-point, any shape.
         labels: the shape of ``logits``, not negative; a one-hot array times the margin wanted.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The projected logits, in the shape and dtype given.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes differ, or the implementation is unknown.
+        ValueError: the shapes differ.
 
     Source: paper, section 3.3.
     """
@@ -66,16 +63,12 @@ def prox_cross_entropy(
         strength: how far the loss pulls, in units of logits; a positive number, which may be traced.
         weights: of a shape that broadcasts to that of ``logits`` without its last axis, not negative; a row of weight
             0 stays.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The new logits, in the shape and dtype given.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes differ or have no last axis, the strength is not positive, or the implementation is
-            unknown.
+        ValueError: the shapes differ or have no last axis, or the strength is not positive.
 
     Source: paper, section 3.3, where a truncated fixed-point iteration stands for the minimiser.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 
 from jax import Array
@@ -46,25 +45,20 @@ def project_quantize(
         levels: how many; an integer, at least 2.
         scale: the highest level, a positive number, which may be traced.
         relaxed: whether changes pass between levels.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes differ, ``levels`` or ``scale`` are none of the above, or the implementation is unknown.
+        ValueError: the shapes differ, or ``levels`` or ``scale`` are none of the above.
 
     Source: paper, section 3.2; Bengio, Leonard, Courville (2013) for what is relaxed.
     """
     arrays = arguments.floating_arrays(_KERNEL.name, x=x, z=z)
     x, z = arrays["x"], arrays["z"]
     arguments.require_shape(_KERNEL.name, "z", z, x.shape, f"x of shape {x.shape}")
-    dtype = arguments.compute_dtype([x, z])
-    positive = arguments.scalar(_KERNEL.name, "scale", scale, dtype, lambda s: 0 < s < math.inf, "a positive number")
+    positive = arguments.positive_number(_KERNEL.name, "scale", scale, arguments.compute_dtype([x, z]))
     found: tuple[Array, Array] = _KERNEL.run(
         implementation,
         (x, z, positive),

@@ -51,11 +51,8 @@ def project_recurrence(
         w_x: ``(N, M)``.
         w_h: ``(H, M)``; in a recurrence ``M`` is ``H``, or a multiple of it where there are gates.
         z: ``(B, T, M)``, the estimates of the outputs.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider: a change is often far
-            smaller than the rounding of the value.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
         implementation: "reference" (stores all copies), "xla", "triton" (GPUs), "tpu", or None for the best that runs
             here.
@@ -66,8 +63,7 @@ def project_recurrence(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, or the implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit.
 
     Source: paper, section 3.2, with all copies of a value equal, so that they need not be stored.
     """

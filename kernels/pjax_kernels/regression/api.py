@@ -36,15 +36,12 @@ def prox_squared_error(
         target: the shape of ``prediction``.
         strength: how far the loss pulls; a positive number.
         weights: of a shape that broadcasts to that of ``prediction``, not negative; an element of weight 0 stays.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The new prediction, in the shape and dtype given.
 
     Raises:
         TypeError: ``prediction`` or ``target`` is not floating-point.
-        ValueError: the shapes do not fit, or the implementation is unknown.
+        ValueError: the shapes do not fit.
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.1.1.
     """
@@ -65,19 +62,16 @@ def prox_absolute_error(
     A step of ``strength weights`` towards the target, no farther than it (soft thresholding).
 
     Args:
-        prediction: floating-point, any shape.
-        target: the shape of ``prediction``.
-        strength: how far the loss pulls; a positive number.
-        weights: of a shape that broadcasts to that of ``prediction``, not negative; an element of weight 0 stays.
-        increments: return the change instead of the new value, in float32 or wider.
+        prediction: as for :func:`prox_squared_error`.
+        target: likewise.
+        strength: likewise.
+        weights: likewise.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The new prediction, in the shape and dtype given.
 
     Raises:
         TypeError: ``prediction`` or ``target`` is not floating-point.
-        ValueError: the shapes do not fit, or the implementation is unknown.
+        ValueError: the shapes do not fit.
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.2.
     """
@@ -98,15 +92,12 @@ def project_box(
         value: floating-point, any shape.
         low: of a shape that broadcasts to that of ``value``, at most ``high``; -inf for no limit.
         high: likewise; inf for no limit.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The new value, in the shape and dtype given.
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the shapes do not fit, or the implementation is unknown.
+        ValueError: the shapes do not fit.
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.2.4.
     """

@@ -53,25 +53,20 @@ def project_sphere(
     """Project vectors onto the sphere ``{|value| = norm}``.
 
     Args:
-        value: floating-point, any shape.
+        value: floating-point, any shape.  Every point is as near to 0, which becomes that of equal entries.
         norm: a positive number, which may be traced.
         axis: along which a vector lies; several, or None for all.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The new value, in the shape and dtype given.  Every point is as near to 0: it becomes that of equal entries.
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the norm or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: the norm or the axis does not fit, or vectors have no entry.
 
     Source: Elser, Lal, arXiv 2602.17493, section III.
     """
-    kernel = _SPHERE.name
-    value = arguments.floating_arrays(kernel, value=value)["value"]
-    axes = _axes(kernel, value, axis)
-    radius = _positive(kernel, "norm", norm, value)
+    value, axes = _vectors(_SPHERE, value, axis)
+    radius = arguments.positive_number(_SPHERE.name, "norm", norm, arguments.compute_dtype([value]))
     return _run(_SPHERE, implementation, increments, value, radius, axis=axes)
 
 
@@ -83,7 +78,7 @@ def project_levels(
     Args:
         value: floating-point, any shape.
         levels: different finite numbers, in any order.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -91,7 +86,7 @@ def project_levels(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: there is no level, levels are equal or not finite numbers, or the implementation is unknown.
+        ValueError: there is no level, or levels are equal or not finite numbers.
 
     Source: Elser, Lal, arXiv 2602.17493, section III, for 1 and -1.
     """
@@ -112,7 +107,7 @@ def project_sparse(
         value: floating-point, any shape.
         count: not negative.
         axis: along which a vector lies; None for all of them.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -120,7 +115,7 @@ def project_sparse(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the count or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: the count or the axis does not fit, or vectors have no entry.
 
     Source: Blumensath and Davies, Iterative hard thresholding for compressed sensing (2009).
     """
@@ -148,14 +143,14 @@ def project_one_hot(
     increments: bool = False,
     implementation: str | None = None,
 ) -> Array:
-    """Project vectors onto those with one entry ``high``, all others ``low``.
+    """Project vectors onto the set of those that are ``high`` at one entry and ``low`` at all others.
 
     Args:
         value: floating-point, any shape.
         low: a finite number, which may be traced.
         high: likewise, another one.
         axis: along which a vector lies.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -164,19 +159,17 @@ def project_one_hot(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: a number or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: a number or the axis does not fit, or vectors have no entry.
 
     Source: Elser, Lal, arXiv 2602.17493, section IV.
     """
-    kernel = _ONE_HOT.name
-    value = arguments.floating_arrays(kernel, value=value)["value"]
-    (place,) = _axes(kernel, value, axis)
+    value, (place,) = _vectors(_ONE_HOT, value, axis)
     dtype = arguments.compute_dtype([value])
     numbers = [
-        arguments.scalar(kernel, name, number, dtype, math.isfinite, "a finite number")
+        arguments.scalar(_ONE_HOT.name, name, number, dtype, math.isfinite, "a finite number")
         for name, number in (("low", low), ("high", high))
     ]
-    return _run(_ONE_HOT, implementation, increments, value, *numbers, axis=place)  # type: ignore[arg-type]
+    return _run(_ONE_HOT, implementation, increments, value, *numbers, axis=place)
 
 
 def project_simplex(
@@ -190,25 +183,21 @@ def project_simplex(
     """Project vectors onto the simplex ``{value >= 0, sum(value) = total}``.
 
     Args:
-        value: floating-point, any shape.
+        value: floating-point, any shape; probabilities, where the total is 1.
         total: a positive number, which may be traced.
         axis: along which a vector lies.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        The new value, in the shape and dtype given.
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the total or the axis does not fit, vectors have no entry, or the implementation is unknown.
+        ValueError: the total or the axis does not fit, or vectors have no entry.
 
     Source: Held, Wolfe, Crowder, Validation of subgradient optimization (1974); Duchi et al. (2008).
     """
-    kernel = _SIMPLEX.name
-    value = arguments.floating_arrays(kernel, value=value)["value"]
-    (place,) = _axes(kernel, value, axis)
-    return _run(_SIMPLEX, implementation, increments, value, _positive(kernel, "total", total, value), axis=place)
+    value, (place,) = _vectors(_SIMPLEX, value, axis)
+    number = arguments.positive_number(_SIMPLEX.name, "total", total, arguments.compute_dtype([value]))
+    return _run(_SIMPLEX, implementation, increments, value, number, axis=place)
 
 
 def project_orthonormal(value: ArrayLike, *, increments: bool = False, implementation: str | None = None) -> Array:
@@ -216,7 +205,7 @@ def project_orthonormal(value: ArrayLike, *, increments: bool = False, implement
 
     Args:
         value: floating-point, ``(..., N, M)``, ``N >= M``.
-        increments: return the change instead of the new value, in float32 or wider.
+        increments: return the change instead of the new value.
         implementation: "reference", "xla", or None for the best that runs here.
 
     Returns:
@@ -225,7 +214,7 @@ def project_orthonormal(value: ArrayLike, *, increments: bool = False, implement
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the shape does not fit, or the implementation is unknown.
+        ValueError: the shape does not fit.
 
     Source: Higham, Computing the polar decomposition (1986).
     """
@@ -238,9 +227,15 @@ def project_orthonormal(value: ArrayLike, *, increments: bool = False, implement
     return _run(_ORTHONORMAL, implementation, increments, value)
 
 
-def _run(kernel: Kernel, implementation: str | None, increments: bool, *operands: Array, **settings: Any) -> Array:
+def _run(kernel: Kernel, implementation: str | None, increments: bool, *operands: Any, **settings: Any) -> Array:
     found: Array = kernel.run(implementation, operands, increments=increments, **settings)
     return found
+
+
+def _vectors(kernel: Kernel, value: ArrayLike, axis: int | Sequence[int] | None) -> tuple[Array, tuple[int, ...]]:
+    """The value as an array, and the axes along which its vectors lie."""
+    array = arguments.floating_arrays(kernel.name, value=value)["value"]
+    return array, _axes(kernel.name, array, axis)
 
 
 def _axes(kernel: str, value: Array, axis: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -252,8 +247,3 @@ def _axes(kernel: str, value: Array, axis: int | Sequence[int] | None) -> tuple[
     if 0 in [value.shape[place] for place in axes]:
         raise ValueError(f"{kernel}: value has shape {value.shape}, so that vectors along axis {axis} have no entries")
     return axes
-
-
-def _positive(kernel: str, name: str, number: ArrayLike, value: Array) -> Any:
-    dtype = arguments.compute_dtype([value])
-    return arguments.scalar(kernel, name, number, dtype, lambda n: 0 < n < math.inf, "a positive number")

@@ -37,18 +37,14 @@ def project_sum(
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the sums.
         coefficients: one number for each input; 1 by default.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        ``(inputs, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point, or ``inputs`` an array instead of several.
-        ValueError: no input, shapes that do not fit, another number of coefficients than of inputs or one that is no
-            finite number, or an unknown implementation.
+        ValueError: no input, shapes that do not fit, another number of coefficients than of inputs, or one that is no
+            finite number.
 
     Source: paper, section 3.2.
     """
@@ -81,18 +77,13 @@ def project_sum_over(
         z: the estimates of the sums, in the shape of ``x`` without the axes.
         axis: one axis or several; all by default.
         factor: a finite number.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", or None for the best that runs here.
-
-    Returns:
-        ``(x, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: there is no such axis, the shapes do not fit, the factor is no finite number, or the
-            implementation is unknown.
+        ValueError: there is no such axis, the shapes do not fit, or the factor is no finite number.
 
     Source: paper, section 3.2.
     """

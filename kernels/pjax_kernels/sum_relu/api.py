@@ -36,19 +36,13 @@ def project_sum_relu(
     Args:
         inputs: one or more floating-point arrays, each of a shape that broadcasts to that of ``z``.
         z: the estimates of the outputs.
-        residual: in the shape of ``z``, what it has beyond the output that follows from the inputs, where that is known
-            better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation
-            for GPUs or TPUs takes it.
-        increments: return the changes instead of the new values, in float32 or wider.
+        residual: ``z`` less the output that follows from the inputs, where that is known; see :mod:`pjax_kernels`.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", "tpu", or None for the best that runs here.
-
-    Returns:
-        ``(inputs, z)`` after the projection, in the shapes and dtypes given.
 
     Raises:
         TypeError: an argument is not floating-point, or ``inputs`` an array instead of several.
-        ValueError: no input, shapes that do not fit, or an unknown implementation.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: no input, or shapes that do not fit.
 
     Source: paper, section 3.2.
     """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -11,7 +10,7 @@ from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_index
 
 from pjax_kernels import arguments
-from pjax_kernels.kernel import deferred, of_increments
+from pjax_kernels.kernel import Kernel, deferred, of_increments
 from pjax_kernels.threshold import reference, xla
 
 _KERNEL = of_increments(
@@ -43,7 +42,8 @@ def project_threshold(
 
     The nearest point in the sum of squared distances of all three.  Where both signs are as near, ``z`` becomes 1;
     where the nearest point is not unique (``a = -z b``), the free part of ``a`` and ``b`` is laid along the vector of
-    equal positive entries.
+    equal positive entries.  Finite arguments never make NaN, as long as ``(|a|^2 + |b|^2)^2`` is finite in the dtype of
+    the computation; the margin is reached to within the rounding of ``|a|^2 + |b|^2``.
 
     Args:
         a: floating-point, with an axis of entries.
@@ -51,19 +51,12 @@ def project_threshold(
         z: the shape of ``a`` without that axis, the estimates of the signs.
         margin: a positive number, which may be traced.
         axis: of the entries; the first one lets few entries, of many dot products, fill vector registers.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         implementation: "reference", "xla", "triton" (NVIDIA and AMD GPUs), or None for the best that runs here.
-
-    Returns:
-        ``(a, b, z)`` after the projection, in the shapes and dtypes given (computed in float32 or wider).
-        Finite arguments never make NaN, as long as ``(|a|^2 + |b|^2)^2`` is finite in that dtype; the margin is reached
-        to within the rounding of ``|a|^2 + |b|^2``.
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, there is no such axis or no entry, the margin is not positive, or the
-            implementation is unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit, there is no such axis or no entry, or the margin is not positive.
 
     Source: Elser, Lal, arXiv 2602.17493, section III.
     """
@@ -78,14 +71,7 @@ def project_threshold(
     kept = a.shape[:axis] + a.shape[axis + 1 :]
     arguments.require_shape(_KERNEL.name, "z", z, kept, f"a of shape {a.shape} without axis {axis}")
     _require_entries(_KERNEL.name, a.shape[axis], f"a has shape {a.shape}")
-    found: tuple[Array, Array, Array] = _KERNEL.run(
-        implementation,
-        (a, b, z, _positive(_KERNEL.name, margin, (a, b, z))),
-        arrays=arrays,
-        increments=increments,
-        axis=axis,
-    )
-    return found
+    return _run(_KERNEL, implementation, arrays, margin, increments, axis=axis)
 
 
 def project_threshold_dense(
@@ -108,7 +94,7 @@ def project_threshold_dense(
         w: ``(N, M)``.
         z: ``(B, M)``, the estimates of the signs.
         margin: of every dot product, a positive number, which may be traced.
-        increments: return the changes instead of the new values, in float32 or wider.
+        increments: return the changes instead of the new values.
         precision: of the matrix products, as in :func:`jax.numpy.matmul`.
         implementation: "reference" (stores all ``2 B M N`` copies), "xla", "triton" (NVIDIA and AMD GPUs), or None for
             the best that runs here.
@@ -118,9 +104,7 @@ def project_threshold_dense(
 
     Raises:
         TypeError: an argument is not floating-point.
-        ValueError: the shapes do not fit, there is no entry, the margin is not positive, or the implementation is
-            unknown.
-        NotImplementedError: the implementation named cannot run here.
+        ValueError: the shapes do not fit, there is no entry, or the margin is not positive.
 
     Source: Elser, Lal, arXiv 2602.17493, section III, with all copies of a value equal.
     """
@@ -131,14 +115,7 @@ def project_threshold_dense(
     expected = (x.shape[0], w.shape[1])
     arguments.require_shape(_DENSE.name, "z", z, expected, f"x of shape {x.shape} times w of shape {w.shape}")
     _require_entries(_DENSE.name, x.shape[1], f"x has shape {x.shape}")
-    found: tuple[Array, Array, Array] = _DENSE.run(
-        implementation,
-        (x, w, z, _positive(_DENSE.name, margin, (x, w, z))),
-        arrays=arrays,
-        increments=increments,
-        precision=precision,
-    )
-    return found
+    return _run(_DENSE, implementation, arrays, margin, increments, precision=precision)
 
 
 def _require_entries(kernel: str, entries: int, found: str) -> None:
@@ -147,8 +124,18 @@ def _require_entries(kernel: str, entries: int, found: str) -> None:
         raise ValueError(f"{kernel}: {found}, so that dot products have no entries and never reach a margin")
 
 
-def _positive(kernel: str, margin: ArrayLike, arrays: Sequence[Array]) -> Array:
-    dtype = arguments.compute_dtype(arrays)
-    return jnp.asarray(
-        arguments.scalar(kernel, "margin", margin, dtype, lambda m: 0 < m < math.inf, "a positive number")
+def _run(
+    kernel: Kernel,
+    implementation: str | None,
+    arrays: dict[str, Array],
+    margin: ArrayLike,
+    increments: bool,
+    **settings: Any,
+) -> tuple[Array, Array, Array]:
+    """What the implementation makes of the three arrays and of the margin, which is checked."""
+    operands = tuple(arrays.values())
+    number = arguments.positive_number(kernel.name, "margin", margin, arguments.compute_dtype(operands))
+    found: tuple[Array, Array, Array] = kernel.run(
+        implementation, (*operands, jnp.asarray(number)), arrays=arrays, increments=increments, **settings
     )
+    return found

@@ -17,7 +17,7 @@ import triton.language as tl
 from jax import Array, lax
 
 from pjax_kernels import arguments, blocks, gpu, root_triton
-from pjax_kernels.dense.triton import Layer, launch_tiles, means_of_copies, place_tile, solve_tile
+from pjax_kernels.dense.triton import launch_tiles, means_of_copies, place_tile, solve_tile
 from pjax_kernels.threshold import root
 
 FAR = tl.constexpr(root.FAR)
@@ -34,7 +34,8 @@ class Functions(NamedTuple):
     """How many functions there are, and how their entries lie in memory.
 
     ``LENGTH`` entries of a function lie ``STRIDE`` apart, along axis ``AXIS`` of a block.  As many functions in a row
-    have one margin as there are for each of the ``MARGINS``.  They are computed in float64 if ``DOUBLE``.
+    have one margin as there are for each of the ``MARGINS``.  A program has ``ROWS`` functions, ``BLOCK`` entries at a
+    time, and computes in float64 if ``DOUBLE``.
     """
 
     COUNT: int
@@ -44,6 +45,8 @@ class Functions(NamedTuple):
     AXIS: int
     DOUBLE: bool
     INCREMENTS: bool
+    ROWS: int
+    BLOCK: int
 
 
 def project_threshold(
@@ -61,6 +64,7 @@ def project_threshold(
             kernel, sizes = _project, {"BLOCK": block} | blocks.find("threshold", a.shape, numbers)
         else:
             kernel, sizes = _project_long, blocks.find("threshold, many entries", a.shape, numbers)
+        rows, block, axis = sizes.pop("ROWS"), sizes.pop("BLOCK"), 1 if inner == 1 else 0
         return gpu.launch(
             kernel,
             a,
@@ -68,8 +72,8 @@ def project_threshold(
             z,
             margin,
             outputs=list(zip((a.shape, b.shape, z.shape), results, strict=True)),
-            grid=(triton.cdiv(z.size, sizes["ROWS"]),),
-            GIVEN=Functions(z.size, margin.size, length, inner, 1 if inner == 1 else 0, words == 2, increments),
+            grid=(triton.cdiv(z.size, rows),),
+            GIVEN=Functions(z.size, margin.size, length, inner, axis, words == 2, increments, rows, block),
             **sizes,
         )
 
@@ -88,8 +92,7 @@ def dense_increments(
 
     def project(x: Array, w: Array, z: Array, margin: Array) -> tuple[Array, ...]:
         arrays = jnp.sum(x * x, axis=2), jnp.sum(w * w, axis=1), z, margin, jnp.matmul(x, w, precision=precision)
-        layer = Layer(z.shape[1], z.shape[2], x.shape[2])
-        beta, z_change, *sums = launch_tiles(_solve_layer, "threshold layer", arrays, layer, in_place=1)
+        beta, z_change, *sums = launch_tiles(_solve_layer, "threshold layer", arrays, x.shape[2:], in_place=1)
         (x_mean,), (w_mean,) = means_of_copies((x,), (w,), beta, sums, precision=precision)
         return x_mean, w_mean, z_change
 
@@ -98,21 +101,9 @@ def dense_increments(
 
 
 @triton.jit
-def _project(
-    a_ptr,
-    b_ptr,
-    z_ptr,
-    margin_ptr,
-    new_a_ptr,
-    new_b_ptr,
-    new_z_ptr,
-    GIVEN: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
-    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN, ROWS, compute)
-    a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, 0, GIVEN, BLOCK, compute)
+def _project(a_ptr, b_ptr, z_ptr, margin_ptr, new_a_ptr, new_b_ptr, new_z_ptr, GIVEN: tl.constexpr):
+    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN)
+    a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, 0, GIVEN)
 
     plus, minus = _squares(a, b, GIVEN.AXIS)
     sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
@@ -124,31 +115,19 @@ def _project(
 
 
 @triton.jit
-def _project_long(
-    a_ptr,
-    b_ptr,
-    z_ptr,
-    margin_ptr,
-    new_a_ptr,
-    new_b_ptr,
-    new_z_ptr,
-    GIVEN: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
-    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN, ROWS, compute)
+def _project_long(a_ptr, b_ptr, z_ptr, margin_ptr, new_a_ptr, new_b_ptr, new_z_ptr, GIVEN: tl.constexpr):
+    row, is_row, z, margin = _load_functions(z_ptr, margin_ptr, GIVEN)
 
     plus, minus = tl.zeros_like(z), tl.zeros_like(z)
-    for first in range(0, GIVEN.LENGTH, BLOCK):
-        a, b, _, _ = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN, BLOCK, compute)
+    for first in range(0, GIVEN.LENGTH, GIVEN.BLOCK):
+        a, b, _, _ = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN)
         block_plus, block_minus = _squares(a, b, GIVEN.AXIS)
         plus, minus = plus + block_plus, minus + block_minus
 
     sign, of_sum, of_difference, radius = threshold_root(plus, minus, z, margin)
     tl.store(new_z_ptr + row, sign - z if GIVEN.INCREMENTS else sign, mask=is_row)
-    for first in range(0, GIVEN.LENGTH, BLOCK):
-        a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN, BLOCK, compute)
+    for first in range(0, GIVEN.LENGTH, GIVEN.BLOCK):
+        a, b, offset, inside = _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN)
         a_change, b_change = _changes(a, b, sign, of_sum, of_difference, radius, GIVEN.LENGTH, GIVEN.AXIS)
         tl.store(new_a_ptr + offset, a_change if GIVEN.INCREMENTS else a + a_change, mask=inside)
         tl.store(new_b_ptr + offset, b_change if GIVEN.INCREMENTS else b + b_change, mask=inside)
@@ -156,26 +135,11 @@ def _project_long(
 
 @triton.jit
 def _solve_layer(
-    x_squared_ptr,
-    w_squared_ptr,
-    z_ptr,
-    margin_ptr,
-    beta_ptr,
-    _beta_ptr,  # jax-triton's second name of the product, which becomes beta in place
-    z_change_ptr,
-    gamma_rows_ptr,
-    gamma_columns_ptr,
-    free_rows_ptr,
-    free_columns_ptr,
-    LAYER: tl.constexpr,
-    TILE: tl.constexpr,
-    SOLVED: tl.constexpr,
+    x_squared_ptr, w_squared_ptr, z_ptr, margin_ptr, beta_ptr, _beta_ptr, z_change_ptr, sums_ptr, LAYER: tl.constexpr
 ):
-    tile = place_tile(LAYER, TILE)
-    inputs = (x_squared_ptr, w_squared_ptr, z_ptr)
-    sums = (gamma_rows_ptr, gamma_columns_ptr, free_rows_ptr, free_columns_ptr)
-    margin = tl.load(margin_ptr + tile[0])
-    solve_tile(_layer_root, margin, inputs, (beta_ptr, z_change_ptr), sums, tile, LAYER, TILE, SOLVED)
+    tile, margin = place_tile(LAYER), tl.load(margin_ptr + tl.program_id(1))
+    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr, sums_ptr)
+    solve_tile(_layer_root, margin, inputs, outputs, tile, LAYER)
 
 
 @triton.jit
@@ -193,19 +157,21 @@ def _layer_root(p, q, z, inside, margin):
 
 
 @triton.jit
-def _load_functions(z_ptr, margin_ptr, GIVEN: tl.constexpr, ROWS: tl.constexpr, compute: tl.constexpr):
+def _load_functions(z_ptr, margin_ptr, GIVEN: tl.constexpr):
     """The functions of this program: which, whether they exist, their ``z`` and their margins."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
+    row = tl.program_id(0).to(tl.int64) * GIVEN.ROWS + tl.arange(0, GIVEN.ROWS)
     is_row = row < GIVEN.COUNT
     z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
     return row, is_row, z, tl.load(margin_ptr + row // (GIVEN.COUNT // GIVEN.MARGINS), mask=is_row, other=1.0)
 
 
 @triton.jit
-def _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN: tl.constexpr, BLOCK: tl.constexpr, compute: tl.constexpr):
+def _load_entries(a_ptr, b_ptr, row, is_row, first, GIVEN: tl.constexpr):
     """A block of entries, from the ``first``, where it is in memory, and which of them exist."""
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
     start = row // GIVEN.STRIDE * (GIVEN.LENGTH * GIVEN.STRIDE) + row % GIVEN.STRIDE
-    entry = tl.expand_dims(first + tl.arange(0, BLOCK), 1 - GIVEN.AXIS)
+    entry = tl.expand_dims(first + tl.arange(0, GIVEN.BLOCK), 1 - GIVEN.AXIS)
     offset = tl.expand_dims(start, GIVEN.AXIS) + entry.to(tl.int64) * GIVEN.STRIDE
     inside = tl.expand_dims(is_row, GIVEN.AXIS) & (entry < GIVEN.LENGTH)
     a = tl.load(a_ptr + offset, mask=inside, other=0.0).to(compute)

@@ -1,4 +1,4 @@
-"""Where the windows of a pooling lie along one axis of an image."""
+"""Where the windows of a convolution or a pooling lie along one axis."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ class Windows:
         return self.stride * np.arange(self.count)[:, None] + np.arange(self.size)
 
     @property
+    def holds(self) -> np.ndarray:
+        """``(count, size)``: whether an entry of a window is no padding."""
+        return (self.positions >= self.low) & (self.positions < self.low + self.length)
+
+    @property
+    def covers(self) -> np.ndarray:
+        """``(count, length)``: whether a window holds a place."""
+        return (self.positions[:, :, None] == self.low + np.arange(self.length)).any(axis=1)
+
+    @property
     def coverage(self) -> np.ndarray:
         """``(length,)``: how many windows hold each place."""
         padded = np.bincount(self.positions.ravel(), minlength=self.low + self.length + self.high)
@@ -42,8 +52,7 @@ class Windows:
     @property
     def some_are_padding(self) -> bool:
         """Whether a window holds nothing of the axis itself."""
-        inside = (self.positions >= self.low) & (self.positions < self.low + self.length)
-        return bool((~inside.any(axis=1)).any())
+        return bool((~self.holds.any(axis=1)).any())
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -56,12 +65,16 @@ class Windows:
         return slice(self.low, self.low + self.length)
 
 
+OfImage = tuple[Windows, Windows]
+"""Along its rows and along its columns."""
+
+
 def place_windows(
     shape: Sequence[int],
-    window: tuple[int, int],
+    window: Sequence[int],
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
-) -> tuple[Windows, Windows]:
+) -> OfImage:
     """The windows along the rows and along the columns of an image of ``shape``."""
     rows, columns = (
         Windows(length, size, stride, low, high)

@@ -34,29 +34,27 @@ def run(
 ) -> Any:
     """What the implementation ``project`` makes of the operands; the rest as in :meth:`pjax_kernels.kernel.Kernel.run`.
 
-    It is compiled once for each of their shapes, except with a ``known`` residual.
+    It is compiled once for each of their shapes.
     """
-    if known:
-        told = {} if increments is None else {"increments": increments}
-        of_operands = None if like is None else lambda *operands, **_: like(*operands)
-        return on_automatic_axes(project, of_operands)(*operands, **told, **settings, **known)
     fixed = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
     call = _Call(project, formula, increments, fixed)
-    return on_automatic_axes(partial(_called, call), like)(*operands)
+    of_operands = None if like is None else lambda *operands, **_: like(*operands)
+    return on_automatic_axes(partial(_called, call), of_operands)(*operands, **known)
 
 
-def _called(call: _Call, *operands: Any) -> Any:
+def _called(call: _Call, *operands: Any, **known: Any) -> Any:
     """The results, by compiled code where that can be found again."""
+    as_it_is, compiled = (_told, _compiled_told) if known else (_projected, _compiled)
     # A function may have captured tracers, which no cache must keep.
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands))
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((operands, known)))
     if traced and any(callable(value) for _, value in call.fixed):
-        return _projected(call, *operands)
+        return as_it_is(call, *operands, **known)
     try:
         call = replace(call, fixed=tuple((name, _held_weakly(value)) for name, value in call.fixed))
         hash(call)
     except TypeError:  # such a function cannot be found again
-        return _projected(call, *operands)
-    return _compiled(call, *operands)
+        return as_it_is(call, *operands, **known)
+    return compiled(call, *operands, **known)
 
 
 def choose(
@@ -130,12 +128,17 @@ class _Call:
         return arguments.changed(operands, changes) if self.increments is False else changes
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _projected(call: _Call, *operands: Any) -> Any:
+def _told(call: _Call, *operands: Any, **known: Any) -> Any:
+    """The results, with what is known of them; it has the derivative of how they are computed."""
     told = {} if call.increments is None else {"increments": call.increments}
     # The shapes and dtypes that meet inside are right: what a user forbids is promotion in the user's own program.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return call.project(*operands, **told, **call.settings)
+        return call.project(*operands, **told, **call.settings, **known)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _projected(call: _Call, *operands: Any) -> Any:
+    return _told(call, *operands)
 
 
 @_projected.defjvp
@@ -152,6 +155,7 @@ def _(call: _Call, operands: Sequence[Any], tangents: Sequence[Any]) -> tuple[An
 
 # Inlined into programs that call kernels: to these it makes no difference.
 _compiled = jax.jit(_projected, static_argnums=0, inline=True)
+_compiled_told = jax.jit(_told, static_argnums=0, inline=True)
 
 
 def _held_weakly(setting: Any) -> Any:

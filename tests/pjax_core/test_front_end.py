@@ -130,15 +130,15 @@ def assert_same(found: Any, expected: Any) -> None:
             ["sum", "elementwise"],
         ),
         (lambda h: jnp.nan_to_num(h), ["sum"]),
-        (lambda h: jax.nn.one_hot(jnp.argmax(h, 1), 4), ["sum", "at_largest"]),
+        (lambda h: jax.nn.one_hot(jnp.argmax(h, 1), 4), ["sum", "at_rank"]),
         (
             lambda h: jnp.where(jnp.argmin(h, 1)[:, None] == np.arange(4), h, h[::-1]),
-            ["sum", "signed_sum", "at_largest", "signed_sum", "choice"],
+            ["sum", "signed_sum", "at_rank", "signed_sum", "choice"],
         ),
-        (lambda h: h + jnp.take_along_axis(h[::-1], jnp.argmax(h, 1, keepdims=True), 1), ["sum", "at_largest", "sum"]),
+        (lambda h: h + jnp.take_along_axis(h[::-1], jnp.argmax(h, 1, keepdims=True), 1), ["sum", "at_rank", "sum"]),
         (
             lambda h: jnp.take(h, jnp.argmax(jnp.sum(h, 0)), 1)[:, None] * h,
-            ["sum", "sum over axes", "at_largest", "multiply"],
+            ["sum", "sum over axes", "at_rank", "multiply"],
         ),
     ],
 )

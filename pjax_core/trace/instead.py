@@ -99,13 +99,14 @@ def _scattered(reduce: Function, neutral: float) -> Callable[[Mapping[str, Any]]
 
         def function(x: Array, indices: Array, updates: Array) -> Array:
             whole_rows = tuple(range(1, updates.ndim))
-            if (numbers.update_window_dims, *numbers[1:3]) != (whole_rows, (0,), (0,)) or updates.ndim != x.ndim:
+            rows = numbers.inserted_window_dims == numbers.scatter_dims_to_operand_dims == (0,)
+            if not rows or numbers.update_window_dims != whole_rows or updates.ndim != x.ndim:
                 raise NotImplementedError("the largest or smallest at places other than whole rows; write jnp.where")
             is_there = indices == jnp.arange(len(x))[:, None, None]
             is_there = is_there.reshape(len(x), len(updates), *(1,) * (updates.ndim - 1))
             is_empty = (x == neutral) & ~jnp.any(is_there, axis=1)  # there nothing is projected, from numbers
-            rows = jnp.where(is_there | is_empty[:, None], updates, neutral)
-            return jnp.where(is_empty, neutral, reduce(jnp.concatenate([rows, x[:, None]], axis=1), axis=1))
+            entries = jnp.where(is_there | is_empty[:, None], updates, neutral)
+            return jnp.where(is_empty, neutral, reduce(jnp.concatenate([entries, x[:, None]], axis=1), axis=1))
 
         return function
 

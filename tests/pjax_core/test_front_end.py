@@ -609,7 +609,7 @@ CHOICES = {
     "segment_sum": (lambda x: jax.ops.segment_sum(x, np.array([0, 2, 9, 0]), 3), [(4,)]),
     "argmax": (lambda s, x: x[jnp.argmax(s)], [(3,), (3, 1)]),
     "third": (lambda s, x: x[lax.top_k(s, 4)[1][2]], [(4,), (4, 1)]),
-    "smallest but one": (lambda s, x: x[jnp.arange(2), jnp.argsort(-s, 1, descending=True)[:, 1]], [(2, 4), (2, 4)]),
+    "smallest but one": (lambda s, x: x[jnp.arange(2), jnp.argsort(s, 1, descending=True)[:, 2]], [(2, 4), (2, 4)]),
     "cond": (lambda s, a, b: lax.cond(s[0] > 0, lambda a, b: a, lambda a, b: b, a, b), [(1,)] * 3),
     "powers": (lambda x: x ** np.array([1.0, 2.0, 3.0], np.float32), [(3,)]),
     "one hot": (lambda x: jax.nn.one_hot(jnp.argmax(x, 1), 2), [(2, 2)]),
@@ -659,11 +659,13 @@ CHOOSING = {
     "where": lambda h: jnp.where(h > h.mean(1, keepdims=True), h, 0.1 * h[::-1]),
     "products": lambda h: jnp.cumprod(h, 1) + jnp.prod(h, 1, keepdims=True),
     "by rank": lambda h: h * jax.nn.one_hot(lax.top_k(h, 2)[1], 4).sum(1) + h[jnp.argsort(h[:, 1])],
-    "branches": lambda h: jax.vmap(
-        lambda r: lax.switch(jnp.argmax(r[:3]), [jnp.tanh, lambda r: 0.5 * r], lax.cond(r[0] > 0, jnp.sin, jnp.abs, r))
-    )(h),
+    "branches": lambda h: (
+        jax.vmap(lambda r: lax.cond(r[0] > 0, jnp.tanh, lambda r: 0.5 * r, r))(h)
+        + lax.switch(jnp.argmax(h[0, :3]), [jnp.abs, jnp.sin, lambda h: h], h)
+    ),
     "at places": lambda h: (
-        jax.ops.segment_max(h, jnp.array([0, 2, 1, 0, 2, 1]), 3).repeat(2, 0) + h.at[jnp.array([0, 1, 1, 3])].min(h[2:])
+        jax.ops.segment_max(h, jnp.array([0, 2, 1, 0, 2, 1]), 3).repeat(2, 0)
+        + jnp.asarray(h).at[jnp.array([0, 1, 1, 3])].min(h[2:])
     ),
     "pools": lambda h: (
         lax.reduce_window(h, jnp.inf, lax.min, (1, 2), (1, 1), "SAME")

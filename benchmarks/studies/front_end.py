@@ -1,14 +1,20 @@
-"""The programs that networks of the tests become, beside those of an earlier commit.
+"""The programs that networks become: in plain JAX beside the names they had before, and beside an earlier commit.
 
-    python -m benchmarks.studies.front_end --commit 28ccc80
-    python -m benchmarks.studies.front_end --commit 28ccc80 --only mlp attention --algorithms AP DM
+    python -m benchmarks.studies.front_end
+    python -m benchmarks.studies.front_end --only recurrent attention --algorithms AP DM
+    python -m benchmarks.studies.front_end --commit 28ccc80 --count
+    python -m benchmarks.studies.front_end --commit 28ccc80 --only mlp attention
     python -m benchmarks.studies.front_end --times
 
-For each network of tests/pjax_core/networks.py and each algorithm, in float64: how many operations a step lowers to, or
-whether it and the first state lower to the same program, byte for byte; how many compiled instructions differ; the
-largest difference of a parameter after five steps; and the time of a step as a multiple of that of the earlier commit,
-of many in one call, in turns in one process. The kernels are those of this tree for both. With `--times`: seconds to
-trace 40 layers here and there, and a step with weights (out, in), as Equinox keeps them, against one with (in, out).
+For each network of tests/pjax_core/networks.py and each algorithm, in float64: whether the first state and a step lower
+to the same program, byte for byte, or how many operations a step has in either form. Where programs differ, unless with
+`--count`: how many compiled instructions do, the largest difference of a parameter after five steps, and the time of a
+step as a multiple of that of the first form, of many in one call, in turns in one process. Without `--commit` both
+forms are run by this tree: the deprecated names such as `pj.matmul`, then ordinary JAX. With it, the names by an
+earlier commit and by this tree, with the kernels of this tree; there "graph" says whether both trace to the same
+constraints in the same colours: what differs all the same is what the algorithms of either make of them.
+With `--times`: seconds to trace 40 layers here and there, and a step with weights (out, in), as Equinox keeps them,
+against one with (in, out).
 """
 
 import argparse
@@ -26,11 +32,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 5
@@ -51,40 +60,84 @@ def algorithms() -> dict[str, Any]:
     return dict(zip(ALGORITHMS, made, strict=True))
 
 
+def plain_jax() -> SimpleNamespace:
+    """The operations of the networks as JAX has them."""
+    import pjax_core as pj
+
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def recurrence(x: Array, w_x: Array, w_h: Array, b: Array, *, h0: Array) -> Array:
+        def step(h: Array, entry: Array) -> tuple[Array, Array]:
+            h = jax.nn.relu(entry @ w_x + h @ w_h + b)
+            return h, h
+
+        return jnp.moveaxis(lax.scan(step, h0, jnp.moveaxis(x, 1, 0))[1], 0, 1)
+
+    def max_pool(x: Array, *, window: Any, strides: Any, padding: Any) -> Array:
+        pads = ((0, 0), *padding, (0, 0))
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), pads)
+
+    ops = SimpleNamespace(**{name: getattr(jnp, name, getattr(pj, name)) for name in pj.__all__})
+    ops.identity, ops.constant, ops.relu = pj.identity, jnp.asarray, jax.nn.relu
+    ops.sum_relu = lambda *operands: jax.nn.relu(functools.reduce(jnp.add, operands))
+    ops.conv2d = lambda x, w, *, strides, padding: lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=layout
+    )
+    ops.recurrence, ops.max_pool = recurrence, max_pool
+    return ops
+
+
 class Measured(NamedTuple):
-    """Of a network and an algorithm: the programs, that of a step to be run, the first state, and what reads it."""
+    """Of a network and an algorithm: the programs, the graph, a step to be run, the first state, and what reads it."""
 
     programs: tuple[str, str]
+    graph: list[Any]
     step: bytes
     state: list[np.ndarray]
     params: bytes
 
 
-def measure(only: list[str], wanted: list[str]) -> dict[tuple[str, str], Measured]:
-    """Of the package on the path: what is compared."""
+def measure(only: list[str], wanted: list[str], plain: bool, runs: bool) -> dict[tuple[str, str], Measured]:
+    """Of the package on the path, what is compared: of ``plain`` JAX, or by names; with ``runs`` also to be run."""
     import pjax_core as pj
 
-    networks = importlib.import_module("tests.pjax_core.networks").NETWORKS
+    networks = importlib.import_module("tests.pjax_core.networks")
+    ops = plain_jax() if plain else networks.PACKAGE
+    ops.cross_entropy, ops.identity = networks.PACKAGE.cross_entropy, networks.unchanged
     found: dict[tuple[str, str], Measured] = {}
-    for name in only or networks:
-        network = networks[name]
+    for name in only or networks.NETWORKS:
+        network = networks.NETWORKS[name]
         params, x, y = network.arrays(np.random.default_rng(1))
-        problem = network.problem()
+        problem = pj.feasibility(functools.partial(network.function, ops))
         try:
-            problem.graph(params, (x, y))
+            graph = described(problem.graph(params, (x, y)))
         except AttributeError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)  # this package does not have the operation
             continue
         for key in wanted:
             algorithm: pj.Algorithm = algorithms()[key]
             first = jax.jit(functools.partial(algorithm.init, problem))
-            state = first(params, x, y)
             step = functools.partial(algorithm.step, problem)
+            state = first(params, x, y) if runs else jax.eval_shape(first, params, x, y)
             programs = first.lower(params, x, y).as_text(), jax.jit(step).lower(state).as_text()
-            exported = [exported_on_leaves(function, state) for function in (step, algorithm.params)]
-            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-            found[name, key] = Measured(programs, exported[0], leaves, exported[1])
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)] if runs else []
+            exported = [exported_on_leaves(function, state) if runs else b"" for function in (step, algorithm.params)]
+            found[name, key] = Measured(programs, graph, exported[0], leaves, exported[1])
     return found
+
+
+def described(graph: Any) -> list[Any]:
+    """Each node by what it is, its shape and colour, and what its slots read."""
+    place = {node: number for number, node in enumerate(graph.nodes)}
+
+    def slot(slot: Any) -> Any:
+        return slot.shape.shape, [place.get(source, source.name) for source in slot.sources]
+
+    return [
+        (node.name, () if node.shape is None else node.shape.shape, graph.colours[node].name, [*map(slot, slots)])
+        for node in graph.nodes
+        for slots in [getattr(node, "slots", ())]
+    ]
 
 
 def exported_on_leaves(function: Callable[[Any], Any], state: Any) -> bytes:
@@ -97,11 +150,12 @@ def exported_on_leaves(function: Callable[[Any], Any], state: Any) -> bytes:
     return bytes(jax.export.export(jax.jit(on_leaves))(leaves).serialize())
 
 
-def in_process(tree: Path, only: list[str], wanted: list[str]) -> dict[tuple[str, str], Measured]:
-    """The same for the package in a folder, in a process of its own."""
+def in_process(tree: Path, options: argparse.Namespace) -> dict[tuple[str, str], Measured]:
+    """The networks by names for the package in a folder, in a process of its own."""
     paths = [str(tree), str(REPOSITORY / "kernels")]
     with tempfile.NamedTemporaryFile(suffix=".pickle") as file:
-        command = [sys.executable, __file__, "--output", file.name, "--algorithms", *wanted, "--only", *only]
+        command = [sys.executable, __file__, "--output", file.name, "--algorithms", *options.algorithms]
+        command += [*(["--count"] if options.count else []), "--only", *options.only]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         subprocess.run(command, check=True, cwd=tree, env=environment)
         return pickle.load(file)
@@ -112,31 +166,42 @@ def operations(program: str) -> int:
     return len(re.findall(r"= (?:stablehlo|func|call|\"stablehlo)", program))
 
 
-def compare(commit: str, only: list[str], wanted: list[str]) -> None:
+def compare(options: argparse.Namespace) -> None:
     """Print a line for each network and algorithm."""
-    with tempfile.TemporaryDirectory() as folder:
-        unpack(commit, folder)
-        # The same networks, in the names that both have.
-        Path(folder, "tests").symlink_to(REPOSITORY / "tests")
-        old, new = (in_process(tree, only, wanted) for tree in (Path(folder), REPOSITORY))
-    print("| network | algorithm | operations before | now | more | compiled | largest difference | step time |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    if options.commit is None:
+        old, new = (measure(options.only, options.algorithms, plain, runs=not options.count) for plain in (False, True))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(options.commit, folder)
+            # The same networks, in the names that both have.
+            Path(folder, "tests").symlink_to(REPOSITORY / "tests")
+            old, new = (in_process(tree, options) for tree in (Path(folder), REPOSITORY))
+    print(
+        "| network | algorithm | graph | operations before | now | more | compiled | largest difference | step time |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        sep="\n",
+    )
     for name, key in old:  # which may have fewer operations
-        pair = old[name, key], new[name, key]
-        before, after = (operations(measured.programs[1]) for measured in pair)
-        runs = [many_steps(measured) for measured in pair]
-        params = [
-            jax.export.deserialize(bytearray(m.params)).call(run(STEPS)) for m, run in zip(pair, runs, strict=True)
-        ]
-        largest = max(float(np.max(np.abs(a - b), initial=0)) for a, b in zip(*params, strict=True))
-        share, ratio = after / before - 1, ratio_of_times(runs)
-        same = "the same program" if pair[0].programs == pair[1].programs else f"{share:+.1%}"
-        first, second = map(instructions, pair)
-        differ = (first - second).total() + (second - first).total()
-        compiled = f"{differ} differ" if differ else "the same"
-        print(
-            f"| {name} | {key} | {before} | {after} | {same} | {compiled} | {largest:.3g} | {ratio:.3f} |", flush=True
-        )
+        print(f"| {name} | {key} | {compared((old[name, key], new[name, key]), options.count)} |", flush=True)
+
+
+def compared(pair: tuple[Measured, Measured], count: bool) -> str:
+    """The rest of a line."""
+    before, after = (operations(measured.programs[1]) for measured in pair)
+    same = pair[0].programs == pair[1].programs
+    of_nodes = zip(*(measured.graph for measured in pair), strict=False)
+    nodes = sum(a != b for a, b in of_nodes) + abs(len(pair[0].graph) - len(pair[1].graph))
+    row = f"{f'{nodes} nodes differ' if nodes else 'the same'} | {before} | {after} | "
+    row += "the same program" if same else f"{after / before - 1:+.1%}"
+    if same or count:
+        return f"{row} | | {0 if same else ''} |"
+    runs = [many_steps(measured) for measured in pair]
+    params = [jax.export.deserialize(bytearray(m.params)).call(run(STEPS)) for m, run in zip(pair, runs, strict=True)]
+    largest = max(float(np.max(np.abs(a - b), initial=0)) for a, b in zip(*params, strict=True))
+    first, second = map(instructions, pair)
+    differ = (first - second).total() + (second - first).total()
+    compiled = f"{differ} differ" if differ else "the same"
+    return f"{row} | {compiled} | {largest:.3g} | {ratio_of_times(runs):.3f}"
 
 
 def instructions(measured: Measured) -> Counter[str]:
@@ -249,7 +314,8 @@ def unpack(commit: str, folder: str) -> None:
 def main() -> None:
     """Compare, or measure one of both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commit", default="28ccc80")
+    parser.add_argument("--commit", help="an earlier one, in place of plain JAX beside the names; 28ccc80 for --times")
+    parser.add_argument("--count", action="store_true", help="operations alone: nothing is compiled")
     parser.add_argument("--only", nargs="*", default=[], help="networks; all by default")
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
     parser.add_argument("--output", help=argparse.SUPPRESS)
@@ -261,13 +327,14 @@ def main() -> None:
         print(seconds_to_trace())
         return
     if options.times:
-        print_times(options.commit)
+        print_times(options.commit or "28ccc80")
         return
     jax.config.update("jax_enable_x64", True)
     if options.output is None:
-        compare(options.commit, options.only, options.algorithms)
+        compare(options)
         return
-    Path(options.output).write_bytes(pickle.dumps(measure(options.only, options.algorithms)))
+    found = measure(options.only, options.algorithms, plain=False, runs=not options.count)
+    Path(options.output).write_bytes(pickle.dumps(found))
 
 
 if __name__ == "__main__":

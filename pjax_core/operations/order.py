@@ -1,4 +1,4 @@
-"""Projection onto the largest entries of rows, in order: by sorting, and pooling those that would change places."""
+"""Projections onto entries of rows in their order: by sorting, and pooling those that would change places."""
 
 from __future__ import annotations
 
@@ -30,37 +30,49 @@ def project_largest(x: Array, z: Array, residual: Array | None, count: int) -> t
     return jnp.take_along_axis(change, jnp.argsort(order, -1), -1), change[..., :count] - beyond
 
 
-def at_largest(scores: Array, cases: Array) -> Array:
-    """The case of each row, along the last axis but one, whose score is the largest."""
-    return jnp.take_along_axis(cases, jnp.argmax(scores, -1)[..., None, None], -2)[..., 0, :]
+def at_rank(scores: Array, cases: Array, ranks: Array) -> Array:
+    """The case of each row, along the last axis but one, whose score has the rank: 0 for the largest."""
+    index = jnp.take_along_axis(jnp.argsort(-scores, -1), ranks[..., None], -1)
+    return jnp.take_along_axis(cases, index[..., None], -2)[..., 0, :]
 
 
-def project_at_largest(
-    scores: Array, cases: Array, z: Array, residual: Array | None
+def project_at_rank(
+    scores: Array, cases: Array, ranks: Array, z: Array, residual: Array | None
 ) -> tuple[tuple[Array, Array], Array]:
-    """The changes of ``scores``, ``cases`` and ``z`` to the nearest point with ``z`` the case of the largest score.
+    """The changes of ``scores``, ``cases`` and ``z`` to the nearest point with ``z`` the case at the rank.
 
-    A union of a piece for each case, of which the nearest is taken: its score rises, and those above it fall, to one
-    number, the largest of the means of it and of the largest scores, so many as make it so.
+    A union of a piece for each case, of which the nearest is taken.  For its score to have the rank, it and those that
+    are larger and should not be, or smaller and should not be, meet at one number: the farthest of the means of it and
+    of the next of these, so many as make it so.
     """
-    below = jnp.max(scores, -1, keepdims=True) - scores  # small changes of large values would be rounded away
-    counts = jnp.arange(1, scores.shape[-1])
-    above = jnp.cumsum(jnp.sort(below, -1), -1)[..., None, :-1]
-    falls = jnp.min((below[..., None] + above) / (counts + 1), -1, initial=jnp.inf)
-    falls = jnp.minimum(falls, below)
-    lost = jnp.sum(jnp.maximum(falls[..., None] - below[..., None, :], 0) ** 2, -1)  # not by the case itself
-    first = jnp.argmax(scores, -1)
-    here = at_largest(scores, cases)
-    beyond = ((here[..., None, :] - cases) + (z - here if residual is None else residual)[..., None, :]) / 2
-    cost = lost + (below - falls) ** 2 + 2 * jnp.sum(beyond**2, -1)
-    best = jnp.argmin(cost, -1)
-    of_first, of_best = (jnp.take_along_axis(cost, i[..., None], -1)[..., 0] for i in (first, best))
-    best = jnp.where(of_first <= of_best, first, best)
-    is_best = best[..., None] == jnp.arange(scores.shape[-1])
-    fall = jnp.take_along_axis(falls, best[..., None], -1)
-    score_change = jnp.where(is_best, below - fall, -jnp.maximum(fall - below, 0))
-    half = jnp.take_along_axis(beyond, best[..., None, None], -2)
-    return (score_change, jnp.where(is_best[..., None], half, 0)), -half[..., 0, :]
+    order, ranks = jnp.argsort(-scores, -1), ranks[..., None]
+    ranked = jnp.take_along_axis(scores, order, -1)
+    place = jnp.arange(scores.shape[-1])
+    others = place != place[:, None]
+    # Of all scores, along the last axis, beyond that of each case: small changes of large values would be rounded away.
+    beyond = ranked[..., None, :] - ranked[..., None]
+    above = others & (place - (place > place[:, None]) < ranks[..., None])
+    below = others & ~above
+    rises = jnp.max(jnp.cumsum(jnp.where(below, beyond, 0), -1) / (1 + jnp.cumsum(below, -1)), -1)
+    falls = jnp.min(
+        lax.cumsum(jnp.where(above, beyond, 0), beyond.ndim - 1, reverse=True)
+        / (1 + lax.cumsum(above.astype(beyond.dtype), beyond.ndim - 1, reverse=True)),
+        -1,
+    )
+    own = jnp.maximum(rises, 0) + jnp.minimum(falls, 0)
+    excess = beyond - own[..., None]
+    moves = jnp.where(others, -jnp.where(above, jnp.minimum(excess, 0), jnp.maximum(excess, 0)), own[..., None])
+    cases_by_rank = jnp.take_along_axis(cases, order[..., None], -2)
+    here = jnp.take_along_axis(cases_by_rank, ranks[..., None], -2)
+    wanted = (here - cases_by_rank + (z[..., None, :] - here if residual is None else residual[..., None, :])) / 2
+    cost = jnp.sum(moves**2, -1) + 2 * jnp.sum(wanted**2, -1)
+    best = jnp.argmin(cost, -1)[..., None]
+    best = jnp.where(jnp.take_along_axis(cost, ranks, -1) <= jnp.take_along_axis(cost, best, -1), ranks, best)
+    of_best = jnp.take_along_axis(moves, best[..., None], -2)[..., 0, :]
+    half = jnp.take_along_axis(wanted, best[..., None], -2)
+    back = jnp.argsort(order, -1)
+    chosen = jnp.take_along_axis(place == best, back, -1)
+    return (jnp.take_along_axis(of_best, back, -1), jnp.where(chosen[..., None], half, 0)), -half[..., 0, :]
 
 
 def _change_to_descending(ranked: Array, wanted: Array, weights: Array) -> Array:

@@ -17,8 +17,8 @@ from jax import Array, lax
 import pjax_kernels as pk
 from pjax_core.arrays.meshes import like
 from pjax_core.operations.convolutions import spread_convolution
-from pjax_core.operations.order import at_largest as case_at_largest
-from pjax_core.operations.order import largest_of, project_at_largest, project_largest
+from pjax_core.operations.order import at_rank as case_at_rank
+from pjax_core.operations.order import largest_of, project_at_rank, project_largest
 from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
 from pjax_core.operations.smooth import widened
 from pjax_kernels import compose
@@ -538,25 +538,20 @@ largest = Primitive(
 """The ``count`` largest entries along the last axis, from the largest to the smallest: of all of them, sorting."""
 
 
-def _project_at_largest(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
-    scores, cases = map(widened, inputs)
-    return project_at_largest(scores, cases, output, residual)
+def _project_at_rank(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
+    scores, cases, ranks = map(widened, inputs)
+    return project_at_rank(scores, cases, ranks, output, residual)
 
 
-def _at_largest_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
-    scores, cases = starts
-    moves, growth = (jnp.zeros_like(x) if d is None else d for x, d in zip(starts, changes, strict=True))
+def _at_rank_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+    scores, cases, ranks = starts
+    moves, growth = (jnp.zeros_like(x) if d is None else d for x, d in zip(starts[:2], changes[:2], strict=True))
     new = scores + moves
-    return (case_at_largest(new, cases) - case_at_largest(scores, cases)) + case_at_largest(new, growth)
+    return (case_at_rank(new, cases, ranks) - case_at_rank(scores, cases, ranks)) + case_at_rank(new, growth, ranks)
 
 
-at_largest = Primitive(
-    "at_largest",
-    case_at_largest,
-    _project_at_largest,
-    increment=_at_largest_increment,
-)
-"""Of the cases ``(..., N, D)`` that with the largest of the scores ``(..., N)``."""
+at_rank = Primitive("at_rank", case_at_rank, _project_at_rank, increment=_at_rank_increment, moving=2)
+"""Of the cases ``(..., N, D)`` that whose score among ``(..., N)`` has the rank, 0 for the largest; data ``(...)``."""
 
 
 def _chosen(score: Array, a: Array, b: Array, *, sign: int) -> Array:

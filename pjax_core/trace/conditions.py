@@ -81,6 +81,13 @@ def _connected(equation: Equation, *inputs: Value) -> Condition:
     return Truth(equation.name, tuple(map(condition, inputs)), equation.shape)
 
 
+def _either(equation: Equation, *inputs: Value) -> Condition:
+    """One of two, and not the other."""
+    a, b = map(condition, inputs)
+    ways = (Truth("and", (x, Truth("not", (y,), equation.shape)), equation.shape) for x, y in ((a, b), (b, a)))
+    return Truth("or", tuple(ways), equation.shape)
+
+
 def _any(equation: Equation, x: Value) -> Condition:
     """Of signs by the largest or smallest of what they are the signs of."""
     return _reduced(equation, condition(x), equation.name == "reduce_or")
@@ -113,10 +120,11 @@ def _converted(equation: Equation, x: Value) -> Value:
     shape = equation.shape
     if not is_condition(x):
         return _view(equation, x)
+    found = condition(x)
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         made = f"a condition that depends on parameters as an integer, {equation.where()}"
-        return Indices(made, "count by astype(float), and choose between branches by jnp.where", shape)
-    found = condition(x)
+        truth = found if isinstance(found, Truth) else None
+        return Indices(made, "count by astype(float), and choose between branches by jnp.where", shape, truth=truth)
     if isinstance(found, Truth) and found.name == "one":
         return found.of[0]
     one, zero = (broadcast_to(number(value, shape), shape.shape) for value in (1, 0))
@@ -126,6 +134,8 @@ def _converted(equation: Equation, x: Value) -> Value:
 def _select(equation: Equation, which: Value, *cases: Value) -> Value:
     if is_condition(which):
         otherwise, case = map(slot_of, cases)
+        if otherwise is case:  # as lax.cond under vmap chooses what its branches stop the gradient of
+            return case
         return chosen(condition(which), case, otherwise, equation.shape)
     known_case = number_of(which)
     if known_case is not None:
@@ -184,6 +194,7 @@ RULES: dict[str, Callable[..., Condition]] = {
     "and": _connected,
     "or": _connected,
     "not": _connected,
+    "xor": _either,
     "reduce_or": _any,
     "reduce_and": _any,
 }

@@ -139,10 +139,15 @@ def _composed(equation: Equation, inputs: Sequence[Value], numbers: Sequence[flo
     parts: list[Callable[[Array], Any]] = []
     for value, number in zip(inputs, numbers, strict=True):
         if number is not None:
-            parts.append(functools.partial(full, value=number))
+            parts.append(functools.partial(_filled, number, value.shape.dtype))
         else:
             parts.append(value.function if isinstance(value, Elementwise) else _itself)
     return lambda x: function(*(part(x) for part in parts))
+
+
+def _filled(number: float, dtype: Any, x: Array) -> Array:
+    """A number for each element, of the precision of these; truth values stay such."""
+    return full(x, number) if jnp.issubdtype(dtype, jnp.floating) else full(x, number).astype(dtype)
 
 
 def _itself(x: Array) -> Array:

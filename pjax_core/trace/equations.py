@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import string
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Data, Operation, Parameter, Slot, ordered, select
@@ -20,6 +23,7 @@ from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
     broadcast_by_operation,
     broadcast_to,
+    constant,
     operation,
     operation_node,
     reshaped,
@@ -27,7 +31,7 @@ from pjax_core.trace.operations import (
     stacked,
     transposed,
 )
-from pjax_core.trace.values import Elementwise, Indices, Loss, Value, is_fixed, number_of
+from pjax_core.trace.values import Elementwise, Indices, Loss, Value, is_fixed, known, number_of
 
 Rule = Callable[..., Any]
 CALLS = frozenset({call_p.name})
@@ -263,13 +267,26 @@ def _larger(primitive: Primitive, equation: Equation, *operands: Value) -> Slot:
     return operation(primitive, stacked(whole, shape), shape=equation.shape, axis=(0,))
 
 
+def has_rule(equation: Equation) -> bool:
+    """Whether the equation has a rule that takes its settings."""
+    params = equation.params
+    if equation.name not in ("reduce_window_max", "reduce_window_sum"):
+        return equation.name in RULES
+    is_plain = set(params["base_dilation"]) | set(params["window_dilation"]) == {1}
+    return is_plain and (equation.name == "reduce_window_sum" or len(_pooled_axes(equation)) <= 2)
+
+
+def _pooled_axes(equation: Equation) -> list[int]:
+    windows = zip(*(equation.params[f"window_{name}"] for name in ("dimensions", "strides")), strict=True)
+    each = enumerate(zip(windows, equation.params["padding"], strict=True))
+    return [axis for axis, ((extent, stride), padding) in each if extent > 1 or stride > 1 or any(padding)]
+
+
 def _reduce_window_max(equation: Equation, x: Value) -> Slot:
     """Pooling over two axes, or one; the others are rows and channels."""
     slot, params = slot_of(x), equation.params
     window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
-    axes = [axis for axis, extent in enumerate(window) if extent > 1 or strides[axis] > 1 or any(padding[axis])]
-    if len(axes) > 2 or set(params["base_dilation"]) | set(params["window_dilation"]) != {1}:
-        raise NotImplementedError(f"{equation.where()}: pooling is over at most two axes, without dilation")
+    axes = _pooled_axes(equation)
     rank = len(window)
     axes = sorted((axes + [axis for axis in range(rank - 2, -1, -1) if axis not in axes])[:2]) if rank > 2 else axes
     before = [axis for axis in range(rank) if axis < min(axes)]
@@ -291,10 +308,8 @@ def _reduce_window_max(equation: Equation, x: Value) -> Slot:
 
 def _reduce_window_sum(equation: Equation, x: Value) -> Slot:
     """Sums of windows, which become means where they are divided."""
-    slot, params = slot_of(x), equation.params
-    if set(params["base_dilation"]) | set(params["window_dilation"]) != {1}:
-        raise NotImplementedError(f"{equation.where()}: pooling has no dilation")
-    return _sums_of_windows(slot, params["window_dimensions"], params["window_strides"], params["padding"])
+    params = equation.params
+    return _sums_of_windows(slot_of(x), params["window_dimensions"], params["window_strides"], params["padding"])
 
 
 def _cumsum(equation: Equation, x: Value) -> Slot:
@@ -329,31 +344,51 @@ def _scatter_add(equation: Equation, x: Value, indices: Value, updates: Value) -
 
 
 def _sort(equation: Equation, x: Value, *others: Value) -> list[Value]:
-    """Sorted values; what is taken along in their order is no value of theirs."""
+    """Sorted values; the indices that are taken along in their order, and no other value."""
     axis = equation.params["dimension"]
+    along = [_taken_along(equation, x, known(other), axis) for other in others]
     last = _with_axis_moved(slot_of(x), axis, -1)
     found = operation(primitives.largest, last, shape=last.shape, count=last.shape.shape[-1])
     ascending = select("rev", lambda array: array[..., ::-1], {}, found.shape, found)
-    along = [_indices(equation, shape) for shape in equation.shapes[1:]]
     return [_with_axis_moved(ascending, -1, axis), *along]
+
+
+def _taken_along(equation: Equation, x: Value, numbers: Any, axis: int) -> Indices:
+    """What ``jnp.argsort`` sorts beside the values: their places, or with ``descending`` those from the end."""
+    shape = equation.shapes[1]
+    places = np.indices(shape.shape)[axis]
+    if numbers is not None and equation.params["num_keys"] == 1:
+        if np.array_equal(numbers, places):
+            return _indices(equation, shape, _with_axis_moved(_negated(x), axis, -1), places, axis)
+        if np.array_equal(numbers, np.flip(places, axis)):
+            reverse = functools.partial(jnp.flip, axis=axis)
+            scores = select("rev", reverse, {}, slot_of(x).shape, slot_of(x))
+            return _indices(equation, shape, _with_axis_moved(scores, axis, -1), np.flip(places, axis), axis)
+    return _indices(equation, shape)
 
 
 def _top_k(equation: Equation, x: Value) -> list[Value]:
     values, indices = equation.shapes
-    count, axis = equation.params["k"], equation.params.get("axis", -1)
+    count, axis = equation.params["k"], equation.params.get("axis", -1) % len(values.shape)
     last = _with_axis_moved(slot_of(x), axis, -1)
     shape = Shape((*last.shape.shape[:-1], count), last.shape.dtype)
     found = operation(primitives.largest, last, shape=shape, count=count)
-    return [_with_axis_moved(found, -1, axis), _indices(equation, indices)]
+    ranks = np.moveaxis(np.broadcast_to(np.arange(count), shape.shape), -1, axis)
+    return [_with_axis_moved(found, -1, axis), _indices(equation, indices, last, ranks, axis)]
 
 
 def _argmax(equation: Equation, x: Value) -> Value:
     (axis,) = equation.params["axes"]
-    return replace(_indices(equation, equation.shape), scores=_with_axis_moved(slot_of(x), axis, -1))
+    return _indices(equation, equation.shape, _with_axis_moved(slot_of(x), axis, -1))
 
 
 def _argmin(equation: Equation, x: Value) -> Value:
-    return _argmax(equation, operation(primitives.signed_sum, slot_of(x), coefficients=(-1.0,)))
+    return _argmax(equation, _negated(x))
+
+
+def _negated(x: Value) -> Slot:
+    slot, scale = _term(x)
+    return slot if scale == -1 else operation(primitives.signed_sum, slot, coefficients=(-scale,))
 
 
 def _with_axis_moved(slot: Slot, source: int, destination: int) -> Slot:
@@ -363,15 +398,46 @@ def _with_axis_moved(slot: Slot, source: int, destination: int) -> Slot:
     return transposed(slot, tuple(axes))
 
 
-def _indices(equation: Equation, shape: Shape) -> Indices:
+def _indices(
+    equation: Equation, shape: Shape, scores: Slot | None = None, ranks: Any = 0, axis: int | None = None
+) -> Indices:
+    """The indices of the ranks among scores along the last axis; those of several, along ``axis``, have the same."""
     made = f"the indices that {equation.words} of values that depend on parameters gives in {equation.where()}"
-    return Indices(made, _WITHOUT_INDICES, shape)
+    if scores is not None and axis is not None:
+        *rows, count = scores.shape.shape
+        scores = broadcast_to(reshaped(scores, (*rows, 1, count)), (*rows, shape.shape[axis], count))
+        scores = _with_axis_moved(scores, len(rows), axis)
+    return Indices(
+        made, _WITHOUT_INDICES, shape, scores, constant(np.broadcast_to(ranks, shape.shape).astype(shape.dtype))
+    )
 
 
 _WITHOUT_INDICES = (
-    "only data may say which elements are taken: take the largest values themselves by jnp.max, jnp.sort or "
-    "lax.top_k, choose by jnp.where(a > b, x, y), or weigh all by jax.nn.softmax"
+    "such indices choose by x[i], jnp.take_along_axis, jax.nn.one_hot or lax.switch, and are no numbers: take the "
+    "largest values themselves by jnp.max, jnp.sort or lax.top_k, choose by jnp.where(a > b, x, y), or weigh all by "
+    "jax.nn.softmax"
 )
+
+
+# Functions of the elements of a value and of data.
+
+
+def with_data(equation: Equation, inputs: Sequence[Value]) -> Slot | None:
+    """A function of each element of one value, that data of its shape say; None for others."""
+    places = [place for place, value in enumerate(inputs) if not is_fixed(value)]
+    shape, function = equation.shape, equation.bind()
+    if equation.name not in names.BINARY or len(places) != 1 or not jnp.issubdtype(shape.dtype, jnp.floating):
+        return None
+    slots = [slot_of(value) for value in inputs]
+    x = slots.pop(places[0])
+    if x.shape.shape != shape.shape:
+        return None
+
+    def of_elements(x: Array, *data: Array) -> Array:
+        arrays = [array.astype(x.dtype) for array in data]
+        return function(*arrays[: places[0]], x, *arrays[places[0] :])
+
+    return operation(primitives.elementwise(of_elements, equation.name), x, *slots, shape=shape)
 
 
 # Views that become others, or none.

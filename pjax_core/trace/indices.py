@@ -1,4 +1,4 @@
-"""Indices of the largest among values that depend on parameters, and what they choose."""
+"""Indices of values that depend on parameters by their order, or truth values as such, and what they choose."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from jax import Array
 from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Computed, Slot, of_node, select
 from pjax_core.operations import primitives
+from pjax_core.trace.conditions import chosen, viewed
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.operations import constant, operation, reshaped, slot_of, transposed
+from pjax_core.trace.operations import constant, operation, reshaped, slot_of, stacked, transposed
 from pjax_core.trace.values import Indices, Truth, Value, known, number_of
 
 
@@ -33,13 +34,28 @@ def _viewed(equation: Equation, *inputs: Value) -> Value | None:
     """The same selection of the scores of all that an index may be."""
     (index,) = inputs
     assert isinstance(index, Indices)
-    if index.scores is None or not jnp.issubdtype(equation.shape.dtype, jnp.integer):
+    if not jnp.issubdtype(equation.shape.dtype, jnp.integer):
         return None
     if equation.name == "convert_element_type":
         return index
+    if index.truth is not None:
+        truth = viewed(equation, [index.truth])
+        return replace(index, truth=truth, shape=equation.shape) if isinstance(truth, Truth) else None
+    if index.scores is None or index.ranks is None:
+        return None
     shape = Shape((*equation.shape.shape, index.scores.shape.shape[-1]), index.scores.shape.dtype)
-    function = jax.vmap(equation.bind(), -1, -1)
-    return replace(index, scores=select("view", function, {}, shape, index.scores), shape=equation.shape)
+    scores = select("view", jax.vmap(equation.bind(), -1, -1), {}, shape, index.scores)
+    ranks = select(equation.name, equation.bind(), equation.params, equation.shape, index.ranks)
+    return replace(index, scores=scores, ranks=ranks, shape=equation.shape)
+
+
+def _beside(equation: Equation, *inputs: Value) -> Value | None:
+    """An index for one axis, with known ones for others, as ``h[jnp.arange(n), jnp.argmax(h, 1)]`` has them."""
+    arrays = [None if isinstance(value, Indices) else known(value) for value in inputs]
+    if arrays.count(None) != 1 or equation.params["dimension"] != len(equation.shape.shape) - 1:
+        return None
+    index = inputs[arrays.index(None)]
+    return replace(index, beside=tuple(arrays)) if isinstance(index, Indices) and index.scores is not None else None
 
 
 def _added(equation: Equation, *inputs: Value) -> Value:
@@ -55,14 +71,35 @@ def _less(equation: Equation, index: Value, bound: Value) -> Value | None:
 
 
 def _choice(equation: Equation, which: Value, *cases: Value) -> Value | None:
+    if isinstance(which, Indices):
+        return case_of(which, [slot_of(case) for case in cases], equation.shape)
     number = number_of(which)
     return None if number is None else cases[int(number)]
+
+
+def case_of(index: Indices, cases: Sequence[Slot], shape: Shape) -> Slot | None:
+    """The case that one index, or one for each element, chooses."""
+    if index.truth is not None:
+        return chosen(index.truth, cases[1], cases[0], shape)
+    if index.scores is None:
+        return None
+    numbers = [min(number, len(cases) - 1) for number in range(index.scores.shape.shape[-1])]
+    of_each = stacked([cases[number] for number in numbers], Shape((len(numbers), *shape.shape), shape.dtype))
+    return _taken(index, of_each, () if index.shape.shape == shape.shape else range(len(shape.shape)), shape.shape)
+
+
+def _clamped(equation: Equation, low: Value, index: Value, high: Value) -> Value | None:
+    """As ``lax.switch`` keeps an index among its branches: :func:`case_of` does."""
+    return index if isinstance(index, Indices) and number_of(low) == 0 else None
 
 
 def _equal(equation: Equation, a: Value, b: Value) -> Value | None:
     """Where an index is that of data, as ``jax.nn.one_hot`` compares it: what data say for each that it may be."""
     index, other = (a, b) if isinstance(a, Indices) else (b, a)
     assert isinstance(index, Indices)
+    if index.truth is not None:
+        number = number_of(other)
+        return index.truth if number == 1 else Truth("not", (index.truth,), equation.shape) if number == 0 else None
     if index.scores is None or not isinstance(other, Slot) or not other.is_fixed:
         return None
     count, dtype = index.scores.shape.shape[-1], index.scores.shape.dtype
@@ -93,8 +130,11 @@ def _gathered(equation: Equation, operand: Value, index: Value) -> Value | None:
     count, source, gather = index.scores.shape.shape[-1], slot_of(operand), equation.bind()
 
     def of_each(array: Array) -> Array:
-        each = jnp.arange(count, dtype=index.shape.dtype)
-        return jax.vmap(lambda number: gather(array, jnp.full(index.shape.shape, number)))(each)
+        def of_one(number: Array) -> Array:
+            parts = [number if part is None else part for part in index.beside or (None,)]
+            return gather(array, jnp.concatenate([jnp.broadcast_to(part, index.shape.shape) for part in parts], -1))
+
+        return jax.vmap(of_one)(jnp.arange(count, dtype=index.shape.dtype))
 
     shape = Shape((count, *equation.shape.shape), source.shape.dtype)
     inside = list(equation.params["dimension_numbers"].offset_dims)
@@ -121,15 +161,16 @@ def _sliced(equation: Equation, operand: Value, *starts: Value) -> Value | None:
 
 
 def _taken(index: Indices, cases: Slot, inside: Sequence[int], shape: tuple[int, ...]) -> Slot:
-    """The one of ``cases``, along their first axis, that has the largest score; ``inside`` are axes of each case."""
+    """The one of ``cases``, along their first axis, that an index says; ``inside`` are axes of each case."""
     assert index.scores is not None
+    assert index.ranks is not None
     rows = [axis for axis in range(len(shape)) if axis not in inside]
     count = index.scores.shape.shape[-1]
     size = tuple(shape[axis] for axis in rows)
     scores = reshaped(index.scores, (*size, count))
     cases = transposed(cases, (*(axis + 1 for axis in rows), 0, *(axis + 1 for axis in inside)))
     cases = reshaped(cases, (*size, count, int(np.prod([shape[axis] for axis in inside], dtype=int))))
-    taken = operation(primitives.at_largest, scores, cases)
+    taken = operation(primitives.at_rank, scores, cases, reshaped(index.ranks, size))
     order = (*rows, *inside)
     taken = reshaped(taken, tuple(shape[axis] for axis in order))
     return transposed(taken, tuple(order.index(axis) for axis in range(len(shape))))
@@ -137,8 +178,11 @@ def _taken(index: Indices, cases: Slot, inside: Sequence[int], shape: tuple[int,
 
 _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(
-        ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "expand_dims", "transpose"), _viewed
+        ("broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "rev", "slice", "squeeze", "transpose"),
+        _viewed,
     ),
+    "concatenate": _beside,
+    "clamp": _clamped,
     "add": _added,
     "lt": _less,
     "select_n": _choice,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,6 +68,51 @@ def _scattered_differences(params: Mapping[str, Any]) -> Function:
     )
 
 
+def _windows(reduce: Function, outside: float) -> Callable[[Mapping[str, Any]], Function]:
+    """Of windows, from arrays that have one element of each: pools over any axes, with dilation."""
+
+    def of_params(params: Mapping[str, Any]) -> Function:
+        lengths, strides = params["window_dimensions"], params["window_strides"]
+        apart, spacing = params["base_dilation"], params["window_dilation"]
+
+        def function(x: Array) -> Array:
+            pads = [(low, high, step - 1) for (low, high), step in zip(params["padding"], apart, strict=True)]
+            x = lax.pad(x, jnp.asarray(outside, x.dtype), pads)
+            elements = []
+            for place in itertools.product(*map(range, lengths)):
+                last = [n - (k - 1) * step for n, k, step in zip(x.shape, lengths, spacing, strict=True)]
+                first = [i * step for i, step in zip(place, spacing, strict=True)]
+                ends = [start + n for start, n in zip(first, last, strict=True)]
+                elements.append(lax.slice(x, first, ends, strides))
+            return reduce(jnp.stack(elements), axis=0)
+
+        return function
+
+    return of_params
+
+
+def _scattered(reduce: Function, neutral: float) -> Callable[[Mapping[str, Any]], Function]:
+    """Of what is at each place and of the rows that integers of data send there, among all rows."""
+
+    def of_params(params: Mapping[str, Any]) -> Function:
+        numbers = params["dimension_numbers"]
+
+        def function(x: Array, indices: Array, updates: Array) -> Array:
+            whole_rows = tuple(range(1, updates.ndim))
+            rows = numbers.inserted_window_dims == numbers.scatter_dims_to_operand_dims == (0,)
+            if not rows or numbers.update_window_dims != whole_rows or updates.ndim != x.ndim:
+                raise NotImplementedError("the largest or smallest at places other than whole rows; write jnp.where")
+            is_there = indices == jnp.arange(len(x))[:, None, None]
+            is_there = is_there.reshape(len(x), len(updates), *(1,) * (updates.ndim - 1))
+            is_empty = (x == neutral) & ~jnp.any(is_there, axis=1)  # there nothing is projected, from numbers
+            entries = jnp.where(is_there | is_empty[:, None], updates, neutral)
+            return jnp.where(is_empty, neutral, reduce(jnp.concatenate([entries, x[:, None]], axis=1), axis=1))
+
+        return function
+
+    return of_params
+
+
 INSTEAD: dict[str, Callable[[Mapping[str, Any]], Function]] = {
     "reduce_prod": _product,
     "cumprod": _cumulative(jnp.multiply),
@@ -74,6 +120,11 @@ INSTEAD: dict[str, Callable[[Mapping[str, Any]], Function]] = {
     "cummin": _cumulative(jnp.minimum),
     "cumlogsumexp": _cumulative(jnp.logaddexp),
     "clamp": lambda _: lambda low, x, high: jnp.minimum(jnp.maximum(x, low), high),
+    "reduce_window_max": _windows(jnp.max, -math.inf),
+    "reduce_window_min": _windows(jnp.min, math.inf),
+    "reduce_window_sum": _windows(jnp.sum, 0),
+    "scatter-max": _scattered(jnp.max, -math.inf),
+    "scatter-min": _scattered(jnp.min, math.inf),
     "scatter-mul": _scattered_factors,
     "scatter-sub": _scattered_differences,
 }

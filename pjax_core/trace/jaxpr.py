@@ -23,10 +23,11 @@ from pjax_core.trace import names
 from pjax_core.trace.conditions import is_condition, viewed
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.equations import CALLS, RULES, average, refusal
-from pjax_core.trace.indices import with_indices
+from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, with_data
+from pjax_core.trace.indices import case_of, with_indices
 from pjax_core.trace.instead import INSTEAD
 from pjax_core.trace.loops import scan, while_loop
+from pjax_core.trace.named.ordinary import constraint_instead
 from pjax_core.trace.operations import constant, slot_of
 from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, is_fixed, known
 
@@ -46,12 +47,7 @@ def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], ap
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
     losses = [value for value in returned if isinstance(value, Loss)]
     if not losses or len(losses) < len(returned):
-        found = ", ".join(_described(value) for value in returned) or "nothing"
-        raise ValueError(
-            "the function given to feasibility must return an output constraint, such as "
-            "pj.cross_entropy(logits, labels), pj.margin_loss(logits, labels) or pj.squared_error(prediction, target), "
-            f"a mean or a sum of such, or a tree of them, but it returned {found}"
-        )
+        raise ValueError(_without_constraint(closed.jaxpr, returned))
     outputs, regions = of_parameters(list(dict.fromkeys(node for loss in losses for node in loss.nodes)))
     nodes = [in_stored_layout(node) for node in ordered(rewritten(outputs))]
     for parameter in parameters:
@@ -63,6 +59,27 @@ def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], ap
     _warn_of_loops(nodes)
     return replace(
         graph, regions=regions, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts)
+    )
+
+
+def _without_constraint(jaxpr: Jaxpr, returned: Sequence[Value]) -> str:
+    """What is returned in the place of an output constraint, by which line, and what to write there."""
+    found = ", ".join(_described(value) for value in returned) or "nothing"
+    others = [var for var, value in zip(jaxpr.outvars, returned, strict=True) if not isinstance(value, Loss)]
+    eqn = next((eqn for eqn in jaxpr.eqns if others and others[0] in eqn.outvars), None)
+    where = "" if eqn is None else f"{Equation(eqn.primitive.name, eqn.params, (), eqn, eqn).where()}: "
+    instead = constraint_instead(jaxpr)
+    such = (
+        f"in the place of this loss {instead}"
+        if instead
+        else (
+            "such as pj.cross_entropy(logits, labels), pj.margin_loss(logits, labels) or "
+            "pj.squared_error(prediction, target)"
+        )
+    )
+    return (
+        f"{where}the function given to feasibility must return an output constraint, {such}; a mean or a sum of "
+        f"several, or a tree of them, but it returned {found}"
     )
 
 
@@ -157,6 +174,8 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
     if any(isinstance(value, Indices) for value in inputs):
+        if equation.name == "cond":
+            return _cond(equation, inputs)
         return [with_indices(equation, inputs)]
     if all(map(is_fixed, inputs)) and equation.name not in CALLS:
         return _fixed(equation.for_types(value.shape for value in inputs), [slot_of(value) for value in inputs])
@@ -165,7 +184,7 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
         return [found]
     if equation.name in names.IDENTITIES:
         return list(inputs)
-    if equation.name in RULES:
+    if has_rule(equation):
         result = RULES[equation.name](equation, *inputs)
         return result if isinstance(result, list) else [result]
     if equation.name in names.CONTROL:
@@ -178,7 +197,10 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
             return [viewed(equation, inputs)]
         if all(_is_value_or_fixed(value) for value in inputs):
             return _views(equation, [slot_of(value) for value in inputs])
-    raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
+    found = with_data(equation, inputs)
+    if found is None:
+        raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
+    return [found]
 
 
 def _is_value_or_fixed(value: Value) -> bool:
@@ -222,13 +244,17 @@ def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     number = known(which)
     if number is not None:
         return _run_inside(equation, branches[int(np.clip(number, 0, len(branches) - 1))], operands)
-    if not is_fixed(which):
-        raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
-    outcomes = [_run_inside(equation, branch, operands) for branch in branches]
-    return [
-        select("select_n", _choose, {}, shape, slot_of(which), *map(slot_of, choices))
-        for shape, choices in zip(equation.shapes, zip(*outcomes, strict=True), strict=True)
-    ]
+    outcomes = [map(slot_of, _run_inside(equation, branch, operands)) for branch in branches]
+    chosen: list[Value] = []
+    for shape, cases in zip(equation.shapes, zip(*outcomes, strict=True), strict=True):
+        if is_fixed(which):
+            chosen.append(select("select_n", _choose, {}, shape, slot_of(which), *cases))
+            continue
+        case = case_of(which, cases, shape) if isinstance(which, Indices) else None
+        if case is None:
+            raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
+        chosen.append(case)
+    return chosen
 
 
 def _choose(which: Any, *cases: Any) -> Any:

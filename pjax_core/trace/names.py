@@ -63,8 +63,6 @@ ADVICE = {
     "lu": _DECOMPOSED,
     "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
     "qr": _DECOMPOSED,
-    "scatter-max": "write jnp.max(jnp.where(ids == jnp.arange(n)[:, None], h.T[:, None], -jnp.inf), -1).T",
-    "scatter-min": "write jnp.min(jnp.where(ids == jnp.arange(n)[:, None], h.T[:, None], jnp.inf), -1).T",
     "svd": _DECOMPOSED,
     "triangular_solve": _DECOMPOSED,
 }

@@ -67,13 +67,19 @@ class Indices:
         made: by what, and where.
         advice: what to do without them.
         shape: of the result.
-        scores: whose largest along the last axis has the index; None where nothing can use it.
+        scores: of all that an index may be, along the last axis; None where nothing can use them.
+        ranks: which of the scores has the index, 0 for the largest.
+        beside: known parts of what an element is chosen by, None in the place of the index; empty if it alone does.
+        truth: of truth values as 0 and 1, these.
     """
 
     made: str
     advice: str
     shape: Shape
     scores: Slot | None = None
+    ranks: Slot | None = None
+    beside: tuple[Any, ...] = ()
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)

@@ -130,15 +130,15 @@ def assert_same(found: Any, expected: Any) -> None:
             ["sum", "elementwise"],
         ),
         (lambda h: jnp.nan_to_num(h), ["sum"]),
-        (lambda h: jax.nn.one_hot(jnp.argmax(h, 1), 4), ["sum", "at_largest"]),
+        (lambda h: jax.nn.one_hot(jnp.argmax(h, 1), 4), ["sum", "at_rank"]),
         (
             lambda h: jnp.where(jnp.argmin(h, 1)[:, None] == np.arange(4), h, h[::-1]),
-            ["sum", "signed_sum", "at_largest", "signed_sum", "choice"],
+            ["sum", "signed_sum", "at_rank", "signed_sum", "choice"],
         ),
-        (lambda h: h + jnp.take_along_axis(h[::-1], jnp.argmax(h, 1, keepdims=True), 1), ["sum", "at_largest", "sum"]),
+        (lambda h: h + jnp.take_along_axis(h[::-1], jnp.argmax(h, 1, keepdims=True), 1), ["sum", "at_rank", "sum"]),
         (
             lambda h: jnp.take(h, jnp.argmax(jnp.sum(h, 0)), 1)[:, None] * h,
-            ["sum", "sum over axes", "at_largest", "multiply"],
+            ["sum", "sum over axes", "at_rank", "multiply"],
         ),
     ],
 )
@@ -497,22 +497,38 @@ def test_a_factor_of_a_loss_is_one_of_its_strength(scaled: Function, strengths: 
     ] == strengths
 
 
+def of_probabilities(out: Any, y: Any) -> Any:
+    p = jax.nn.sigmoid(out)
+    return -jnp.mean(y * jnp.log(p) + (1 - y) * jnp.log(1 - p))
+
+
 @pytest.mark.parametrize(
-    "loss",
+    ("loss", "constraint"),
     [
-        lambda out, y: jnp.mean((out - y) ** 2),
-        lambda out, y: optax.softmax_cross_entropy(out, y).mean(),
-        lambda out, y: optax.softmax_cross_entropy_with_integer_labels(out, CLASSES).mean(),
-        lambda out, y: optax.sigmoid_binary_cross_entropy(out, y).mean(),
-        lambda out, y: optax.l2_loss(out, y).sum(),
-        lambda out, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(out), -1)),
+        (lambda out, y: jnp.mean((out - y) ** 2), "squared_error"),
+        (lambda out, y: jnp.sum(jnp.square(y - out)) / 6, "squared_error"),
+        (lambda out, y: optax.l2_loss(out, y).sum(), "squared_error"),
+        (lambda out, y: jax.jit(lambda error: error * error)(out - y).mean(), "squared_error"),
+        (lambda out, y: jnp.abs(out - y).mean(), "absolute_error"),
+        (lambda out, y: optax.softmax_cross_entropy(out, y).mean(), r"cross_entropy\(logits, labels\)"),
+        (
+            lambda out, y: optax.softmax_cross_entropy_with_integer_labels(out, CLASSES).mean(),
+            r"cross_entropy\(logits, labels\)",
+        ),
+        (lambda out, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(out), -1)), r"cross_entropy\(logits, labels\)"),
+        (lambda out, y: -jnp.mean(jax.nn.log_softmax(out)[jnp.arange(6), CLASSES]), r"cross_entropy\(logits, labels\)"),
+        (lambda out, y: -jnp.mean(y * jnp.log(jax.nn.softmax(out))), r"cross_entropy\(logits, labels\)"),
+        (lambda out, y: optax.sigmoid_binary_cross_entropy(out, y).mean(), r"cross_entropy\(jnp.stack"),
+        (of_probabilities, r"cross_entropy\(jnp.stack"),
+        (lambda out, y: optax.hinge_loss(out, 2 * y - 1).mean(), "margin_loss"),
+        (lambda out, y: jnp.cos(out), "such as pj.cross_entropy"),
+        (lambda out, y: {"a": pj.squared_error(out, y), "b": jnp.mean((out - y) ** 2)}, "squared_error"),
     ],
 )
-def test_ordinary_losses_name_the_constraints(loss: Function) -> None:
+def test_ordinary_losses_name_the_line_and_the_constraint(loss: Function, constraint: str) -> None:
     problem = pj.feasibility(lambda p, x, y: loss(logits(p, x), y))
-    with pytest.raises(
-        ValueError, match=r"must return an output constraint, such as pj.cross_entropy\(logits, labels\)"
-    ):
+    message = rf"^test_front_end.py, line \d+ \(.*\): .*must return an output constraint, .*{constraint}"
+    with pytest.raises(ValueError, match=message):
         pj.solve(problem, PARAMS, X, LABELS, algorithm=pj.alternating_projections(), steps=1)
 
 
@@ -554,16 +570,18 @@ def plus(term: Function) -> Function:
     [
         (with_hidden(lambda h: jnp.fft.fft(h).real), "jnp.fft of values.*no projection; .*multiply by its matrix"),
         (with_hidden(lambda h: jnp.where(h == h[::-1], h, 0)), "== of values.*compare by > or <"),
-        (with_hidden(lambda h: h[jnp.argsort(h[:, 0])]), "uses the indices that jnp.sort or argsort .*jnp.where"),
+        (with_hidden(lambda h: h + jnp.argsort(h, 1)), "uses the indices that jnp.sort or argsort .*jnp.where"),
         (with_hidden(lambda h: h * jnp.argmax(h, 1, keepdims=True)), "indices that jnp.argmax .*jax.nn.softmax"),
-        (with_hidden(lambda h: h[:, lax.top_k(h[0], 4)[1]]), "the indices that lax.top_k of values .*jnp.max"),
+        (with_hidden(lambda h: h * lax.top_k(h, 4)[1]), "the indices that lax.top_k of values .*jnp.max"),
         (with_hidden(lambda h: h[jnp.round(h[:, 0]).astype(int)]), "integers that depend on.*indices must be data"),
         (with_hidden(lambda h: jnp.exp(h) ** h[::-1]), r"\*\* of values .*jnp.exp\(b \* jnp.log\(a\)\)"),
-        (with_hidden(lambda h: jax.ops.segment_max(h, jnp.arange(6), 6)), "jax.ops.segment_max of .*jnp.max"),
+        (
+            with_hidden(lambda h: h.at[:, np.array([0, 2])].max(h[:, :2])),
+            "places other than whole rows; write jnp.where",
+        ),
         (with_hidden(lambda h: h @ jnp.linalg.inv(h[:4])), "jnp.linalg.solve, inv or det of values.*outside"),
         (with_hidden(lambda h: lax.while_loop(lambda s: s[0, 0] > 1, jnp.tanh, h)), "lax.while_loop.*lax.fori_loop"),
-        (with_hidden(lambda h: lax.cond(h[0, 0] > 0, jnp.tanh, jnp.sin, h)), "a condition .*between branches by jnp.w"),
-        (with_hidden(lambda h: jnp.where((h > 0) ^ (h[::-1] > 0), h, 0)), r"truth values .*joined by &, \|"),
+        (with_hidden(lambda h: h * (jnp.stack([h > 0, h > 1]).argmax(0))), r"truth values .*joined by &, \|"),
         (with_hidden(lambda h: h * jnp.sum(h > h[::-1])), r"a condition .*count by astype\(float\)"),
         (with_hidden(lambda h: h.at[np.array([0, 0])].multiply(h[:2])), "at indices that may repeat; pass unique_ind"),
         (with_hidden(lambda h: jnp.arctan2(h, h[::-1])), "jnp.arctan2 of values .*pj.primitive"),
@@ -590,6 +608,10 @@ CHOICES = {
     "where below": (lambda h, a, b: jnp.where(h < 0, a, b), [(3,)] * 3),
     "segment_sum": (lambda x: jax.ops.segment_sum(x, np.array([0, 2, 9, 0]), 3), [(4,)]),
     "argmax": (lambda s, x: x[jnp.argmax(s)], [(3,), (3, 1)]),
+    "third": (lambda s, x: x[lax.top_k(s, 4)[1][2]], [(4,), (4, 1)]),
+    "smallest but one": (lambda s, x: x[jnp.arange(2), jnp.argsort(s, 1, descending=True)[:, 2]], [(2, 4), (2, 4)]),
+    "cond": (lambda s, a, b: lax.cond(s[0] > 0, lambda a, b: a, lambda a, b: b, a, b), [(1,)] * 3),
+    "powers": (lambda x: x ** np.array([1.0, 2.0, 3.0], np.float32), [(3,)]),
     "one hot": (lambda x: jax.nn.one_hot(jnp.argmax(x, 1), 2), [(2, 2)]),
     "add at": (lambda x: jnp.zeros((2, 2)).at[:, np.array([1, 1])].add(x), [(2, 2)]),
 }
@@ -636,6 +658,23 @@ CHOOSING = {
     "largest": lambda h: jnp.tile(lax.top_k(h, 2)[0], (1, 2)),
     "where": lambda h: jnp.where(h > h.mean(1, keepdims=True), h, 0.1 * h[::-1]),
     "products": lambda h: jnp.cumprod(h, 1) + jnp.prod(h, 1, keepdims=True),
+    "by rank": lambda h: h * jax.nn.one_hot(lax.top_k(h, 2)[1], 4).sum(1) + h[jnp.argsort(h[:, 1])],
+    "branches": lambda h: (
+        jax.vmap(lambda r: lax.cond(r[0] > 0, jnp.tanh, lambda r: 0.5 * r, r))(h)
+        + lax.switch(jnp.argmax(h[0, :3]), [jnp.abs, jnp.sin, lambda h: h], h)
+    ),
+    "at places": lambda h: (
+        jax.ops.segment_max(h, jnp.array([0, 2, 1, 0, 2, 1]), 3).repeat(2, 0)
+        + jnp.asarray(h).at[jnp.array([0, 1, 1, 3])].min(h[2:])
+    ),
+    "pools": lambda h: (
+        lax.reduce_window(h, jnp.inf, lax.min, (1, 2), (1, 1), "SAME")
+        + lax.reduce_window(h, -jnp.inf, lax.max, (1, 2), (1, 1), "SAME", window_dilation=(1, 2))
+        + lax.reduce_window(h, 0.0, lax.add, (1, 2), (1, 1), "SAME", window_dilation=(1, 3))
+    ),
+    "other choices": lambda h: (
+        jnp.where((h > 0) ^ (h[::-1] > 0), h, 0.1 * h) + jnp.mod(h, 1.0) ** np.float32([1, 2, 1, 3])
+    ),
     "sums": lambda h: jax.ops.segment_sum(h[jnp.array([0, 1, 1, 3, 5])], jnp.array([1, 0, 2, 2, 4]), 6) + h,
 }
 

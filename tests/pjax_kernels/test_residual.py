@@ -158,3 +158,15 @@ def test_its_shape_is_that_of_the_output(case: Any) -> None:
     kernel, inputs, output = case
     with pytest.raises(ValueError, match="residual has shape"):
         kernel(*inputs, output, residual=np.zeros((*output.shape, 2)))
+
+
+def test_equal_calls_share_the_search_for_far_roots() -> None:
+    arrays = jnp.ones(5), jnp.ones(5), jnp.ones(()), jnp.ones(())
+
+    def lines(count: int) -> int:
+        def calls(a: Any, b: Any, z: Any, residual: Any) -> Any:
+            return [pk.project_bilinear(k * a, b, z, residual=residual, increments=True) for k in range(count)]
+
+        return jax.jit(calls).lower(*arrays).as_text().count("\n")
+
+    assert lines(3) - lines(2) == lines(2) - lines(1) < 0.7 * lines(1)

@@ -22,18 +22,17 @@ def scaled_residual(p, q, z):
 
 
 @triton.jit
-def near_root(scaled, p, q, STEPS: tl.constexpr):
-    """The root for small ``scaled``, by Halley steps from there."""
+def near_root(scaled, p, q, STEPS: tl.constexpr, UNROLLED: tl.constexpr = True):
+    """The root for small ``scaled``, by Halley steps from there; see :func:`bilinear_root` for ``UNROLLED``."""
     four_c = 1 / (0.25 + 0.25 * q)
     c, p = 0.25 * four_c, 0.25 * p * four_c
     t = scaled
-    for _ in tl.static_range(STEPS):
-        t2 = t * t
-        u = 1 - t2
-        f = (t - scaled) + t2 * ((3 - t2) * p + (2 - t2) * (scaled - c * t))
-        f1 = 2 * p * t * (3 + t2) + (1 - c) * (1 + 3 * t2) + c * (u * u * u)
-        f2 = 3 * (p * (1 + t2 * (6 + t2)) + 2 * (1 - c) * t * (1 + t2))
-        t = t - u * (f * f1) / (f1 * f1 - f * f2)
+    if UNROLLED:
+        for _ in tl.static_range(STEPS):
+            t = _near_step(t, scaled, p, c)
+    else:
+        for _ in range(STEPS):
+            t = _near_step(t, scaled, p, c)
     return t
 
 
@@ -54,7 +53,7 @@ def squares(p, q):
 
 
 @triton.jit
-def far_root(plus, plus_error, minus, minus_error, z):
+def far_root(plus, plus_error, minus, minus_error, z, UNROLLED: tl.constexpr = True):
     """``t``, ``beta``, ``gamma`` and ``radius`` where the root is not near 0, set-valued cases included."""
     negative = z < plus - minus
     sign = tl.where(negative, -1.0, 1.0).to(z.dtype)
@@ -65,8 +64,13 @@ def far_root(plus, plus_error, minus, minus_error, z):
 
     lower_bound = 2 * scaled / (1 + tl.sqrt(1 + 4 * pole_part * scaled))
     v = _far_start(lower_bound, pole_part, other_part, one, excess)
-    for _ in tl.static_range(FAR_STEPS):
-        v = _far_step(v, lower_bound, pole_part, other_part, one, scaled, excess)
+    least = 0.9 * lower_bound
+    if UNROLLED:
+        for _ in tl.static_range(FAR_STEPS):
+            v = _far_step(v, least, pole_part, other_part, one, scaled, excess, UNROLLED)
+    else:
+        for _ in range(FAR_STEPS):
+            v = _far_step(v, least, pole_part, other_part, one, scaled, excess, UNROLLED)
     t = divide(v, 1 + v)
     precise = v <= 3
     t = tl.where(precise, _precise_step(t, pole, pole_error, other, other_error, z), t)
@@ -82,19 +86,21 @@ def far_root(plus, plus_error, minus, minus_error, z):
 
 
 @triton.jit
-def bilinear_root(p, q, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
+def bilinear_root(p, q, z, LIMIT: tl.constexpr, STEPS: tl.constexpr, UNROLLED: tl.constexpr = True):
     """``t``, ``beta``, ``gamma`` and ``radius`` of a block of two axes.
 
-    Roots with a scaled residual up to ``LIMIT`` take ``STEPS`` steps; far ones are computed if there are any.
+    Roots with a scaled residual up to ``LIMIT`` take ``STEPS`` steps; far ones are computed if there are any.  Unless
+    they are ``UNROLLED``, steps are a loop of the program: Triton compiles in time that grows with the square of the
+    operations it sees, times its loads and stores, but a program with few registers left would spill some.
     """
     scaled = scaled_residual(p, q, z)
-    t = near_root(scaled, p, q, STEPS)
+    t = near_root(scaled, p, q, STEPS, UNROLLED)
     beta, gamma = near_coefficients(t)
     radius = tl.zeros_like(t)
     is_near = tl.abs(scaled) <= LIMIT
     if tl.min(tl.min(is_near.to(tl.int32), axis=1), axis=0) == 0:
         plus, plus_error, minus, minus_error = squares(p, q)
-        far_t, far_beta, far_gamma, far_radius = far_root(plus, plus_error, minus, minus_error, z)
+        far_t, far_beta, far_gamma, far_radius = far_root(plus, plus_error, minus, minus_error, z, UNROLLED)
         t, beta = tl.where(is_near, t, far_t), tl.where(is_near, beta, far_beta)
         gamma, radius = tl.where(is_near, gamma, far_gamma), tl.where(is_near, radius, far_radius)
     return t, beta, gamma, radius
@@ -121,13 +127,13 @@ def projection(p, plus, minus, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
     """
     q = 2 * (plus + minus)
     scaled = scaled_residual(p, q, z)
-    t = near_root(scaled, p, q, STEPS)
+    t = near_root(scaled, p, q, STEPS, UNROLLED=False)
     beta, gamma = near_coefficients(t)
     zero = tl.zeros_like(t)
     of_sum, of_difference, radius = zero, zero, zero
     is_near = tl.abs(scaled) <= LIMIT
     if tl.min(is_near.to(tl.int32), axis=0) == 0:
-        far_t, far_beta, far_gamma, far_radius = far_root(plus, zero, minus, zero, z)
+        far_t, far_beta, far_gamma, far_radius = far_root(plus, zero, minus, zero, z, UNROLLED=False)
         # gamma + beta = t/(1 - t) and gamma - beta = -t/(1 + t), each from the form that does not cancel.
         far_sum = tl.where(far_t > 0, far_gamma + far_beta, divide(far_t, 1 - tl.minimum(far_t, 0.0)))
         far_difference = tl.where(far_t < 0, far_gamma - far_beta, divide(-far_t, 1 + tl.maximum(far_t, 0.0)))
@@ -147,6 +153,17 @@ def changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH: tl.cons
     a_change = gamma[:, None] * a + beta[:, None] * b + ((shared + opposed) + free[:, None])
     b_change = gamma[:, None] * b + beta[:, None] * a + ((shared - opposed) + (t * free)[:, None])
     return a_change, b_change
+
+
+@triton.jit
+def _near_step(t, scaled, p, c):
+    """One Halley step in t."""
+    t2 = t * t
+    u = 1 - t2
+    f = (t - scaled) + t2 * ((3 - t2) * p + (2 - t2) * (scaled - c * t))
+    f1 = 2 * p * t * (3 + t2) + (1 - c) * (1 + 3 * t2) + c * (u * u * u)
+    f2 = 3 * (p * (1 + t2 * (6 + t2)) + 2 * (1 - c) * t * (1 + t2))
+    return t - u * (f * f1) / (f1 * f1 - f * f2)
 
 
 @triton.jit
@@ -176,18 +193,20 @@ def _far_start(lower_bound, pole, other, one, excess):
 
 
 @triton.jit
-def _far_step(v, lower_bound, pole, other, one, scaled, excess):
-    """One Halley step in v."""
+def _far_step(v, least, pole, other, one, scaled, excess, UNROLLED: tl.constexpr):
+    """One Halley step in v, which stays from the ``least`` to the largest."""
     largest: tl.constexpr = 4.2e37 if v.dtype == tl.float32 else 2.2e307
     e, d = 1 / (1 + v), 1 / (1 + 2 * v)
     d2 = d * d
     below = v * (pole * (2 + v) + other * (2 + 3 * v) * d2 + one * e) - scaled
-    above = pole * v * (2 + v) - (0.25 * other * d * (2 + d) + one * e) - excess
+    # A loop would keep a quarter of ``other`` in registers.
+    from_other = 0.25 * other * d if UNROLLED else other * (0.25 * d)
+    above = pole * v * (2 + v) - (from_other * (2 + d) + one * e) - excess
     f = tl.where(v < 1, below, above)
     f1 = 2 * (pole * (1 + v) + other * (1 + v) * d2 * d) + one * e * e
     f2 = pole - other * (5 + 4 * v) * d2 * d2 - one * e * e * e
     new = v - f / (f1 - f * (f2 / f1))
-    return tl.where((new >= 0.9 * lower_bound) & (new <= largest), new, v)
+    return tl.where((new >= least) & (new <= largest), new, v)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ time, from a cache, to be changed, and its change is written once.  The products
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations_with_replacement, compress
+from itertools import compress
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -88,8 +88,8 @@ def _project_layers(
     # Joined so that each sum of products, here and of the changes, is one product.
     rows, columns = jnp.concatenate(x, axis=1), jnp.concatenate(w, axis=2)
     inputs = (
-        jnp.stack([jnp.sum(a * b, axis=2) for a, b in combinations_with_replacement(x, 2)], axis=1),
-        jnp.stack([jnp.sum(a * b, axis=1) for a, b in combinations_with_replacement(w, 2)], axis=1),
+        _products_with_earlier(x, axis=2),
+        _products_with_earlier(w, axis=1),
         jnp.stack(coefficients, axis=1) if coefficients else z,
         z,
     )
@@ -104,6 +104,13 @@ def _project_layers(
     w_sum = w_sum + sum(w_sums[:, k, None] * array for k, array in enumerate(w))
     means = x_sum / max(width, 1), w_sum / max(batch, 1)
     return u_x, v_x, u_w, v_w, *means, z_change, jnp.sum(squared, axis=1)
+
+
+def _products_with_earlier(operands: Sequence[Array], axis: int) -> Array:
+    """Of each operand's vectors, along ``axis``, with those of the operands before it, and half of their own."""
+    return jnp.stack(
+        [jnp.sum(a * b, axis=axis) for k, a in enumerate(operands) for b in (*operands[:k], 0.5 * a)], axis=1
+    )
 
 
 def _launch(
@@ -266,9 +273,10 @@ def _coefficients(coefficients_ptr, tile, LAYER: tl.constexpr, FIRST: tl.constex
 def _coefficient(coefficients_ptr, tile, LAYER: tl.constexpr, NUMBER: tl.constexpr):
     """A block, or the number 0."""
     place, _, inside = _entries(tile, LAYER)
+    size: tl.constexpr = LAYER.BATCH * LAYER.WIDTH
     if (LAYER.ARRAYS >> NUMBER) & 1:
-        arrays = tile[0] * _number_before(LAYER.ARRAYS, 64) + _number_before(LAYER.ARRAYS, NUMBER)
-        found = tl.load(coefficients_ptr + arrays * (LAYER.BATCH * LAYER.WIDTH) + place, mask=inside, other=0.0)
+        first_ptr = coefficients_ptr + (tile[0] * (_number_before(LAYER.ARRAYS, 64) * size) + place)
+        found = tl.load(first_ptr + _number_before(LAYER.ARRAYS, NUMBER) * size, mask=inside, other=0.0)
     elif (LAYER.ONES >> NUMBER) & 1:
         found = tl.full(inside.shape, 1, coefficients_ptr.dtype.element_ty)
     else:
@@ -284,30 +292,37 @@ def _number_before(bits, place):
 
 @triton.jit
 def _inner_products(inputs, products, of_x, of_w, tile, LAYER: tl.constexpr):
-    """``p = u . v`` and ``q = |u|^2 + |v|^2``, from the products of pairs of operands, and the coefficients."""
+    """``p = u . v`` and ``q = |u|^2 + |v|^2``, from the products of pairs of operands, and the coefficients.
+
+    An operand's products with those before it, and half of its own, are summed first: that takes the fewest operations,
+    and the time that Triton compiles for grows with their square.
+    """
     # Triton before 3.9 unrolls loops over constants only that have a name of their own.
     X_COUNT: tl.constexpr = LAYER.X_COUNT
     W_COUNT: tl.constexpr = LAYER.W_COUNT
     x_products_ptr, w_products_ptr = inputs[0], inputs[1]
     layer, row, column = tile[0], tile[3], tile[4]
-    dtype: tl.constexpr = x_products_ptr.dtype.element_ty
-    p, q = tl.zeros((row.shape[0], column.shape[0]), dtype), tl.zeros((row.shape[0], column.shape[0]), dtype)
+    zero = tl.zeros((row.shape[0], column.shape[0]), x_products_ptr.dtype.element_ty)
+    p, half_q = zero, zero
     x_pair_ptr = x_products_ptr + layer * (LAYER.X_COUNT * (LAYER.X_COUNT + 1) // 2 * LAYER.BATCH) + row
     for i in tl.static_range(X_COUNT):
-        for j in tl.static_range(i, X_COUNT):
+        dots = (0, 0)
+        for k in tl.static_range(i + 1):
             product = tl.load(x_pair_ptr, mask=row < LAYER.BATCH, other=0.0)[:, None]
-            p, q = _add_own(p, q, of_x, product, i, j)
+            dots = _add_vector(dots, of_x, product, k)
             x_pair_ptr += LAYER.BATCH
+        p, half_q = _add_operand(p, half_q, of_x, dots, i)
     w_pair_ptr = w_products_ptr + layer * (LAYER.W_COUNT * (LAYER.W_COUNT + 1) // 2 * LAYER.WIDTH) + column
-    for i in tl.static_range(W_COUNT):
-        for j in tl.static_range(i, W_COUNT):
+    for j in tl.static_range(W_COUNT):
+        dots = (0, 0)
+        for i in tl.static_range(X_COUNT):
+            dots = _add_vector(dots, of_x, _product_of_pair(products, tile, LAYER, i, j), i)
+        for k in tl.static_range(j + 1):
             product = tl.load(w_pair_ptr, mask=column < LAYER.WIDTH, other=0.0)[None, :]
-            p, q = _add_own(p, q, of_w, product, i, j)
+            dots = _add_vector(dots, of_w, product, k)
             w_pair_ptr += LAYER.WIDTH
-    for i in tl.static_range(X_COUNT):
-        for j in tl.static_range(W_COUNT):
-            p, q = _add_pair(p, q, of_x, of_w, _product_of_pair(products, tile, LAYER, i, j), i, j)
-    return p, q
+        p, half_q = _add_operand(p, half_q, of_w, dots, j)
+    return p, 2 * half_q
 
 
 @triton.jit
@@ -324,32 +339,30 @@ def _product_of_pair(products, tile, LAYER: tl.constexpr, K: tl.constexpr, J: tl
 
 
 @triton.jit
-def _add_own(p, q, coefficients, product, K: tl.constexpr, J: tl.constexpr):
-    """With the product of vectors ``K`` and ``J`` of one operand, in both orders, or of one with itself."""
+def _add_vector(dots, coefficients, product, K: tl.constexpr):
+    """To the products of u and v with a vector those of their ``K``th, whose ``product`` with it this is."""
     u, v = coefficients
-    p = _add_product(p, u[K], v[J], product)
-    if K != J:
-        p = _add_product(p, u[J], v[K], product)
-        product = 2 * product
-    return p, _add_product(_add_product(q, u[K], u[J], product), v[K], v[J], product)
+    return _add_product(dots[0], u[K], product), _add_product(dots[1], v[K], product)
 
 
 @triton.jit
-def _add_pair(p, q, of_x, of_w, product, K: tl.constexpr, J: tl.constexpr):
-    """With the product of vector ``K`` of ``x`` and ``J`` of ``w``, in both orders."""
-    u_x, v_x = of_x
-    u_w, v_w = of_w
-    p = _add_product(_add_product(p, u_x[K], v_w[J], product), u_w[J], v_x[K], product)
-    product = 2 * product
-    return p, _add_product(_add_product(q, u_x[K], u_w[J], product), v_x[K], v_w[J], product)
+def _add_operand(p, half_q, coefficients, dots, K: tl.constexpr):
+    """With what operand ``K`` has of u and v, whose products with it these are."""
+    u, v = coefficients
+    p = _add_product(_add_product(p, dots[0], v[K]), dots[1], u[K])
+    return p, _add_product(_add_product(half_q, dots[0], u[K]), dots[1], v[K])
 
 
 @triton.jit
-def _add_product(total, a, b, product):
-    """``total + a b product``, where ``a`` and ``b`` may be the number 0."""
+def _add_product(total, a, b):
+    """``total + a b``, where each may be the number 0."""
     if isinstance(a, tl.tensor) and isinstance(b, tl.tensor):
-        total += a * b * product
-    return total
+        found = a * b
+        if isinstance(total, tl.tensor):
+            found += total
+    else:
+        found = total
+    return found
 
 
 @triton.jit
@@ -365,7 +378,7 @@ def _solve_tile(inputs, products, outputs, tile, LAYER: tl.constexpr):
     layer_place = layer * (LAYER.BATCH * LAYER.WIDTH) + place
     z = tl.load(z_ptr + layer_place, mask=inside, other=0.0)
     p, q = tl.where(inside, p, 0.0), tl.where(inside, q, 0.0)  # or the sums would count what is outside
-    t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3)
+    t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3, UNROLLED=False)
     tl.store(outputs[0] + layer_place, -t, mask=inside)
 
     # By way of u + v and u - v nothing cancels; by its factors one at a time, no square of a coefficient overflows.
@@ -389,17 +402,23 @@ def _store_changes(coefficients_ptr, outputs, gamma, beta, tile, LAYER: tl.const
     place, joined_place, inside = _entries(tile, LAYER)
     row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, row.shape[0]), tl.cdiv(LAYER.WIDTH, column.shape[0])
     of_x = _coefficients(coefficients_ptr, tile, LAYER, 0, LAYER.X_COUNT)
+    x_place = layer * (LAYER.X_COUNT * LAYER.BATCH * LAYER.WIDTH) + place
+    u_ptr, v_ptr = u_x_ptr + x_place, v_x_ptr + x_place
+    sum_ptr = x_sums_ptr + (layer * column_blocks + column_block) * (LAYER.X_COUNT * LAYER.BATCH) + row
     for k in tl.static_range(X_COUNT):
-        offset = (layer * LAYER.X_COUNT + k) * (LAYER.BATCH * LAYER.WIDTH) + place
-        u_change, _ = _store_change(u_x_ptr + offset, v_x_ptr + offset, gamma, beta, of_x, k, inside)
-        sum_offset = ((layer * column_blocks + column_block) * LAYER.X_COUNT + k) * LAYER.BATCH + row
-        tl.store(x_sums_ptr + sum_offset, tl.sum(u_change, axis=1), mask=row < LAYER.BATCH)
+        u_change, _ = _store_change(u_ptr, v_ptr, gamma, beta, of_x, k, inside)
+        tl.store(sum_ptr, tl.sum(u_change, axis=1), mask=row < LAYER.BATCH)
+        u_ptr, v_ptr = u_ptr + LAYER.BATCH * LAYER.WIDTH, v_ptr + LAYER.BATCH * LAYER.WIDTH
+        sum_ptr += LAYER.BATCH
     of_w = _coefficients(coefficients_ptr, tile, LAYER, LAYER.X_COUNT, LAYER.W_COUNT)
+    w_place = layer * (LAYER.W_COUNT * LAYER.BATCH * LAYER.WIDTH) + joined_place
+    u_ptr, v_ptr = u_w_ptr + w_place, v_w_ptr + w_place
+    sum_ptr = w_sums_ptr + (layer * row_blocks + row_block) * (LAYER.W_COUNT * LAYER.WIDTH) + column
     for k in tl.static_range(W_COUNT):
-        offset = layer * (LAYER.W_COUNT * LAYER.BATCH * LAYER.WIDTH) + k * LAYER.WIDTH + joined_place
-        _, v_change = _store_change(u_w_ptr + offset, v_w_ptr + offset, gamma, beta, of_w, k, inside)
-        sum_offset = ((layer * row_blocks + row_block) * LAYER.W_COUNT + k) * LAYER.WIDTH + column
-        tl.store(w_sums_ptr + sum_offset, tl.sum(v_change, axis=0), mask=column < LAYER.WIDTH)
+        _, v_change = _store_change(u_ptr, v_ptr, gamma, beta, of_w, k, inside)
+        tl.store(sum_ptr, tl.sum(v_change, axis=0), mask=column < LAYER.WIDTH)
+        u_ptr, v_ptr = u_ptr + LAYER.WIDTH, v_ptr + LAYER.WIDTH
+        sum_ptr += LAYER.WIDTH
 
 
 @triton.jit
@@ -415,9 +434,5 @@ def _store_change(u_ptr, v_ptr, gamma, beta, coefficients, K: tl.constexpr, insi
 @triton.jit
 def _mixed(gamma, own, beta, other):
     """``gamma own + beta other``, where these may be the number 0."""
-    change = tl.zeros_like(gamma)
-    if isinstance(own, tl.tensor):
-        change += gamma * own
-    if isinstance(other, tl.tensor):
-        change += beta * other
-    return change
+    change = _add_product(tl.zeros_like(gamma), gamma, own)
+    return _add_product(change, beta, other)

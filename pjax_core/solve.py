@@ -220,9 +220,14 @@ def _solve(
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
     change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
-    movement = jax.tree.map(lambda moved, param: rms([moved]) / rms([param.astype(moved.dtype)]), change, params)
+    movement = jax.tree.map(_movement, change, params)
     info = Info(residual, truncation, inaccurate, movement, **found)
     return Solution(new, new_low, change, state, info)
+
+
+def _movement(change: Array, param: Array) -> Array:
+    """How far a parameter moved, relative to its size."""
+    return rms(lambda *alone: alone, change) / rms(lambda *alone: alone, param.astype(change.dtype))
 
 
 def _resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[Any, ...]) -> Any:
@@ -246,7 +251,7 @@ def _run(
 
     def step(state: Any, _: None) -> tuple[Any, tuple[Array, dict[str, Array]]]:
         new = algorithm.step(problem, state)
-        return new, (rms(new.changes(state)), new.truncation)
+        return new, (rms(type(new).changes, new, state), new.truncation)
 
     if until is None:
         return *lax.scan(step, state, length=steps), {}

@@ -226,10 +226,17 @@ def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
 
 def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
     """The root mean square of what a step has changed, over its rate: of parameters, and of other values."""
-    found: dict[str, list[Array | Norms]] = {"weights": [], "inputs": []}
-    for of_weight, change in zip(new.of_weights, new.changes(old), strict=True):
-        found["weights" if of_weight else "inputs"].append(change)
-    return {kind: jnp.abs(times(1 / rate, rms(changes))) for kind, changes in found.items() if changes}
+    kinds = {"weights": True, "inputs": False}
+
+    def of_kind(of_weights: bool, old: Any, new: Any) -> list[Array | Norms]:
+        changes = zip(new.of_weights, new.changes(old), strict=True)
+        return [change for of_weight, change in changes if of_weight == of_weights]
+
+    return {
+        kind: jnp.abs(times(1 / rate, rms(functools.partial(of_kind, of_weights), old, new)))
+        for kind, of_weights in kinds.items()
+        if of_weights in new.of_weights
+    }
 
 
 def _params(state: State | CopiesState) -> Any:

@@ -27,12 +27,10 @@ def bilinear_increments(a: Array, b: Array, z: Array, residual: Array | None = N
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
     if a.shape[-1] == 0:  # the only point of the set has z = 0
         return a, b, -z
-    if residual is not None:
-        p, q = z - residual, jnp.sum(a * a + b * b, axis=-1)
-    elif is_symbolic_dim(a.shape[-1]):
-        p, q = jnp.sum(a * b, axis=-1), jnp.sum(a * a + b * b, axis=-1)
-    else:
+    if residual is None:
         p, q = sums.over_rows((a * b, a * a + b * b))
+    else:
+        p, q = z - residual, jnp.sum(a * a + b * b, axis=-1)
     few = is_symbolic_dim(a.size) or a.size <= SMALL or z.size <= LEAST_ROWS
     found = coefficients(a, b, (p, q, z, residual), squares_of_all if few else squares_of_far)
     gamma, sign, rest, free = (array[..., None] for array in found[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import pjax_kernels as pk
+from benchmarks.measure import naive
 
 Array = np.ndarray
 Generator = np.random.Generator
@@ -61,7 +63,7 @@ FASTER_THAN_SORT = Goal("reference", "triton", 10.0)
 
 
 def rows_of_copies(rows: int, length: int, far: int = 0) -> Case:
-    """``project_bilinear`` with residuals as in training: small, some of them not; ``far`` of the roots are far."""
+    """``project_bilinear`` with random residuals, most of them small; ``far`` of the roots are far."""
 
     def arrays(rng: Generator) -> tuple[Array, ...]:
         a, b = rng.standard_normal((2, rows, length), np.float32)
@@ -69,9 +71,44 @@ def rows_of_copies(rows: int, length: int, far: int = 0) -> Case:
         scaled[:far] += 3
         return a, b, np.sum(a * b, axis=1) + scaled * (1 + np.sum(a * a + b * b, axis=1))
 
+    return dot_products_of_copies(rows, length, arrays)
+
+
+def dot_products_of_copies(rows: int, length: int, arrays: Callable[[Generator], tuple[Array, ...]]) -> Case:
+    """``project_bilinear`` of so many rows."""
     shapes = (rows, length), (rows, length), (rows,)
     size, operations = 4 * 2 * rows * (2 * length + 1), rows * (11 * length + ROOT)
     return Case(pk.project_bilinear, shapes, arrays, size, operations=operations, goals=(AT_COPY_BANDWIDTH,))
+
+
+TRAINED, BATCH, STEPS = (784, 32, 10), 64, 10
+
+
+@functools.cache
+def copies_in_training() -> naive.Copies:
+    """What Douglas-Rachford projects onto the dot products some steps after the initialisation, every copy stored."""
+    rng = np.random.default_rng(0)
+    shapes = zip(TRAINED[:-1], TRAINED[1:], strict=True)
+    weights = [jnp.asarray(rng.standard_normal(shape) * (2 / shape[0]) ** 0.5, jnp.float32) for shape in shapes]
+    x = jnp.asarray(rng.uniform(size=(BATCH, TRAINED[0])), jnp.float32)
+    y = jnp.eye(TRAINED[-1])[rng.integers(TRAINED[-1], size=BATCH)]
+    state = naive.init(weights, [jnp.zeros(size) for size in TRAINED[1:-1]], x)
+    step = jax.jit(lambda state: naive.douglas_rachford(state, x, y, naive.cross_entropy))
+    for _ in range(STEPS):
+        state = step(state)
+    return naive.reflect(naive.project_a(state.copies, x, y, naive.cross_entropy), state.copies)
+
+
+def rows_in_training(layer: int) -> Case:
+    """``project_bilinear`` of the copies of a layer as training comes by them."""
+    length, width = TRAINED[layer : layer + 2]
+
+    def arrays(_: Generator) -> tuple[Array, ...]:
+        copies = copies_in_training()
+        a, b = (np.asarray(slot[layer]).reshape(-1, length) for slot in (copies.inputs, copies.weights))
+        return a, b, np.asarray(copies.outputs[layer]).reshape(-1)
+
+    return dot_products_of_copies(BATCH * width, length, arrays)
 
 
 def thresholds(*shape: int, axis: int) -> Case:
@@ -467,6 +504,8 @@ BENCHMARKS = {
         "1024 x 32": rows_of_copies(1024, 32),
         "1024 x 32, 10 far": rows_of_copies(1024, 32, far=10),
         "8192 x 784, 80 far": rows_of_copies(8192, 784, far=80),
+        "2048 x 784, first layer in training": rows_in_training(0),
+        "640 x 32, output layer in training": rows_in_training(1),
         "8192 x 784": rows_of_copies(8192, 784),
     },
     "project_dense": {

@@ -3,8 +3,9 @@
 Convolutions: z = conv(x, w), 3 x 3 windows; the gradients are those of a squared error, in x and w.
 Recurrence: h_t = relu(x_t w_x + h_{t-1} w_h + b); the gradients are those of a squared error of all h_t, in the
 weights and the bias, by back-propagation through lax.scan. A projection is one of all dot products and one of all
-rectified sums. Contenders are functions state -> state, that add changes, or gradients times a rate,
-to their arguments. float32, random data; medians of interleaved rounds.
+rectified sums. Vmap: the dot products of a recurrence by jax.vmap over groups of sequences, which share weights,
+against one call for all sequences. Contenders are functions state -> state, that add changes, or gradients times a
+rate, to their arguments. float32, random data; medians, of ratios with quartiles, of interleaved rounds.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from benchmarks.measure.timing import prepare
 RATE = 1e-4
 SCAN_LENGTH = 5
 CONVOLUTIONS = [(64, 28, 1, 16), (64, 28, 16, 32), (64, 14, 32, 64)]
+GROUPS = [(4, 8, 64, 64, 128), (32, 1, 64, 64, 128), (8, 4, 32, 64, 64)]
 RECURRENCES = [(32, 64, 64, 128), (64, 64, 128, 256)]
 
 State = tuple[Array, ...]
@@ -36,7 +38,7 @@ class Case(NamedTuple):
 
     name: str
     state: State
-    gradient: Callable[[State], State]
+    baseline: Callable[[State], State]
     projection: Callable[[State], State]
 
 
@@ -97,29 +99,53 @@ def recurrence(batch: int, steps: int, inputs: int, hidden: int, noise: float) -
     return Case(f"{batch} x {steps} steps, {inputs} -> {hidden}", state, descend, project)
 
 
+def groups(count: int, batch: int, steps: int, inputs: int, hidden: int, noise: float) -> Case:
+    """So many groups of ``batch`` sequences each; the weights are the means over all of them in both forms."""
+    generator = np.random.default_rng(0)
+    x, h = normal(generator, count, batch, steps, inputs), normal(generator, count, batch, steps, hidden)
+    w_x, w_h = (normal(generator, size, hidden) * (2 / (inputs + hidden)) ** 0.5 for size in (inputs, hidden))
+    z = x @ w_x + h @ w_h
+
+    def at_once(state: State) -> State:
+        x, h, w_x, w_h, z = state
+        joined_x, joined_h, joined_z = (array.reshape(-1, *array.shape[2:]) for array in (x, h, z))
+        new_x, new_h, w_x, w_h, new_z = pk.project_recurrence(joined_x, joined_h, w_x, w_h, joined_z)
+        return new_x.reshape(x.shape), new_h.reshape(h.shape), w_x, w_h, new_z.reshape(z.shape)
+
+    def mapped(state: State) -> State:
+        x, h, w_x, w_h, z = jax.vmap(pk.project_recurrence, (0, 0, None, None, 0))(*state)
+        return x, h, jnp.mean(w_x, axis=0), jnp.mean(w_h, axis=0), z
+
+    state = (x, h, w_x, w_h, z + noise * normal(generator, *z.shape))
+    return Case(f"vmap, {count} x {batch} x {steps} steps, {inputs} -> {hidden}", state, at_once, mapped)
+
+
 def measure(case: Case, rounds: int) -> dict[str, Any]:
     """Milliseconds of both in single calls and in a scan, and their ratios."""
     contenders = [
         prepare(name, 0, step, case.state, SCAN_LENGTH, calls=SCAN_LENGTH)
-        for name, step in (("gradient", case.gradient), ("projection", case.projection))
+        for name, step in (("baseline", case.baseline), ("projection", case.projection))
     ]
     for _ in range(rounds):
         for contender in contenders:
             contender.measure()
     row: dict[str, Any] = {"name": case.name}
     for form in ("single", "scan"):
-        gradient, projection = (contender.milliseconds(form) for contender in contenders)
-        row |= {f"{form}_gradient_ms": gradient, f"{form}_projection_ms": projection}
-        row[f"{form}_ratio"] = projection / gradient
+        baseline, projection = (contender.milliseconds(form) for contender in contenders)
+        row |= {f"{form}_baseline_ms": baseline, f"{form}_projection_ms": projection}
+        of_rounds = np.divide(*(np.reshape(contender.seconds[form], (rounds, -1)) for contender in contenders[::-1]))
+        low, row[f"{form}_ratio"], high = np.quantile(np.median(of_rounds, axis=1), (0.25, 0.5, 0.75)).tolist()
+        row[f"{form}_quartiles"] = low, high
     return row
 
 
 def print_row(row: dict[str, Any]) -> None:
     forms = "".join(
-        f"{row[f'{form}_gradient_ms']:11.2f} ms{row[f'{form}_projection_ms']:10.2f} ms{row[f'{form}_ratio']:8.2f}"
+        f"{row[f'{form}_baseline_ms']:11.2f} ms{row[f'{form}_projection_ms']:10.2f} ms{row[f'{form}_ratio']:8.2f}"
+        + " ({:.2f}-{:.2f})".format(*row[f"{form}_quartiles"])
         for form in ("single", "scan")
     )
-    print(f"{row['name']:32}{forms}", flush=True)
+    print(f"{row['name']:36}{forms}", flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -135,10 +161,11 @@ def main() -> None:
     arguments = parse_arguments()
     described = machine()
     print(f"float32, jax {described['jax']}, {described['cores']} x {described['cpu']}, noise {arguments.noise}")
-    print(f"{'':32}{'gradient':>14}{'one call':>13}{'ratio':>8}{'gradient':>14}{'in a scan':>13}{'ratio':>8}")
+    print(f"{'':36}{'baseline':>14}{'one call':>13}{'ratio':>8}{'baseline':>26}{'in a scan':>13}{'ratio':>8}")
     cases = [
         *(convolution(*shape, padding, arguments.noise) for shape in CONVOLUTIONS for padding in ("VALID", "SAME")),
         *(recurrence(*shape, arguments.noise) for shape in RECURRENCES),
+        *(groups(*shape, arguments.noise) for shape in GROUPS),
     ]
     rows = []
     for case in (case for case in cases if arguments.only in case.name):

@@ -221,6 +221,27 @@ def test_any_leading_axes(shape: tuple[int, ...], implementation: str, rng: Gene
     ).all()
 
 
+@pytest.mark.parametrize("far", [0, 3, 64, 150, 300])
+def test_rows_of_which_some_are_far(far: int, rng: Generator) -> None:
+    """So many that those with far roots are gathered, by blocks of 64; some of all are nearly equal, and one is bad."""
+    rows, size = 300, 256
+    a, b = rng.normal(size=(2, rows, size))
+    b[::4] = rng.choice([-1, 1], (75, 1)) * a[::4] + 1e-4 * b[::4]
+    scaled = rng.choice([-1, 1], rows) * 10 ** rng.uniform(-4, -1.5, rows)
+    chosen = rng.permutation(rows)[:far]
+    scaled[chosen] *= 10 ** rng.uniform(2, 4, far)
+    z = dot(a, b) + scaled * (1 + dot(a, a) + dot(b, b))
+    z[7] = np.nan
+    inputs = tuple(x.astype(np.float32) for x in (a, b, z))
+    good = np.arange(rows) != 7
+    expected = changes_of(as_float64(inputs), "reference")
+    changes = changes_of(inputs, "xla")
+    assert np.isnan(changes[0][7]).all()
+    kept, found, right = (tuple(x[good] for x in triple) for triple in (inputs, changes, expected))
+    allowed = ULPS["xla"] * compute_eps(np.float32) * condition(kept) * length(right)
+    assert (difference(found, right) < allowed).all()
+
+
 def test_increments_far_below_the_rounding_of_the_values(implementation: str, rng: Generator) -> None:
     """Small integers and a residual of 2^-12 of ``z``: no product rounds, so the change of 1e-7 must be exact."""
     a, b = rng.integers(-30, 31, (2, ROWS, SIZE)).astype(np.float32)

@@ -364,6 +364,7 @@ def project_bilinear_map_factored(x, w, z, *, increments=True, implementation):
 
 x, w, noise = rng.normal(size=(8, 6)), rng.normal(size=(6, 5)), rng.normal(size=(8, 5))
 images = rng.normal(size=(8, 5, 6, 2))
+many = np.random.default_rng(6).normal(size=(260, 256))
 y = rng.normal(size=(8, 2))
 
 
@@ -404,6 +405,9 @@ def check_max_pool(images, window):  # windows of more than 25 entries are gone 
 KERNEL_CHECKS = {
     "project_bilinear": lambda: check(
         pk.project_bilinear, [(x, x[::-1], size * x[:, 0]) for size in (1, 50)], (batch, batch, batch), None
+    ),
+    "project_bilinear, wide": lambda: check(
+        pk.project_bilinear, [(many, many[::-1], size * many[:, 0]) for size in (1, 5000)], (batch, batch, batch), None
     ),
     "project_dense": lambda: check(
         pk.project_dense,

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.export import is_symbolic_dim
 
-from pjax_kernels import root, roots
+from pjax_kernels import root, roots, sums
+from pjax_kernels.meshes import in_shards, shards
+
+SMALL = 1 << 16
+"""Entries of which all squares are computed anew for one root that is far."""
+
+LEAST_ROWS, MOST_BLOCKS = 64, 32
+"""Rows with far roots are gathered in blocks of so many at least, and so many blocks at most."""
+
+Squares: TypeAlias = Callable[[Array, Array, roots.Equations], tuple[Array, Array]]
+"""``P`` and ``M`` of the equations of ``a`` and ``b``."""
 
 
 def bilinear_increments(a: Array, b: Array, z: Array, residual: Array | None = None) -> tuple[Array, Array, Array]:
     """The changes of ``a`` (..., N), ``b`` (..., N) and ``z`` (...)."""
     if a.shape[-1] == 0:  # the only point of the set has z = 0
         return a, b, -z
-    p = jnp.sum(a * b, axis=-1) if residual is None else z - residual
-    q = jnp.sum(a * a + b * b, axis=-1)
-    found = coefficients(a, b, (p, q, z, residual))
+    if residual is None:
+        p, q = sums.over_rows((a * b, a * a + b * b))
+    else:
+        p, q = z - residual, jnp.sum(a * a + b * b, axis=-1)
+    few = is_symbolic_dim(a.size) or a.size <= SMALL or z.size <= LEAST_ROWS
+    found = coefficients(a, b, (p, q, z, residual), squares_of_all if few else squares_of_far)
     gamma, sign, rest, free = (array[..., None] for array in found[1:])
     return gamma * (a + sign * b) + (rest * b + free), gamma * (b + sign * a) + (rest * a + sign * free), found.z_change
 
@@ -35,14 +51,43 @@ class Coefficients(NamedTuple):
     free: Array
 
 
-def coefficients(a: Array, b: Array, equations: roots.Equations) -> Coefficients:
+def squares_of_all(a: Array, b: Array, _: roots.Equations) -> tuple[Array, Array]:
+    """From the entries, every one read once more: precise where ``a`` and ``b`` are nearly equal, or opposite."""
+    half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
+    return jnp.sum(half_sum * half_sum, axis=-1), jnp.sum(half_difference * half_difference, axis=-1)
+
+
+def squares_of_far(a: Array, b: Array, equations: roots.Equations) -> tuple[Array, Array]:
+    """From the entries where roots are far, gathered block by block; from ``p`` and ``q`` elsewhere."""
+    p, q, z, residual = equations
+    # Half the limit, from which on roots are not taken from p and q alone: rounded anew, it may be on the other side.
+    far = jnp.abs(root.quick_scaled_residual(p, q, z, residual)) > root.near_limits(z.dtype)[2] / 2
+    parts = shards(z.size)
+    squares = [in_shards(square.value.reshape(-1), parts) for square in root.squares(p, q)]
+    a, b = (in_shards(array.reshape(-1, array.shape[-1]), parts) for array in (a, b))
+    far = in_shards(far.reshape(-1), parts)
+    far_first, most = jnp.argsort(~far, axis=1), jnp.max(jnp.sum(far, axis=1))
+    block = min(far.shape[1], max(LEAST_ROWS, far.shape[1] // MOST_BLOCKS))
+
+    def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        start, *squares = state
+        rows = lax.dynamic_slice_in_dim(far_first, start, block, 1)
+        some_a, some_b = (jax.vmap(lambda x, k: x[k])(array, rows) for array in (a, b))
+        found = squares_of_all(some_a, some_b, equations)
+        replace = jax.vmap(lambda x, k, new: x.at[k].set(new))
+        return start + block, *(replace(old, rows, new) for old, new in zip(squares, found, strict=True))
+
+    start = jnp.zeros_like(most)
+    _, plus, minus = lax.while_loop(lambda state: state[0] < most, advance, (start, *squares))
+    return plus.reshape(z.shape), minus.reshape(z.shape)
+
+
+def coefficients(a: Array, b: Array, equations: roots.Equations, squares: Squares = squares_of_all) -> Coefficients:
     """Those for the equations of ``a`` and ``b``."""
     _, _, z, residual = equations
 
     def exact_squares() -> roots.FarEquations:
-        half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
-        plus, minus = jnp.sum(half_sum * half_sum, axis=-1), jnp.sum(half_difference * half_difference, axis=-1)
-        return (plus, minus, z, residual), _scaled_equations
+        return (*squares(a, b, equations), z, residual), _scaled_equations
 
     def free_part(_: Array, radius: Array) -> Array:
         return radius * a.shape[-1] ** -0.5

@@ -156,7 +156,7 @@ def test_costs_may_be_traced_mapped_over_and_follow_from_the_network() -> None:
         require_same(traced(2.0), change(COSTS, algorithm))
         with compilations() as count:
             require_same(traced(5.0), traced(5.0))
-        assert count() == 0
+        assert not count
         mapped = jax.vmap(traced)(jnp.asarray([2.0, 5.0]))
         require_same(jax.tree.map(lambda a: a[1], mapped), with_first(5.0, algorithm))
     of_network = change(lambda network: {"params['w0']": jnp.mean(network.values["data[0]"] ** 2)})
@@ -169,9 +169,9 @@ def test_costs_may_be_traced_mapped_over_and_follow_from_the_network() -> None:
 def test_runs_with_costs_go_on() -> None:
     problem = pickle.loads(pickle.dumps(pj.feasibility(loss, metric=COSTS)))
     for name in ("AP", "DR"):
-        run = functools.partial(pj.solve, problem, PARAMS, X, Y, algorithm=ALGORITHMS[name])
-        first = run(steps=2)
-        assert jax.tree.all(jax.tree.map(np.array_equal, run(steps=1, state=first.state).params, run(steps=3).params))
+        run = functools.partial(pj.solve, problem, PARAMS, X, Y, algorithm=ALGORITHMS[name], tolerance=np.inf)
+        first = run(steps=3)
+        require_same(run(steps=3, state=first.state).change, run(steps=6).change)
 
 
 def test_weights_of_whole_layers_have_costs() -> None:

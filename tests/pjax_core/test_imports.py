@@ -13,8 +13,8 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 
-FOLDERS = ("arrays", "operations", "graph", "copies", "trace", "problem", "algorithms")
-"""From the lowest to the highest; one is a single module."""
+FOLDERS = ("arrays", "operations", "graph", "copies", "trace", "metric", "problem", "algorithms")
+"""From the lowest to the highest; two are single modules."""
 
 
 def height(module: str) -> int:

@@ -33,10 +33,8 @@ COSTS: dict[str, Any] = {
 }
 ALGORITHMS = {
     "AP": pj.alternating_projections(),
-    "AP in turn": pj.alternating_projections(in_turn=True),
     "CP": pj.cyclic_projections(),
     "DR": pj.douglas_rachford(),
-    "DM": pj.difference_map(),
 }
 
 

@@ -1,6 +1,6 @@
 """Train networks by projections: a function becomes a feasibility problem, an algorithm solves it."""
 
-from pjax_core import deprecated
+from pjax_core import deprecated, metric
 from pjax_core.algorithms.alternating import alternating_projections
 from pjax_core.algorithms.base import DENSE_BUDGET, Algorithm
 from pjax_core.algorithms.cyclic import cyclic_douglas_rachford, cyclic_projections
@@ -56,6 +56,7 @@ __all__ = [
     "gap_below",
     "identity",
     "margin_loss",
+    "metric",
     "output",
     "primitive",
     "quantize",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pjax_core.algorithms.base import Algorithm
+from pjax_core.algorithms.base import Algorithm, require_agreement
 from pjax_core.algorithms.cyclic import cyclic_projections
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
@@ -102,6 +102,8 @@ def _value_and_direction(
     start_of = consensus.start(graph, params, data)
     shares = log_shares(graph, start_of)
     exponents: Mapping[Node, Array] = {}
+    if algorithm is None or algorithm.sets is not None:
+        require_agreement(problem)
     if algorithm is None and steps == 1:
         changes = _swept(graph, start_of, shares)
         moved, exponents = changes.of_parameters(), changes.exponents

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from pjax_core import metric as metrics
 from pjax_core.arrays import arguments
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed
@@ -24,13 +25,24 @@ class Problem:
 
     Two problems are the same if their functions are, as for :func:`jax.jit`: a lambda made in a loop is a new one.
     ``layer`` says how layers are constraints of their own; None for one constraint for each dot product.
+    ``metric`` says what values cost, None for 1 (:func:`pjax_core.metric.of_problem`).
     """
 
     function: Callable[..., Any]
     layer: Layer | None = None
+    metric: Any = None
     _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
     _captured: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """"tracers" if the function was found to have captured some, which no cache must keep."""
+
+    def __post_init__(self) -> None:
+        if metrics.holds_tracers(self.metric):
+            self._captured.add("tracers")
+
+    @property
+    def gamma(self) -> Any:
+        """How fast the metric follows the gaps, 0 if it does not."""
+        return self.metric.gamma if isinstance(self.metric, metrics.Gaps) else 0.0
 
     def graph(self, params: Any, data: tuple[Any, ...] | Fixed, *, apart: bool = False) -> Graph:
         """The graph for arguments of these shapes, traced once and kept; with ``apart`` all operations in A."""
@@ -40,17 +52,19 @@ class Problem:
         settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
         key = (structure, tuple(map(jax.typeof, leaves)), settings, apart)
         if key not in self._graphs:
-            graph = trace(self.function, params, given, apart)
+            graph = plain = trace(self.function, params, given, apart)
             if self.layer is not None:
                 graph = with_layers(graph, self.layer)
-            if graph.holds_tracers:  # which belong to the function that is traced just now
+            if self.metric is not None and not isinstance(self.metric, metrics.Gaps):
+                graph = metrics.with_metric(plain, graph, self.metric, params, given)
+            if graph.holds_tracers or self._captured:  # which belong to the function that is traced just now
                 self._captured.add("tracers")
                 return graph
             self._graphs[key] = graph
         return self._graphs[key]
 
-    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None]]:
-        return Problem, (self.function, self.layer)
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None, Any]]:
+        return Problem, (self.function, self.layer, self.metric)
 
 
 def compiled(*static_argnums: int, inline: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -77,7 +91,7 @@ def compiled(*static_argnums: int, inline: bool = False) -> Callable[[Callable[.
     return decorate
 
 
-def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each") -> Problem:
+def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each", metric: Any = None) -> Problem:
     """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
 
     Args:
@@ -90,8 +104,20 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
             (the paper's), or "layer" for one for each whole layer (:class:`Layer`, which says how): a dense layer, a
             convolution, a recurrence, an einsum like these.  Products of other kinds have one each all the same.
 
+        metric: what it costs to move the values that constraints hold: positive numbers, or arrays in the shape of a
+            value, by the names that :class:`pjax_core.metric.Network` gives; what is not named costs 1, as in the
+            paper.  Or a function of a network that returns these, such as those of :mod:`pjax_core.metric`.  A
+            constraint is projected to the point with the least sum of squared changes, each times its cost; all
+            copies of a value cost the same, so that they agree on plain means.  Costs may be traced.
+
     Returns:
         The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
+
+    Raises:
+        TypeError: the costs are no numbers or arrays by name.
+        ValueError: ``dot_products`` is none of these, or a cost is not positive; in use, where there is no such value,
+            or an operation has no projection with its costs: products take one number for each of their values,
+            and operations that have none need values of one cost.
 
     Source: paper, section 3.
     """
@@ -103,10 +129,13 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
         raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
     named = {"each": None, "layer": Layer()}
     layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
-    return _problems.setdefault((function, layer), Problem(function, layer))
+    problem = Problem(function, layer, metrics.of_problem(metric))
+    if problem._captured:
+        return problem
+    return _problems.setdefault((problem.function, problem.layer, problem.metric), problem)
 
 
-_problems: weakref.WeakValueDictionary[tuple[Callable[..., Any], Layer | None], Problem] = weakref.WeakValueDictionary()
+_problems: weakref.WeakValueDictionary[tuple[Any, ...], Problem] = weakref.WeakValueDictionary()
 """Those in use, so that a loop that makes them anew traces nothing anew."""
 
 

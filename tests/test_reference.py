@@ -24,8 +24,11 @@ def test_the_reference_renders(tmp_path: Path) -> None:
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
     reference.build(tmp_path)
-    for package, name in PUBLIC:
-        page = (tmp_path / f"{package.__name__}.html").read_text()
+    inside = [(package, getattr(package, name)) for package, name in PUBLIC]
+    modules = [module for _, module in inside if inspect.ismodule(module)]
+    of_modules = [(module, name) for module in modules for name in module.__all__]
+    for package, name in [*(p for p in PUBLIC if getattr(*p) not in modules), *of_modules]:
+        page = (tmp_path / f"{package.__name__.replace('.', '/')}.html").read_text()
         assert f'id="{name}"' in page
         assert ":func:" not in page
         assert ":class:" not in page

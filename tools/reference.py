@@ -17,19 +17,22 @@ import pjax_core
 import pjax_kernels
 
 PACKAGES = (pjax_core, pjax_kernels)
+MODULES = (pjax_core.metric,)
+"""What is public inside a module of its own."""
 
 
 def build(folder: Path) -> None:
     """Write a page for each package, and an index."""
-    for package in PACKAGES:
-        for name in package.__all__:
-            make_ready(getattr(package, name), package)
+    for module in (*PACKAGES, *MODULES):
+        for name in module.__all__:
+            make_ready(getattr(module, name), pjax_core if module in MODULES else module)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # pdoc's own
         pdoc.render.configure(docformat="google", show_source=False)
         names = [package.__name__ for package in PACKAGES]
         # What is public is in the packages; a module that shares its name with a function is not.
-        pdoc.pdoc(*names, *(f"!{name}[.].+" for name in names), output_directory=folder)
+        pages = [*names, *(f"!{name}[.].+" for name in names), *(module.__name__ for module in MODULES)]
+        pdoc.pdoc(*pages, output_directory=folder)
 
 
 def make_ready(member: Any, package: ModuleType) -> None:

@@ -118,8 +118,13 @@ def reflecting_algorithm(
     the rate ``gamma`` towards these.
     """
     wanted, dense_budget = _wanted(copies, budget)
-    metric_rate = arguments.number_or_traced("gamma", gamma, lambda g: 0 <= g < 1, "a number in [0, 1)")
-    weighted = not equals(metric_rate, 0)
+    own_rate = arguments.number_or_traced("gamma", gamma, lambda g: 0 <= g < 1, "a number in [0, 1)")
+
+    def metric_rate(problem: Problem) -> Factor:
+        return problem.gamma if equals(own_rate, 0) else own_rate
+
+    def graph_of(problem: Problem, params: Any, data: Any) -> Graph:
+        return problem.graph(params, data, apart=not equals(metric_rate(problem), 0))
 
     def representations(graph: Graph) -> dict[Operation, Copies]:
         return {
@@ -130,21 +135,22 @@ def reflecting_algorithm(
 
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
-        graph = problem.graph(params, data, apart=weighted)
+        graph = graph_of(problem, params, data)
         held = representations(graph)
         state = point.initial_state(graph, held, params, low, data)
-        return with_weights(graph, held, state) if weighted else state
+        return state if equals(metric_rate(problem), 0) else with_weights(graph, held, state)
 
     @compiled(inline=True)
     def step(problem: Problem, state: CopiesState) -> CopiesState:
-        graph = problem.graph(state.high, state.data, apart=weighted)
+        graph, rate_of_metric = graph_of(problem, state.high, state.data), metric_rate(problem)
         state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
         old = Point(graph, representations(graph), state)
-        return following_gaps(old, step_of(old), metric_rate) if weighted else step_of(old)
+        new = step_of(old)
+        return new if equals(rate_of_metric, 0) else following_gaps(old, new, rate_of_metric)
 
     def describe(problem: Problem, params: Any, *data: Any) -> None:
         params, data = checked_arguments(problem, params, data)
-        graph = problem.graph(params, data, apart=weighted)
+        graph = graph_of(problem, params, data)
         _print_table(graph, representations(graph))
 
     return Algorithm(_checked(first), step, _params, _params_low, None, describe, functools.partial(_gaps, rate))
@@ -183,6 +189,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
 
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
+        require_agreement(problem)
         graph = problem.graph(params, data)
         state = consensus.initial_state(graph, params, low, data, spans=not in_turn)
         if started:
@@ -211,6 +218,15 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
         return (sets[-1:] if started else []) + sets * steps
 
     return Algorithm(_checked(first), step, _params, _params_low, projected, describe, functools.partial(_gaps, 1.0))
+
+
+def require_agreement(problem: Problem) -> None:
+    """Raise ``ValueError`` where the metric is one for copies that differ."""
+    if not equals(problem.gamma, 0):
+        raise ValueError(
+            "metric is pj.metric.by_gaps(...), which weighs copies that differ, but those of alternating and cyclic "
+            "projections, and of directions, agree; take pj.douglas_rachford() or another algorithm that reflects"
+        )
 
 
 def _checked(first: Callable[..., Any]) -> Callable[..., Any]:

@@ -109,7 +109,7 @@ Schedule = Sequence[Sequence[Node]]
 
 def start(graph: Graph, params: Any, data: tuple[Any, ...]) -> Callable[[Node], Array]:
     """The value of each node as the network computes it."""
-    fixed = with_computed(graph, data)
+    fixed = with_computed(graph, params, data)
     return start_of(jax.tree.leaves(params), fixed, starts_of(graph, params, fixed))
 
 
@@ -159,7 +159,7 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
     With ``spans`` weights that data move are held so where that takes less time.
     """
     high, moved = normalised(params, low)
-    fixed = with_computed(graph, data)
+    fixed = with_computed(graph, high, data)
     leaves = jax.tree.leaves(high)
     held = in_spans(graph, start_of(leaves, fixed, {})) if spans else {}
     products = _products(graph, held)
@@ -301,8 +301,8 @@ def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
 
 
 def other_data(graph: Graph, old: Any, data: tuple[Any, ...]) -> tuple[Any, Array]:
-    """The data with what is computed of them alone, and whether they are those of before."""
-    fixed = with_computed(graph, data)
+    """The data with what is computed of them alone, with the costs and whether they are those of before."""
+    fixed = with_computed(graph, None, data, old.costs if isinstance(old, Fixed) else ())
     pairs = zip(jax.tree.leaves(old), jax.tree.leaves(fixed), strict=True)
     return fixed, functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
 

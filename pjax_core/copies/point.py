@@ -100,7 +100,7 @@ class CopiesState:
 def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any, low: Any, data: Any) -> CopiesState:
     """The point where every copy has the value that the network computes."""
     high, moved = consensus.normalised(params, low)
-    fixed = with_computed(graph, data)
+    fixed = with_computed(graph, high, data)
     starts = consensus.starts_of(graph, high, fixed)
     changes = _since_start(graph, high, moved, fixed, starts, follow=low is not None)
     index, leaves = graph.keys, jax.tree.leaves(high)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -78,7 +76,7 @@ def _handed_back(ways: np.ndarray, parts: Array, begin: Array) -> tuple[Array, A
 
 def _of_slots(node: Operation, start_of: Callable[[Node], Array]) -> Sequence[float | Array]:
     """What part of what is asked of the operation reaches each of its inputs."""
-    if node.primitive.constrains_output:
+    if node.primitive.constrains_output and node.primitive.shares is None:
         return (node.settings.get("strength", 1.0),) * len(node.slots)
     inputs = [slot.read(start_of) for slot in node.slots]
     return of_inputs(node, [x if _is_choice(x) else x.astype(low_dtype(x.dtype)) for x in inputs])
@@ -97,13 +95,4 @@ def copies(node: Operation) -> list[float]:
 
 def of_inputs(node: Operation, inputs: Sequence[Array]) -> Sequence[float | Array]:
     """What part of a residual of the operation reaches each of its inputs, besides the copies."""
-    primitive = node.primitive
-    if primitive.shares is not None:
-        return primitive.shares(*inputs, **node.settings)
-    if primitive.bilinear is None:
-        return (0.5,) * len(inputs)
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
-    size = jax.eval_shape(functools.partial(primitive.forward, **node.settings), *shapes).size
-    counts = primitive.copies(*shapes, **node.settings)
-    squares = sum(jnp.sum(np.asarray(n) * x * x) for n, x in zip(counts, inputs, strict=True))
-    return (1 / (1 + squares / max(size, 1)),) * len(inputs)
+    return node.primitive.parts(*inputs, **node.settings)

@@ -108,7 +108,9 @@ def means_over_copies(node: Operation, changes: Sequence[Array], weights: Array 
     held = jax.eval_shape(spread(node), *slots)
     if all(copies.shape == slot.shape for copies, slot in zip(held, slots, strict=True)):
         return tuple(changes)
-    cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=True))
+    cotangents = tuple(change.astype(copies.dtype) for change, copies in zip(changes, held, strict=False))
+    # What does not move, such as costs.
+    cotangents += tuple(meshes.full(copies, 0) for copies in held[len(cotangents) :])
     # On automatic axes: what is laid out of an array that all devices hold is not sharded by its type.
     plain = tuple(jax.ShapeDtypeStruct(slot.shape, slot.dtype) for slot in slots)
     transpose = compose.on_automatic_axes(
@@ -116,6 +118,7 @@ def means_over_copies(node: Operation, changes: Sequence[Array], weights: Array 
     )
     sums = transpose(*cotangents)
     counts = node.primitive.copies(*slots, **node.settings)
-    return tuple(
+    means = tuple(
         total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)
     )
+    return means[: len(changes)]

@@ -63,7 +63,7 @@ def _asked_of_state_before(changes: Changes, loop: Loop) -> Callable[[Array, Arr
 
     def asked(change: Array, time: Array) -> Array:
         def at(array: Array) -> Array:
-            return array if array.ndim == 2 else lax.dynamic_slice_in_dim(array, time, 1, axis=1)
+            return array if array.ndim in (0, 2) else lax.dynamic_slice_in_dim(array, time, 1, axis=1)
 
         for node in reversed(loop):
             residual, own = changes.scaled(node, node, change), tuple(map(at, inputs[node]))

@@ -6,9 +6,11 @@ import enum
 import functools
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from jax import Array
 
 from pjax_core.graph.nodes import Computed, Feedback, Node, Operation, Parameter, is_fixed, of_node, sources_of
 from pjax_core.operations import primitives
@@ -34,7 +36,8 @@ class Graph:
     ``computed`` are the functions of data alone that operations read.  ``regions`` has for parameters that are
     always in a set the constraint which says so (:mod:`pjax_core.graph.sets`), and which is not among the nodes.
     ``holds_tracers`` says whether the function closes over arrays of a function of JAX that is being traced, outside
-    which they mean nothing.
+    which they mean nothing.  ``costs`` gives, of parameters and data, what the metric of a problem makes operations
+    read after their inputs (:mod:`pjax_core.graph.costs`).
     """
 
     nodes: tuple[Node, ...]
@@ -44,6 +47,7 @@ class Graph:
     computed: tuple[Computed, ...] = ()
     holds_tracers: bool = False
     regions: dict[Parameter, Operation] = field(default_factory=dict)
+    costs: Callable[[Any, tuple[Any, ...]], tuple[Array, ...]] | None = None
 
     @functools.cached_property
     def keys(self) -> dict[Node, str]:

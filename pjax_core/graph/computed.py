@@ -17,10 +17,11 @@ from pjax_core.graph.nodes import Computed, Node, fixed_value
 @exportable_dataclass
 @dataclass(frozen=True)
 class Fixed:
-    """The data that were ``given``, and what is ``computed`` from them once."""
+    """The data that were ``given``, and what is ``computed`` from them once; with a metric the ``costs``."""
 
     given: tuple[Any, ...]
     computed: tuple[Array, ...]
+    costs: tuple[Array, ...] = ()
 
 
 def fixed_values(data: Sequence[Array]) -> Callable[[Node], Array]:
@@ -37,8 +38,12 @@ def fixed_values(data: Sequence[Array]) -> Callable[[Node], Array]:
     return value
 
 
-def with_computed(graph: Graph, data: tuple[Any, ...]) -> tuple[Any, ...] | Fixed:
-    """The data, and beside them what operations read of functions of data."""
-    if not graph.computed:
+def with_computed(
+    graph: Graph, params: Any, data: tuple[Any, ...], costs: tuple[Array, ...] | None = None
+) -> tuple[Any, ...] | Fixed:
+    """The data, and beside them what operations read of functions of data, and costs: those given, or of the metric."""
+    if not graph.computed and graph.costs is None:
         return data
-    return Fixed(data, tuple(map(fixed_values(jax.tree.leaves(data)), graph.computed)))
+    if costs is None:
+        costs = () if graph.costs is None else graph.costs(params, data)
+    return Fixed(data, tuple(map(fixed_values(jax.tree.leaves(data)), graph.computed)), costs)

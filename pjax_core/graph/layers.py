@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 import pjax_kernels as pk
@@ -96,7 +97,16 @@ def as_layer(primitive: Primitive, layer: Layer, moves_x: bool) -> Primitive:
         primitive.increment,
         batching=primitive.batching,
         shares=functools.partial(_shares, layer, sides, function),
+        units=functools.partial(_units, sides) if layer.rule == "coupled" else None,
+        alike=((*sides[0], -1), sides[1]),
     )
+
+
+def _units(sides: Sides, costs: Sequence[Array]) -> tuple[Array, ...]:
+    """What weights cost beside inputs, whose cost is the output's: the metric of "coupled" is relative to both."""
+    of_weights = jnp.sqrt(costs[sides[1][0]] / costs[sides[0][0]])
+    one = jnp.ones_like(of_weights)
+    return (*(of_weights if place in sides[1] else one for place in range(len(costs) - 1)), of_weights)
 
 
 def _function(primitive: Primitive) -> Callable[..., Array]:

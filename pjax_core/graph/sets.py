@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 import pjax_kernels as pk
 from pjax_core.arrays.messages import is_known
 from pjax_core.graph.nodes import Constant, Operation, Parameter, fixed_value, ordered
+from pjax_core.operations import costs
 from pjax_core.operations.primitive import Primitive
 from pjax_kernels.compose import add_to_pair
 
@@ -151,7 +152,9 @@ def _project(inputs: tuple[Array, ...], output: None, residual: None, *, region:
     return (region.project(*inputs, increments=True),), None
 
 
-within = Primitive("within", _mean_squared_distance, _project, constrains_output=True)
+within = Primitive(
+    "within", _mean_squared_distance, _project, constrains_output=True, project_with_costs=costs.of_set(_project)
+)
 """A value in a set; what follows the value are limits, data of shapes that broadcast to that of the value."""
 
 

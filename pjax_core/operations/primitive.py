@@ -90,6 +90,10 @@ class Primitive:
             the copies of its second input equal.
         shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
             the output grows by with it; None for a half, and for dot products for ``1/(1 + |a|^2 + |b|^2)``.
+        units: ``units(costs)``, given the costs of inputs and output, is by what these are multiplied in units
+            in which they cost the same, and the operation is the same.
+        alike: places of inputs, -1 for the output, that must have one cost for that.
+        project_with_costs: where there are no such units, ``project(inputs, costs, output, residual, **settings)``.
         constrains_output: whether the operation is an output constraint.  All inputs but the first are then data.
         moving: how many inputs, from the first on, hold copies that move; those after them are data, of which
             ``project`` returns no change.  None for all of them, or for the first of an output constraint.
@@ -107,6 +111,9 @@ class Primitive:
     batching: Batching = Batching.EACH
     project_in_place: Callable[..., Any] | None = None
     shares: Callable[..., Sequence[float | Array]] | None = None
+    units: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
+    alike: tuple[tuple[int, ...], ...] = ()
+    project_with_costs: Callable[..., tuple[tuple[Array, ...], Array | None]] | None = None
     constrains_output: bool = False
     moving: int | None = None
 
@@ -146,6 +153,18 @@ class Primitive:
             return self.increment(tuple(starts), tuple(changes), **settings)
         new = map(moved, starts, changes)
         return self.forward(*new, **settings) - self.forward(*starts, **settings)
+
+    def parts(self, *inputs: Array, **settings: Any) -> Sequence[float | Array]:
+        """About which part of a residual reaches each input, by ``shares``."""
+        if self.shares is not None:
+            return self.shares(*inputs, **settings)
+        if self.bilinear is None:
+            return (0.5,) * len(inputs)
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+        size = jax.eval_shape(functools.partial(self.forward, **settings), *shapes).size
+        counts = self.copies(*shapes, **settings)
+        squares = sum(jnp.sum(np.asarray(n) * x * x) for n, x in zip(counts, inputs, strict=True))
+        return (1 / (1 + squares / max(size, 1)),) * len(inputs)
 
     def vmapped(self) -> Primitive:
         """The operation on operands that all have one more axis, the first, for each element of it."""
@@ -251,7 +270,16 @@ def bilinear(
         uneven=True,
         bilinear=Bilinear(sides, project_factored, squared_norms),
         batching=batching,
+        units=functools.partial(units_of_sides, sides),
+        alike=sides,
     )
+
+
+def units_of_sides(sides: Sides, costs: Sequence[Array]) -> tuple[Array, ...]:
+    """The root of the output's cost over that of the other side, of the output the product of both."""
+    one, other = (jnp.sqrt(costs[-1] / costs[side[0]]) for side in reversed(sides))
+    units = dict.fromkeys(sides[0], one) | dict.fromkeys(sides[1], other)
+    return (*(units[place] for place in range(len(units))), one * other)
 
 
 def _laid_out(name: str, sides: Sides) -> Primitive:
@@ -272,7 +300,13 @@ def _laid_out(name: str, sides: Sides) -> Primitive:
         parts = [tuple(jnp.split(change, at, axis=-1)) for change, at in zip(changes, ends, strict=True)]
         return in_places(parts, sides), z_change
 
-    return Primitive(name, forward, project, increment=bilinear_increment(forward, sides))
+    return Primitive(
+        name,
+        forward,
+        project,
+        increment=bilinear_increment(forward, sides),
+        units=functools.partial(units_of_sides, sides),
+    )
 
 
 def bilinear_increment(forward: Callable[..., Array], sides: Sides) -> Callable[..., Array]:

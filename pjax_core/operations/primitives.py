@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,19 @@ from jax import Array, lax
 
 import pjax_kernels as pk
 from pjax_core.arrays.meshes import like
+from pjax_core.operations import costs
 from pjax_core.operations.convolutions import spread_convolution
 from pjax_core.operations.order import at_rank as case_at_rank
 from pjax_core.operations.order import largest_of, project_at_rank, project_largest
-from pjax_core.operations.primitive import Batching, Bilinear, Primitive, bilinear, bilinear_increment, moved
+from pjax_core.operations.primitive import (
+    Batching,
+    Bilinear,
+    Primitive,
+    bilinear,
+    bilinear_increment,
+    moved,
+    units_of_sides,
+)
 from pjax_core.operations.smooth import widened
 from pjax_kernels import compose
 
@@ -44,8 +53,13 @@ def _by_kernel(kernel: Callable[..., Any], **options: Any) -> Callable[..., _Pro
 
 
 _ONE_EACH = ((0,), (1,))
+_UNITS = functools.partial(units_of_sides, _ONE_EACH)
 dot = Primitive(
-    "dot", forward=_dot, project=_by_kernel(pk.project_bilinear), increment=bilinear_increment(_dot, _ONE_EACH)
+    "dot",
+    forward=_dot,
+    project=_by_kernel(pk.project_bilinear),
+    increment=bilinear_increment(_dot, _ONE_EACH),
+    units=_UNITS,
 )
 
 
@@ -77,6 +91,7 @@ matmul = Primitive(
     batching=Batching.ROWS,
     project_in_place=compose.project_dense_in_place,
     shares=_matmul_shares,
+    units=_UNITS,
 )
 
 
@@ -278,6 +293,7 @@ add = Primitive(
     increment=_sum_increment,
     batching=Batching.BROADCAST,
     shares=_equal_shares,
+    project_with_costs=costs.project_sum,
 )
 identity = replace(add, name="identity")
 
@@ -306,6 +322,7 @@ signed_sum = Primitive(
     spread=_broadcast,
     increment=_signed_sum_increment,
     batching=Batching.BROADCAST,
+    project_with_costs=costs.project_sum,
 )
 """``z = c_1 x_1 + ... + c_n x_n``; setting ``coefficients``, one number for each input: differences, negations."""
 
@@ -485,6 +502,7 @@ sum_relu = Primitive(
     common_move=_common_move,
     shares=_equal_shares,
     batching=Batching.BROADCAST,
+    project_with_costs=costs.project_sum_relu,
 )
 
 # Selections and steps.
@@ -712,8 +730,39 @@ def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:
         x, *constants = starts
         return _smooth_increment(lambda x: forward(x, *constants, **settings), x, jnp.asarray(changes[0]))
 
-    batching = Batching.BROADCAST if isinstance(function, str) else Batching.EACH
-    return Primitive(name, forward, project, increment=increment, batching=batching, moving=1)
+    def project_with_costs(
+        inputs: tuple[Array, ...], of: Sequence[Array], output: Array, residual: Array | None, **settings: Any
+    ) -> _Projected:
+        x, *constants = inputs
+        scaled, unit = _scaled_output(forward, tuple(settings.items())), jnp.sqrt(of[1] / of[0]).astype(x.dtype)
+        wide = jnp.broadcast_to(unit, x.shape)
+        beyond = None if residual is None else unit * residual
+        found = pk.project_elementwise(scaled, x, unit * output, constants=(*constants, wide), increments=True)
+        (change,), output_change = _with_small_residuals(
+            lambda x: wide * forward(x, *constants, **settings), x, unit * output, beyond, found
+        )
+        assert output_change is not None
+        return (change,), output_change / unit
+
+    return Primitive(
+        name,
+        forward,
+        project,
+        increment=increment,
+        batching=Batching.BROADCAST if isinstance(function, str) else Batching.EACH,
+        project_with_costs=project_with_costs if callable(function) or function in _SMOOTH else None,
+        moving=1,
+    )
+
+
+_SMOOTH = frozenset({"gelu", "sigmoid", "silu", "softplus", "tanh"})
+"""Functions that are smooth on the whole line, so that multiples of them are found by what is known of any function."""
+
+
+@functools.lru_cache(maxsize=256)
+def _scaled_output(forward: Callable[..., Array], settings: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
+    """A multiple of a function, by its last argument."""
+    return lambda x, *constants: constants[-1] * forward(x, *constants[:-1], **dict(settings))
 
 
 _NAMED = {name: _elementwise(name, name) for name in pk.ELEMENTWISE}
@@ -759,7 +808,13 @@ def _project_margin(inputs: tuple[Array, ...], output: None, residual: None) -> 
     return (weights[0][..., None].astype(change.dtype) * change if weights else change,), None
 
 
-margin_loss = Primitive("margin_loss", _margin_violation, _project_margin, constrains_output=True)
+margin_loss = Primitive(
+    "margin_loss",
+    _margin_violation,
+    _project_margin,
+    constrains_output=True,
+    project_with_costs=costs.of_set(_project_margin),
+)
 """Of logits, labels, and perhaps the fraction of the way that each row goes."""
 
 
@@ -808,7 +863,13 @@ def _project_cross_entropy(
     return (pk.prox_cross_entropy(logits, labels, strength=strength, weights=weights, increments=True),), None
 
 
-cross_entropy = Primitive("cross_entropy", _mean_cross_entropy, _project_cross_entropy, constrains_output=True)
+cross_entropy = Primitive(
+    "cross_entropy",
+    _mean_cross_entropy,
+    _project_cross_entropy,
+    constrains_output=True,
+    project_with_costs=costs.of_loss(_project_cross_entropy),
+)
 """Of logits, labels (probabilities, or class numbers), and perhaps a weight for each row."""
 
 
@@ -826,7 +887,7 @@ def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array
         options = {"weights": weights[0]} if weights else {}
         return (prox(prediction, target, strength=strength, increments=True, **options),), None
 
-    return Primitive(name, mean, project, constrains_output=True)
+    return Primitive(name, mean, project, constrains_output=True, project_with_costs=costs.of_loss(project))
 
 
 squared_error = _error("squared_error", jnp.square, pk.prox_squared_error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import Array
+from jax import Array, lax
 
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.graph.colour import Graph
@@ -45,5 +45,6 @@ def with_computed(
     if not graph.computed and graph.costs is None:
         return data
     if costs is None:
-        costs = () if graph.costs is None else graph.costs(params, data)
+        # Numbers that are known would else be part of the program of a run that begins, and not of one that goes on.
+        costs = () if graph.costs is None else lax.optimization_barrier(graph.costs(params, data))
     return Fixed(data, tuple(map(fixed_values(jax.tree.leaves(data)), graph.computed)), costs)

@@ -169,7 +169,7 @@ def test_runs_with_costs_go_on() -> None:
     for name in ("AP", "DR"):
         run = functools.partial(pj.solve, problem, PARAMS, X, Y, algorithm=ALGORITHMS[name], tolerance=np.inf)
         first = run(steps=3)
-        require_same(run(steps=3, state=first.state).change, run(steps=6).change)
+        require_same(run(steps=3, state=first.state).change, run(steps=6).change, 0)
 
 
 def test_weights_of_whole_layers_have_costs() -> None:

@@ -34,7 +34,7 @@ def rms(changes: Callable[..., Sequence[Array | Norms]], *operands: Any) -> Arra
         to_next = jnp.where(mean < least, step, jnp.where(jnp.isinf(mean), 1 / step, one))
         return unit, mean, jnp.where((unit * to_next >= step**2) & (unit * to_next <= step**-2), to_next, one)
 
-    one = jnp.ones_like(jax.eval_shape(lambda: _mean_square(changes(*operands), jnp.ones(()))))
+    one = jnp.ones((), jax.eval_shape(lambda: _mean_square(changes(*operands), jnp.ones(()))).dtype)
     info = jnp.finfo(one.dtype)
     least = 2.0 ** (info.minexp + info.nmant)  # squares that add up to this have lost no digit
     step = one * 2.0 ** ((info.minexp + info.nmant) // 2)

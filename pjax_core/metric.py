@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
@@ -74,7 +75,7 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Given:
-    """Costs by name, equal to others by their numbers and by the identity of their arrays."""
+    """Costs by name, equal to others by their numbers and the content of their arrays."""
 
     costs: Costs = field(compare=False)
     key: tuple[Any, ...]
@@ -93,7 +94,9 @@ def of_problem(metric: Any) -> Gaps | Callable[[Network], Costs] | None:
         return metric
     if not isinstance(metric, Mapping):
         raise TypeError(f"metric is {described(metric)}; pass costs by name, a function of pj.metric, or None")
-    return Given(dict(metric), tuple((name, _key(value)) for name, value in metric.items()))
+    # Arrays of NumPy may be changed later.
+    own = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in metric.items()}
+    return Given(own, tuple((name, _key(value)) for name, value in own.items()))
 
 
 def holds_tracers(metric: Any) -> bool:
@@ -140,9 +143,8 @@ def equal_steps() -> Metric:
             network.log_shares[product.weights[0]] - 0.5 * jnp.log2(_mean_square(network.values[product.weights[0]]))
             for product in network.products
         ]
-        least = functools.reduce(jnp.minimum, reach)
         return {
-            name: jnp.exp2(of_one - least)
+            name: jnp.exp2(of_one - functools.reduce(jnp.minimum, reach))
             for product, of_one in zip(network.products, reach, strict=True)
             for name in product.weights
         }
@@ -165,8 +167,15 @@ def relative(b: ArrayLike = 10.0, c: ArrayLike | None = None) -> Metric:
         b: how easily weights move, positive.
         c: how easily outputs do, positive; None for a cost of 1.
 
+    Raises:
+        TypeError: one of them is not a number.
+        ValueError: it is not positive.
+
     Source: the metric of :func:`pjax_kernels.project_layer`, for single dot products.
     """
+    b = arguments.number_or_traced("b", b, lambda b: 0 < b < math.inf, "a positive number")
+    if c is not None:
+        c = arguments.number_or_traced("c", c, lambda c: 0 < c < math.inf, "a positive number, or None")
 
     def costs_of(network: Network) -> Costs:
         found: dict[str, ArrayLike] = {}
@@ -207,9 +216,11 @@ def with_metric(
 
 
 def _key(value: ArrayLike) -> Any:
-    """What tells costs apart: the number where it is known, else which array it is."""
+    """What tells costs apart: the number or the content where it is known, else which array it is."""
     value = arguments.scalar(value)
-    return float(value) if isinstance(value, (int, float, np.floating)) else id(value)
+    if isinstance(value, (np.ndarray, Array)) and is_known(value):
+        return value.shape, str(value.dtype), np.asarray(value).tobytes()
+    return float(value) if isinstance(value, (int, float, np.integer, np.floating)) else id(value)
 
 
 def _named(graph: Graph) -> dict[str, Node]:

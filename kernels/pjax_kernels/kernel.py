@@ -59,7 +59,7 @@ class Kernel:
             operands: arrays, or trees of them.
             arrays: these by the names that errors give them, where there are implementations for GPUs or TPUs.
             increments: whether to return the changes of the first operands or their new values.
-            known: a residual, see :func:`pjax_kernels.arguments.known_residual`; with it there is no derivative.
+            known: a residual, see :func:`pjax_kernels.arguments.known_residual`; it moves with the rest.
             like: ``like(*operands)`` has the shardings of the results, see
                 :func:`pjax_kernels.meshes.on_automatic_axes`.
             **settings: what else implementations and formula are given; equal settings share compiled code.  Of those

@@ -31,14 +31,13 @@ def rms(changes: Callable[..., Sequence[Array | Norms]], *operands: Any) -> Arra
         unit = carry[0] * carry[2]  # 1 to begin with
         # Else the compiler would take the changes out of the loop, and store them.
         mean = _mean_square(changes(*lax.optimization_barrier(operands)), unit)
-        to_next = jnp.where(mean < least, step, jnp.where(jnp.isinf(mean), 1 / step, 1))
-        return unit, mean, jnp.where((unit * to_next >= step**2) & (unit * to_next <= step**-2), to_next, 1)
+        to_next = jnp.where(mean < least, step, jnp.where(jnp.isinf(mean), 1 / step, one))
+        return unit, mean, jnp.where((unit * to_next >= step**2) & (unit * to_next <= step**-2), to_next, one)
 
-    dtype = jax.eval_shape(lambda: _mean_square(changes(*operands), jnp.ones(()))).dtype
-    info = jnp.finfo(dtype)
+    one = jnp.ones((), jax.eval_shape(lambda: _mean_square(changes(*operands), jnp.ones(()))).dtype)
+    info = jnp.finfo(one.dtype)
     least = 2.0 ** (info.minexp + info.nmant)  # squares that add up to this have lost no digit
-    step = 2.0 ** ((info.minexp + info.nmant) // 2)
-    one = jnp.ones((), dtype)
+    step = one * 2.0 ** ((info.minexp + info.nmant) // 2)
     start = varying((0.5 * one, one, 2 * one), varying_axes(operands))
     unit, mean, _ = lax.while_loop(lambda carry: carry[2] != 1, look, start)
     return unit * jnp.sqrt(mean)
@@ -54,5 +53,6 @@ def _(changes: Callable[..., Any], operands: tuple[Any, ...], tangents: tuple[An
 def _mean_square(changes: Sequence[Array | Norms], unit: Array) -> Array:
     """In units of the square of a unit."""
     parts = [change if isinstance(change, Norms) else Norms(change, change.size) for change in changes]
-    total = sum(jnp.sum((part.values * (1 / unit).astype(part.values.dtype)) ** 2) for part in parts)
+    dtype = jnp.result_type(*(part.values.dtype for part in parts))  # units may be none of numbers of a narrower one
+    total = sum(jnp.sum((part.values.astype(dtype) * (1 / unit).astype(dtype)) ** 2) for part in parts)
     return jnp.asarray(total / sum(part.size for part in parts))

@@ -83,14 +83,24 @@ def case_of(index: Indices, cases: Sequence[Slot], shape: Shape) -> Slot | None:
         return chosen(index.truth, cases[1], cases[0], shape)
     if index.scores is None:
         return None
-    numbers = [min(number, len(cases) - 1) for number in range(index.scores.shape.shape[-1])]
+    numbers = _numbers(index)
     of_each = stacked([cases[number] for number in numbers], Shape((len(numbers), *shape.shape), shape.dtype))
     return _taken(index, of_each, () if index.shape.shape == shape.shape else range(len(shape.shape)), shape.shape)
 
 
 def _clamped(equation: Equation, low: Value, index: Value, high: Value) -> Value | None:
-    """As ``lax.switch`` keeps an index among its branches: :func:`case_of` does."""
-    return index if isinstance(index, Indices) and number_of(low) == 0 else None
+    """As ``lax.switch`` keeps an index among its branches."""
+    most = number_of(high)
+    if not isinstance(index, Indices) or number_of(low) != 0 or most is None or most < 1:
+        return None
+    return replace(index, most=int(most) if index.most is None else min(int(most), index.most))
+
+
+def _numbers(index: Indices) -> np.ndarray:
+    """What an index is for the largest of each of its scores."""
+    assert index.scores is not None
+    numbers = np.arange(index.scores.shape.shape[-1], dtype=index.shape.dtype)
+    return numbers if index.most is None else np.minimum(numbers, index.most)
 
 
 def _equal(equation: Equation, a: Value, b: Value) -> Value | None:
@@ -102,16 +112,14 @@ def _equal(equation: Equation, a: Value, b: Value) -> Value | None:
         return index.truth if number == 1 else Truth("not", (index.truth,), equation.shape) if number == 0 else None
     if index.scores is None or not isinstance(other, Slot) or not other.is_fixed:
         return None
-    count, dtype = index.scores.shape.shape[-1], index.scores.shape.dtype
+    numbers, dtype = _numbers(index), index.scores.shape.dtype
     inside = [axis for axis, size in enumerate(index.shape.shape) if size == 1]
 
     def table(data: Array) -> Array:
-        holds = jnp.broadcast_to(data, equation.shape.shape) == jnp.arange(count).reshape(
-            -1, *(1,) * len(index.shape.shape)
-        )
-        return holds.astype(dtype)
+        each = numbers.reshape(-1, *(1,) * len(index.shape.shape))
+        return (jnp.broadcast_to(data, equation.shape.shape) == each).astype(dtype)
 
-    shape = Shape((count, *equation.shape.shape), dtype)
+    shape = Shape((len(numbers), *equation.shape.shape), dtype)
     array = known(other)
     if array is None:
         cases = of_node(Computed("== of data", shape, -1, table, (other,)))
@@ -127,16 +135,16 @@ def _gathered(equation: Equation, operand: Value, index: Value) -> Value | None:
         return None
     if index.shape.shape[-1] != 1:
         return None
-    count, source, gather = index.scores.shape.shape[-1], slot_of(operand), equation.bind()
+    numbers, source, gather = _numbers(index), slot_of(operand), equation.bind()
 
     def of_each(array: Array) -> Array:
         def of_one(number: Array) -> Array:
             parts = [number if part is None else part for part in index.beside or (None,)]
             return gather(array, jnp.concatenate([jnp.broadcast_to(part, index.shape.shape) for part in parts], -1))
 
-        return jax.vmap(of_one)(jnp.arange(count, dtype=index.shape.dtype))
+        return jax.vmap(of_one)(jnp.asarray(numbers))
 
-    shape = Shape((count, *equation.shape.shape), source.shape.dtype)
+    shape = Shape((len(numbers), *equation.shape.shape), source.shape.dtype)
     inside = list(equation.params["dimension_numbers"].offset_dims)
     return _taken(index, select("gather", of_each, {}, shape, source), inside, equation.shape.shape)
 
@@ -147,15 +155,15 @@ def _sliced(equation: Equation, operand: Value, *starts: Value) -> Value | None:
     others = [None if i == place else number_of(start) for i, start in enumerate(starts)]
     if index.scores is None or isinstance(operand, (Indices, Truth)) or others.count(None) > 1:
         return None
-    count, source, cut = index.scores.shape.shape[-1], slot_of(operand), equation.bind()
+    numbers, source, cut = _numbers(index), slot_of(operand), equation.bind()
 
     def of_each(array: Array) -> Array:
         def of_one(number: Array) -> Array:
             return cut(array, *(number if other is None else jnp.full((), other, number.dtype) for other in others))
 
-        return jax.vmap(of_one)(jnp.arange(count, dtype=index.shape.dtype))
+        return jax.vmap(of_one)(jnp.asarray(numbers))
 
-    shape = Shape((count, *equation.shape.shape), source.shape.dtype)
+    shape = Shape((len(numbers), *equation.shape.shape), source.shape.dtype)
     cases = select("dynamic_slice", of_each, {}, shape, source)
     return _taken(index, cases, range(len(equation.shape.shape)), equation.shape.shape)
 

@@ -95,13 +95,15 @@ def _scattered(reduce: Function, neutral: float) -> Callable[[Mapping[str, Any]]
     """Of what is at each place and of the rows that integers of data send there, among all rows."""
 
     def of_params(params: Mapping[str, Any]) -> Function:
-        numbers = params["dimension_numbers"]
+        numbers, clips = params["dimension_numbers"], params["mode"] == lax.GatherScatterMode.CLIP
 
         def function(x: Array, indices: Array, updates: Array) -> Array:
             whole_rows = tuple(range(1, updates.ndim))
             rows = numbers.inserted_window_dims == numbers.scatter_dims_to_operand_dims == (0,)
-            if not rows or numbers.update_window_dims != whole_rows or updates.ndim != x.ndim:
-                raise NotImplementedError("the largest or smallest at places other than whole rows; write jnp.where")
+            if not rows or numbers.update_window_dims != whole_rows or updates.ndim != x.ndim or clips:
+                raise NotImplementedError(
+                    "the largest or smallest at clipped places, or at places other than whole rows; write jnp.where"
+                )
             is_there = indices == jnp.arange(len(x))[:, None, None]
             is_there = is_there.reshape(len(x), len(updates), *(1,) * (updates.ndim - 1))
             is_empty = (x == neutral) & ~jnp.any(is_there, axis=1)  # there nothing is projected, from numbers

@@ -71,6 +71,7 @@ class Indices:
         ranks: which of the scores has the index, 0 for the largest.
         beside: known parts of what an element is chosen by, None in the place of the index; empty if it alone does.
         truth: of truth values as 0 and 1, these.
+        most: what larger indices became; None if all are as they were.
     """
 
     made: str
@@ -80,6 +81,7 @@ class Indices:
     ranks: Slot | None = None
     beside: tuple[Any, ...] = ()
     truth: Truth | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True)

@@ -579,6 +579,10 @@ def plus(term: Function) -> Function:
             with_hidden(lambda h: h.at[:, np.array([0, 2])].max(h[:, :2])),
             "places other than whole rows; write jnp.where",
         ),
+        (
+            with_hidden(lambda h: h.at[np.array([0, 9])].max(h[:2], mode="clip")),
+            "at clipped places, or at places other than whole rows",
+        ),
         (with_hidden(lambda h: h @ jnp.linalg.inv(h[:4])), "jnp.linalg.solve, inv or det of values.*outside"),
         (with_hidden(lambda h: lax.while_loop(lambda s: s[0, 0] > 1, jnp.tanh, h)), "lax.while_loop.*lax.fori_loop"),
         (with_hidden(lambda h: h * (jnp.stack([h > 0, h > 1]).argmax(0))), r"truth values .*joined by &, \|"),
@@ -688,6 +692,26 @@ def test_networks_that_choose_learn(name: str, algorithm: str) -> None:
     )
     assert all(np.linalg.norm(change) > 0 for change in jax.tree.leaves(solution.change))
     assert float(function(solution.params, X, LABELS)) < 0.9 * float(function(W, X, LABELS))
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda row: row[lax.clamp(0, jnp.argmax(row), 1)],
+        lambda row: lax.dynamic_index_in_dim(row, lax.clamp(0, jnp.argmin(row), 2), keepdims=False),
+        lambda row: jax.nn.one_hot(lax.clamp(0, jnp.argmax(row), 1), 4) @ jnp.arange(4.0) * row[0],
+        lambda row: lax.switch(jnp.argmax(row), [jnp.sin, jnp.tanh], row[0]),
+    ],
+    ids=["element", "slice", "one_hot", "branch"],
+)
+def test_clamped_indices_choose_what_they_do_in_jax(pick: Function) -> None:
+    def function(p: Any, x: Any, y: Any) -> Any:
+        return pj.squared_error(jax.vmap(pick)(x @ p["w"]), y, strength=1e3)
+
+    params = {"w": W["w"]}
+    computed = jax.vmap(pick)(jnp.matmul(X, params["w"], precision="highest"))
+    for apart, holds in ((0.0, True), (1.0, False)):  # where the graph computes the same, its targets move nothing
+        assert (np.linalg.norm(changes(function, params, X, computed + apart)["w"]) < 1e-3) == holds
 
 
 def conv(x: Any, w: Any, layout: tuple[str, str, str], rank: int, **settings: Any) -> Any:

@@ -218,8 +218,6 @@ def solve_tile(ROOT: tl.constexpr, setting, inputs, outputs, tile, LAYER: tl.con
     # The sums of gamma: for each block of columns those of all rows, and for each block of rows those of all columns.
     of_rows = tl.cdiv(LAYER.WIDTH, LAYER.TILE) * LAYER.BATCH
     free = of_rows + tl.cdiv(LAYER.BATCH, LAYER.TILE) * LAYER.WIDTH  # so far behind are the sums of what is free
-    row_sums_ptr = sums_ptr + layer * (2 * free) + column_block.to(tl.int64) * LAYER.BATCH
-    column_sums_ptr = sums_ptr + layer * (2 * free) + of_rows + row_block.to(tl.int64) * LAYER.WIDTH
     column = column_block * LAYER.TILE + tl.arange(0, LAYER.TILE)
     is_column = column < LAYER.WIDTH
     w_squared = tl.load(w_squared_ptr + layer * LAYER.WIDTH + column, mask=is_column, other=0.0)
@@ -239,10 +237,12 @@ def solve_tile(ROOT: tl.constexpr, setting, inputs, outputs, tile, LAYER: tl.con
 
         tl.store(beta_ptr + offset, beta, mask=inside)
         tl.store(z_change_ptr + offset, z_change, mask=inside)
-        tl.store(row_sums_ptr + row, tl.sum(gamma, axis=1), mask=is_row)
-        tl.store(row_sums_ptr + free + row, tl.sum(radius, axis=1), mask=is_row)
+        sum_offset = layer * (2 * free) + column_block.to(tl.int64) * LAYER.BATCH + row
+        tl.store(sums_ptr + sum_offset, tl.sum(gamma, axis=1), mask=is_row)
+        tl.store(sums_ptr + free + sum_offset, tl.sum(radius, axis=1), mask=is_row)
         gamma_sum += tl.sum(gamma, axis=0)
         free_sum += tl.sum(t * radius, axis=0)
 
+    column_sums_ptr = sums_ptr + layer * (2 * free) + of_rows + row_block.to(tl.int64) * LAYER.WIDTH
     tl.store(column_sums_ptr + column, gamma_sum, mask=is_column)
     tl.store(column_sums_ptr + free + column, free_sum, mask=is_column)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 import pjax_core as pj
 import pjax_kernels as pk
@@ -104,6 +105,7 @@ def assert_same(found: Any, expected: Any) -> None:
         (lambda h: jnp.concatenate([h[:, 2:], h[:, :2]], 1), ["sum"]),
         (lambda h: h + h[::-1] + h[:, ::-1], ["sum", "sum"]),
         (jax.checkpoint(jax.jit(jax.nn.relu)), ["sum_relu"]),
+        (lambda h: checkpoint_name(jax.nn.relu(h), "hidden"), ["sum_relu"]),
         (jax.vmap(jax.vmap(jax.nn.relu)), ["sum_relu"]),
         (lambda h: lax.map(jax.nn.relu, h), ["sum_relu"]),
         (lambda h: lax.cond(True, jnp.tanh, jnp.sin, h), ["sum", "tanh"]),
@@ -585,6 +587,8 @@ def plus(term: Function) -> Function:
         (with_hidden(lambda h: h * jnp.sum(h > h[::-1])), r"a condition .*count by astype\(float\)"),
         (with_hidden(lambda h: h.at[np.array([0, 0])].multiply(h[:2])), "at indices that may repeat; pass unique_ind"),
         (with_hidden(lambda h: jnp.arctan2(h, h[::-1])), "jnp.arctan2 of values .*pj.primitive"),
+        (with_hidden(lambda h: jnp.abs(h + 1j)), "complex numbers that .*real and imaginary parts"),
+        (with_hidden(lambda h: jnp.interp(h, np.arange(3.0), np.ones(3))), "jnp.interp of values .*changes of slope"),
         (
             plus(lambda p, x: 1e-4 * sum(jnp.sum(w**2) for w in p.values())),
             r"params\['v'\], params\['w'\] .*squared_er",

@@ -63,7 +63,7 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
         return Loss(tuple(node for loss in losses for node in loss.nodes), equation.shape)
     factor = _factor(equation, inputs, numbers)
     if factor is not None and math.isclose(factor * first.count, 1):
-        return Loss(first.nodes, equation.shape)
+        return Loss(tuple(replace(node, factor=factor * node.factor) for node in first.nodes), equation.shape)
     if factor is not None and 0 < factor < math.inf and all("strength" in node.settings for node in first.nodes):
         return Loss(tuple(_stronger(node, factor) for node in first.nodes), equation.shape, first.count)
     if equation.name in _JOIN_LOSSES and len(losses) < len(inputs):
@@ -104,9 +104,9 @@ def _factor(equation: Equation, inputs: Sequence[Value], numbers: Sequence[float
 
 
 def _stronger(node: Operation, factor: float) -> Operation:
-    """Another output constraint, with a multiple of the strength."""
+    """Another output constraint, with a multiple of the strength, and of the value."""
     settings = node.settings | {"strength": factor * node.settings["strength"]}
-    return replace(node, settings=settings, tag=object())
+    return replace(node, settings=settings, factor=factor * node.factor, tag=object())
 
 
 _JOIN_LOSSES = frozenset({"add", "add_any", "stack", "concatenate"})

@@ -694,6 +694,20 @@ def test_networks_that_choose_learn(name: str, algorithm: str) -> None:
     assert float(function(solution.params, X, LABELS)) < 0.9 * float(function(W, X, LABELS))
 
 
+@pytest.mark.parametrize("are_data", [True, False])
+def test_places_without_rows_are_infinite(are_data: bool) -> None:
+    """The value beside a direction is that of the constraints, not of the function as it is written."""
+    places = np.array([0, 2, 2, 0, 4, 4])
+
+    def function(p: Any, x: Any, y: Any, *given: Any) -> Any:
+        m = jax.ops.segment_max(x @ p["w"], given[0] if are_data else places, 6)
+        return pj.cross_entropy((jnp.where(jnp.isfinite(m), m, 0.5) + jnp.where(m == -jnp.inf, 2, m)) @ p["v"], y)
+
+    data = (X, LABELS, places) if are_data else (X, LABELS)
+    value, _ = pj.value_and_direction(pj.feasibility(function), W, *data)
+    assert float(value) == pytest.approx(float(function(W, *data)), rel=1e-5)
+
+
 def conv(x: Any, w: Any, layout: tuple[str, str, str], rank: int, **settings: Any) -> Any:
     return lax.conv_general_dilated(x, w, (1,) * rank, "SAME", dimension_numbers=layout, **settings)
 

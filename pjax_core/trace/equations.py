@@ -69,9 +69,17 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
     if equation.name in _JOIN_LOSSES and len(losses) < len(inputs):
         raise ValueError(f"{equation.where()}: {_penalty(first, inputs)}")
     raise ValueError(
-        f"{equation.where()}: {equation.words} of the output constraint {first.nodes[0].name}; return it as it is, or "
-        "a mean or a sum of several, or a positive number times one that has a strength, which that number multiplies"
+        f"{equation.where()}: {equation.words} of the output constraint {_without_strength(losses)}; return it as "
+        "it is, or a mean or a sum of several, or a positive number times one that has a strength, multiplied by it; "
+        "pass a traced number as strength=, one for each sample as weights=; what has no strength, such as "
+        "margin_loss, is added up, or returned in a list, as it is"
     )
+
+
+def _without_strength(losses: Sequence[Loss]) -> str:
+    """The name of an output constraint, of one that has no strength if there is such."""
+    nodes = [node for loss in losses for node in loss.nodes]
+    return min(nodes, key=lambda node: "strength" in node.settings).name
 
 
 def _penalty(loss: Loss, inputs: Sequence[Value]) -> str:

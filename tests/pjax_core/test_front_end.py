@@ -547,9 +547,14 @@ def logits(p: Any, x: Any) -> Any:
             "must return an output constraint.*squared_error",
         ),
         (lambda p, x, y: -0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*a positive number times one"),
+        (
+            lambda p, x, y: (pj.margin_loss(logits(p, x), y) + pj.cross_entropy(logits(p, x), y)) / 2,
+            ValueError,
+            "/ of the output constraint margin_loss.*what has no strength, such as margin_loss, is added up",
+        ),
         (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
     ],
-    ids=["ordinary loss", "scaled loss", "loss inside"],
+    ids=["ordinary loss", "scaled loss", "mean without a strength", "loss inside"],
 )
 def test_errors(function: Function, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

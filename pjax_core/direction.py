@@ -79,8 +79,8 @@ def value_and_direction(
         steps: likewise.
 
     Returns:
-        The value, of ``cross_entropy`` the mean cross-entropy, of ``margin_loss`` the mean squared distance to it; and
-        a tree like ``params``.
+        The value, one number: of ``cross_entropy`` the mean cross-entropy, of ``margin_loss`` the mean squared distance
+        to it, times what the function multiplies it by; and a tree like ``params``.
 
     Raises:
         TypeError: as :func:`direction`.
@@ -154,6 +154,6 @@ def _changes_of_values(
 
 
 def _value(graph: Graph, start_of: Values) -> Array:
-    """The outputs of all output constraints, added up."""
+    """What the function returns, added up: one number, also where an output constraint is mapped over."""
     constraints = (node for node in graph.nodes if isinstance(node, Operation) and node.primitive.constrains_output)
-    return jnp.asarray(sum(node.start(start_of) for node in constraints))
+    return jnp.asarray(sum(node.factor * jnp.sum(node.start(start_of)) for node in constraints))

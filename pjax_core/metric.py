@@ -90,6 +90,8 @@ def of_problem(metric: Any) -> Gaps | Callable[[Network], Costs] | None:
     """The metric of a problem, compared as problems are; None for that of the paper."""
     if metric is None or (isinstance(metric, Mapping) and not metric):
         return None
+    if any(metric is helper for helper in (paper, relative, equal_steps, by_gaps)):
+        raise TypeError(f"metric is the function pj.metric.{metric.__name__}; pass what it returns")
     if isinstance(metric, Gaps) or callable(metric):
         return metric
     if not isinstance(metric, Mapping):
@@ -277,13 +279,11 @@ def _checked(given: Any, nodes: Mapping[str, Node]) -> dict[Node, ArrayLike]:
         if name not in nodes:
             raise ValueError(f"metric: there is no value {name!r} that could have a cost; there are {', '.join(nodes)}")
         node = nodes[name]
-        try:
-            shape, known = jnp.shape(value), is_known(value)
-            valid = not known or bool(np.all(np.asarray(value) > 0) and np.all(np.isfinite(np.asarray(value))))
-        except TypeError:
-            raise TypeError(f"metric: the cost of {name} is {described(value)}; pass a positive number") from None
-        if not valid:
+        if not _is_real(value):
+            raise TypeError(f"metric: the cost of {name} is {described(value)}; pass a positive number")
+        if is_known(value) and not np.all((np.asarray(value) > 0) & np.isfinite(np.asarray(value))):
             raise ValueError(f"metric: the cost of {name} is {described(value)}; pass positive finite numbers")
+        shape = jnp.shape(value)
         if shape not in ((), node.shape.shape):
             raise ValueError(
                 f"metric: the cost of {name} is of shape {shape}; pass one number, or an array of its shape "
@@ -291,3 +291,12 @@ def _checked(given: Any, nodes: Mapping[str, Node]) -> dict[Node, ArrayLike]:
             )
         found[node] = value
     return found
+
+
+def _is_real(value: Any) -> bool:
+    """Whether this is a real number, or an array of such."""
+    try:
+        dtype = jnp.result_type(value)
+    except TypeError:
+        return False
+    return value is not None and any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))

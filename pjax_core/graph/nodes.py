@@ -188,12 +188,14 @@ class Operation(Tagged):
 
     Attributes:
         unrolled: with feedback, the slots from which the output is computed at the start, and how.
+        factor: of an output constraint, by what the function multiplies its value.
     """
 
     primitive: Primitive
     slots: tuple[Slot, ...]
     settings: dict[str, Any]
     unrolled: tuple[tuple[Slot, ...], Callable[..., Array]] | None = None
+    factor: float = 1.0
 
     @property
     def feedback(self) -> Feedback | None:

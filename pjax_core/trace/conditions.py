@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Computed, Slot, of_node, select
+from pjax_core.graph.nodes import Computed, Slot, is_fixed, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import broadcast_by_operation, broadcast_to, constant, number, operation, slot_of
@@ -64,17 +65,37 @@ _OPPOSITE = {"positive": "negative", "negative": "positive"}
 
 
 def _equal(equation: Equation, a: Value, b: Value) -> Condition:
-    """Whether values are numbers, and finite: all are, as nothing else is projected onto."""
-    if a is b or math.inf in (number_of(a), number_of(b)) or -math.inf in (number_of(a), number_of(b)):
-        return constant(np.full(equation.shape.shape, (a is b) == (equation.name == "eq")))
+    """Whether values are numbers, and finite."""
+    if a is b:
+        return constant(np.full(equation.shape.shape, equation.name == "eq"))
+    if math.inf in (number_of(a), number_of(b)) or -math.inf in (number_of(a), number_of(b)):
+        return _of_infinite(equation, a, b)
     raise NotImplementedError(
         f"{equation.where()}: {equation.words} of values that depend on parameters, which hardly ever are "
         "equal, so that nothing nearby is chosen; compare by > or <, or by jax.nn.one_hot(jnp.argmax(h, -1), n)"
     )
 
 
-def _is_finite(equation: Equation, x: Value) -> Condition:
-    return constant(np.full(equation.shape.shape, True))
+def _of_infinite(equation: Equation, *inputs: Value) -> Slot:
+    """Which are infinite: none that moves, as nothing else is projected onto, but constants that stand among them."""
+    slots = [_with_zeros(value) for value in inputs]
+    arrays = [known(slot) for slot in slots]
+    if all(array is not None for array in arrays):
+        with jax.ensure_compile_time_eval():
+            return constant(np.asarray(equation.bind()(*map(jnp.asarray, arrays))))
+    return of_node(Computed(f"{equation.name} of data", equation.shape, -1, equation.bind(), tuple(slots)))
+
+
+def _with_zeros(value: Value) -> Slot:
+    """The value with zeros for what moves."""
+    if not isinstance(value, Slot):
+        return _zeros(value.shape)
+    sources = (source if is_fixed(source) else _zeros(source.shape).sources[0] for source in value.sources)
+    return replace(value, sources=tuple(sources))
+
+
+def _zeros(shape: Shape) -> Slot:
+    return constant(np.zeros(shape.shape, shape.dtype))
 
 
 def _connected(equation: Equation, *inputs: Value) -> Condition:
@@ -190,7 +211,7 @@ RULES: dict[str, Callable[..., Condition]] = {
     "le": compared,
     "eq": _equal,
     "ne": _equal,
-    "is_finite": _is_finite,
+    "is_finite": _of_infinite,
     "and": _connected,
     "or": _connected,
     "not": _connected,

@@ -63,15 +63,23 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
         return Loss(tuple(node for loss in losses for node in loss.nodes), equation.shape)
     factor = _factor(equation, inputs, numbers)
     if factor is not None and math.isclose(factor * first.count, 1):
-        return Loss(first.nodes, equation.shape)
+        return Loss(tuple(replace(node, factor=factor * node.factor) for node in first.nodes), equation.shape)
     if factor is not None and 0 < factor < math.inf and all("strength" in node.settings for node in first.nodes):
         return Loss(tuple(_stronger(node, factor) for node in first.nodes), equation.shape, first.count)
     if equation.name in _JOIN_LOSSES and len(losses) < len(inputs):
         raise ValueError(f"{equation.where()}: {_penalty(first, inputs)}")
     raise ValueError(
-        f"{equation.where()}: {equation.words} of the output constraint {first.nodes[0].name}; return it as it is, or "
-        "a mean or a sum of several, or a positive number times one that has a strength, which that number multiplies"
+        f"{equation.where()}: {equation.words} of the output constraint {_without_strength(losses)}; return it as "
+        "it is, or a mean or a sum of several, or a positive number times one that has a strength, multiplied by it; "
+        "pass a traced number as strength=, one for each sample as weights=; what has no strength, such as "
+        "margin_loss, is added up, or returned in a list, as it is"
     )
+
+
+def _without_strength(losses: Sequence[Loss]) -> str:
+    """The name of an output constraint, of one that has no strength if there is such."""
+    nodes = [node for loss in losses for node in loss.nodes]
+    return min(nodes, key=lambda node: "strength" in node.settings).name
 
 
 def _penalty(loss: Loss, inputs: Sequence[Value]) -> str:
@@ -104,9 +112,9 @@ def _factor(equation: Equation, inputs: Sequence[Value], numbers: Sequence[float
 
 
 def _stronger(node: Operation, factor: float) -> Operation:
-    """Another output constraint, with a multiple of the strength."""
+    """Another output constraint, with a multiple of the strength, and of the value."""
     settings = node.settings | {"strength": factor * node.settings["strength"]}
-    return replace(node, settings=settings, tag=object())
+    return replace(node, settings=settings, factor=factor * node.factor, tag=object())
 
 
 _JOIN_LOSSES = frozenset({"add", "add_any", "stack", "concatenate"})

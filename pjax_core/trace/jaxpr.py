@@ -173,6 +173,7 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
+    _require_real(equation, inputs)
     if any(isinstance(value, Indices) for value in inputs):
         if equation.name == "cond":
             return _cond(equation, inputs)
@@ -201,6 +202,16 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if found is None:
         raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
     return [found]
+
+
+def _require_real(equation: Equation, inputs: Sequence[Value]) -> None:
+    """Raise ``NotImplementedError`` for complex numbers that move; those just converted are real still."""
+    is_complex = any(jnp.issubdtype(shape.dtype, jnp.complexfloating) for shape in equation.shapes)
+    if is_complex and equation.name not in ("convert_element_type", "fft") and not all(map(is_fixed, inputs)):
+        raise NotImplementedError(
+            f"{equation.where()}: complex numbers that depend on parameters have no projection; compute with their "
+            "real and imaginary parts, as arrays of their own"
+        )
 
 
 def _is_value_or_fixed(value: Value) -> bool:

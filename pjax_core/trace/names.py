@@ -19,8 +19,8 @@ VIEWS = frozenset(
 """Selections of elements, linear in what is selected from; integers and truth values say which."""
 
 IDENTITIES = frozenset(
-    {"copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary", "pcast", "mesh_cast",
-     "reshard"}
+    {"copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary", "pcast",
+     "mesh_cast", "reshard"}
 )  # fmt: skip
 """What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
 
@@ -45,10 +45,11 @@ WORDS = {
     "cumsum": "jnp.cumsum", "div": "/", "dynamic_slice": "lax.dynamic_slice",
     "dynamic_update_slice": "lax.dynamic_update_slice", "eigh": "jnp.linalg.eigh", "eq": "==", "fft": "jnp.fft",
     "gather": "indexing", "ge": ">=", "gt": ">", "householder_product": "jnp.linalg.qr", "le": "<=", "lt": "<",
-    "lu": "jnp.linalg.solve, inv or det", "max": "jnp.maximum", "min": "jnp.minimum", "mul": "*", "ne": "!=",
-    "neg": "-", "not": "~", "or": "|", "pow": "**", "qr": "jnp.linalg.qr", "reduce_and": "jnp.all",
-    "reduce_max": "jnp.max", "reduce_or": "jnp.any", "reduce_sum": "jnp.sum", "rem": "%", "scan": "lax.scan",
-    "scatter": ".at[].set", "scatter-add": ".at[].add", "scatter-max": ".at[].max or jax.ops.segment_max",
+    "lt_to": "jnp.searchsorted or jnp.interp", "lu": "jnp.linalg.solve, inv or det", "max": "jnp.maximum",
+    "min": "jnp.minimum", "mul": "*", "ne": "!=", "neg": "-", "not": "~", "or": "|", "pow": "**",
+    "qr": "jnp.linalg.qr", "reduce_and": "jnp.all", "reduce_max": "jnp.max", "reduce_or": "jnp.any",
+    "reduce_sum": "jnp.sum", "rem": "%", "scan": "lax.scan", "scatter": ".at[].set", "scatter-add": ".at[].add",
+    "scatter-max": ".at[].max or jax.ops.segment_max",
     "scatter-min": ".at[].min or jax.ops.segment_min", "scatter-mul": ".at[].multiply", "select_n": "jnp.where",
     "sort": "jnp.sort or argsort", "sub": "-", "svd": "jnp.linalg.svd", "top_k": "lax.top_k",
     "triangular_solve": "jnp.linalg.solve", "while": "lax.while_loop", "xor": "^",
@@ -60,6 +61,7 @@ ADVICE = {
     "cholesky": _DECOMPOSED,
     "eigh": _DECOMPOSED,
     "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
+    "lt_to": "a piecewise linear function is a sum of changes of slope times jax.nn.relu(x - knot)",
     "lu": _DECOMPOSED,
     "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
     "qr": _DECOMPOSED,

@@ -46,7 +46,7 @@ def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = Non
     return Operation(primitive.name, shape, primitive, slots, settings)
 
 
-_DATA = {1: "labels", 2: "weights"}
+_DATA = {1: "labels", 2: "weights or strength"}
 """What the arguments of an output constraint are after the first."""
 
 

@@ -142,7 +142,9 @@ def test_weights_and_limits_must_be_data() -> None:
     x = np.ones((2, 3), np.float32)
     problem = pj.feasibility(lambda p, x: pj.squared_error(pj.matmul(x, p["w"]), x, weights=p["s"]))
     params = {"w": np.eye(3, dtype=np.float32), "s": np.ones(3, np.float32)}
-    with pytest.raises(ValueError, match=r"squared_error: weights come from params\['s'\]; they must be data"):
+    with pytest.raises(
+        ValueError, match=r"squared_error: weights or strength come from params\['s'\]; they must be data"
+    ):
         pj.solve(problem, params, x, algorithm=pj.alternating_projections(), steps=1)
     with pytest.raises(ValueError, match=r"within: low has shape \(2,\)"):
         pj.within(x, pj.Box(np.zeros(2)))

@@ -277,6 +277,14 @@ def test_says_what_is_no_metric() -> None:
         pj.feasibility(loss, metric=2.0)
     with pytest.raises(TypeError, match=r"the cost of params\['w0'\] is 'much'; pass a positive number"):
         change({"params['w0']": "much"})
+    for value in (None, True, 1j, [1.0, 2.0, 3.0, 4.0]):  # which numbers are compared with all the same
+        with pytest.raises(TypeError, match=r"the cost of params\['b0'\] is .*; pass a positive number"):
+            change({"params['b0']": value})
+    with pytest.raises(TypeError, match="metric is the function pj.metric.equal_steps; pass what it returns"):
+        pj.feasibility(loss, metric=pj.metric.equal_steps)
+    for b, c in ((-1.0, None), (10.0, 0.0)):
+        with pytest.raises(ValueError, match="[bc] is .*; pass a positive number"):
+            pj.metric.relative(b, c)
     with pytest.raises(TypeError, match="the costs are 2.0; pass numbers"):
         change(lambda network: 2.0)
     for call, message in (

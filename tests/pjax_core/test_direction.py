@@ -151,6 +151,19 @@ def test_half_precision_has_changes_in_float32(rule: Any, generator: np.random.G
         assert cosine(rough[name], expected) > 0.999
 
 
+def test_the_value_is_what_the_function_returns(generator: np.random.Generator) -> None:
+    params, x, y = arguments(generator, (10, 8, 5), 12)
+
+    def function(params: Any, x: Any, y: Any) -> list[Any]:
+        out = network(params, x)
+        error = pj.absolute_error(out, y)
+        return [jnp.mean(jax.vmap(pj.cross_entropy)(out, y)), (0.3 * pj.squared_error(out, y) + error) / 2]
+
+    value, _ = pj.value_and_direction(pj.feasibility(function), params, x, y)
+    assert value.shape == ()
+    assert float(value) == pytest.approx(sum(map(float, function(params, x, y))), rel=1e-5)
+
+
 def test_the_value_is_that_of_the_loss(generator: np.random.Generator) -> None:
     params, x, y = arguments(generator, (10, 8, 5), 12)
     value, direction = pj.value_and_direction(problem(1.0), params, x, y)

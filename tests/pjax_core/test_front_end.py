@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 import pjax_core as pj
 import pjax_kernels as pk
@@ -104,6 +105,7 @@ def assert_same(found: Any, expected: Any) -> None:
         (lambda h: jnp.concatenate([h[:, 2:], h[:, :2]], 1), ["sum"]),
         (lambda h: h + h[::-1] + h[:, ::-1], ["sum", "sum"]),
         (jax.checkpoint(jax.jit(jax.nn.relu)), ["sum_relu"]),
+        (lambda h: checkpoint_name(jax.nn.relu(h), "hidden"), ["sum_relu"]),
         (jax.vmap(jax.vmap(jax.nn.relu)), ["sum_relu"]),
         (lambda h: lax.map(jax.nn.relu, h), ["sum_relu"]),
         (lambda h: lax.cond(True, jnp.tanh, jnp.sin, h), ["sum", "tanh"]),
@@ -545,9 +547,14 @@ def logits(p: Any, x: Any) -> Any:
             "must return an output constraint.*squared_error",
         ),
         (lambda p, x, y: -0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*a positive number times one"),
+        (
+            lambda p, x, y: (pj.margin_loss(logits(p, x), y) + pj.cross_entropy(logits(p, x), y)) / 2,
+            ValueError,
+            "/ of the output constraint margin_loss.*what has no strength, such as margin_loss, is added up",
+        ),
         (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
     ],
-    ids=["ordinary loss", "scaled loss", "loss inside"],
+    ids=["ordinary loss", "scaled loss", "mean without a strength", "loss inside"],
 )
 def test_errors(function: Function, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
@@ -589,6 +596,8 @@ def plus(term: Function) -> Function:
         (with_hidden(lambda h: h * jnp.sum(h > h[::-1])), r"a condition .*count by astype\(float\)"),
         (with_hidden(lambda h: h.at[np.array([0, 0])].multiply(h[:2])), "at indices that may repeat; pass unique_ind"),
         (with_hidden(lambda h: jnp.arctan2(h, h[::-1])), "jnp.arctan2 of values .*pj.primitive"),
+        (with_hidden(lambda h: jnp.abs(h + 1j)), "complex numbers that .*real and imaginary parts"),
+        (with_hidden(lambda h: jnp.interp(h, np.arange(3.0), np.ones(3))), "jnp.interp of values .*changes of slope"),
         (
             plus(lambda p, x: 1e-4 * sum(jnp.sum(w**2) for w in p.values())),
             r"params\['v'\], params\['w'\] .*squared_er",
@@ -712,6 +721,20 @@ def test_clamped_indices_choose_what_they_do_in_jax(pick: Function) -> None:
     computed = jax.vmap(pick)(jnp.matmul(X, params["w"], precision="highest"))
     for apart, holds in ((0.0, True), (1.0, False)):  # where the graph computes the same, its targets move nothing
         assert (np.linalg.norm(changes(function, params, X, computed + apart)["w"]) < 1e-3) == holds
+
+
+@pytest.mark.parametrize("are_data", [True, False])
+def test_places_without_rows_are_infinite(are_data: bool) -> None:
+    """The value beside a direction is that of the constraints, not of the function as it is written."""
+    places = np.array([0, 2, 2, 0, 4, 4])
+
+    def function(p: Any, x: Any, y: Any, *given: Any) -> Any:
+        m = jax.ops.segment_max(x @ p["w"], given[0] if are_data else places, 6)
+        return pj.cross_entropy((jnp.where(jnp.isfinite(m), m, 0.5) + jnp.where(m == -jnp.inf, 2, m)) @ p["v"], y)
+
+    data = (X, LABELS, places) if are_data else (X, LABELS)
+    value, _ = pj.value_and_direction(pj.feasibility(function), W, *data)
+    assert float(value) == pytest.approx(float(function(W, *data)), rel=1e-5)
 
 
 def conv(x: Any, w: Any, layout: tuple[str, str, str], rank: int, **settings: Any) -> Any:

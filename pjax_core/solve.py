@@ -17,7 +17,7 @@ from jax import Array, lax
 from pjax_core.algorithms.base import Algorithm
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
-from pjax_core.arrays.norms import rms
+from pjax_core.arrays.norms import rms, rms_of
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import State
@@ -227,7 +227,7 @@ def _solve(
 
 def _movement(change: Array, param: Array) -> Array:
     """How far a parameter moved, relative to its size."""
-    return rms(lambda *alone: alone, change) / rms(lambda *alone: alone, param.astype(change.dtype))
+    return rms_of(change) / rms_of(param.astype(change.dtype))
 
 
 def _resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[Any, ...]) -> Any:

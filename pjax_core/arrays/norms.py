@@ -50,6 +50,12 @@ def _(changes: Callable[..., Any], operands: tuple[Any, ...], tangents: tuple[An
     return found, jax.jvp(lambda *operands: 0.5 * unit * _mean_square(changes(*operands), unit), operands, tangents)[1]
 
 
+def rms_of(array: Array) -> Array:
+    """The root mean square of one array, read twice: with no loop, which takes longer to compile."""
+    unit = jnp.maximum(jnp.max(jnp.abs(array), initial=0), jnp.finfo(array.dtype).tiny)
+    return unit * jnp.sqrt(_mean_square([array], unit))
+
+
 def _mean_square(changes: Sequence[Array | Norms], unit: Array) -> Array:
     """In units of the square of a unit."""
     parts = [change if isinstance(change, Norms) else Norms(change, change.size) for change in changes]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pjax_core.arrays.norms import Norms, rms
+from pjax_core.arrays.norms import Norms, rms, rms_of
 
 
 def _themselves(*arrays: Any) -> Any:
@@ -23,9 +23,10 @@ def test_float32_of_any_size(scale: float, wide: bool, generator: np.random.Gene
     with jax.enable_x64(wide):
         found = rms(_themselves, jnp.asarray(x[0]), jnp.asarray(x[1:]))
         by_parts = rms(lambda x: [x[0], Norms(jnp.linalg.norm(x[1:] / scale, axis=1) * scale, 100)], jnp.asarray(x))
-    assert found.dtype == np.float32
+        of_one = rms_of(jnp.asarray(x))
+    assert found.dtype == of_one.dtype == np.float32
     expected = np.sqrt(np.mean(np.square(x, dtype=np.float64)))
-    np.testing.assert_allclose([found, by_parts], expected, rtol=1e-5)
+    np.testing.assert_allclose([found, by_parts, of_one], expected, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("float64")

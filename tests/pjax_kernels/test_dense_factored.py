@@ -597,7 +597,7 @@ def test_works_without_float64(rng: Generator) -> None:
 
 def test_each_operand_needs_an_array(implementation: str, rng: Generator) -> None:
     layer = random_layer(rng, SHAPE, (1, 1), "arrays", "near")
-    for name, counts in (("x", "x holds 0 arrays and w 1"), ("w", "x holds 1 arrays and w 0")):
+    for name, counts in (("x", "x holds 0 operands and w 1"), ("w", "x holds 1 operands and w 0")):
         with pytest.raises(ValueError, match=f"^project_dense_factored: {counts}"):
             pk.project_dense_factored(*layer._replace(**{name: ()}), implementation=implementation)
 

@@ -103,7 +103,6 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
         dot_products: "each" for one constraint for each dot product, which holds copies of its own of all its entries
             (the paper's), or "layer" for one for each whole layer (:class:`Layer`, which says how): a dense layer, a
             convolution, a recurrence, an einsum like these.  Products of other kinds have one each all the same.
-
         metric: what it costs to move the values that constraints hold: positive numbers, or arrays in the shape of a
             value, by the names that :class:`pjax_core.metric.Network` gives; what is not named costs 1, as in the
             paper.  Or a function of a network that returns these, such as those of :mod:`pjax_core.metric`.  A

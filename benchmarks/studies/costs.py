@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import pjax_core as pj
 from benchmarks.studies import directions
@@ -93,11 +92,7 @@ def main() -> None:
     for name in arguments.metrics:
         update, split = update_of(CONTENDERS[name], network), choosing if arguments.held_back else testing
         runs = [directions.train(update, init(seed), None, split, settings, seed, hits) for seed in arguments.seeds]
-        accuracies = np.array([run.accuracies for run in runs])
-        pairs = zip(accuracies.mean(axis=0), accuracies.std(axis=0), strict=True)
-        epochs = "".join(f"  {mean:.2f} +- {spread:.2f}" for mean, spread in pairs)
-        moved = min(run.least_movement for run in runs)
-        print(f"{name:16}{epochs}  weights moved by {moved:.1e} or more", flush=True)
+        print(f"{name:16}{directions.summary(runs)}", flush=True)
 
 
 if __name__ == "__main__":

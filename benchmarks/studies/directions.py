@@ -281,6 +281,14 @@ def print_times(updates: dict[str, Any], begin: Any, batch: Any) -> None:
         print(f"{rule:16} {times[rule]:8.2f} ms {as_long:6.2f} {memory[rule]:8.2f} MiB {as_much:6.2f}")
 
 
+def summary(runs: list[Run]) -> str:
+    """The accuracies after each epoch, mean and spread, and how far the weights that moved least did."""
+    accuracies = np.array([run.accuracies for run in runs])
+    pairs = zip(accuracies.mean(axis=0), accuracies.std(axis=0), strict=True)
+    epochs = "".join(f"  {mean:.2f} +- {spread:.2f}" for mean, spread in pairs)
+    return f"{epochs}  weights moved by {min(run.least_movement for run in runs):.1e} or more"
+
+
 def main() -> None:
     arguments = parse_arguments()
     choosing, testing = splits(arguments)
@@ -314,12 +322,7 @@ def main() -> None:
             }
             rate = max(held, key=lambda rate: held[rate])
             print(f"{rule:16}  held back: " + "  ".join(f"{rate:g}: {found:.2f}" for rate, found in held.items()))
-        found = runs(testing, arguments.seeds, rate)
-        accuracies = np.array([run.accuracies for run in found])
-        pairs = zip(accuracies.mean(axis=0), accuracies.std(axis=0), strict=True)
-        epochs = "".join(f"  {mean:.2f} +- {spread:.2f}" for mean, spread in pairs)
-        moved = min(run.least_movement for run in found)
-        print(f"{rule:16}  rate {rate:g}{epochs}  weights moved by {moved:.1e} or more", flush=True)
+        print(f"{rule:16}  rate {rate:g}{summary(runs(testing, arguments.seeds, rate))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from pjax_core.algorithms.base import Algorithm, require_agreement
 from pjax_core.algorithms.cyclic import cyclic_projections
@@ -144,8 +144,7 @@ def _changes_of_values(
 ) -> list[Array]:
     """By how much steps of an algorithm that reflects change each parameter."""
     state = algorithm.init(problem, params, *data)
-    for _ in range(steps):
-        state = algorithm.step(problem, state)
+    state = lax.fori_loop(0, steps, lambda _, state: algorithm.step(problem, state), state)
     new = (jax.tree.leaves(tree) for tree in (algorithm.params(state), algorithm.params_low(state)))
     return [
         difference_of_pairs(high, low, old, jnp.zeros_like(low))

@@ -103,7 +103,7 @@ THREE_LAYERS = pj.feasibility(three_layers)
 def test_factored_copies_with_all_history_equal_dense_ones(
     make: Any, settings: Any, generator: np.random.Generator, params: Any, data: Any, change: Any
 ) -> None:
-    steps, hidden = 6, WIDTHS[1]
+    steps, hidden = 4, WIDTHS[1]
     start = params | {"v": generator.normal(size=(hidden, hidden)) * 0.5, "c": generator.normal(size=hidden) * 0.1}
 
     def solve(copies: Any) -> Any:

@@ -43,16 +43,19 @@ DIRECTIONS = {"each": "each", "rank one": "layer", "coupled": pj.Layer("coupled"
 ALGORITHMS = {
     "dense": [
         pj.alternating_projections(),
-        pj.alternating_projections(in_turn=True),
-        pj.cyclic_projections(),
         pj.douglas_rachford(),
         pj.douglas_rachford(copies=pj.Factored()),
-        *([pj.difference_map(0.7)] if AXES == "manual" else []),  # elsewhere by the parts of Douglas-Rachford
-        pj.cyclic_douglas_rachford(),
     ],
-    "residual": list(DIRECTIONS),
-    "convolutional": [pj.alternating_projections(), pj.douglas_rachford(), "coupled"],
+    "residual": ["rank one"],
+    "convolutional": [pj.douglas_rachford(), "coupled"],
 }
+# Elsewhere by the parts of those above.
+if AXES == "explicit":
+    ALGORITHMS["dense"] += [pj.cyclic_projections(), pj.cyclic_douglas_rachford()]
+if AXES == "manual":
+    ALGORITHMS["dense"] += [pj.alternating_projections(in_turn=True), pj.difference_map(0.7)]
+    ALGORITHMS["residual"] += ["each", "coupled"]
+    ALGORITHMS["convolutional"] += [pj.alternating_projections()]
 
 
 def check(network, shapes, x_shape, algorithm):
@@ -113,11 +116,16 @@ jax.config.update("jax_enable_x64", True)
 mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 rng = np.random.default_rng(0)
 p, x, y = rng.normal(size=(3, 2)), rng.normal(size=(4, 3)), np.eye(2)[[0, 1, 1, 0]]
+
+
+def feedforward(p, x):  # of functions that are known by a comparison, by constants, by data alone, by a loop over data
+    of_data = jax.nn.softmax(x)[:, 1:] * (x.argmax(1)[:, None] > 0)
+    sums = jax.lax.scan(lambda total, row: (total + row, total), jnp.zeros(len(x)), x.T)[1].T
+    return jax.nn.elu(x @ p) + jax.nn.softmax(sums @ p * jnp.arange(2)) + of_data
+
+
 NETWORKS = {
-    "by comparison": lambda p, x: jax.nn.elu(x @ p),
-    "of constants": lambda p, x: jax.nn.softmax(x @ p * jnp.arange(2)),
-    "of data": lambda p, x: x @ p + jax.nn.softmax(x)[:, 1:] * (x.argmax(1)[:, None] > 0),
-    "sums of data": lambda p, x: jax.lax.scan(lambda total, row: (total + row, total), jnp.zeros(len(x)), x.T)[1].T @ p,
+    "feedforward": feedforward,
     "recurrent": lambda p, x: jax.lax.scan(
         lambda h, row: (jnp.tanh(row[:, None] @ p[:1] + h @ p[1:]), None), jnp.zeros((len(x), 2)), x.T
     )[0],

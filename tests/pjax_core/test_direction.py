@@ -70,7 +70,7 @@ def cosine(a: Any, b: Any) -> float:
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize(
     ("algorithm", "steps"),
-    [(pj.cyclic_projections(), 1), (pj.cyclic_projections(), 3), (pj.alternating_projections(), 4)],
+    [(pj.cyclic_projections(), 1), (pj.alternating_projections(), 4)],
 )
 def test_changes_survive_float32(algorithm: Any, steps: int, strength: float, generator: np.random.Generator) -> None:
     """Those of the first layer are 1e-12 of its values."""
@@ -84,7 +84,7 @@ def test_changes_survive_float32(algorithm: Any, steps: int, strength: float, ge
 
 @pytest.mark.parametrize(
     ("algorithm", "steps"),
-    [(pj.cyclic_projections(), 3), (pj.alternating_projections(), 4), (pj.difference_map(), 6)],
+    [(pj.cyclic_projections(), 2), (pj.alternating_projections(), 3), (pj.difference_map(), 6)],
 )
 def test_steps_are_those_of_the_algorithm(algorithm: Any, steps: int, generator: np.random.Generator) -> None:
     start = arguments(generator, (30, 16, 16, 5), 32)

@@ -19,9 +19,8 @@ Generator = np.random.Generator
 
 STATIC = ("increments", "implementation")
 project_margin = jax.jit(pk.project_margin, static_argnames=STATIC, compiler_options=AS_FOR_USERS)
-prox_cross_entropy = jax.jit(
-    pk.prox_cross_entropy, static_argnames=(*STATIC, "strength"), compiler_options=AS_FOR_USERS
-)
+# One program for all strengths, which are traced.
+prox_cross_entropy = jax.jit(pk.prox_cross_entropy, static_argnames=STATIC, compiler_options=AS_FOR_USERS)
 
 CLASSES = 5
 STRENGTHS = [1e-3, 5.0, 1000.0]

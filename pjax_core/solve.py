@@ -25,7 +25,7 @@ from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
 from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_core.until import Until, gap_of_outputs, run_until
-from pjax_kernels.compose import difference_of_pairs
+from pjax_kernels.compose import always, difference_of_pairs, replaced_if
 
 
 @exportable_dataclass
@@ -220,8 +220,7 @@ def _solve(
     state, (residual, by_place), found = _run(problem, algorithm, steps, until, graph, data, state)
     moved = point.movement_of_operands(graph, state) if by_place else {}
     truncation = {
-        graph.label(graph.nodes[int(place)]): jnp.where(missed == 0, 0, missed / moved[place])
-        for place, missed in by_place.items()
+        graph.label(graph.nodes[int(place)]): _over(moved[place], missed) for place, missed in by_place.items()
     }
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     new, new_low = algorithm.params(state), algorithm.params_low(state)
@@ -230,6 +229,12 @@ def _solve(
     movement = jax.tree.map(_movement, change, params)
     info = Info(residual, truncation, inaccurate, movement, **found)
     return Solution(new, new_low, change, state, info)
+
+
+def _over(moved: Array, missed: Array) -> Array:
+    """What was missed in each step, over a movement: in place, as there may be many steps; without a derivative."""
+    moved, missed = lax.stop_gradient((moved, missed))
+    return replaced_if(always(moved), lambda rows: jnp.where(rows == 0, 0, rows / moved), missed)
 
 
 def _movement(change: Array, param: Array) -> Array:

@@ -25,7 +25,7 @@ from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
 from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_core.until import Until, gap_of_outputs, run_until
-from pjax_kernels.compose import difference_of_pairs
+from pjax_kernels.compose import always, difference_of_pairs, replaced_if
 
 
 @exportable_dataclass
@@ -35,9 +35,12 @@ class Info:
 
     Attributes:
         residual: ``(steps,)``, the root mean square change of the state in each step: of the means of the copies.
-        truncation: ``(steps,)`` for each operation with factored copies: the norm of what its copies left out in the
-            step, over that of the change that its projection made.  The sum over the steps estimates the relative
-            error of the run from above: errors could be amplified, but were below it wherever it was measured.
+        truncation: ``(steps,)`` for each operation with factored copies: how far what they left out in the step takes
+            them off the sets that they are projected onto, over how far they have moved from the start of the state to
+            its end, both root mean squares over all dot products.  The sum over the steps estimates the relative error
+            of the run from above (:class:`Factored` says why).  It assumes that no step makes an error larger, as
+            where sets are convex, and that the error of this operation's operands is no smaller than what it causes
+            in others; where the run has converged, it is far above the error.
         inaccurate: for each of these whether that sum exceeds the tolerance.
         movement: structured like the parameters, the norm of each one's change over that of its value at the start:
             whether layers learn.  Below its rounding, 1e-7 in float32, the change is lost in ``solution.params``, but
@@ -215,7 +218,10 @@ def _solve(
         wanted = jax.eval_shape(functools.partial(algorithm.init, problem), params, *data)
         state = _resumed(state, wanted, problem, params, data)
     state, (residual, by_place), found = _run(problem, algorithm, steps, until, graph, data, state)
-    truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
+    moved = point.movement_of_operands(graph, state) if by_place else {}
+    truncation = {
+        graph.label(graph.nodes[int(place)]): _over(moved[place], missed) for place, missed in by_place.items()
+    }
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
@@ -223,6 +229,12 @@ def _solve(
     movement = jax.tree.map(_movement, change, params)
     info = Info(residual, truncation, inaccurate, movement, **found)
     return Solution(new, new_low, change, state, info)
+
+
+def _over(moved: Array, missed: Array) -> Array:
+    """What was missed in each step, over a movement: in place, as there may be many steps; without a derivative."""
+    moved, missed = lax.stop_gradient((moved, missed))
+    return replaced_if(always(moved), lambda rows: jnp.where(rows == 0, 0, rows / moved), missed)
 
 
 def _movement(change: Array, param: Array) -> Array:

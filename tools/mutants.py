@@ -60,7 +60,7 @@ MUTANTS = (
     kernels("output/xla.py", "jnp.where(labels > 0, ", "jnp.where(labels >= 0, ", "test_output.py"),
     kernels("sets/xla.py", "jnp.cumsum(equal, axis) <= free", "jnp.cumsum(equal, axis) < free", "test_sets.py"),
     kernels("sets/xla.py", "value - below > level - value", "value - below >= level - value", "test_sets.py"),
-    Mutant("pjax_core/copies/factored.py", "x, w, c, self.history)", "x, w, c, self.history + 1)",
+    Mutant("pjax_core/copies/factored.py", "_sums_from(self.history, c)", "_sums_from(self.history + 1, c)",
            "tests/pjax_core/test_copies.py -k left_out"),
     Mutant("pjax_core/algorithms/reflections.py", "keep, gain = 1 - 2 * relaxation,", "keep, gain = 1 - relaxation,",
            "tests/pjax_core/test_reflections.py"),

@@ -54,7 +54,8 @@ class Projected(NamedTuple):
         changes: the mean changes of the copies in each slot that moves, before ``gain``.
         output_change: the change of the output's estimate; None for an output constraint.
         deviations: of the copies, by their :class:`Move`.
-        truncation: norm of what ``deviations`` leave out, over that of the change; None if nothing is left out.
+        truncation: by how much copies miss their sets by what ``deviations`` leave out, the root mean square over all
+            dot products; None if nothing is left out.
     """
 
     changes: tuple[Array, ...]

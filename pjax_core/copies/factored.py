@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ from jax import Array
 
 from pjax_core.arrays import meshes
 from pjax_core.arrays.messages import described
+from pjax_core.arrays.norms import rms_of
 from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
 from pjax_core.copies.count import Factor, Move, Projected, laid_out, moved, times, wide_slots
 from pjax_core.copies.stored import Dense
@@ -48,7 +48,14 @@ class Factored:
     about residual/(1 + |x|^2 + |w|^2): safe for wide layers, not for narrow ones.  With a relaxation r other than 1/2
     they also keep a factor 1 - 2 r each time, and do not decay at all in alternating reflections (r = 1).
 
-    The means of the copies are kept beside the terms, with what these leave out: only later projections miss it.
+    The means of the copies are kept beside the terms, with what these leave out: only later projections miss it, and of
+    it only what lies across the set that they project onto.  For let ``d`` be what was left out of the copies of a dot
+    product, and ``n`` the unit normal of its set there.  To first order, the next step of Douglas-Rachford with
+    relaxation r, or with r = 1/2 of the difference map, makes ``n (n . d) + (1 - 2 r) (d - n (n . d))`` of ``d``, and
+    takes its mean to what the copies share: across the set it stays, along the set it decays.  Where sets are convex,
+    no step makes the distance of two states larger, all copies counted.  So the sum of ``|n . d|`` over the steps, over
+    how far all copies have moved, bounds the relative error.  That is ``info.truncation``, with the latest operands in
+    the place of those left out, which are a few steps older.
 
     Attributes:
         history: the number of terms, at least 1.
@@ -100,6 +107,7 @@ class Factored:
         bilinear = node.primitive.bilinear
         assert bilinear is not None
         assert output is not None
+        assert residual is not None
         assert unread is None
         move_x, move_w = (_common_move(node, moves, side) for side in bilinear.sides)
         # The vectors that span all copies, latest first: what they share now comes before the terms.
@@ -114,16 +122,16 @@ class Factored:
         u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
         v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
 
-        gain: Any = abs(move_x.gain)  # as of the other side
-        norms = functools.partial(bilinear.squared_norms, **node.settings)
-        left_out = gain**2 * found.squared_free + sum(_squared_bound(norms, x, w, c, self.history) for c in (u, v))
-        changed = gain**2 * found.squared_change
+        dropped = (_sums_from(self.history, c) for c in (u, v))
+        squares = bilinear.squared_norms(x[0], w[0], **node.settings)
+        missed = _missed(*squares, output - residual, found.z_change, *dropped)
+        free = times(move_x.gain, jnp.sqrt(found.squared_free / output.size))  # as of the other side
         kept = (Combination(c.x[: self.history], c.w[: self.history]) for c in (u, v))
         return Projected(
             in_places((found.x_mean, found.w_mean), bilinear.sides),
             found.z_change,
             Terms(deviations.x and x[: self.history], deviations.w and w[: self.history], *kept),
-            jnp.where(left_out == 0, 0, jnp.sqrt(left_out / changed)),
+            jnp.hypot(missed, free),
         )
 
     def __str__(self) -> str:
@@ -194,17 +202,20 @@ def _moved_terms(
     )
 
 
-def _squared_bound(
-    norms: Callable[..., tuple[Array, Array]],
-    x: Sequence[Any],
-    w: Sequence[Any],
-    combination: Combination,
-    first: int,
-) -> Array:
-    """At least the sum of squares of the combinations of the terms from ``first`` on, by the triangle inequality.
+def _sums_from(first: int, combination: Combination) -> tuple[Any, Any]:
+    """The sums of the coefficients from ``first`` on."""
+    return sum(combination.x[first:]), sum(combination.w[first:])
 
-    ``norms`` gives the squared norms of what enters each dot product from either side.
+
+def _missed(
+    x_squares: Array, w_squares: Array, product: Array, z_change: Array, u: tuple[Any, Any], v: tuple[Any, Any]
+) -> Array:
+    """The root mean square of the distances by which copies without ``u x + u' w`` and ``v x + v' w`` miss their sets.
+
+    To first order, from ``|x|^2``, ``|w|^2`` and ``x . w``: at the projected copies, which are about ``x`` and ``w``,
+    the normal of the set before them is ``(w + t x, x + t w)``, over its length.
     """
-    terms = [jnp.abs(c) * jnp.sqrt(norms(a, w[0])[0]) for c, a in zip(combination.x[first:], x[first:], strict=True)]
-    terms += [jnp.abs(c) * jnp.sqrt(norms(x[0], b)[1]) for c, b in zip(combination.w[first:], w[first:], strict=True)]
-    return jnp.sum(jnp.asarray(sum(terms)) ** 2)
+    (of_u_x, of_u_w), (of_v_x, of_v_w) = u, v
+    across = (of_u_x + of_v_w) * product + of_u_w * w_squares + of_v_x * x_squares
+    along = (of_u_w + of_v_x) * product + of_u_x * x_squares + of_v_w * w_squares
+    return rms_of((across - z_change * along) / jnp.sqrt(1 + x_squares + w_squares))

@@ -46,7 +46,7 @@ from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_fixed, is_index
 from pjax_core.graph.sets import placed
-from pjax_core.operations.primitive import moved
+from pjax_core.operations.primitive import moved, side_of
 from pjax_core.operations.primitives import identity
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
 
@@ -64,7 +64,8 @@ class CopiesState:
         deviations: of the copies that an operation holds; None for a sole copy, whose deviation is the mean.
         projected: of each parameter of colour B what its own projection produced last, as a change too; of those in
             sets as a value.
-        truncation: of each factored operation, what its deviations left out in the last step, relative to the change.
+        truncation: of each factored operation, by how much its copies missed their sets by what was left out of them in
+            the last step: the root mean square over its dot products.
         metric: of the operations whose copies have them, the weights in means: see :mod:`pjax_core.copies.metric`.
         data: the data arrays.
         parameters: the places of the parameters.
@@ -384,6 +385,24 @@ def _params_at_start(graph: Graph, state: CopiesState) -> list[Array]:
     for parameter in graph.regions:
         leaves[parameter.index] = state.starts[graph.keys[parameter]]
     return leaves
+
+
+def movement_of_operands(graph: Graph, state: CopiesState) -> dict[str, Array]:
+    """How far what the copies of each factored operation share has moved since the start, as ``truncation`` counts."""
+    point = Point(graph, {}, state)
+
+    def movement(node: Node) -> Array:
+        assert isinstance(node, Operation)
+        bilinear = node.primitive.bilinear
+        assert bilinear is not None
+        changes = [point.read_changes(slot, point.estimates) for slot in node.slots]
+        unit = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(change), initial=0) for change in changes))
+        unit = jnp.maximum(unit, jnp.finfo(unit.dtype).tiny)
+        sides = (side_of([change / unit for change in changes], side) for side in bilinear.sides)
+        of_x, of_w = bilinear.squared_norms(*sides, **node.settings)
+        return unit * jnp.sqrt(jnp.mean(jnp.broadcast_to(of_x + of_w, node.shape.shape)))
+
+    return {place: movement(graph.nodes[int(place)]) for place in state.truncation}
 
 
 def with_data(graph: Graph, state: CopiesState, data: tuple[Any, ...]) -> CopiesState:

@@ -117,21 +117,70 @@ def test_factored_copies_with_all_history_equal_dense_ones(
         assert np.linalg.norm(found[name] - expected[name]) < 1e-10 * size + rounding, name
 
 
-@pytest.mark.parametrize("history", [1, 2])
-@pytest.mark.usefixtures("float64")
-def test_the_reported_bound_is_above_the_error(
-    history: int, params: Any, data: Any, change: Any, relative_error: Any
-) -> None:
-    def solve(copies: Any) -> pj.Solution:
-        algorithm = pj.douglas_rachford(copies=copies)
-        return pj.solve(PROBLEM, params, *data, algorithm=algorithm, steps=10, tolerance=1e9)
+def relu_network(params: Any, x: Any, y: Any) -> Any:
+    for w, b in zip(params["weights"][:-1], params["biases"], strict=True):
+        x = pj.sum_relu(pj.matmul(x, w), b)
+    return pj.cross_entropy(pj.matmul(x, params["weights"][-1]), y)
 
-    exact, found = solve("dense"), solve(pj.Factored(history=history))
-    assert set(found.info.truncation) == {"matmul 1", "matmul 2"}
-    bound = max(float(jnp.sum(truncation)) for truncation in found.info.truncation.values())
-    error = relative_error(change(found, params), change(exact, params))
-    assert 1e-9 < error < bound < 1e5 * error
+
+RELU_NETWORK = pj.feasibility(relu_network)
+
+
+@pytest.mark.parametrize(
+    ("widths", "batch", "algorithm"),
+    [
+        ((64, 24, 10), 8, pj.douglas_rachford),
+        ((64, 24, 10), 48, pj.douglas_rachford),
+        ((32, 20, 20, 8), 24, pj.douglas_rachford),
+        ((32, 20, 20, 8), 24, pj.difference_map),
+    ],
+    ids=["8", "48", "two hidden layers", "difference map"],
+)
+@pytest.mark.usefixtures("float64")
+def test_the_reported_bound_is_above_the_error_by_less_than_a_factor_of_20(
+    widths: tuple[int, ...],
+    batch: int,
+    algorithm: Any,
+    generator: np.random.Generator,
+    one_hot: Any,
+    change: Any,
+    relative_error: Any,
+) -> None:
+    sizes = list(zip(widths[:-1], widths[1:], strict=True))
+    start = {
+        "weights": [generator.normal(size=size) * np.sqrt(2 / size[0]) for size in sizes],
+        "biases": [generator.normal(size=size) * 0.1 for size in widths[1:-1]],
+    }
+    data = generator.uniform(size=(batch, widths[0])), one_hot(batch, widths[-1])
+    output_layer = 2 * batch * widths[-2] * widths[-1] * 8
+
+    def solve(copies: Any) -> pj.Solution:
+        made = algorithm(copies=copies, budget=output_layer)
+        return pj.solve(RELU_NETWORK, start, *data, algorithm=made, steps=20, tolerance=np.inf)
+
+    exact = solve("dense")
     assert exact.info.truncation == {}
+    for history in (1, 2, 3):
+        found = solve(pj.Factored(history=history))
+        assert list(found.info.truncation) == [f"matmul {layer + 1}" for layer in range(len(widths) - 2)]
+        bound = max(float(jnp.sum(truncation)) for truncation in found.info.truncation.values())
+        changes = change(found, start)["weights"], change(exact, start)["weights"]
+        error = max(map(relative_error, *changes))  # of the worst layer
+        assert error < bound < 20 * error, history
+
+
+def test_the_reported_bound_does_not_depend_on_precision(params: Any, data: Any) -> None:
+    algorithm = pj.douglas_rachford(copies=pj.Factored(history=2))
+
+    def bounds(dtype: Any) -> list[float]:
+        arrays = jax.tree.map(dtype, (params, *data))
+        found = pj.solve(PROBLEM, *arrays, algorithm=algorithm, steps=10, tolerance=np.inf)
+        return [float(jnp.sum(truncation)) for truncation in found.info.truncation.values()]
+
+    with jax.enable_x64(True):
+        expected = bounds(np.float64)
+    assert expected[0] > 1e-6
+    np.testing.assert_allclose(bounds(np.float32), expected, rtol=1e-4)
 
 
 def test_nothing_is_left_out_before_the_history_is_full(params: Any, data: Any) -> None:

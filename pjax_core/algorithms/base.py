@@ -123,37 +123,25 @@ def reflecting_algorithm(
     def metric_rate(problem: Problem) -> Factor:
         return problem.gamma if equals(own_rate, 0) else own_rate
 
-    def graph_of(problem: Problem, params: Any, data: Any) -> Graph:
-        return problem.graph(params, data, apart=not equals(metric_rate(problem), 0))
-
-    def representations(graph: Graph) -> dict[Operation, Copies]:
-        return {
-            node: choose(node, wanted, dense_budget, may_be_unread(graph, node))
-            for node in graph.nodes
-            if isinstance(node, Operation)
-        }
+    def with_copies(problem: Problem, params: Any, data: Any) -> tuple[Graph, dict[Operation, Copies]]:
+        graph = problem.graph(params, data, apart=not equals(metric_rate(problem), 0))
+        return graph, {n: choose(n, wanted, dense_budget, may_be_unread(graph, n)) for n in graph.operations}
 
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
-        graph = graph_of(problem, params, data)
-        held = representations(graph)
+        graph, held = with_copies(problem, params, data)
         state = point.initial_state(graph, held, params, low, data)
         return state if equals(metric_rate(problem), 0) else with_weights(graph, held, state)
 
     @compiled(inline=True)
     def step(problem: Problem, state: CopiesState) -> CopiesState:
-        graph, rate_of_metric = graph_of(problem, state.high, state.data), metric_rate(problem)
-        state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
-        old = Point(graph, representations(graph), state)
+        rate_of_metric = metric_rate(problem)
+        cleared = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
+        old = Point(*with_copies(problem, state.high, state.data), cleared)
         new = step_of(old)
         return new if equals(rate_of_metric, 0) else following_gaps(old, new, rate_of_metric)
 
-    def describe(problem: Problem, params: Any, *data: Any) -> None:
-        params, data = checked_arguments(problem, params, data)
-        graph = graph_of(problem, params, data)
-        _print_table(graph, representations(graph))
-
-    return Algorithm(_checked(first), step, _params, _params_low, None, describe, functools.partial(_gaps, rate))
+    return _algorithm(first, step, with_copies, rate=rate)
 
 
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
@@ -208,16 +196,15 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
                 state = project(graph, nodes, state)
         return at_boundary(graph, schedule(graph), state)
 
-    def describe(problem: Problem, params: Any, *data: Any) -> None:
-        params, data = checked_arguments(problem, params, data)
+    def without_copies(problem: Problem, params: Any, data: Any) -> tuple[Graph, dict[Operation, None]]:
         graph = problem.graph(params, data)
-        _print_table(graph, dict.fromkeys(node for node in graph.nodes if isinstance(node, Operation)))
+        return graph, dict.fromkeys(graph.operations)
 
     def projected(graph: Graph, steps: int) -> Schedule:
         sets = list(schedule(graph))
         return (sets[-1:] if started else []) + sets * steps
 
-    return Algorithm(_checked(first), step, _params, _params_low, projected, describe, functools.partial(_gaps, 1.0))
+    return _algorithm(first, step, without_copies, sets=projected)
 
 
 def require_agreement(problem: Problem) -> None:
@@ -229,15 +216,27 @@ def require_agreement(problem: Problem) -> None:
         )
 
 
-def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
-    """The ``init`` of an algorithm whose first state is ``first(problem, params, data, params_low)``."""
+def _algorithm(
+    first: Callable[..., Any],
+    step: Callable[..., Any],
+    table: Callable[[Problem, Any, Any], tuple[Graph, Mapping[Operation, Copies | None]]],
+    sets: Callable[[Graph, int], Schedule] | None = None,
+    rate: Factor = 1.0,
+) -> Algorithm:
+    """The algorithm with the first state ``first(problem, params, data, params_low)``; ``table`` is what it prints."""
 
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
         params, data = checked_arguments(problem, params, data)
-        params_low = arguments.low_part(params, params_low)
-        return first(problem, params, data, params_low)
+        return first(problem, params, data, arguments.low_part(params, params_low))
 
-    return init
+    def describe(problem: Problem, params: Any, *data: Any) -> None:
+        _print_table(*table(problem, *checked_arguments(problem, params, data)))
+
+    def high_and_low(part: int, state: State | CopiesState) -> Any:
+        return normalised(state.high, state.low)[part]
+
+    params, params_low = (functools.partial(high_and_low, part) for part in (0, 1))
+    return Algorithm(init, step, params, params_low, sets, describe, functools.partial(_gaps, rate))
 
 
 def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
@@ -253,13 +252,3 @@ def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
         for kind, of_weights in kinds.items()
         if of_weights in new.of_weights
     }
-
-
-def _params(state: State | CopiesState) -> Any:
-    """The parameters, rounded to their dtypes."""
-    return normalised(state.high, state.low)[0]
-
-
-def _params_low(state: State | CopiesState) -> Any:
-    """What rounding took from the parameters."""
-    return normalised(state.high, state.low)[1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,6 @@ from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, is_fixed, sources_of
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
-
-_Held = TypeVar("_Held")
 
 
 @exportable_dataclass
@@ -168,10 +166,10 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
         high,
         moved,
         origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
-        starts=_by_key(graph, kept({node: start for node, start in starts.items() if node not in products})),
+        starts=graph.by_key(kept({node: start for node, start in starts.items() if node not in products})),
         values={graph.keys[parameter]: span.nothing() for parameter, span in held.items()},
         targets={},
-        spans=_by_key(graph, held),
+        spans=graph.by_key(held),
         data=fixed,
         parameters=tuple(graph.keys[parameter] for parameter in graph.parameters),
     )
@@ -208,11 +206,7 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
 
 def opened(graph: Graph, state: State) -> Changes:
     """The changes of a state, by node."""
-    starts, values, targets = (
-        {graph.nodes[int(i)]: array for i, array in arrays.items()}
-        for arrays in (state.starts, state.values, state.targets)
-    )
-    spans = {parameter: state.spans[i] for parameter in graph.parameters if (i := graph.keys[parameter]) in state.spans}
+    starts, values, targets, spans = map(graph.by_node, (state.starts, state.values, state.targets, state.spans))
     starts |= _products(graph, spans)
     at_start, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.lows)
     for parameter in graph.parameters:
@@ -242,13 +236,9 @@ def closed(changes: Changes, state: State) -> State:
         state,
         high=jax.tree.unflatten(structure, highs),
         lows=jax.tree.unflatten(structure, lows),
-        values=_by_key(graph, values),
-        targets=_by_key(graph, changes.targets),
+        values=graph.by_key(values),
+        targets=graph.by_key(changes.targets),
     )
-
-
-def _by_key(graph: Graph, of_nodes: Mapping[Any, _Held]) -> dict[str, _Held]:
-    return {graph.keys[node]: held for node, held in of_nodes.items()}
 
 
 def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
@@ -264,7 +254,7 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
                 targets[node] = changes.targets.get(node, nothing(node) if own is None else own)
             elif isinstance(node, Operation):
                 values[node] = nothing(node) if own is None else own
-    return replace(state, values=_by_key(graph, values), targets=_by_key(graph, targets))
+    return replace(state, values=graph.by_key(values), targets=graph.by_key(targets))
 
 
 def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
@@ -277,7 +267,7 @@ def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
         for parameter, low in zip(graph.parameters, jax.tree.leaves(lows), strict=True)
     ]
     held = in_spans(graph, start_of(params, fixed, {})) if state.spans else {}
-    structure, spans = jax.tree.structure(state.high), _by_key(graph, held)
+    structure, spans = jax.tree.structure(state.high), graph.by_key(held)
     starts = starts_of(graph, jax.tree.unflatten(structure, params), fixed, _products(graph, held))
     moved = {graph.keys[node]: old_start(node) - start for node, start in starts.items()}
 

@@ -216,10 +216,8 @@ class Point:
         self.graph = graph
         self.copies = copies
         self.state = state
-        self.shared = {graph.nodes[int(i)]: array for i, array in state.shared.items()}
-        self.means = {graph.nodes[int(i)]: array for i, array in state.means.items()}
+        self.shared, self.means, self.weights = map(graph.by_node, (state.shared, state.means, state.metric))
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
-        self.weights = {graph.nodes[int(i)]: array for i, array in state.metric.items()}
         self.start_of = _start_of(graph, state)
         self._totals: dict[Node, Array] = {}
 
@@ -373,8 +371,7 @@ class Point:
 
 def _start_of(graph: Graph, state: CopiesState) -> Callable[[Node], Array]:
     """The value of each node at the start, in float32 or wider."""
-    starts = {graph.nodes[int(i)]: array for i, array in state.starts.items()}
-    start_of = consensus.start_of(_params_at_start(graph, state), state.data, starts)
+    start_of = consensus.start_of(_params_at_start(graph, state), state.data, graph.by_node(state.starts))
     return lambda node: _widened(start_of(node))
 
 

@@ -122,12 +122,10 @@ def two_colour(nodes: Sequence[Node], data_leaves: int, apart: bool = False) -> 
         return through[source]
 
     def with_sources(node: Operation) -> Operation:
-        slots = (replace(slot, sources=tuple(source_for(node, s) for s in slot.sources)) for slot in node.slots)
-        unrolled = node.unrolled and (
-            tuple(replace(slot, sources=tuple(copied[s] for s in slot.sources)) for slot in node.unrolled[0]),
-            node.unrolled[1],
+        return node.reading(
+            lambda slot: slot.reading(lambda source: source_for(node, source)),
+            lambda slot: slot.reading(copied.__getitem__),
         )
-        return replace(node, slots=tuple(slots), unrolled=unrolled)
 
     for node in nodes:
         if isinstance(node, Computed):

@@ -23,16 +23,14 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     typed = any(says_more_than_shape(node.shape) for node in nodes if isinstance(node, (Parameter, Data)))
 
     def moved(slot: Slot) -> Slot:
-        sources = tuple(s if isinstance(s, Feedback) else new[s] for s in slot.sources)
-        shape = jax.eval_shape(slot.apply, *(s.shape for s in sources)) if typed else slot.shape
-        return replace(slot, sources=sources, shape=shape)
+        slot = slot.reading(lambda source: source if isinstance(source, Feedback) else new[source])
+        return replace(slot, shape=jax.eval_shape(slot.apply, *(s.shape for s in slot.sources))) if typed else slot
 
     for node in nodes:
         if not isinstance(node, Operation):
             new[node] = node
             continue
-        unrolled = node.unrolled and (tuple(map(moved, node.unrolled[0])), node.unrolled[1])
-        rebuilt = replace(node, slots=tuple(map(moved, node.slots)), unrolled=unrolled)
+        rebuilt = node.reading(moved, moved)
         if node.primitive in _SUMS:
             rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses) for slot in node.slots], new)
         elif node.primitive is primitives.affine:

@@ -90,8 +90,7 @@ def _with_zeros(value: Value) -> Slot:
     """The value with zeros for what moves."""
     if not isinstance(value, Slot):
         return _zeros(value.shape)
-    sources = (source if is_fixed(source) else _zeros(source.shape).sources[0] for source in value.sources)
-    return replace(value, sources=tuple(sources))
+    return value.reading(lambda source: source if is_fixed(source) else _zeros(source.shape).sources[0])
 
 
 def _zeros(shape: Shape) -> Slot:

@@ -24,8 +24,6 @@ IDENTITIES = frozenset(
 )  # fmt: skip
 """What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
 
-CONTROL = frozenset({"scan", "cond", "while"})
-
 UNARY = frozenset(
     {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
      "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "lgamma", "log", "log1p", "logistic",

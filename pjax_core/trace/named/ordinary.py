@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.trace import names
+from pjax_core.trace.equation import Equation
+from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 """What comes before the last of these is the network."""
@@ -23,7 +27,39 @@ _CONSTRAINTS = {
 """For the equation that tells a loss, the one nearest to the output: the output constraint."""
 
 
-def constraint_instead(jaxpr: Jaxpr) -> str | None:
+def without_constraint(jaxpr: Jaxpr, returned: Sequence[Value]) -> str:
+    """What is returned in the place of an output constraint, by which line, and what to write there."""
+    found = ", ".join(_described(value) for value in returned) or "nothing"
+    others = [var for var, value in zip(jaxpr.outvars, returned, strict=True) if not isinstance(value, Loss)]
+    eqn = next((eqn for eqn in jaxpr.eqns if others and others[0] in eqn.outvars), None)
+    where = "" if eqn is None else f"{Equation(eqn.primitive.name, eqn.params, (), eqn, eqn).where()}: "
+    instead = _constraint_instead(jaxpr)
+    such = (
+        f"in the place of this loss {instead}"
+        if instead
+        else (
+            "such as pj.cross_entropy(logits, labels), pj.margin_loss(logits, labels) or "
+            "pj.squared_error(prediction, target)"
+        )
+    )
+    return (
+        f"{where}the function given to feasibility must return an output constraint, {such}; a mean or a sum of "
+        f"several, or a tree of them, but it returned {found}"
+    )
+
+
+def _described(value: Value) -> str:
+    """What came in the place of an output constraint."""
+    if isinstance(value, Loss):
+        return value.nodes[0].name
+    shape = ",".join(map(str, value.shape.shape))
+    if isinstance(value, (Truth, Indices)):
+        return f"{np.dtype(value.shape.dtype).name}[{shape}]"
+    sources = value.base.sources if isinstance(value, Elementwise) else value.sources
+    return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"
+
+
+def _constraint_instead(jaxpr: Jaxpr) -> str | None:
     """The output constraint to write in the place of what the jaxpr returns; None where that is no common loss."""
     kinds = list(map(_kind, _after_products(jaxpr)[0]))
     found = next((kind for kind in kinds if kind in _CONSTRAINTS), None)

@@ -19,11 +19,11 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.norms import rms, rms_of
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState
 from pjax_core.graph.colour import Graph
 from pjax_core.problem import Problem, checked_arguments, compiled
+from pjax_core.resume import resumed
 from pjax_core.until import Until, gap_of_outputs, run_until
 from pjax_kernels.compose import difference_of_pairs
 
@@ -213,7 +213,7 @@ def _solve(
         state = algorithm.init(problem, params, *data, params_low=low)
     else:
         wanted = jax.eval_shape(functools.partial(algorithm.init, problem), params, *data)
-        state = _resumed(state, wanted, problem, params, data)
+        state = resumed(state, wanted, problem, params, data)
     state, (residual, by_place), found = _run(problem, algorithm, steps, until, graph, data, state)
     truncation = {graph.label(graph.nodes[int(place)]): norms for place, norms in by_place.items()}
     inaccurate = {name: ~(jnp.sum(norms) <= tolerance) for name, norms in truncation.items()}
@@ -228,20 +228,6 @@ def _solve(
 def _movement(change: Array, param: Array) -> Array:
     """How far a parameter moved, relative to its size."""
     return rms_of(change) / rms_of(param.astype(change.dtype))
-
-
-def _resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[Any, ...]) -> Any:
-    """The state with these data, if it is one of the same kind as those that are wanted."""
-    kinds = [
-        (jax.tree.structure(s), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(s)]) for s in (state, wanted)
-    ]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
-        )
-    if isinstance(state, State):
-        return consensus.with_data(problem.graph(params, data), state, data)
-    return point.with_data(problem.graph(params, data, apart=bool(state.metric)), state, data)
 
 
 def _run(

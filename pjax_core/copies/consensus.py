@@ -8,7 +8,6 @@ needed.  Both are far smaller than the value, which would round them away (:mod:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,7 +60,7 @@ class State:
     @property
     def low(self) -> Any:
         """What to add to ``high`` for the parameters' value."""
-        return _with_spans(self, self.values)
+        return with_spans(self, self.values)
 
     def changes(self, old: State) -> list[Array | Norms]:
         """What a change of the state is measured by: the differences from an old one."""
@@ -92,7 +91,7 @@ def _held(state: State) -> tuple[dict[str, Any], ...]:
     return weights, {i: change for i, change in state.values.items() if i not in weights}, state.targets
 
 
-def _with_spans(state: State, changes: Mapping[str, Any]) -> Any:
+def with_spans(state: State, changes: Mapping[str, Any]) -> Any:
     """What to add to the parameters at the start, with these changes of those that data move."""
     lows = dict(zip(state.parameters, jax.tree.leaves(state.lows), strict=True))
     highs = dict(zip(state.parameters, jax.tree.leaves(state.high), strict=True))
@@ -160,13 +159,13 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
     fixed = with_computed(graph, high, data)
     leaves = jax.tree.leaves(high)
     held = in_spans(graph, start_of(leaves, fixed, {})) if spans else {}
-    products = _products(graph, held)
-    starts = starts_of(graph, high, fixed, products)
+    known = products(graph, held)
+    starts = starts_of(graph, high, fixed, known)
     state = State(
         high,
         moved,
         origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
-        starts=graph.by_key(kept({node: start for node, start in starts.items() if node not in products})),
+        starts=graph.by_key(kept({node: start for node, start in starts.items() if node not in known})),
         values={graph.keys[parameter]: span.nothing() for parameter, span in held.items()},
         targets={},
         spans=graph.by_key(held),
@@ -182,7 +181,7 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
     return closed(changes, state)
 
 
-def _products(graph: Graph, spans: Mapping[Parameter, InSpan]) -> dict[Node, Array]:
+def products(graph: Graph, spans: Mapping[Parameter, InSpan]) -> dict[Node, Array]:
     """The outputs at the start of the operations whose weights are held in spans."""
     return {graph.consumers[weights][0]: held.span.with_weights for weights, held in spans.items()}
 
@@ -207,7 +206,7 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
 def opened(graph: Graph, state: State) -> Changes:
     """The changes of a state, by node."""
     starts, values, targets, spans = map(graph.by_node, (state.starts, state.values, state.targets, state.spans))
-    starts |= _products(graph, spans)
+    starts |= products(graph, spans)
     at_start, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.lows)
     for parameter in graph.parameters:
         values.setdefault(parameter, lows[parameter.index])
@@ -255,48 +254,3 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
             elif isinstance(node, Operation):
                 values[node] = nothing(node) if own is None else own
     return replace(state, values=graph.by_key(values), targets=graph.by_key(targets))
-
-
-def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
-    """The same point with these data, from which the network computes other values to begin with."""
-    fixed, same = other_data(graph, state.data, data)
-    lows = _with_spans(state, {i: state.targets.get(i, state.values[i]) for i in state.spans})
-    old_start = opened(graph, state).start_of
-    params = [
-        old_start(parameter) + low if graph.keys[parameter] in state.spans else old_start(parameter)
-        for parameter, low in zip(graph.parameters, jax.tree.leaves(lows), strict=True)
-    ]
-    held = in_spans(graph, start_of(params, fixed, {})) if state.spans else {}
-    structure, spans = jax.tree.structure(state.high), graph.by_key(held)
-    starts = starts_of(graph, jax.tree.unflatten(structure, params), fixed, _products(graph, held))
-    moved = {graph.keys[node]: old_start(node) - start for node, start in starts.items()}
-
-    def since(changes: dict[str, Any]) -> dict[str, Any]:
-        """The changes since these starts; what data had moved is in ``lows`` now."""
-        return {
-            i: spans[i].nothing() if i in spans else change + moved[i] if i in moved else change
-            for i, change in changes.items()
-        }
-
-    new = replace(
-        state,
-        lows=lows,
-        starts={i: starts[graph.nodes[int(i)]] for i in state.starts},
-        values=since(state.values),
-        targets=since(state.targets),
-        spans=spans,
-        data=fixed,
-    )
-    return where_other(same, replace(state, data=fixed), new)
-
-
-def other_data(graph: Graph, old: Any, data: tuple[Any, ...]) -> tuple[Any, Array]:
-    """The data with what is computed of them alone, with the costs and whether they are those of before."""
-    fixed = with_computed(graph, None, data, old.costs if isinstance(old, Fixed) else ())
-    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(fixed), strict=True)
-    return fixed, functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
-
-
-def where_other(same: Array, old: Any, new: Any) -> Any:
-    """The old state where data are the same, so that a run goes on bit for bit, else the new one."""
-    return jax.tree.map(lambda old, new: jnp.where(same, old, new.astype(old.dtype)), old, new)

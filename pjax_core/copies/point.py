@@ -218,7 +218,7 @@ class Point:
         self.state = state
         self.shared, self.means, self.weights = map(graph.by_node, (state.shared, state.means, state.metric))
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
-        self.start_of = _start_of(graph, state)
+        self.start_of = start_of(graph, state)
         self._totals: dict[Node, Array] = {}
 
     def project(
@@ -369,35 +369,18 @@ class Point:
         return jax.tree.map(lambda array, old: array.astype(old.dtype), new, self.state)
 
 
-def _start_of(graph: Graph, state: CopiesState) -> Callable[[Node], Array]:
+def start_of(graph: Graph, state: CopiesState) -> Callable[[Node], Array]:
     """The value of each node at the start, in float32 or wider."""
-    start_of = consensus.start_of(_params_at_start(graph, state), state.data, graph.by_node(state.starts))
-    return lambda node: _widened(start_of(node))
+    start = consensus.start_of(params_at_start(graph, state), state.data, graph.by_node(state.starts))
+    return lambda node: _widened(start(node))
 
 
-def _params_at_start(graph: Graph, state: CopiesState) -> list[Array]:
+def params_at_start(graph: Graph, state: CopiesState) -> list[Array]:
     """The parameters at the start, in their order."""
     leaves = jax.tree.leaves(state.high)
     for parameter in graph.regions:
         leaves[parameter.index] = state.starts[graph.keys[parameter]]
     return leaves
-
-
-def with_data(graph: Graph, state: CopiesState, data: tuple[Any, ...]) -> CopiesState:
-    """The same point with these data, from which the network computes other values to begin with."""
-    old_start = _start_of(graph, state)
-    fixed, same = consensus.other_data(graph, state.data, data)
-    starts = {
-        graph.keys[node]: (node, start)
-        for node, start in consensus.starts_of(graph, _params_at_start(graph, state), fixed).items()
-    }
-    new = replace(
-        state,
-        starts=state.starts | {i: start for i, (_, start) in starts.items() if i in state.starts},
-        shared=state.shared | {i: state.shared[i] + (old_start(node) - start) for i, (node, start) in starts.items()},
-        data=fixed,
-    )
-    return consensus.where_other(same, replace(state, data=fixed), new)
 
 
 def combined(*terms: tuple[Factor, Array]) -> Array:

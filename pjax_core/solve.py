@@ -154,12 +154,13 @@ def solve(
 
 def _require_kinds(algorithm: Any, until: Any, state: Any) -> None:
     """Raise ``TypeError`` where one is something else."""
-    if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections()")
-    if until is not None and not isinstance(until, Until):
-        raise TypeError(f"until is {described(until)}; pass pj.gap_below(1e-2), or None")
-    if state is not None and not isinstance(state, (State, CopiesState)):
-        raise TypeError(f"state is {described(state)}; pass solution.state, or None")
+    for name, value, kind, instead in (
+        ("algorithm", algorithm, Algorithm, "one, such as pj.alternating_projections()"),
+        ("until", until, Until | None, "pj.gap_below(1e-2), or None"),
+        ("state", state, State | CopiesState | None, "solution.state, or None"),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {described(value)}; pass {instead}")
 
 
 def _warn_of_standstill(info: Info, params: Any) -> None:
@@ -220,14 +221,9 @@ def _solve(
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
     change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
-    movement = jax.tree.map(_movement, change, params)
+    movement = jax.tree.map(lambda moved, old: rms_of(moved) / rms_of(old.astype(moved.dtype)), change, params)
     info = Info(residual, truncation, inaccurate, movement, **found)
     return Solution(new, new_low, change, state, info)
-
-
-def _movement(change: Array, param: Array) -> Array:
-    """How far a parameter moved, relative to its size."""
-    return rms_of(change) / rms_of(param.astype(change.dtype))
 
 
 def _run(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -53,15 +52,11 @@ def made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, 
     def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
         bound = signature.bind(*args, **settings)
         bound.apply_defaults()
-        if any(isinstance(value, jax.core.Tracer) for value in bound.arguments.values()):
-            return factory(*args, **settings)  # nothing that is traced is kept
-        for name, value in bound.arguments.items():
-            if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
-                bound.arguments[name] = value.item()  # the same as a number of Python
+        bound.arguments.update({name: arguments.scalar(value) for name, value in bound.arguments.items()})
         try:
             hash((bound.args, *bound.kwargs.values()))
-        except TypeError:
-            return factory(*args, **settings)  # which says what is wrong with them
+        except TypeError:  # nothing that is traced is kept, and of others the factory says what is wrong with them
+            return factory(*args, **settings)
         return cached(*bound.args, **bound.kwargs)
 
     return made

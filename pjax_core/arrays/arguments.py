@@ -104,8 +104,8 @@ def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -
 
 
 def scalar(value: Any) -> Any:
-    """Of an array of known content without axes its number: comparisons of it would be traced; else what came."""
-    known = isinstance(value, (np.ndarray, Array)) and is_known(value) and value.ndim == 0
+    """Of an array of known content without axes its number of Python: comparisons of it would be traced."""
+    known = isinstance(value, (np.generic, np.ndarray, Array)) and is_known(value) and value.ndim == 0
     return value.item() if known else value
 
 

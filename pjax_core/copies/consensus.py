@@ -175,9 +175,7 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
     if low is None:
         return state
     changes = opened(graph, state)
-    for node in starts:
-        if isinstance(node, Operation):
-            changes.follow(node)
+    changes.follow(starts)
     return closed(changes, state)
 
 

@@ -102,8 +102,11 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
     high, moved = consensus.normalised(params, low)
     fixed = with_computed(graph, high, data)
     starts = consensus.starts_of(graph, high, fixed)
-    changes = _since_start(graph, high, moved, fixed, starts, follow=low is not None)
     index, leaves = graph.keys, jax.tree.leaves(high)
+    since_start = Changes(graph, consensus.start_of(leaves, fixed, starts))
+    changes = since_start.values = dict(zip(graph.parameters, jax.tree.leaves(moved), strict=True))
+    if low is not None:
+        since_start.follow(starts)
     shared = {i: changes.get(node, nothing(node)) for node, i in index.items() if node in changes or node in starts}
     in_sets = {parameter: leaves[parameter.index] for parameter in graph.regions}
     for parameter, start in in_sets.items():
@@ -128,19 +131,6 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         data=fixed,
         parameters=tuple(index[parameter] for parameter in graph.parameters),
     )
-
-
-def _since_start(
-    graph: Graph, high: Any, lows: Any, data: Any, starts: dict[Node, Array], *, follow: bool
-) -> dict[Node, Array]:
-    """What is to be added to the parameters and, if the network's values ``follow``, by how much these change."""
-    changes = Changes(graph, consensus.start_of(jax.tree.leaves(high), data, starts))
-    changes.values = dict(zip(graph.parameters, jax.tree.leaves(lows), strict=True))
-    if follow:
-        for node in starts:
-            if isinstance(node, Operation):
-                changes.follow(node)
-    return changes.values
 
 
 def no_deviations(graph: Graph, node: Operation, copies: Copies) -> Deviations:
@@ -372,7 +362,12 @@ class Point:
 def start_of(graph: Graph, state: CopiesState) -> Callable[[Node], Array]:
     """The value of each node at the start, in float32 or wider."""
     start = consensus.start_of(params_at_start(graph, state), state.data, graph.by_node(state.starts))
-    return lambda node: _widened(start(node))
+
+    def widened(node: Node) -> Array:
+        array = start(node)
+        return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+    return widened
 
 
 def params_at_start(graph: Graph, state: CopiesState) -> list[Array]:
@@ -389,10 +384,6 @@ def combined(*terms: tuple[Factor, Array]) -> Array:
         array if equals(factor, 1) else times(factor, array) for factor, array in terms if not equals(factor, 0)
     ]
     return functools.reduce(operator.add, remaining) if remaining else jnp.zeros_like(terms[0][1])
-
-
-def _widened(array: Array) -> Array:
-    return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _without_sole(graph: Graph, node: Operation, deviations: Deviations) -> Deviations:

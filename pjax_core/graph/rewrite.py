@@ -35,7 +35,10 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
             rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses) for slot in node.slots], new)
         elif node.primitive is primitives.affine:
             rebuilt = _scaled_sum(node, uses, new) or rebuilt
-        new[node] = _with_type(rebuilt) if typed else rebuilt
+        if typed:  # with all that the type of its output says
+            slots, function = rebuilt.computation
+            rebuilt = replace(rebuilt, shape=jax.eval_shape(function, *(slot.shape for slot in slots)))
+        new[node] = rebuilt
     return [node for output in outputs if isinstance(node := new[output], Operation)]
 
 
@@ -47,12 +50,6 @@ def in_stored_layout(node: Node) -> Node:
     if w.last is None or w.last.name != "transpose":
         return node
     return replace(node, primitive=primitives.matmul_transposed, slots=(x, w.before_last()))
-
-
-def _with_type(node: Operation) -> Operation:
-    """The operation with all that the type of its output says."""
-    slots, function = node.computation
-    return replace(node, shape=jax.eval_shape(function, *(slot.shape for slot in slots)))
 
 
 _SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)

@@ -155,8 +155,10 @@ def mean_change(
 def direct_slot(consumer: Operation, source: Node) -> int | None:
     """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
     place = _sole_slot(consumer, source, set())
+    if place is None:
+        return None
     counts = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
-    return place if place is not None and np.all(counts[place]) else None
+    return place if np.all(counts[place]) else None
 
 
 def _sole_slot(consumer: Operation, source: Node, steps: set[str]) -> int | None:

@@ -105,7 +105,7 @@ def _mean_deviation(point: Point, source: Node) -> Array:
     return functools.reduce(
         operator.add,
         (
-            point.part_of_mean(
+            point.weighted.part_of_mean(
                 consumer, source, means_over_copies(consumer, point.deviations(consumer), point.weights.get(consumer))
             )
             for consumer in point.graph.consumers[source]

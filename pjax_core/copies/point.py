@@ -33,15 +33,13 @@ from pjax_core.copies.count import (
     equals,
     laid_out,
     low_dtype,
-    mean_change,
     moving_slots,
     sources,
-    sum_over_copies,
     times,
     unread_elements,
 )
 from pjax_core.copies.factored import Copies, Factored
-from pjax_core.copies.stored import means_over_copies
+from pjax_core.copies.weighted import Weighted
 from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_fixed, is_index
@@ -102,11 +100,11 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
     high, moved = consensus.normalised(params, low)
     fixed = with_computed(graph, high, data)
     starts = consensus.starts_of(graph, high, fixed)
-    index, leaves = graph.keys, jax.tree.leaves(high)
-    since_start = Changes(graph, consensus.start_of(leaves, fixed, starts))
-    changes = since_start.values = dict(zip(graph.parameters, jax.tree.leaves(moved), strict=True))
+    since_start = Changes(graph, consensus.start_of(jax.tree.leaves(high), fixed, starts))
+    since_start.values.update(zip(graph.parameters, jax.tree.leaves(moved), strict=True))
     if low is not None:
         since_start.follow(starts)
+    index, leaves, changes = graph.keys, jax.tree.leaves(high), since_start.values
     shared = {i: changes.get(node, nothing(node)) for node, i in index.items() if node in changes or node in starts}
     in_sets = {parameter: leaves[parameter.index] for parameter in graph.regions}
     for parameter, start in in_sets.items():
@@ -209,7 +207,7 @@ class Point:
         self.shared, self.means, self.weights = map(graph.by_node, (state.shared, state.means, state.metric))
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
         self.start_of = start_of(graph, state)
-        self._totals: dict[Node, Array] = {}
+        self.weighted = Weighted(graph, self.weights, self.start_of)
 
     def project(
         self,
@@ -256,7 +254,7 @@ class Point:
             estimate = estimates[node]
             if self.weights and node.primitive is identity and self.graph.colours[node] is Colour.B:
                 copy = times(moves[0].scale, deviations[0])
-                estimate = self._weighted_estimate(node, moved(copy, changes[0]), estimate)
+                estimate = self.weighted.estimate(node, moved(copy, changes[0]), estimate)
             growth = node.primitive.growth(starts, changes, **node.settings)
             output, residual = self.start_of(node) + estimate, estimate if growth is None else estimate - growth
         projected = self.copies[node].project(
@@ -275,31 +273,8 @@ class Point:
             found.truncation[node] = projected.truncation
         found.deviations[node] = projected.deviations
         for source in sources(node):
-            change = self.part_of_mean(node, source, projected.changes)
+            change = self.weighted.part_of_mean(node, source, projected.changes)
             found.changes[source] = found.changes[source] + change if source in found.changes else change
-
-    def part_of_mean(self, consumer: Operation, source: Node, means: Sequence[Array]) -> Array:
-        """What the means in the slots of one consumer, by its weights if there are any, add to that over all copies."""
-        if not self.weights:
-            return mean_change(self.graph, consumer, source, means, self.start_of)
-        return sum_over_copies(consumer, source, means, self.start_of) / self._total(source)
-
-    def _total(self, source: Node) -> Array:
-        """The sum of the weights of all copies of a node's output, 1 where there are none."""
-        if source not in self._totals:
-            total: Any = 0
-            for consumer in self.graph.consumers[source]:
-                ones = [jnp.ones(copies.shape, copies.dtype) for copies in laid_out(consumer)]
-                weights = means_over_copies(consumer, ones, self.weights.get(consumer))
-                total = total + sum_over_copies(consumer, source, weights, self.start_of)
-            self._totals[source] = jnp.where(total > 0, total, 1)
-        return self._totals[source]
-
-    def _weighted_estimate(self, node: Operation, copy: Array, estimate: Array) -> Array:
-        """The estimate whose plain mean with an identity's input, the output of an operation, is the weighted one."""
-        total = self._total(node)
-        own = self.weights.get(node.slots[0].sources[0], 1)
-        return copy + (2 * total / (own + total)) * (estimate - copy)
 
     def read_changes(self, slot: Slot, changes: Mapping[Node, Array]) -> Array:
         """What a slot holds of changes: those of data are 0, and indices are what they are."""

@@ -116,8 +116,13 @@ def _constraint(node: Operation, inputs: list[jax.Array]) -> _Constraint:
         return primitive.forward(*parts(vector), *fixed, **node.settings)
 
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, new = primitive.project_values((*parts(vector), *fixed), output, **node.settings)
-        assert new is not None
+        inputs = (*parts(vector), *fixed)
+        changes, output_change = primitive.project(inputs, output, None, **node.settings)
+        assert output_change is not None
+        move = None if primitive.common_move is None else primitive.common_move(inputs, changes)
+        new = (
+            output + output_change if move is None else primitive.forward(*(x + move for x in inputs), **node.settings)
+        )
         return vector + jax.flatten_util.ravel_pytree(changes)[0], new
 
     inputs_laid_out = enumerate(copies.shape for copies in laid_out[:moving])

@@ -26,7 +26,7 @@ from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import Schedule, State, at_boundary, normalised, project
 from pjax_core.copies.count import Factor, equals, may_be_unread, times
 from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
-from pjax_core.copies.metric import following_gaps, with_weights
+from pjax_core.copies.metric import following_gaps, require_agreement, with_weights
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.colour import Graph
@@ -172,7 +172,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
 
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
-        require_agreement(problem)
+        require_agreement(problem.gamma)
         graph = problem.graph(params, data)
         state = consensus.initial_state(graph, params, low, data, spans=not in_turn)
         if started:
@@ -200,15 +200,6 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
         return (sets[-1:] if started else []) + sets * steps
 
     return _algorithm(first, step, without_copies, sets=projected)
-
-
-def require_agreement(problem: Problem) -> None:
-    """Raise ``ValueError`` where the metric is one for copies that differ."""
-    if not equals(problem.gamma, 0):
-        raise ValueError(
-            "metric is pj.metric.by_gaps(...), which weighs copies that differ, but those of alternating and cyclic "
-            "projections, and of directions, agree; take pj.douglas_rachford() or another algorithm that reflects"
-        )
 
 
 def _algorithm(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.copies.count import Factor, laid_out, low_dtype, sources, spread, times
+from pjax_core.copies.count import Factor, equals, laid_out, low_dtype, sources, spread, times
 from pjax_core.copies.factored import Copies, n_bytes
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense, means_over_copies
@@ -27,6 +27,15 @@ from pjax_core.operations.primitive import Batching
 
 LEAST = 1e-6
 """Weights stay above, so that means are defined however long a constraint holds."""
+
+
+def require_agreement(rate: Factor) -> None:
+    """Raise ``ValueError`` where the metric of a problem is one for copies that differ."""
+    if not equals(rate, 0):
+        raise ValueError(
+            "metric is pj.metric.by_gaps(...), which weighs copies that differ, but those of alternating and cyclic "
+            "projections, and of directions, agree; take pj.douglas_rachford() or another algorithm that reflects"
+        )
 
 
 def with_weights(graph: Graph, copies: Mapping[Operation, Copies], state: CopiesState) -> CopiesState:

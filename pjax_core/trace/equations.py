@@ -457,6 +457,30 @@ def _transpose(equation: Equation, x: Value) -> Slot:
 
 # What has none.
 
+_DECOMPOSED = "matrices are decomposed of data alone: do so outside, and pass the result"
+_ADVICE = {
+    "cholesky": _DECOMPOSED,
+    "eigh": _DECOMPOSED,
+    "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
+    "lt_to": "a piecewise linear function is a sum of changes of slope times jax.nn.relu(x - knot)",
+    "lu": _DECOMPOSED,
+    "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
+    "qr": _DECOMPOSED,
+    "svd": _DECOMPOSED,
+    "triangular_solve": _DECOMPOSED,
+}
+"""What to write in the place of equations that have no projection."""
+
+
+def require_real(equation: Equation, inputs: Sequence[Value]) -> None:
+    """Raise ``NotImplementedError`` for complex numbers that move; those just converted are real still."""
+    is_complex = any(jnp.issubdtype(shape.dtype, jnp.complexfloating) for shape in equation.shapes)
+    if is_complex and equation.name not in ("convert_element_type", "fft") and not all(map(is_fixed, inputs)):
+        raise NotImplementedError(
+            f"{equation.where()}: complex numbers that depend on parameters have no projection; compute with their "
+            "real and imaginary parts, as arrays of their own"
+        )
+
 
 def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
     """Why an equation has no projection, and what to do."""
@@ -466,7 +490,7 @@ def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
             "truth values and integers that depend on parameters choose by jnp.where alone; truth values may be joined "
             "by &, |, ~, jnp.any and jnp.all, and made numbers by astype(float); indices must be data"
         )
-    advice = names.ADVICE.get(
+    advice = _ADVICE.get(
         equation.name, "write it with other functions, give it one by pj.primitive, or let it take data alone"
     )
     return f"{equation.words} of values that depend on parameters has no projection; {advice}"

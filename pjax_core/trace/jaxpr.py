@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,18 +13,17 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.arrays.meshes import shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
-from pjax_core.graph.nodes import Computed, Data, Node, Operation, Parameter, Slot, of_node, ordered, select
+from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
-from pjax_core.operations import primitives
 from pjax_core.trace import names
 from pjax_core.trace.conditions import is_condition, viewed
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, with_data
+from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, require_real, with_data
 from pjax_core.trace.indices import with_indices
 from pjax_core.trace.instead import INSTEAD
-from pjax_core.trace.loops import CONTROL
+from pjax_core.trace.loops import CONTROL, warn_of_python_loops
 from pjax_core.trace.named.ordinary import without_constraint
 from pjax_core.trace.operations import constant, slot_of
 from pjax_core.trace.values import Indices, Loss, Value, is_fixed, known
@@ -56,28 +53,10 @@ def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], ap
                 f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
             )
     graph = two_colour(nodes, len(constants), apart)
-    _warn_of_loops(nodes)
+    warn_of_python_loops(nodes)
     return replace(
         graph, regions=regions, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts)
     )
-
-
-_MANY = 8
-"""Products with one parameter that are hardly written one by one."""
-
-
-def _warn_of_loops(nodes: Sequence[Node]) -> None:
-    """Say which weights look as if a loop of Python used them: each of its steps is compiled by itself."""
-    products = [node for node in nodes if isinstance(node, Operation) and node.primitive.name == primitives.matmul.name]
-    uses = Counter(source for node in products for source in node.slots[1].sources if isinstance(source, Parameter))
-    for parameter, count in uses.most_common(1):
-        if count >= _MANY:
-            warnings.warn(
-                f"{parameter.name} is used in {count} products with constraints of their own, which take longer to "
-                "compile for each; if they are steps of a loop of Python, write lax.scan(step, h, xs) with a step "
-                "h = activation(x @ U + h @ W + b) of rows of samples, which becomes one constraint of all steps",
-                stacklevel=2,
-            )
 
 
 def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequence[Node]) -> list[Value]:
@@ -141,7 +120,7 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
-    _require_real(equation, inputs)
+    require_real(equation, inputs)
     if any(isinstance(value, Indices) for value in inputs):
         if equation.name == "cond":
             return CONTROL["cond"](equation, inputs, _run_inside)
@@ -170,16 +149,6 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if found is None:
         raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
     return [found]
-
-
-def _require_real(equation: Equation, inputs: Sequence[Value]) -> None:
-    """Raise ``NotImplementedError`` for complex numbers that move; those just converted are real still."""
-    is_complex = any(jnp.issubdtype(shape.dtype, jnp.complexfloating) for shape in equation.shapes)
-    if is_complex and equation.name not in ("convert_element_type", "fft") and not all(map(is_fixed, inputs)):
-        raise NotImplementedError(
-            f"{equation.where()}: complex numbers that depend on parameters have no projection; compute with their "
-            "real and imaginary parts, as arrays of their own"
-        )
 
 
 def _is_value_or_fixed(value: Value) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -95,6 +96,24 @@ def _warn_of_steps(equation: Equation, what: str, steps: int, advice: str) -> No
         UserWarning,
         stacklevel=3,
     )
+
+
+_MANY = 8
+"""Products with one parameter that are hardly written one by one."""
+
+
+def warn_of_python_loops(nodes: Sequence[Node]) -> None:
+    """Say which weights look as if a loop of Python used them: each of its steps is compiled by itself."""
+    products = [node for node in nodes if isinstance(node, Operation) and node.primitive.name == primitives.matmul.name]
+    uses = Counter(source for node in products for source in node.slots[1].sources if isinstance(source, Parameter))
+    for parameter, count in uses.most_common(1):
+        if count >= _MANY:
+            warnings.warn(
+                f"{parameter.name} is used in {count} products with constraints of their own, which take longer to "
+                "compile for each; if they are steps of a loop of Python, write lax.scan(step, h, xs) with a step "
+                "h = activation(x @ U + h @ W + b) of rows of samples, which becomes one constraint of all steps",
+                stacklevel=2,
+            )
 
 
 def _same_rank(inside: Any, outside: Any) -> bool:

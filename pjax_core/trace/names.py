@@ -53,17 +53,3 @@ WORDS = {
     "triangular_solve": "jnp.linalg.solve", "while": "lax.while_loop", "xor": "^",
 }  # fmt: skip
 """What users call the equations that are named otherwise."""
-
-_DECOMPOSED = "matrices are decomposed of data alone: do so outside, and pass the result"
-ADVICE = {
-    "cholesky": _DECOMPOSED,
-    "eigh": _DECOMPOSED,
-    "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
-    "lt_to": "a piecewise linear function is a sum of changes of slope times jax.nn.relu(x - knot)",
-    "lu": _DECOMPOSED,
-    "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
-    "qr": _DECOMPOSED,
-    "svd": _DECOMPOSED,
-    "triangular_solve": _DECOMPOSED,
-}
-"""What to write in the place of equations that have no projection."""

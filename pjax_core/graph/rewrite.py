@@ -24,6 +24,7 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
 
     def moved(slot: Slot) -> Slot:
         slot = slot.reading(lambda source: source if isinstance(source, Feedback) else new[source])
+        slot = _in_order_of(slot) if uses[slot.sources[0]] == 1 else slot
         return replace(slot, shape=jax.eval_shape(slot.apply, *(s.shape for s in slot.sources))) if typed else slot
 
     for node in nodes:
@@ -42,14 +43,41 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     return [node for output in outputs if isinstance(node := new[output], Operation)]
 
 
+def _in_order_of(slot: Slot) -> Slot:
+    """The transposed output of a product that nothing else reads as that of one with its axes in this order."""
+    product = slot.sources[0]
+    if not isinstance(product, Operation) or product.primitive is not primitives.einsum or len(slot.sources) > 1:
+        return slot
+    if not slot.steps or slot.steps[0].name != "transpose":
+        return slot
+    first, *others = slot.steps
+    inputs, output = product.settings["equation"].split("->")
+    equation = f"{inputs}->{''.join(output[axis] for axis in first.settings['permutation'])}"
+    product = replace(product, shape=first.shape, settings={"equation": equation})
+    steps = tuple(replace(step, places=tuple(place - 1 for place in step.places)) for step in others)
+    return Slot((product,), steps, slot.shape)
+
+
 def in_stored_layout(node: Node) -> Node:
-    """A product with transposed weights as one that takes them as they are stored; other nodes unchanged."""
+    """A product of transposed arrays as one that takes them as they are stored; other nodes unchanged."""
+    if isinstance(node, Operation) and node.primitive is primitives.einsum:
+        return _einsum_of_stored(node)
     if not isinstance(node, Operation) or node.primitive is not primitives.matmul:
         return node
     x, w = node.slots
     if w.last is None or w.last.name != "transpose":
         return node
     return replace(node, primitive=primitives.matmul_transposed, slots=(x, w.before_last()))
+
+
+def _einsum_of_stored(node: Operation) -> Operation:
+    inputs, output = node.settings["equation"].split("->")
+    slots, labels = list(node.slots), inputs.split(",")
+    for place, slot in enumerate(slots):
+        if slot.last is not None and slot.last.name == "transpose":
+            of_axes = dict(zip(slot.last.settings["permutation"], labels[place], strict=True))
+            slots[place], labels[place] = slot.before_last(), "".join(of_axes[axis] for axis in range(len(of_axes)))
+    return replace(node, slots=tuple(slots), settings={"equation": f"{','.join(labels)}->{output}"})
 
 
 _SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)

@@ -9,12 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Data, Operation, Parameter, Slot, ordered, select
+from pjax_core.graph.nodes import (
+    Data,
+    Operation,
+    Parameter,
+    Slot,
+    fixed_value,
+    of_node,
+    ordered,
+    select,
+)
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
@@ -163,7 +173,7 @@ def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
     """Products of matrices; of stacks of them by einsum."""
     x, w = slot_of(a), slot_of(b)
     (x_contracted, w_contracted), (x_batch, w_batch) = equation.params["dimension_numbers"]
-    if x_batch:
+    if x_batch or not x_contracted:
         labels = _labels(x, w, x_contracted, w_contracted, x_batch, w_batch)
         return operation(primitives.einsum, x, w, shape=equation.shape, equation=labels)
     if len(x.shape.shape) == len(w.shape.shape) == len(x_contracted) == 1:
@@ -249,7 +259,27 @@ def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
 
 
 def _reduce_sum(equation: Equation, x: Value) -> Slot:
-    return operation(primitives.sum_over, slot_of(x), shape=equation.shape, axis=tuple(equation.params["axes"]))
+    slot, axes = slot_of(x), tuple(equation.params["axes"])
+    if _has_one_summand(slot, axes):
+        return select("reduce_sum", equation.bind(), {}, equation.shape, slot)
+    return operation(primitives.sum_over, slot, shape=equation.shape, axis=axes)
+
+
+def _has_one_summand(slot: Slot, axes: tuple[int, ...]) -> bool:
+    """Whether all but one entry of each sum are known zeros: of diagonals, as ``jnp.einsum`` has them, which are views.
+
+    Entries are told by their numbers, from 1 on; with zeros in their place what is left are the constants.
+    """
+    entries, *others = [source for source in slot.sources if known(of_node(source)) is None]
+    if others or len(slot.sources) == 1:
+        return False
+    numbers = np.arange(1.0, 1 + math.prod(entries.shape.shape)).reshape(entries.shape.shape)
+
+    def with_entries(own: np.ndarray) -> np.ndarray:
+        with jax.ensure_compile_time_eval():
+            return np.asarray(slot.read(lambda source: jnp.asarray(own) if source is entries else fixed_value(source)))
+
+    return not with_entries(0 * numbers).any() and bool((np.count_nonzero(with_entries(numbers), axes) == 1).all())
 
 
 def _reduce_max(equation: Equation, x: Value) -> Slot:

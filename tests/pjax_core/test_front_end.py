@@ -102,6 +102,8 @@ def assert_same(found: Any, expected: Any) -> None:
         (lambda h: h + jnp.max(h, 1, keepdims=True), ["sum", "max", "sum"]),
         (lambda h: h - jnp.mean(h, 1, keepdims=True), ["sum", "sum over axes", "signed_sum"]),
         (lambda h: jnp.where(np.arange(4) % 2, h, 0), ["sum"]),
+        (lambda h: h * jnp.einsum("ii->i", h[:4]), ["sum", "multiply"]),
+        (lambda h: h + jnp.where(np.tri(6), h[:, :1], 0).sum(0)[:, None], ["sum", "sum over axes", "sum"]),
         (lambda h: jnp.concatenate([h[:, 2:], h[:, :2]], 1), ["sum"]),
         (lambda h: h + h[::-1] + h[:, ::-1], ["sum", "sum"]),
         (jax.checkpoint(jax.jit(jax.nn.relu)), ["sum_relu"]),
@@ -438,6 +440,19 @@ def test_weights_with_outputs_first_are_read_as_they_are() -> None:
     assert product.slots[0].steps == ()
     assert loss.slots[0].steps == ()
     assert product.slots[1].steps == ()
+
+
+def test_products_read_and_give_axes_as_they_are_stored() -> None:
+    def function(p: Any, x: Any, y: Any, einsum: Function = jnp.einsum) -> Any:
+        outer = einsum("ii,kj->ijk", p["s"], einsum("aij,ij->ai", p["u"], x))
+        return pj.margin_loss(jax.nn.relu(outer)[:, 1], y)
+
+    params = {"u": NORMAL(size=(3, 2, 8)).astype(np.float32), "s": NORMAL(size=(3, 3)).astype(np.float32)}
+    graph = trace(function, params, (X[:2], LABELS[:3]))
+    steps = {step.name for node in graph.operations for slot in node.slots for step in slot.steps}
+    assert steps == {"select_n", "reduce_sum", "slice", "squeeze"}
+    expected = changes(functools.partial(function, einsum=pj.einsum), params, X[:2], LABELS[:3])
+    assert_same(changes(function, params, X[:2], LABELS[:3]), expected)
 
 
 TRANSPOSED = pytest.mark.parametrize("transposed", [("w0",), ("w0", "w1")], ids=" and ".join)

@@ -15,9 +15,17 @@ from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 """What comes before the last of these is the network."""
 
+_LOGADDEXP = "custom_jvp_call"
+"""What ``jnp.logaddexp`` is called by, with a logarithm of ``1 + x`` inside."""
+
 _OF_CLASSES = "pj.cross_entropy(logits, labels), with labels as integers or probabilities"
 _OF_TWO = "pj.cross_entropy(jnp.stack([jnp.zeros_like(logits), logits], -1), labels.astype(int)), of two classes"
+_OF_ANGLES = (
+    "pj.squared_error(h / jnp.linalg.norm(h, axis=-1, keepdims=True), target), with targets of norm 1: a "
+    "multiple of the cosine distance"
+)
 _CONSTRAINTS = {
+    "log_cosh": "pj.absolute_error(prediction, target), or pj.squared_error where errors are small",
     "log1p": _OF_TWO,
     "log": _OF_CLASSES,
     "square": "pj.squared_error(prediction, target)",
@@ -62,20 +70,24 @@ def _described(value: Value) -> str:
 def _constraint_instead(jaxpr: Jaxpr) -> str | None:
     """The output constraint to write in the place of what the jaxpr returns; None where that is no common loss."""
     kinds = list(map(_kind, _after_products(jaxpr)[0]))
-    found = next((kind for kind in kinds if kind in _CONSTRAINTS), None)
+    place, found = next(((i, kind) for i, kind in enumerate(kinds) if kind in _CONSTRAINTS), (0, None))
+    if {"product", "sqrt"} <= set(kinds[:place]):
+        return _OF_ANGLES
     if found == "log" and "logistic" in kinds:
         return _OF_TWO
-    return None if found is None else _CONSTRAINTS[found]
+    return None if found is None else _CONSTRAINTS["log_cosh" if found == "log" and "cosh" in kinds else found]
 
 
 def _kind(eqn: Any) -> str:
-    is_square = (
-        eqn.primitive.name == "integer_pow"
-        and eqn.params["y"] == 2
-        or eqn.primitive.name == "mul"
-        and eqn.invars[0] is eqn.invars[1]
-    )
-    return "square" if is_square else eqn.primitive.name
+    name, variables = eqn.primitive.name, _variables(eqn.invars)
+    if name == "integer_pow" and eqn.params["y"] == 2 or name == "mul" and eqn.invars[0] is eqn.invars[1]:
+        return "square"
+    if name == "mul" and len(variables) == 2:
+        return "product"
+    if name == "log" and not variables:
+        return "constant"
+    # log(exp(a) + exp(b)) of two values is no softplus.
+    return "log_cosh" if name == _LOGADDEXP and len(variables) == 2 else name
 
 
 def _after_products(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
@@ -88,6 +100,8 @@ def _after_products(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
         equations, is_end = [eqn], eqn.primitive.name in _PRODUCTS
         if inner is not None:
             equations, is_end = _after_products(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+            if _kind(eqn) == "log_cosh" and any(inside.primitive.name == "log1p" for inside in equations):
+                equations = [eqn]
         found += equations
         ends |= is_end
         if not is_end:

@@ -13,9 +13,10 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Computed, Slot, is_fixed, of_node, select
+from pjax_core.graph.nodes import Computed, Slot, fixed_value, is_fixed, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import broadcast_by_operation, broadcast_to, constant, number, operation, slot_of
@@ -78,16 +79,22 @@ def _equal(equation: Equation, a: Value, b: Value) -> Condition:
 
 def _of_infinite(equation: Equation, *inputs: Value) -> Slot:
     """Which are infinite: none that moves, as nothing else is projected onto, but constants that stand among them."""
-    slots = [_with_zeros(value) for value in inputs]
-    arrays = [known(slot) for slot in slots]
-    if all(array is not None for array in arrays):
-        with jax.ensure_compile_time_eval():
-            return constant(np.asarray(equation.bind()(*map(jnp.asarray, arrays))))
-    return of_node(Computed(f"{equation.name} of data", equation.shape, -1, equation.bind(), tuple(slots)))
+    return _of_fixed(equation.name, equation.bind(), equation.shape, *map(_with_zeros, inputs))
+
+
+def _of_fixed(name: str, function: Callable[..., Array], shape: Shape, *slots: Slot) -> Slot:
+    """A function of slots that hold nothing but data and constants: of known ones a constant."""
+    if any(known(of_node(source)) is None for slot in slots for source in slot.sources):
+        return of_node(Computed(f"{name} of data", shape, -1, function, slots))
+    with jax.ensure_compile_time_eval():
+        return constant(np.asarray(function(*(jnp.asarray(slot.read(fixed_value)) for slot in slots))))
 
 
 def _with_zeros(value: Value) -> Slot:
-    """The value with zeros for what moves."""
+    """The value with zeros for what moves, and of functions for what is finite."""
+    if isinstance(value, Elementwise):
+        function, base = value.function, _with_zeros(value.base)
+        return _of_fixed(value.name, lambda x: jnp.where(jnp.isinf(x), function(x), 0), value.shape, base)
     if not isinstance(value, Slot):
         return _zeros(value.shape)
     return value.reading(lambda source: source if is_fixed(source) else _zeros(source.shape).sources[0])

@@ -744,13 +744,22 @@ def test_clamped_indices_choose_what_they_do_in_jax(pick: Function) -> None:
 
 
 @pytest.mark.parametrize("are_data", [True, False])
-def test_places_without_rows_are_infinite(are_data: bool) -> None:
+@pytest.mark.parametrize(
+    "filled",
+    [
+        lambda m: jnp.where(jnp.isfinite(m), m, 0.5) + jnp.where(m == -jnp.inf, 2, m),
+        lambda m: jnp.where(jnp.isinf(m), 0.5, m),
+        lambda m: jnp.where(jnp.isneginf(m) | jnp.isinf(2 * m) | jnp.isposinf(m), 0.5, m),
+    ],
+    ids=["isfinite", "isinf", "isneginf"],
+)
+def test_places_without_rows_are_infinite(filled: Function, are_data: bool) -> None:
     """The value beside a direction is that of the constraints, not of the function as it is written."""
     places = np.array([0, 2, 2, 0, 4, 4])
 
     def function(p: Any, x: Any, y: Any, *given: Any) -> Any:
         m = jax.ops.segment_max(x @ p["w"], given[0] if are_data else places, 6)
-        return pj.cross_entropy((jnp.where(jnp.isfinite(m), m, 0.5) + jnp.where(m == -jnp.inf, 2, m)) @ p["v"], y)
+        return pj.cross_entropy(filled(m) @ p["v"], y)
 
     data = (X, LABELS, places) if are_data else (X, LABELS)
     value, _ = pj.value_and_direction(pj.feasibility(function), W, *data)

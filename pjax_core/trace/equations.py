@@ -41,7 +41,7 @@ from pjax_core.trace.operations import (
     stacked,
     transposed,
 )
-from pjax_core.trace.values import Elementwise, Indices, Loss, Value, is_fixed, known, number_of
+from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, is_fixed, known, number_of
 
 Rule = Callable[..., Any]
 CALLS = frozenset({call_p.name})
@@ -417,6 +417,11 @@ def _top_k(equation: Equation, x: Value) -> list[Value]:
 
 def _argmax(equation: Equation, x: Value) -> Value:
     (axis,) = equation.params["axes"]
+    if isinstance(x, Truth) and x.name == "along" and x.of[0] == axis:
+        made = f"the number of the first condition on values that holds, of {equation.where()}"
+        return Indices(made, "such numbers choose by jnp.select alone", equation.shape, first=x.of[1:])
+    if conditions.is_condition(x):
+        raise NotImplementedError(refusal(equation, [x]))
     return _indices(equation, equation.shape, _with_axis_moved(slot_of(x), axis, -1))
 
 

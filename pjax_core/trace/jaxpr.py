@@ -141,7 +141,7 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
         function = jax.make_jaxpr(INSTEAD[equation.name](equation.params))
         return _run_inside(equation, function(*(without_manual_axes(value.shape) for value in inputs)), inputs)
     if equation.name in names.VIEWS:
-        if sum(map(is_condition, inputs)) == 1:
+        if any(map(is_condition, inputs)):
             return [viewed(equation, inputs)]
         if all(_is_value_or_fixed(value) for value in inputs):
             return _views(equation, [slot_of(value) for value in inputs])

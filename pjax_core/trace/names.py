@@ -39,7 +39,8 @@ BINARY = frozenset(
 
 WORDS = {
     "acos": "jnp.arccos", "add": "+", "and": "&", "argmax": "jnp.argmax", "argmin": "jnp.argmin",
-    "atan2": "jnp.arctan2", "cholesky": "jnp.linalg.cholesky", "convert_element_type": "astype", "cond": "lax.cond",
+    "atan2": "jnp.arctan2", "cholesky": "jnp.linalg.cholesky", "concatenate": "jnp.concatenate",
+    "convert_element_type": "astype", "cond": "lax.cond",
     "cumsum": "jnp.cumsum", "div": "/", "dynamic_slice": "lax.dynamic_slice",
     "dynamic_update_slice": "lax.dynamic_update_slice", "eigh": "jnp.linalg.eigh", "eq": "==", "fft": "jnp.fft",
     "gather": "indexing", "ge": ">=", "gt": ">", "householder_product": "jnp.linalg.qr", "le": "<=", "lt": "<",

@@ -49,7 +49,7 @@ class Truth:
 
     Attributes:
         name: "positive" or "negative", of a slot, or "one", of a slot of 0 and 1; "not", "and" or "or", of truth
-            values, which data may know.
+            values, which data may know; "along", of an axis and of such for each place along it.
         of: what it is of.
         shape: of the result.
     """
@@ -72,6 +72,7 @@ class Indices:
         beside: known parts of what an element is chosen by, None in the place of the index; empty if it alone does.
         truth: of truth values as 0 and 1, these.
         most: what larger indices became; None if all are as they were.
+        first: the truth values of which an index is that of the first that holds, 0 for none.
     """
 
     made: str
@@ -82,6 +83,7 @@ class Indices:
     beside: tuple[Any, ...] = ()
     truth: Truth | None = None
     most: int | None = None
+    first: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -596,7 +596,6 @@ def plus(term: Function) -> Function:
     ("function", "message"),
     [
         (with_hidden(lambda h: jnp.fft.fft(h).real), "jnp.fft of values.*no projection; .*multiply by its matrix"),
-        (with_hidden(lambda h: jnp.where(h == h[::-1], h, 0)), "== of values.*compare by > or <"),
         (with_hidden(lambda h: h + jnp.argsort(h, 1)), "uses the indices that jnp.sort or argsort .*jnp.where"),
         (with_hidden(lambda h: h * jnp.argmax(h, 1, keepdims=True)), "indices that jnp.argmax .*jax.nn.softmax"),
         (with_hidden(lambda h: h * lax.top_k(h, 4)[1]), "the indices that lax.top_k of values .*jnp.max"),
@@ -612,7 +611,19 @@ def plus(term: Function) -> Function:
         ),
         (with_hidden(lambda h: h @ jnp.linalg.inv(h[:4])), "jnp.linalg.solve, inv or det of values.*outside"),
         (with_hidden(lambda h: lax.while_loop(lambda s: s[0, 0] > 1, jnp.tanh, h)), "lax.while_loop.*lax.fori_loop"),
-        (with_hidden(lambda h: h * (jnp.stack([h > 0, h > 1]).argmax(0))), r"truth values .*joined by &, \|"),
+        (
+            with_hidden(lambda h: h * (jnp.stack([h > 0, h > 1]).argmax(0))),
+            "the number of the first .*jnp.select alone",
+        ),
+        (
+            with_hidden(lambda h: jnp.where(jnp.stack([h > 0, h > 1])[0], h, 0)),
+            "side by side, .*jnp.select alone; join",
+        ),
+        (
+            with_hidden(lambda h: jnp.where(jnp.concatenate([h[2:] > 0, h[:2] > 1]), h, 0)),
+            "jnp.concatenate of conditio",
+        ),
+        (with_hidden(lambda h: h * jnp.argmax(h > 0, 1, keepdims=True)), r"truth values .*joined by &, \|"),
         (with_hidden(lambda h: h * jnp.sum(h > h[::-1])), r"a condition .*count by astype\(float\)"),
         (with_hidden(lambda h: h.at[np.array([0, 0])].multiply(h[:2])), "at indices that may repeat; pass unique_ind"),
         (with_hidden(lambda h: jnp.arctan2(h, h[::-1])), "jnp.arctan2 of values .*pj.primitive"),
@@ -708,6 +719,11 @@ CHOOSING = {
     "other choices": lambda h: (
         jnp.where((h > 0) ^ (h[::-1] > 0), h, 0.1 * h) + jnp.mod(h, 1.0) ** np.float32([1, 2, 1, 3])
     ),
+    "selected": lambda h: (
+        jnp.select([(h > 0) & (X[:, :4] > 0), h[:, :1] < -1, X[:1, :4] > 1], [h, 0.1 * h, h[::-1]], 0.5)
+        + jax.vmap(lambda row: jnp.select([row > 1, row > 0], [row, jnp.tanh(row)], row[::-1]))(h)
+    ),
+    "equal": lambda h: jnp.where(jax.nn.relu(h) == 0, 0.1 * h, h) + jnp.where(h != jnp.sort(h, 1), h[::-1], h),
     "sums": lambda h: jax.ops.segment_sum(h[jnp.array([0, 1, 1, 3, 5])], jnp.array([1, 0, 2, 2, 4]), 6) + h,
 }
 
@@ -720,6 +736,8 @@ def test_networks_that_choose_learn(name: str, algorithm: str) -> None:
         pj.feasibility(function), W, X, LABELS, algorithm=ALGORITHMS[algorithm], steps=20, tolerance=np.inf
     )
     assert all(np.linalg.norm(change) > 0 for change in jax.tree.leaves(solution.change))
+    value, _ = pj.value_and_direction(pj.feasibility(function), W, X, LABELS)  # as the constraints compute it
+    assert float(value) == pytest.approx(float(function(W, X, LABELS)), rel=1e-4)
     assert float(function(solution.params, X, LABELS)) < 0.9 * float(function(W, X, LABELS))
 
 

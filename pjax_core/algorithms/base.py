@@ -21,12 +21,11 @@ from jax.typing import ArrayLike
 from pjax_core.algorithms.in_turn import project_in_turn
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
-from pjax_core.arrays.norms import Norms, rms
 from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import Schedule, State, at_boundary, normalised, project
-from pjax_core.copies.count import Factor, equals, may_be_unread, times
+from pjax_core.copies.count import Factor, equals, may_be_unread
 from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
-from pjax_core.copies.metric import following_gaps, require_agreement, with_weights
+from pjax_core.copies.metric import following_gaps, gaps_of_step, require_agreement, with_weights
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.colour import Graph
@@ -222,19 +221,4 @@ def _algorithm(
         return normalised(state.high, state.low)[part]
 
     params, params_low = (functools.partial(high_and_low, part) for part in (0, 1))
-    return Algorithm(init, step, params, params_low, sets, describe, functools.partial(_gaps, rate))
-
-
-def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
-    """The root mean square of what a step has changed, over its rate: of parameters, and of other values."""
-    kinds = {"weights": True, "inputs": False}
-
-    def of_kind(of_weights: bool, old: Any, new: Any) -> list[Array | Norms]:
-        changes = zip(new.of_weights, new.changes(old), strict=True)
-        return [change for of_weight, change in changes if of_weight == of_weights]
-
-    return {
-        kind: jnp.abs(times(1 / rate, rms(functools.partial(of_kind, of_weights), old, new)))
-        for kind, of_weights in kinds.items()
-        if of_weights in new.of_weights
-    }
+    return Algorithm(init, step, params, params_low, sets, describe, functools.partial(gaps_of_step, rate))

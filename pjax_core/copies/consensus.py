@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,7 @@ class State:
     spans: dict[str, InSpan]
     data: tuple[Any, ...] | Fixed
     parameters: tuple[str, ...] = field(metadata={"static": True})
+    truncation: ClassVar[dict[str, Array]] = {}  # the consensus form is exact
 
     @property
     def low(self) -> Any:
@@ -77,11 +78,6 @@ class State:
         """Which of the changes are those of parameters."""
         weights, *others = _held(self)
         return [True] * len(weights) + [False] * sum(map(len, others))
-
-    @property
-    def truncation(self) -> dict[str, Array]:
-        """The consensus form is exact."""
-        return {}
 
 
 def _held(state: State) -> tuple[dict[str, Any], ...]:

@@ -12,11 +12,13 @@ import functools
 import operator
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays import meshes
+from pjax_core.arrays.norms import Norms, rms
 from pjax_core.copies.count import Factor, equals, laid_out, low_dtype, sources, spread, times
 from pjax_core.copies.factored import Copies, n_bytes
 from pjax_core.copies.point import CopiesState, Point
@@ -120,3 +122,18 @@ def _mean_deviation(point: Point, source: Node) -> Array:
             for consumer in point.graph.consumers[source]
         ),
     )
+
+
+def gaps_of_step(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
+    """The root mean square of what a step has changed, over its rate: of parameters, and of other values."""
+    kinds = {"weights": True, "inputs": False}
+
+    def of_kind(of_weights: bool, old: Any, new: Any) -> list[Array | Norms]:
+        changes = zip(new.of_weights, new.changes(old), strict=True)
+        return [change for of_weight, change in changes if of_weight == of_weights]
+
+    return {
+        kind: jnp.abs(times(1 / rate, rms(functools.partial(of_kind, of_weights), old, new)))
+        for kind, of_weights in kinds.items()
+        if of_weights in new.of_weights
+    }

@@ -59,25 +59,13 @@ def _in_order_of(slot: Slot) -> Slot:
 
 
 def in_stored_layout(node: Node) -> Node:
-    """A product of transposed arrays as one that takes them as they are stored; other nodes unchanged."""
-    if isinstance(node, Operation) and node.primitive is primitives.einsum:
-        return _einsum_of_stored(node)
+    """A product with transposed weights as one that takes them as they are stored; other nodes unchanged."""
     if not isinstance(node, Operation) or node.primitive is not primitives.matmul:
         return node
     x, w = node.slots
     if w.last is None or w.last.name != "transpose":
         return node
     return replace(node, primitive=primitives.matmul_transposed, slots=(x, w.before_last()))
-
-
-def _einsum_of_stored(node: Operation) -> Operation:
-    inputs, output = node.settings["equation"].split("->")
-    slots, labels = list(node.slots), inputs.split(",")
-    for place, slot in enumerate(slots):
-        if slot.last is not None and slot.last.name == "transpose":
-            of_axes = dict(zip(slot.last.settings["permutation"], labels[place], strict=True))
-            slots[place], labels[place] = slot.before_last(), "".join(of_axes[axis] for axis in range(len(of_axes)))
-    return replace(node, slots=tuple(slots), settings={"equation": f"{','.join(labels)}->{output}"})
 
 
 _SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)

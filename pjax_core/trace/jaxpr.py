@@ -131,22 +131,19 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
         return result if isinstance(result, list) else [result]
     if equation.name in CONTROL:
         return CONTROL[equation.name](equation, inputs, _run_inside)
-    if equation.name in INSTEAD and all(_is_value_or_fixed(value) for value in inputs):
+    are_numbers = all(is_fixed(value) or jnp.issubdtype(value.shape.dtype, jnp.floating) for value in inputs)
+    if equation.name in INSTEAD and are_numbers:
         function = jax.make_jaxpr(INSTEAD[equation.name](equation.params))
         return _run_inside(equation, function(*(without_manual_axes(value.shape) for value in inputs)), inputs)
     if equation.name in names.VIEWS:
         if any(map(is_condition, inputs)):
             return [viewed(equation, inputs)]
-        if all(_is_value_or_fixed(value) for value in inputs):
+        if are_numbers:
             return _views(equation, [slot_of(value) for value in inputs])
     found = with_data(equation, inputs)
     if found is None:
         raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
     return [found]
-
-
-def _is_value_or_fixed(value: Value) -> bool:
-    return is_fixed(value) or jnp.issubdtype(value.shape.dtype, jnp.floating)
 
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core.algorithms.base import Algorithm, require_agreement
+from pjax_core.algorithms.base import Algorithm
 from pjax_core.algorithms.cyclic import cyclic_projections
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
+from pjax_core.copies.metric import require_agreement
 from pjax_core.copies.shares import LogShares, log_shares
 from pjax_core.copies.through_time import loops, pull_through_time
 from pjax_core.graph.colour import Graph
@@ -103,7 +104,7 @@ def _value_and_direction(
     shares = log_shares(graph, start_of)
     exponents: Mapping[Node, Array] = {}
     if algorithm is None or algorithm.sets is not None:
-        require_agreement(problem)
+        require_agreement(problem.gamma)
     if algorithm is None and steps == 1:
         changes = _swept(graph, start_of, shares)
         moved, exponents = changes.of_parameters(), changes.exponents

@@ -19,11 +19,11 @@ from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.norms import rms, rms_of
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import State
-from pjax_core.copies.point import CopiesState
+from pjax_core.copies.point import CopiesState, movement_of_operands
 from pjax_core.graph.colour import Graph
 from pjax_core.problem import Problem, checked_arguments, compiled
+from pjax_core.resume import resumed
 from pjax_core.until import Until, gap_of_outputs, run_until
 from pjax_kernels.compose import always, difference_of_pairs, replaced_if
 
@@ -157,12 +157,13 @@ def solve(
 
 def _require_kinds(algorithm: Any, until: Any, state: Any) -> None:
     """Raise ``TypeError`` where one is something else."""
-    if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm is {described(algorithm)}; pass one, such as pj.alternating_projections()")
-    if until is not None and not isinstance(until, Until):
-        raise TypeError(f"until is {described(until)}; pass pj.gap_below(1e-2), or None")
-    if state is not None and not isinstance(state, (State, CopiesState)):
-        raise TypeError(f"state is {described(state)}; pass solution.state, or None")
+    for name, value, kind, instead in (
+        ("algorithm", algorithm, Algorithm, "one, such as pj.alternating_projections()"),
+        ("until", until, Until | None, "pj.gap_below(1e-2), or None"),
+        ("state", state, State | CopiesState | None, "solution.state, or None"),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {described(value)}; pass {instead}")
 
 
 def _warn_of_standstill(info: Info, params: Any) -> None:
@@ -216,9 +217,9 @@ def _solve(
         state = algorithm.init(problem, params, *data, params_low=low)
     else:
         wanted = jax.eval_shape(functools.partial(algorithm.init, problem), params, *data)
-        state = _resumed(state, wanted, problem, params, data)
+        state = resumed(state, wanted, problem, params, data)
     state, (residual, by_place), found = _run(problem, algorithm, steps, until, graph, data, state)
-    moved = point.movement_of_operands(graph, state) if by_place else {}
+    moved = movement_of_operands(graph, state) if by_place else {}
     truncation = {
         graph.label(graph.nodes[int(place)]): _over(moved[place], missed) for place, missed in by_place.items()
     }
@@ -226,7 +227,7 @@ def _solve(
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
     change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
-    movement = jax.tree.map(_movement, change, params)
+    movement = jax.tree.map(lambda moved, old: rms_of(moved) / rms_of(old.astype(moved.dtype)), change, params)
     info = Info(residual, truncation, inaccurate, movement, **found)
     return Solution(new, new_low, change, state, info)
 
@@ -235,25 +236,6 @@ def _over(moved: Array, missed: Array) -> Array:
     """What was missed in each step, over a movement: in place, as there may be many steps; without a derivative."""
     moved, missed = lax.stop_gradient((moved, missed))
     return replaced_if(always(moved), lambda rows: jnp.where(rows == 0, 0, rows / moved), missed)
-
-
-def _movement(change: Array, param: Array) -> Array:
-    """How far a parameter moved, relative to its size."""
-    return rms_of(change) / rms_of(param.astype(change.dtype))
-
-
-def _resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[Any, ...]) -> Any:
-    """The state with these data, if it is one of the same kind as those that are wanted."""
-    kinds = [
-        (jax.tree.structure(s), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(s)]) for s in (state, wanted)
-    ]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
-        )
-    if isinstance(state, State):
-        return consensus.with_data(problem.graph(params, data), state, data)
-    return point.with_data(problem.graph(params, data, apart=bool(state.metric)), state, data)
 
 
 def _run(

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 
 from pjax_core.arrays.meshes import Shape
 from pjax_core.copies.count import spread
-from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value
+from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, of_node
 from pjax_core.graph.rewrite import rewritten
-from pjax_core.trace.jaxpr import values_of
+from pjax_core.trace.jaxpr import run
 from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Loss
 
@@ -75,25 +75,17 @@ class _Constraint(NamedTuple):
 
     name: str
     start: np.ndarray
-    shapes: list[tuple[int, ...]]
+    places: list[str]  # which element of which input each coordinate is
     forward: Callable[[np.ndarray], np.ndarray]  # of a stack of vectors
     project: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-    def place(self, coordinate: int) -> str:
-        """Which element of which input a coordinate is."""
-        for number, shape in enumerate(self.shapes):
-            size = int(np.prod(shape))
-            if coordinate < size:
-                return f"inputs[{number}]{[int(i) for i in np.unravel_index(coordinate, shape)]}"
-            coordinate -= size
-        raise IndexError(coordinate)
 
 
 def _operation(operation: Callable[..., Any], inputs: list[jax.Array]) -> Operation:
     """The only constraint that an operation makes of these inputs."""
     shapes = [Shape(x.shape, x.dtype) for x in inputs]
     leaves = [Parameter(f"inputs[{i}]", shape, i) for i, shape in enumerate(shapes)]
-    values = values_of(operation, shapes, leaves)
+    closed = jax.make_jaxpr(operation)(*shapes)
+    values = run(closed.jaxpr, closed.consts, list(map(of_node, leaves)))
     slots = [slot_of(value) for value in values if not isinstance(value, Loss)]
     node = slots[0].sources[0] if len(values) == len(slots) == 1 and len(slots[0].sources) == 1 else None
     if not isinstance(node, Operation) or node.feedback is not None:
@@ -125,12 +117,18 @@ def _constraint(node: Operation, inputs: list[jax.Array]) -> _Constraint:
         return primitive.forward(*parts(vector), *fixed, **node.settings)
 
     def project(vector: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        changes, new = primitive.project_values((*parts(vector), *fixed), output, **node.settings)
-        assert new is not None
+        inputs = (*parts(vector), *fixed)
+        changes, output_change = primitive.project(inputs, output, None, **node.settings)
+        assert output_change is not None
+        move = None if primitive.common_move is None else primitive.common_move(inputs, changes)
+        new = (
+            output + output_change if move is None else primitive.forward(*(x + move for x in inputs), **node.settings)
+        )
         return vector + jax.flatten_util.ravel_pytree(changes)[0], new
 
-    shapes = [copies.shape for copies in laid_out[:moving]]
-    return _Constraint(node.name, np.asarray(start), shapes, _on_numpy(jax.vmap(forward)), _on_numpy(project))
+    inputs_laid_out = enumerate(copies.shape for copies in laid_out[:moving])
+    places = [f"inputs[{number}]{list(place)}" for number, shape in inputs_laid_out for place in np.ndindex(shape)]
+    return _Constraint(node.name, np.asarray(start), places, _on_numpy(jax.vmap(forward)), _on_numpy(project))
 
 
 def _on_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,14 +163,14 @@ def _check(
             raise AssertionError(
                 f"{c.name}: the projected point is not the nearest: it is at distance {reached:.6g}, and {what} "
                 f"found a feasible point at {found:.6g}, {reached - found:.3g} nearer; they differ most at "
-                f"{c.place(int(np.argmax(np.abs(point - nearest))))}, by {np.abs(point - nearest).max():.3g}"
+                f"{c.places[np.argmax(np.abs(point - nearest))]}, by {np.abs(point - nearest).max():.3g}"
             )
 
     again, output_again = c.project(nearest, output)
-    moved = np.abs(again - nearest)
-    if moved.max(initial=0) > limit or np.abs(output_again - output).max(initial=0) > limit:
-        where = c.place(int(np.argmax(moved))) if moved.max(initial=0) > limit else "the output"
-        by = max(moved.max(initial=0), np.abs(output_again - output).max(initial=0))
+    moved, by_output = np.abs(again - nearest), np.abs(output_again - output).max(initial=0)
+    by = max(moved.max(initial=0), by_output)
+    if by > limit:
+        where = c.places[np.argmax(moved)] if moved.max(initial=0) > limit else "the output"
         raise AssertionError(f"{c.name}: projecting the projected point again moves {where} by {by:.3g}")
 
 

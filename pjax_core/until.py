@@ -130,5 +130,6 @@ def gap_of_outputs(graph: Graph, params: Any, data: tuple[Any, ...]) -> Array:
     gaps = []
     for node in (*constraints, *graph.regions.values()):
         inputs = tuple(slot.read(value) for slot in node.slots)
-        gaps.append(rms(lambda *changes: changes, *node.primitive.project_values(inputs, None, **node.settings)[0]))
+        changes, _ = node.primitive.project(inputs, None, None, **node.settings)
+        gaps.append(rms(lambda *changes: changes, *changes))
     return functools.reduce(jnp.maximum, gaps)

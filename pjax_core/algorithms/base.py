@@ -15,19 +15,17 @@ from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from pjax_core.algorithms.in_turn import project_in_turn
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
-from pjax_core.arrays.norms import Norms, rms
 from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import Schedule, State, at_boundary, normalised, project
-from pjax_core.copies.count import Factor, equals, may_be_unread, times
+from pjax_core.copies.count import Factor, equals, may_be_unread
 from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
-from pjax_core.copies.metric import following_gaps, with_weights
+from pjax_core.copies.metric import following_gaps, gaps_of_step, require_agreement, with_weights
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
 from pjax_core.graph.colour import Graph
@@ -53,15 +51,11 @@ def made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, 
     def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
         bound = signature.bind(*args, **settings)
         bound.apply_defaults()
-        if any(isinstance(value, jax.core.Tracer) for value in bound.arguments.values()):
-            return factory(*args, **settings)  # nothing that is traced is kept
-        for name, value in bound.arguments.items():
-            if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
-                bound.arguments[name] = value.item()  # the same as a number of Python
+        bound.arguments.update({name: arguments.scalar(value) for name, value in bound.arguments.items()})
         try:
             hash((bound.args, *bound.kwargs.values()))
-        except TypeError:
-            return factory(*args, **settings)  # which says what is wrong with them
+        except TypeError:  # nothing that is traced is kept, and of others the factory says what is wrong with them
+            return factory(*args, **settings)
         return cached(*bound.args, **bound.kwargs)
 
     return made
@@ -123,37 +117,25 @@ def reflecting_algorithm(
     def metric_rate(problem: Problem) -> Factor:
         return problem.gamma if equals(own_rate, 0) else own_rate
 
-    def graph_of(problem: Problem, params: Any, data: Any) -> Graph:
-        return problem.graph(params, data, apart=not equals(metric_rate(problem), 0))
-
-    def representations(graph: Graph) -> dict[Operation, Copies]:
-        return {
-            node: choose(node, wanted, dense_budget, may_be_unread(graph, node))
-            for node in graph.nodes
-            if isinstance(node, Operation)
-        }
+    def with_copies(problem: Problem, params: Any, data: Any) -> tuple[Graph, dict[Operation, Copies]]:
+        graph = problem.graph(params, data, apart=not equals(metric_rate(problem), 0))
+        return graph, {n: choose(n, wanted, dense_budget, may_be_unread(graph, n)) for n in graph.operations}
 
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> CopiesState:
-        graph = graph_of(problem, params, data)
-        held = representations(graph)
+        graph, held = with_copies(problem, params, data)
         state = point.initial_state(graph, held, params, low, data)
         return state if equals(metric_rate(problem), 0) else with_weights(graph, held, state)
 
     @compiled(inline=True)
     def step(problem: Problem, state: CopiesState) -> CopiesState:
-        graph, rate_of_metric = graph_of(problem, state.high, state.data), metric_rate(problem)
-        state = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
-        old = Point(graph, representations(graph), state)
+        rate_of_metric = metric_rate(problem)
+        cleared = replace(state, truncation=jax.tree.map(jnp.zeros_like, state.truncation))
+        old = Point(*with_copies(problem, state.high, state.data), cleared)
         new = step_of(old)
         return new if equals(rate_of_metric, 0) else following_gaps(old, new, rate_of_metric)
 
-    def describe(problem: Problem, params: Any, *data: Any) -> None:
-        params, data = checked_arguments(problem, params, data)
-        graph = graph_of(problem, params, data)
-        _print_table(graph, representations(graph))
-
-    return Algorithm(_checked(first), step, _params, _params_low, None, describe, functools.partial(_gaps, rate))
+    return _algorithm(first, step, with_copies, rate=rate)
 
 
 def _wanted(copies: str | Copies, budget: int | None) -> tuple[Copies, int]:
@@ -189,7 +171,7 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
 
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
-        require_agreement(problem)
+        require_agreement(problem.gamma)
         graph = problem.graph(params, data)
         state = consensus.initial_state(graph, params, low, data, spans=not in_turn)
         if started:
@@ -208,58 +190,35 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
                 state = project(graph, nodes, state)
         return at_boundary(graph, schedule(graph), state)
 
-    def describe(problem: Problem, params: Any, *data: Any) -> None:
-        params, data = checked_arguments(problem, params, data)
+    def without_copies(problem: Problem, params: Any, data: Any) -> tuple[Graph, dict[Operation, None]]:
         graph = problem.graph(params, data)
-        _print_table(graph, dict.fromkeys(node for node in graph.nodes if isinstance(node, Operation)))
+        return graph, dict.fromkeys(graph.operations)
 
     def projected(graph: Graph, steps: int) -> Schedule:
         sets = list(schedule(graph))
         return (sets[-1:] if started else []) + sets * steps
 
-    return Algorithm(_checked(first), step, _params, _params_low, projected, describe, functools.partial(_gaps, 1.0))
+    return _algorithm(first, step, without_copies, sets=projected)
 
 
-def require_agreement(problem: Problem) -> None:
-    """Raise ``ValueError`` where the metric is one for copies that differ."""
-    if not equals(problem.gamma, 0):
-        raise ValueError(
-            "metric is pj.metric.by_gaps(...), which weighs copies that differ, but those of alternating and cyclic "
-            "projections, and of directions, agree; take pj.douglas_rachford() or another algorithm that reflects"
-        )
-
-
-def _checked(first: Callable[..., Any]) -> Callable[..., Any]:
-    """The ``init`` of an algorithm whose first state is ``first(problem, params, data, params_low)``."""
+def _algorithm(
+    first: Callable[..., Any],
+    step: Callable[..., Any],
+    table: Callable[[Problem, Any, Any], tuple[Graph, Mapping[Operation, Copies | None]]],
+    sets: Callable[[Graph, int], Schedule] | None = None,
+    rate: Factor = 1.0,
+) -> Algorithm:
+    """The algorithm with the first state ``first(problem, params, data, params_low)``; ``table`` is what it prints."""
 
     def init(problem: Problem, params: Any, *data: Any, params_low: Any = None) -> Any:
         params, data = checked_arguments(problem, params, data)
-        params_low = arguments.low_part(params, params_low)
-        return first(problem, params, data, params_low)
+        return first(problem, params, data, arguments.low_part(params, params_low))
 
-    return init
+    def describe(problem: Problem, params: Any, *data: Any) -> None:
+        _print_table(*table(problem, *checked_arguments(problem, params, data)))
 
+    def high_and_low(part: int, state: State | CopiesState) -> Any:
+        return normalised(state.high, state.low)[part]
 
-def _gaps(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
-    """The root mean square of what a step has changed, over its rate: of parameters, and of other values."""
-    kinds = {"weights": True, "inputs": False}
-
-    def of_kind(of_weights: bool, old: Any, new: Any) -> list[Array | Norms]:
-        changes = zip(new.of_weights, new.changes(old), strict=True)
-        return [change for of_weight, change in changes if of_weight == of_weights]
-
-    return {
-        kind: jnp.abs(times(1 / rate, rms(functools.partial(of_kind, of_weights), old, new)))
-        for kind, of_weights in kinds.items()
-        if of_weights in new.of_weights
-    }
-
-
-def _params(state: State | CopiesState) -> Any:
-    """The parameters, rounded to their dtypes."""
-    return normalised(state.high, state.low)[0]
-
-
-def _params_low(state: State | CopiesState) -> Any:
-    """What rounding took from the parameters."""
-    return normalised(state.high, state.low)[1]
+    params, params_low = (functools.partial(high_and_low, part) for part in (0, 1))
+    return Algorithm(init, step, params, params_low, sets, describe, functools.partial(gaps_of_step, rate))

@@ -40,8 +40,8 @@ def project_in_turn(graph: Graph, nodes: Sequence[Node], later: Sequence[Node], 
 
 def _project_in_a_loop(changes: Changes, node: Operation, waiting: set[Node], later: Sequence[Node]) -> None:
     """Project one operation and move the copies of its sources, in a loop that runs once if that takes much memory."""
-    settled = next((source for source in sources(node) if _may_settle(changes, node, source, later)), None)
-    assert settled is None or isinstance(settled, Parameter)
+    parameters = (source for source in sources(node) if isinstance(source, Parameter))
+    settled = next((source for source in parameters if _may_settle(changes, node, source, later)), None)
     large = node.primitive.bilinear is not None or node.primitive.constrains_output
     cells = _replaced(changes, node, settled, waiting) if large else []
     if not cells:
@@ -88,9 +88,9 @@ def _mean_at(changes: Changes, node: Node) -> str:
     return "targets" if node in changes.targets else "values"
 
 
-def _may_settle(changes: Changes, node: Operation, source: Node, later: Sequence[Node]) -> bool:
+def _may_settle(changes: Changes, node: Operation, source: Parameter, later: Sequence[Node]) -> bool:
     """Whether a parameter can be projected together with the operation, as the only one that uses it."""
-    if not isinstance(source, Parameter) or source in changes.graph.regions or source not in later:
+    if source in changes.graph.regions or source not in later:
         return False
     alone = changes.graph.consumers[source] == (node,) and source not in changes.targets
     one_dtype = len({changes.values[source].dtype, *(slot.shape.dtype for slot in node.slots)}) == 1

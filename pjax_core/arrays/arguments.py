@@ -104,8 +104,8 @@ def number(name: str, value: Any, valid: Callable[[float], bool], wanted: str) -
 
 
 def scalar(value: Any) -> Any:
-    """Of an array of known content without axes its number: comparisons of it would be traced; else what came."""
-    known = isinstance(value, (np.ndarray, Array)) and is_known(value) and value.ndim == 0
+    """Of an array of known content without axes its number of Python: comparisons of it would be traced."""
+    known = isinstance(value, (np.generic, np.ndarray, Array)) and is_known(value) and value.ndim == 0
     return value.item() if known else value
 
 
@@ -113,18 +113,15 @@ def _array(label: str, leaf: Any) -> Array:
     try:
         return jnp.asarray(leaf)
     except (TypeError, ValueError):
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None:
-            # Of a class that a user wrote, which may hold arrays, the name alone.
-            plain = isinstance(leaf, (str, bytes, int, float, complex, type(None)))
-            value = f"{described(leaf)}, " if plain else ""
-            raise TypeError(
-                f"{label} is {value}of type {type(leaf).__name__}; params and data are trees of arrays: "
-                "give other settings to the network by its closure, and register a class of your own that holds "
-                "arrays with jax.tree_util.register_dataclass"
-            ) from None
+        if hasattr(leaf, "dtype"):
+            what = f"has dtype {leaf.dtype!s}, which JAX does not have; pass {label}.astype(np.float32)"
+            raise TypeError(f"{label} {what}") from None
+        # Of a class that a user wrote, which may hold arrays, the name alone.
+        plain = isinstance(leaf, (str, bytes, int, float, complex, type(None)))
         raise TypeError(
-            f"{label} has dtype {dtype!s}, which JAX does not have; pass {label}.astype(np.float32)"
+            f"{label} is {f'{described(leaf)}, ' if plain else ''}of type {type(leaf).__name__}; params and data are "
+            "trees of arrays: give other settings to the network by its closure, and register a class of your own "
+            "that holds arrays with jax.tree_util.register_dataclass"
         ) from None
 
 

@@ -14,7 +14,7 @@ yet there is no array: a sweep from the output back forms no product to compare 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -95,15 +95,17 @@ class Changes:
         self.placed[parameter] = pair
         self.values[parameter] = difference_of_pairs(*pair, start, jnp.zeros_like(change))
 
-    def follow(self, node: Operation) -> None:
-        """Let an operation's output be what the changes of its inputs make of it."""
-        weights = self._moved_by_data(node)
-        if weights is None:
-            growth = node.primitive.growth(*self._inputs(node), **node.settings)
-        else:
-            growth = self.values[weights].with_rows
-        if growth is not None:
-            self.values[node] = self.unscaled(node, node, growth)
+    def follow(self, nodes: Iterable[Node]) -> None:
+        """Let the outputs of operations be what the changes of their inputs make of them."""
+        for node in nodes:
+            if isinstance(node, Operation):
+                weights = self._moved_by_data(node)
+                if weights is None:
+                    growth = node.primitive.growth(*self._inputs(node), **node.settings)
+                else:
+                    growth = self.values[weights].with_rows
+                if growth is not None:
+                    self.values[node] = self.unscaled(node, node, growth)
 
     def of_parameters(self) -> list[Array]:
         """By how much each has changed, in their order."""

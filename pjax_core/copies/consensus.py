@@ -8,10 +8,9 @@ needed.  Both are far smaller than the value, which would round them away (:mod:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +25,6 @@ from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, is_fixed, sources_of
 from pjax_kernels.compose import add_to_pair, difference_of_pairs
-
-_Held = TypeVar("_Held")
 
 
 @exportable_dataclass
@@ -59,11 +56,12 @@ class State:
     spans: dict[str, InSpan]
     data: tuple[Any, ...] | Fixed
     parameters: tuple[str, ...] = field(metadata={"static": True})
+    truncation: ClassVar[dict[str, Array]] = {}  # the consensus form is exact
 
     @property
     def low(self) -> Any:
         """What to add to ``high`` for the parameters' value."""
-        return _with_spans(self, self.values)
+        return with_spans(self, self.values)
 
     def changes(self, old: State) -> list[Array | Norms]:
         """What a change of the state is measured by: the differences from an old one."""
@@ -81,11 +79,6 @@ class State:
         weights, *others = _held(self)
         return [True] * len(weights) + [False] * sum(map(len, others))
 
-    @property
-    def truncation(self) -> dict[str, Array]:
-        """The consensus form is exact."""
-        return {}
-
 
 def _held(state: State) -> tuple[dict[str, Any], ...]:
     """The changes of parameters, of operations' outputs, and of means."""
@@ -94,7 +87,7 @@ def _held(state: State) -> tuple[dict[str, Any], ...]:
     return weights, {i: change for i, change in state.values.items() if i not in weights}, state.targets
 
 
-def _with_spans(state: State, changes: Mapping[str, Any]) -> Any:
+def with_spans(state: State, changes: Mapping[str, Any]) -> Any:
     """What to add to the parameters at the start, with these changes of those that data move."""
     lows = dict(zip(state.parameters, jax.tree.leaves(state.lows), strict=True))
     highs = dict(zip(state.parameters, jax.tree.leaves(state.high), strict=True))
@@ -162,29 +155,27 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
     fixed = with_computed(graph, high, data)
     leaves = jax.tree.leaves(high)
     held = in_spans(graph, start_of(leaves, fixed, {})) if spans else {}
-    products = _products(graph, held)
-    starts = starts_of(graph, high, fixed, products)
+    known = products(graph, held)
+    starts = starts_of(graph, high, fixed, known)
     state = State(
         high,
         moved,
         origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
-        starts=_by_key(graph, kept({node: start for node, start in starts.items() if node not in products})),
+        starts=graph.by_key(kept({node: start for node, start in starts.items() if node not in known})),
         values={graph.keys[parameter]: span.nothing() for parameter, span in held.items()},
         targets={},
-        spans=_by_key(graph, held),
+        spans=graph.by_key(held),
         data=fixed,
         parameters=tuple(graph.keys[parameter] for parameter in graph.parameters),
     )
     if low is None:
         return state
     changes = opened(graph, state)
-    for node in starts:
-        if isinstance(node, Operation):
-            changes.follow(node)
+    changes.follow(starts)
     return closed(changes, state)
 
 
-def _products(graph: Graph, spans: Mapping[Parameter, InSpan]) -> dict[Node, Array]:
+def products(graph: Graph, spans: Mapping[Parameter, InSpan]) -> dict[Node, Array]:
     """The outputs at the start of the operations whose weights are held in spans."""
     return {graph.consumers[weights][0]: held.span.with_weights for weights, held in spans.items()}
 
@@ -208,12 +199,8 @@ def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
 
 def opened(graph: Graph, state: State) -> Changes:
     """The changes of a state, by node."""
-    starts, values, targets = (
-        {graph.nodes[int(i)]: array for i, array in arrays.items()}
-        for arrays in (state.starts, state.values, state.targets)
-    )
-    spans = {parameter: state.spans[i] for parameter in graph.parameters if (i := graph.keys[parameter]) in state.spans}
-    starts |= _products(graph, spans)
+    starts, values, targets, spans = map(graph.by_node, (state.starts, state.values, state.targets, state.spans))
+    starts |= products(graph, spans)
     at_start, lows = jax.tree.leaves(state.high), jax.tree.leaves(state.lows)
     for parameter in graph.parameters:
         values.setdefault(parameter, lows[parameter.index])
@@ -242,13 +229,9 @@ def closed(changes: Changes, state: State) -> State:
         state,
         high=jax.tree.unflatten(structure, highs),
         lows=jax.tree.unflatten(structure, lows),
-        values=_by_key(graph, values),
-        targets=_by_key(graph, changes.targets),
+        values=graph.by_key(values),
+        targets=graph.by_key(changes.targets),
     )
-
-
-def _by_key(graph: Graph, of_nodes: Mapping[Any, _Held]) -> dict[str, _Held]:
-    return {graph.keys[node]: held for node, held in of_nodes.items()}
 
 
 def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
@@ -264,49 +247,4 @@ def at_boundary(graph: Graph, schedule: Schedule, state: State) -> State:
                 targets[node] = changes.targets.get(node, nothing(node) if own is None else own)
             elif isinstance(node, Operation):
                 values[node] = nothing(node) if own is None else own
-    return replace(state, values=_by_key(graph, values), targets=_by_key(graph, targets))
-
-
-def with_data(graph: Graph, state: State, data: tuple[Any, ...]) -> State:
-    """The same point with these data, from which the network computes other values to begin with."""
-    fixed, same = other_data(graph, state.data, data)
-    lows = _with_spans(state, {i: state.targets.get(i, state.values[i]) for i in state.spans})
-    old_start = opened(graph, state).start_of
-    params = [
-        old_start(parameter) + low if graph.keys[parameter] in state.spans else old_start(parameter)
-        for parameter, low in zip(graph.parameters, jax.tree.leaves(lows), strict=True)
-    ]
-    held = in_spans(graph, start_of(params, fixed, {})) if state.spans else {}
-    structure, spans = jax.tree.structure(state.high), _by_key(graph, held)
-    starts = starts_of(graph, jax.tree.unflatten(structure, params), fixed, _products(graph, held))
-    moved = {graph.keys[node]: old_start(node) - start for node, start in starts.items()}
-
-    def since(changes: dict[str, Any]) -> dict[str, Any]:
-        """The changes since these starts; what data had moved is in ``lows`` now."""
-        return {
-            i: spans[i].nothing() if i in spans else change + moved[i] if i in moved else change
-            for i, change in changes.items()
-        }
-
-    new = replace(
-        state,
-        lows=lows,
-        starts={i: starts[graph.nodes[int(i)]] for i in state.starts},
-        values=since(state.values),
-        targets=since(state.targets),
-        spans=spans,
-        data=fixed,
-    )
-    return where_other(same, replace(state, data=fixed), new)
-
-
-def other_data(graph: Graph, old: Any, data: tuple[Any, ...]) -> tuple[Any, Array]:
-    """The data with what is computed of them alone, with the costs and whether they are those of before."""
-    fixed = with_computed(graph, None, data, old.costs if isinstance(old, Fixed) else ())
-    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(fixed), strict=True)
-    return fixed, functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
-
-
-def where_other(same: Array, old: Any, new: Any) -> Any:
-    """The old state where data are the same, so that a run goes on bit for bit, else the new one."""
-    return jax.tree.map(lambda old, new: jnp.where(same, old, new.astype(old.dtype)), old, new)
+    return replace(state, values=graph.by_key(values), targets=graph.by_key(targets))

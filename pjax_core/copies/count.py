@@ -144,7 +144,7 @@ def mean_change(
     direct = direct_slot(consumer, source)
     if direct is not None and (len(consumers) == 1 or all(direct_slot(c, source) is not None for c in consumers)):
         return changes[direct] * (1 / len(consumers)) if len(consumers) > 1 else changes[direct]
-    transposed = _transposed_slot(consumer, source)
+    transposed = _sole_slot(consumer, source, {"transpose"})  # as weights (out, in)
     if transposed is not None and len(consumers) == 1:
         return consumer.slots[transposed].sum_over_copies(source, changes[transposed], values)
     copies = [sum_over_copies(c, source, None, values) for c in consumers]
@@ -155,19 +155,17 @@ def mean_change(
 
 def direct_slot(consumer: Operation, source: Node) -> int | None:
     """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
-    places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
-    if len(places) != 1 or consumer.slots[places[0]].steps:
+    place = _sole_slot(consumer, source, set())
+    if place is None:
         return None
-    count = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)[places[0]]
-    return places[0] if np.all(count) else None
+    counts = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
+    return place if np.all(counts[place]) else None
 
 
-def _transposed_slot(consumer: Operation, source: Node) -> int | None:
-    """The place of the only slot that holds ``source``, if it does so with its axes permuted, as weights (out, in)."""
+def _sole_slot(consumer: Operation, source: Node, steps: set[str]) -> int | None:
+    """The place of the only slot that holds ``source``, if its view is made by these kinds of steps."""
     places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
-    slot = consumer.slots[places[0]]
-    only = len(places) == len(slot.sources) == 1
-    return places[0] if only and {step.name for step in slot.steps} == {"transpose"} else None
+    return places[0] if len(places) == 1 and {step.name for step in consumer.slots[places[0]].steps} == steps else None
 
 
 def sum_over_copies(

@@ -12,12 +12,14 @@ import functools
 import operator
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.copies.count import Factor, laid_out, low_dtype, sources, spread, times
+from pjax_core.arrays.norms import Norms, rms
+from pjax_core.copies.count import Factor, equals, laid_out, low_dtype, sources, spread, times
 from pjax_core.copies.factored import Copies, n_bytes
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense, means_over_copies
@@ -27,6 +29,15 @@ from pjax_core.operations.primitive import Batching
 
 LEAST = 1e-6
 """Weights stay above, so that means are defined however long a constraint holds."""
+
+
+def require_agreement(rate: Factor) -> None:
+    """Raise ``ValueError`` where the metric of a problem is one for copies that differ."""
+    if not equals(rate, 0):
+        raise ValueError(
+            "metric is pj.metric.by_gaps(...), which weighs copies that differ, but those of alternating and cyclic "
+            "projections, and of directions, agree; take pj.douglas_rachford() or another algorithm that reflects"
+        )
 
 
 def with_weights(graph: Graph, copies: Mapping[Operation, Copies], state: CopiesState) -> CopiesState:
@@ -105,9 +116,24 @@ def _mean_deviation(point: Point, source: Node) -> Array:
     return functools.reduce(
         operator.add,
         (
-            point.part_of_mean(
+            point.weighted.part_of_mean(
                 consumer, source, means_over_copies(consumer, point.deviations(consumer), point.weights.get(consumer))
             )
             for consumer in point.graph.consumers[source]
         ),
     )
+
+
+def gaps_of_step(rate: Factor, old: Any, new: Any) -> dict[str, Array]:
+    """The root mean square of what a step has changed, over its rate: of parameters, and of other values."""
+    kinds = {"weights": True, "inputs": False}
+
+    def of_kind(of_weights: bool, old: Any, new: Any) -> list[Array | Norms]:
+        changes = zip(new.of_weights, new.changes(old), strict=True)
+        return [change for of_weight, change in changes if of_weight == of_weights]
+
+    return {
+        kind: jnp.abs(times(1 / rate, rms(functools.partial(of_kind, of_weights), old, new)))
+        for kind, of_weights in kinds.items()
+        if of_weights in new.of_weights
+    }

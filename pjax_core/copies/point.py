@@ -33,15 +33,13 @@ from pjax_core.copies.count import (
     equals,
     laid_out,
     low_dtype,
-    mean_change,
     moving_slots,
     sources,
-    sum_over_copies,
     times,
     unread_elements,
 )
 from pjax_core.copies.factored import Copies, Factored
-from pjax_core.copies.stored import means_over_copies
+from pjax_core.copies.weighted import Weighted
 from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_fixed, is_index
@@ -103,8 +101,11 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
     high, moved = consensus.normalised(params, low)
     fixed = with_computed(graph, high, data)
     starts = consensus.starts_of(graph, high, fixed)
-    changes = _since_start(graph, high, moved, fixed, starts, follow=low is not None)
-    index, leaves = graph.keys, jax.tree.leaves(high)
+    since_start = Changes(graph, consensus.start_of(jax.tree.leaves(high), fixed, starts))
+    since_start.values.update(zip(graph.parameters, jax.tree.leaves(moved), strict=True))
+    if low is not None:
+        since_start.follow(starts)
+    index, leaves, changes = graph.keys, jax.tree.leaves(high), since_start.values
     shared = {i: changes.get(node, nothing(node)) for node, i in index.items() if node in changes or node in starts}
     in_sets = {parameter: leaves[parameter.index] for parameter in graph.regions}
     for parameter, start in in_sets.items():
@@ -129,19 +130,6 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         data=fixed,
         parameters=tuple(index[parameter] for parameter in graph.parameters),
     )
-
-
-def _since_start(
-    graph: Graph, high: Any, lows: Any, data: Any, starts: dict[Node, Array], *, follow: bool
-) -> dict[Node, Array]:
-    """What is to be added to the parameters and, if the network's values ``follow``, by how much these change."""
-    changes = Changes(graph, consensus.start_of(jax.tree.leaves(high), data, starts))
-    changes.values = dict(zip(graph.parameters, jax.tree.leaves(lows), strict=True))
-    if follow:
-        for node in starts:
-            if isinstance(node, Operation):
-                changes.follow(node)
-    return changes.values
 
 
 def no_deviations(graph: Graph, node: Operation, copies: Copies) -> Deviations:
@@ -217,12 +205,10 @@ class Point:
         self.graph = graph
         self.copies = copies
         self.state = state
-        self.shared = {graph.nodes[int(i)]: array for i, array in state.shared.items()}
-        self.means = {graph.nodes[int(i)]: array for i, array in state.means.items()}
+        self.shared, self.means, self.weights = map(graph.by_node, (state.shared, state.means, state.metric))
         self.estimates = {node: self.shared[node] + self.means[node] for node in self.shared}
-        self.weights = {graph.nodes[int(i)]: array for i, array in state.metric.items()}
-        self.start_of = _start_of(graph, state)
-        self._totals: dict[Node, Array] = {}
+        self.start_of = start_of(graph, state)
+        self.weighted = Weighted(graph, self.weights, self.start_of)
 
     def project(
         self,
@@ -269,7 +255,7 @@ class Point:
             estimate = estimates[node]
             if self.weights and node.primitive is identity and self.graph.colours[node] is Colour.B:
                 copy = times(moves[0].scale, deviations[0])
-                estimate = self._weighted_estimate(node, moved(copy, changes[0]), estimate)
+                estimate = self.weighted.estimate(node, moved(copy, changes[0]), estimate)
             growth = node.primitive.growth(starts, changes, **node.settings)
             output, residual = self.start_of(node) + estimate, estimate if growth is None else estimate - growth
         projected = self.copies[node].project(
@@ -288,31 +274,8 @@ class Point:
             found.truncation[node] = projected.truncation
         found.deviations[node] = projected.deviations
         for source in sources(node):
-            change = self.part_of_mean(node, source, projected.changes)
+            change = self.weighted.part_of_mean(node, source, projected.changes)
             found.changes[source] = found.changes[source] + change if source in found.changes else change
-
-    def part_of_mean(self, consumer: Operation, source: Node, means: Sequence[Array]) -> Array:
-        """What the means in the slots of one consumer, by its weights if there are any, add to that over all copies."""
-        if not self.weights:
-            return mean_change(self.graph, consumer, source, means, self.start_of)
-        return sum_over_copies(consumer, source, means, self.start_of) / self._total(source)
-
-    def _total(self, source: Node) -> Array:
-        """The sum of the weights of all copies of a node's output, 1 where there are none."""
-        if source not in self._totals:
-            total: Any = 0
-            for consumer in self.graph.consumers[source]:
-                ones = [jnp.ones(copies.shape, copies.dtype) for copies in laid_out(consumer)]
-                weights = means_over_copies(consumer, ones, self.weights.get(consumer))
-                total = total + sum_over_copies(consumer, source, weights, self.start_of)
-            self._totals[source] = jnp.where(total > 0, total, 1)
-        return self._totals[source]
-
-    def _weighted_estimate(self, node: Operation, copy: Array, estimate: Array) -> Array:
-        """The estimate whose plain mean with an identity's input, the output of an operation, is the weighted one."""
-        total = self._total(node)
-        own = self.weights.get(node.slots[0].sources[0], 1)
-        return copy + (2 * total / (own + total)) * (estimate - copy)
 
     def read_changes(self, slot: Slot, changes: Mapping[Node, Array]) -> Array:
         """What a slot holds of changes: those of data are 0, and indices are what they are."""
@@ -372,14 +335,18 @@ class Point:
         return jax.tree.map(lambda array, old: array.astype(old.dtype), new, self.state)
 
 
-def _start_of(graph: Graph, state: CopiesState) -> Callable[[Node], Array]:
+def start_of(graph: Graph, state: CopiesState) -> Callable[[Node], Array]:
     """The value of each node at the start, in float32 or wider."""
-    starts = {graph.nodes[int(i)]: array for i, array in state.starts.items()}
-    start_of = consensus.start_of(_params_at_start(graph, state), state.data, starts)
-    return lambda node: _widened(start_of(node))
+    start = consensus.start_of(params_at_start(graph, state), state.data, graph.by_node(state.starts))
+
+    def widened(node: Node) -> Array:
+        array = start(node)
+        return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+    return widened
 
 
-def _params_at_start(graph: Graph, state: CopiesState) -> list[Array]:
+def params_at_start(graph: Graph, state: CopiesState) -> list[Array]:
     """The parameters at the start, in their order."""
     leaves = jax.tree.leaves(state.high)
     for parameter in graph.regions:
@@ -405,33 +372,12 @@ def movement_of_operands(graph: Graph, state: CopiesState) -> dict[str, Array]:
     return {place: movement(graph.nodes[int(place)]) for place in state.truncation}
 
 
-def with_data(graph: Graph, state: CopiesState, data: tuple[Any, ...]) -> CopiesState:
-    """The same point with these data, from which the network computes other values to begin with."""
-    old_start = _start_of(graph, state)
-    fixed, same = consensus.other_data(graph, state.data, data)
-    starts = {
-        graph.keys[node]: (node, start)
-        for node, start in consensus.starts_of(graph, _params_at_start(graph, state), fixed).items()
-    }
-    new = replace(
-        state,
-        starts=state.starts | {i: start for i, (_, start) in starts.items() if i in state.starts},
-        shared=state.shared | {i: state.shared[i] + (old_start(node) - start) for i, (node, start) in starts.items()},
-        data=fixed,
-    )
-    return consensus.where_other(same, replace(state, data=fixed), new)
-
-
 def combined(*terms: tuple[Factor, Array]) -> Array:
     """The linear combination, computed without the terms that vanish."""
     remaining = [
         array if equals(factor, 1) else times(factor, array) for factor, array in terms if not equals(factor, 0)
     ]
     return functools.reduce(operator.add, remaining) if remaining else jnp.zeros_like(terms[0][1])
-
-
-def _widened(array: Array) -> Array:
-    return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _without_sole(graph: Graph, node: Operation, deviations: Deviations) -> Deviations:

@@ -52,20 +52,6 @@ class Dense:
                 *shared, *deviations, output, scale=scale, keep=keep, gain=gain, residual=residual, **node.settings
             )
             return Projected((found.x_mean, found.w_mean), found.z_change, (found.u, found.v), None)
-        return self._project_laid_out(node, shared, deviations, output, residual, moves, unread, weights)
-
-    def _project_laid_out(
-        self,
-        node: Operation,
-        shared: Sequence[Array],
-        deviations: Deviations,
-        output: Array | None,
-        residual: Array | None,
-        moves: Sequence[Move],
-        unread: Array | None,
-        weights: Array | None,
-    ) -> Projected:
-        """The projection with all copies formed."""
         primitive = node.primitive.copywise or node.primitive
         of_all = spread(node)(*shared)
         own: list[Array | None] = [times(move.scale, u) for u, move in zip(deviations, moves, strict=True)]

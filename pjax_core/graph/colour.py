@@ -6,14 +6,16 @@ import enum
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from jax import Array
 
 from pjax_core.graph.nodes import Computed, Feedback, Node, Operation, Parameter, is_fixed, of_node, sources_of
 from pjax_core.operations import primitives
+
+_Held = TypeVar("_Held")
 
 
 class Colour(enum.Enum):
@@ -53,6 +55,19 @@ class Graph:
     def keys(self) -> dict[Node, str]:
         """The nodes' places among all, as states name them: strings, the keys that exported functions may have."""
         return {node: str(place) for place, node in enumerate(self.nodes)}
+
+    @functools.cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """The operations in their order."""
+        return tuple(node for node in self.nodes if isinstance(node, Operation))
+
+    def by_node(self, arrays: Mapping[str, _Held]) -> dict[Any, _Held]:
+        """What states hold for the places of nodes, for the nodes themselves."""
+        return {self.nodes[int(place)]: held for place, held in arrays.items()}
+
+    def by_key(self, of_nodes: Mapping[Any, _Held]) -> dict[str, _Held]:
+        """What is held for nodes, for their places."""
+        return {self.keys[node]: held for node, held in of_nodes.items()}
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -107,12 +122,10 @@ def two_colour(nodes: Sequence[Node], data_leaves: int, apart: bool = False) -> 
         return through[source]
 
     def with_sources(node: Operation) -> Operation:
-        slots = (replace(slot, sources=tuple(source_for(node, s) for s in slot.sources)) for slot in node.slots)
-        unrolled = node.unrolled and (
-            tuple(replace(slot, sources=tuple(copied[s] for s in slot.sources)) for slot in node.unrolled[0]),
-            node.unrolled[1],
+        return node.reading(
+            lambda slot: slot.reading(lambda source: source_for(node, source)),
+            lambda slot: slot.reading(copied.__getitem__),
         )
-        return replace(node, slots=tuple(slots), unrolled=unrolled)
 
     for node in nodes:
         if isinstance(node, Computed):

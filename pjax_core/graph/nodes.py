@@ -85,6 +85,10 @@ class Slot:
         sums = transposed(view, shapes, copies.astype(jax.eval_shape(view, *shapes).dtype))
         return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node == source))
 
+    def reading(self, source: Callable[[Node], Node]) -> Slot:
+        """The same view of other sources."""
+        return replace(self, sources=tuple(map(source, self.sources)))
+
     @property
     def is_fixed(self) -> bool:
         """Whether the slot holds nothing but data and constants."""
@@ -206,6 +210,11 @@ class Operation(Tagged):
     def computation(self) -> tuple[tuple[Slot, ...], Callable[..., Array]]:
         """The slots from which the network computes the output, and how."""
         return self.unrolled or (self.slots, functools.partial(self.primitive.forward, **self.settings))
+
+    def reading(self, slot: Callable[[Slot], Slot], of_start: Callable[[Slot], Slot]) -> Operation:
+        """The operation with other slots, and others from which the output is computed at the start."""
+        unrolled = self.unrolled and (tuple(map(of_start, self.unrolled[0])), self.unrolled[1])
+        return replace(self, slots=tuple(map(slot, self.slots)), unrolled=unrolled)
 
     def start(self, values: Callable[[Node], Array]) -> Array:
         """The output that the network computes."""

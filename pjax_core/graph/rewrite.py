@@ -23,22 +23,39 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     typed = any(says_more_than_shape(node.shape) for node in nodes if isinstance(node, (Parameter, Data)))
 
     def moved(slot: Slot) -> Slot:
-        sources = tuple(s if isinstance(s, Feedback) else new[s] for s in slot.sources)
-        shape = jax.eval_shape(slot.apply, *(s.shape for s in sources)) if typed else slot.shape
-        return replace(slot, sources=sources, shape=shape)
+        slot = slot.reading(lambda source: source if isinstance(source, Feedback) else new[source])
+        slot = _in_order_of(slot) if uses[slot.sources[0]] == 1 else slot
+        return replace(slot, shape=jax.eval_shape(slot.apply, *(s.shape for s in slot.sources))) if typed else slot
 
     for node in nodes:
         if not isinstance(node, Operation):
             new[node] = node
             continue
-        unrolled = node.unrolled and (tuple(map(moved, node.unrolled[0])), node.unrolled[1])
-        rebuilt = replace(node, slots=tuple(map(moved, node.slots)), unrolled=unrolled)
+        rebuilt = node.reading(moved, moved)
         if node.primitive in _SUMS:
             rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses) for slot in node.slots], new)
         elif node.primitive is primitives.affine:
             rebuilt = _scaled_sum(node, uses, new) or rebuilt
-        new[node] = _with_type(rebuilt) if typed else rebuilt
+        if typed:  # with all that the type of its output says
+            slots, function = rebuilt.computation
+            rebuilt = replace(rebuilt, shape=jax.eval_shape(function, *(slot.shape for slot in slots)))
+        new[node] = rebuilt
     return [node for output in outputs if isinstance(node := new[output], Operation)]
+
+
+def _in_order_of(slot: Slot) -> Slot:
+    """The transposed output of a product that nothing else reads as that of one with its axes in this order."""
+    product = slot.sources[0]
+    if not isinstance(product, Operation) or product.primitive is not primitives.einsum or len(slot.sources) > 1:
+        return slot
+    if not slot.steps or slot.steps[0].name != "transpose":
+        return slot
+    first, *others = slot.steps
+    inputs, output = product.settings["equation"].split("->")
+    equation = f"{inputs}->{''.join(output[axis] for axis in first.settings['permutation'])}"
+    product = replace(product, shape=first.shape, settings={"equation": equation})
+    steps = tuple(replace(step, places=tuple(place - 1 for place in step.places)) for step in others)
+    return Slot((product,), steps, slot.shape)
 
 
 def in_stored_layout(node: Node) -> Node:
@@ -49,12 +66,6 @@ def in_stored_layout(node: Node) -> Node:
     if w.last is None or w.last.name != "transpose":
         return node
     return replace(node, primitive=primitives.matmul_transposed, slots=(x, w.before_last()))
-
-
-def _with_type(node: Operation) -> Operation:
-    """The operation with all that the type of its output says."""
-    slots, function = node.computation
-    return replace(node, shape=jax.eval_shape(function, *(slot.shape for slot in slots)))
 
 
 _SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)

@@ -19,13 +19,9 @@ from pjax_core.operations.primitive import Batching, Primitive
 
 @dataclass(frozen=True)
 class Composite:
-    """A function that becomes several operations.
+    """A function that becomes several operations: ``build(*slots, **settings)`` returns the output of the last one.
 
-    Attributes:
-        name: what error messages call it.
-        forward: ``forward(*inputs, **settings)`` computes the output.
-        build: ``build(*slots, **settings)`` makes the operations and returns the slot of the last one's output.
-        mapped: the function that stands for it under ``jax.vmap``.
+    ``mapped`` is the function that stands for it under ``jax.vmap``.
     """
 
     name: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,29 +120,20 @@ class Primitive:
         """How many of so many inputs, from the first on, hold copies that move."""
         return self.moving or (1 if self.constrains_output else count)
 
+    @functools.cached_property
+    def _counts(self) -> dict[Any, tuple[int | np.ndarray, ...]]:
+        return {}
+
     def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[int | np.ndarray, ...]:
         """The number of copies that the operation holds of each element of each input: one number if all agree."""
         if self.uneven:
-            counts = _counts.setdefault(self, {})
             key = shapes, tuple(sorted(settings.items()))
-            if key not in counts:
-                counts[key] = _count_copies(self, *key)
-            return counts[key]
+            if key not in self._counts:
+                self._counts[key] = _count_copies(self, *key)
+            return self._counts[key]
         assert self.spread is not None
         laid_out = jax.eval_shape(functools.partial(self.spread, **settings), *shapes)
         return tuple(copies.size // max(shape.size, 1) for copies, shape in zip(laid_out, shapes, strict=True))
-
-    def project_values(
-        self, inputs: tuple[Array, ...], output: Array | None, **settings: Any
-    ) -> tuple[tuple[Array, ...], Array | None]:
-        """The mean changes of the copies, and the new output."""
-        changes, output_change = self.project(inputs, output, None, **settings)
-        if output is None or output_change is None:
-            return changes, None
-        move = None if self.common_move is None else self.common_move(inputs, changes)
-        if move is None:
-            return changes, output + output_change
-        return changes, self.forward(*(start + move for start in inputs), **settings)
 
     def growth(self, starts: Sequence[Array], changes: Sequence[Array | None], **settings: Any) -> Array | None:
         """By how much the output grows with changes of the inputs; None stands for no change."""
@@ -192,10 +182,6 @@ def moved(start: Array, change: Array | None) -> Array:
 def _over_first_axis(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` for each element of the first axis of its arrays; settings stay as they are."""
     return lambda *arrays, **settings: jax.vmap(functools.partial(function, **settings))(*arrays)
-
-
-_counts: weakref.WeakKeyDictionary[Primitive, dict[Any, tuple[int | np.ndarray, ...]]] = weakref.WeakKeyDictionary()
-"""What :func:`_count_copies` found, for the primitives that are in use."""
 
 
 def _count_copies(

@@ -13,12 +13,21 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Computed, Slot, is_fixed, of_node, select
+from pjax_core.graph.nodes import Computed, Slot, fixed_value, is_fixed, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.operations import broadcast_by_operation, broadcast_to, constant, number, operation, slot_of
+from pjax_core.trace.operations import (
+    broadcast_by_operation,
+    broadcast_to,
+    constant,
+    number,
+    operation,
+    reshaped,
+    slot_of,
+)
 from pjax_core.trace.values import Elementwise, Indices, Truth, Value, known, number_of
 
 Condition: TypeAlias = Truth | Slot
@@ -32,6 +41,10 @@ def is_condition(value: Value) -> bool:
 
 def condition(value: Value) -> Condition:
     """Truth values as the signs that they follow from."""
+    if isinstance(value, Truth) and value.name == "along":
+        raise NotImplementedError(
+            "conditions that depend on parameters, put side by side, choose by jnp.select alone; join them by & and |"
+        )
     if isinstance(value, (Truth, Slot)):
         return value
     assert isinstance(value, Elementwise)
@@ -65,33 +78,38 @@ _OPPOSITE = {"positive": "negative", "negative": "positive"}
 
 
 def _equal(equation: Equation, a: Value, b: Value) -> Condition:
-    """Whether values are numbers, and finite."""
+    """Whether values are numbers, and finite, or neither larger nor smaller than others."""
     if a is b:
         return constant(np.full(equation.shape.shape, equation.name == "eq"))
     if math.inf in (number_of(a), number_of(b)) or -math.inf in (number_of(a), number_of(b)):
         return _of_infinite(equation, a, b)
-    raise NotImplementedError(
-        f"{equation.where()}: {equation.words} of values that depend on parameters, which hardly ever are "
-        "equal, so that nothing nearby is chosen; compare by > or <, or by jax.nn.one_hot(jnp.argmax(h, -1), n)"
-    )
+    larger = compared(replace(equation, name="gt"), a, b)
+    assert isinstance(larger, Truth)
+    unequal = Truth("or", (larger, replace(larger, name=_OPPOSITE[larger.name])), equation.shape)
+    return unequal if equation.name == "ne" else Truth("not", (unequal,), equation.shape)
 
 
 def _of_infinite(equation: Equation, *inputs: Value) -> Slot:
     """Which are infinite: none that moves, as nothing else is projected onto, but constants that stand among them."""
-    slots = [_with_zeros(value) for value in inputs]
-    arrays = [known(slot) for slot in slots]
-    if all(array is not None for array in arrays):
-        with jax.ensure_compile_time_eval():
-            return constant(np.asarray(equation.bind()(*map(jnp.asarray, arrays))))
-    return of_node(Computed(f"{equation.name} of data", equation.shape, -1, equation.bind(), tuple(slots)))
+    return _of_fixed(equation.name, equation.bind(), equation.shape, *map(_with_zeros, inputs))
+
+
+def _of_fixed(name: str, function: Callable[..., Array], shape: Shape, *slots: Slot) -> Slot:
+    """A function of slots that hold nothing but data and constants: of known ones a constant."""
+    if any(known(of_node(source)) is None for slot in slots for source in slot.sources):
+        return of_node(Computed(f"{name} of data", shape, -1, function, slots))
+    with jax.ensure_compile_time_eval():
+        return constant(np.asarray(function(*(jnp.asarray(slot.read(fixed_value)) for slot in slots))))
 
 
 def _with_zeros(value: Value) -> Slot:
-    """The value with zeros for what moves."""
+    """The value with zeros for what moves, and of functions for what is finite."""
+    if isinstance(value, Elementwise):
+        function, base = value.function, _with_zeros(value.base)
+        return _of_fixed(value.name, lambda x: jnp.where(jnp.isinf(x), function(x), 0), value.shape, base)
     if not isinstance(value, Slot):
         return _zeros(value.shape)
-    sources = (source if is_fixed(source) else _zeros(source.shape).sources[0] for source in value.sources)
-    return replace(value, sources=tuple(sources))
+    return value.reading(lambda source: source if is_fixed(source) else _zeros(source.shape).sources[0])
 
 
 def _zeros(shape: Shape) -> Slot:
@@ -190,18 +208,42 @@ def chosen(which: Condition, a: Slot, b: Slot, shape: Shape) -> Slot:
 
 def viewed(equation: Equation, inputs: Sequence[Value]) -> Condition:
     """A selection of truth values: the same one of what they are the signs of."""
+    if equation.name in _SIDE_BY_SIDE:
+        return _side_by_side(equation, inputs)
     ((place, value),) = [(i, value) for i, value in enumerate(inputs) if is_condition(value)]
 
-    def view(found: Condition) -> Condition:
-        if isinstance(found, Truth) and found.name in ("not", "and", "or"):
-            return replace(found, of=tuple(map(view, found.of)), shape=equation.shape)
-        slot = found if isinstance(found, Slot) else found.of[0]
+    def view(slot: Slot) -> Slot:
         shape = Shape(equation.shape.shape, slot.shape.dtype)
         slots = [slot if i == place else slot_of(other) for i, other in enumerate(inputs)]
-        new = select(equation.name, equation.bind(), equation.params, shape, *slots)
-        return new if isinstance(found, Slot) else replace(found, of=(new,), shape=equation.shape)
+        return select(equation.name, equation.bind(), equation.params, shape, *slots)
 
-    return view(condition(value))
+    return view_of(condition(value), view)
+
+
+def view_of(found: Condition, view: Callable[[Slot], Slot]) -> Condition:
+    """Truth values with a view of the slots that they are of."""
+    if isinstance(found, Slot):
+        return view(found)
+    of = tuple(view_of(part, view) for part in found.of)
+    return replace(found, of=of, shape=Shape(of[0].shape.shape, found.shape.dtype))
+
+
+_SIDE_BY_SIDE = {"stack": "axis", "concatenate": "dimension"}
+"""Equations that put arrays side by side, and what they call the axis."""
+
+
+def _side_by_side(equation: Equation, inputs: Sequence[Value]) -> Truth:
+    """Conditions for each place along an axis."""
+    axis = equation.params[_SIDE_BY_SIDE[equation.name]]
+    parts = [condition(value) if is_condition(value) else slot_of(value) for value in inputs]
+    if equation.name == "concatenate":
+        if any(value.shape.shape[axis] != 1 for value in inputs):
+            raise NotImplementedError(
+                f"{equation.where()}: {equation.words} of conditions; concatenate what they choose"
+            )
+        size = tuple(length for place, length in enumerate(equation.shape.shape) if place != axis)
+        parts = [view_of(part, lambda slot: reshaped(slot, size)) for part in parts]
+    return Truth("along", (axis, *parts), equation.shape)
 
 
 RULES: dict[str, Callable[..., Condition]] = {

@@ -22,14 +22,9 @@ _NOT_THE_USERS = tuple(
 
 @dataclass(frozen=True)
 class Equation:
-    """An equation of a jaxpr.
+    """An equation of a jaxpr: what it computes, its settings, the shapes of its outputs, and that of JAX.
 
-    Attributes:
-        name: what it computes.
-        params: its settings.
-        shapes: of its outputs.
-        of: the equation of JAX.
-        caller: the one by which the function comes to it: inside calls, JAX keeps the line of their first caller.
+    ``caller`` is the one by which the function comes to it: inside calls, JAX keeps the line of their first caller.
     """
 
     name: str

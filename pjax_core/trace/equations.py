@@ -9,12 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Data, Operation, Parameter, Slot, ordered, select
+from pjax_core.graph.nodes import (
+    Data,
+    Operation,
+    Parameter,
+    Slot,
+    fixed_value,
+    of_node,
+    ordered,
+    select,
+)
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
@@ -31,7 +41,7 @@ from pjax_core.trace.operations import (
     stacked,
     transposed,
 )
-from pjax_core.trace.values import Elementwise, Indices, Loss, Value, is_fixed, known, number_of
+from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, is_fixed, known, number_of
 
 Rule = Callable[..., Any]
 CALLS = frozenset({call_p.name})
@@ -163,7 +173,7 @@ def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
     """Products of matrices; of stacks of them by einsum."""
     x, w = slot_of(a), slot_of(b)
     (x_contracted, w_contracted), (x_batch, w_batch) = equation.params["dimension_numbers"]
-    if x_batch:
+    if x_batch or not x_contracted:
         labels = _labels(x, w, x_contracted, w_contracted, x_batch, w_batch)
         return operation(primitives.einsum, x, w, shape=equation.shape, equation=labels)
     if len(x.shape.shape) == len(w.shape.shape) == len(x_contracted) == 1:
@@ -249,7 +259,27 @@ def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
 
 
 def _reduce_sum(equation: Equation, x: Value) -> Slot:
-    return operation(primitives.sum_over, slot_of(x), shape=equation.shape, axis=tuple(equation.params["axes"]))
+    slot, axes = slot_of(x), tuple(equation.params["axes"])
+    if _has_one_summand(slot, axes):
+        return select("reduce_sum", equation.bind(), {}, equation.shape, slot)
+    return operation(primitives.sum_over, slot, shape=equation.shape, axis=axes)
+
+
+def _has_one_summand(slot: Slot, axes: tuple[int, ...]) -> bool:
+    """Whether all but one entry of each sum are known zeros: of diagonals, as ``jnp.einsum`` has them, which are views.
+
+    Entries are told by their numbers, from 1 on; with zeros in their place what is left are the constants.
+    """
+    entries, *others = [source for source in slot.sources if known(of_node(source)) is None]
+    if others or len(slot.sources) == 1:
+        return False
+    numbers = np.arange(1.0, 1 + math.prod(entries.shape.shape)).reshape(entries.shape.shape)
+
+    def with_entries(own: np.ndarray) -> np.ndarray:
+        with jax.ensure_compile_time_eval():
+            return np.asarray(slot.read(lambda source: jnp.asarray(own) if source is entries else fixed_value(source)))
+
+    return not with_entries(0 * numbers).any() and bool((np.count_nonzero(with_entries(numbers), axes) == 1).all())
 
 
 def _reduce_max(equation: Equation, x: Value) -> Slot:
@@ -387,6 +417,11 @@ def _top_k(equation: Equation, x: Value) -> list[Value]:
 
 def _argmax(equation: Equation, x: Value) -> Value:
     (axis,) = equation.params["axes"]
+    if isinstance(x, Truth) and x.name == "along" and x.of[0] == axis:
+        made = f"the number of the first condition on values that holds, of {equation.where()}"
+        return Indices(made, "such numbers choose by jnp.select alone", equation.shape, first=x.of[1:])
+    if conditions.is_condition(x):
+        raise NotImplementedError(refusal(equation, [x]))
     return _indices(equation, equation.shape, _with_axis_moved(slot_of(x), axis, -1))
 
 
@@ -457,6 +492,30 @@ def _transpose(equation: Equation, x: Value) -> Slot:
 
 # What has none.
 
+_DECOMPOSED = "matrices are decomposed of data alone: do so outside, and pass the result"
+_ADVICE = {
+    "cholesky": _DECOMPOSED,
+    "eigh": _DECOMPOSED,
+    "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
+    "lt_to": "a piecewise linear function is a sum of changes of slope times jax.nn.relu(x - knot)",
+    "lu": _DECOMPOSED,
+    "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
+    "qr": _DECOMPOSED,
+    "svd": _DECOMPOSED,
+    "triangular_solve": _DECOMPOSED,
+}
+"""What to write in the place of equations that have no projection."""
+
+
+def require_real(equation: Equation, inputs: Sequence[Value]) -> None:
+    """Raise ``NotImplementedError`` for complex numbers that move; those just converted are real still."""
+    is_complex = any(jnp.issubdtype(shape.dtype, jnp.complexfloating) for shape in equation.shapes)
+    if is_complex and equation.name not in ("convert_element_type", "fft") and not all(map(is_fixed, inputs)):
+        raise NotImplementedError(
+            f"{equation.where()}: complex numbers that depend on parameters have no projection; compute with their "
+            "real and imaginary parts, as arrays of their own"
+        )
+
 
 def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
     """Why an equation has no projection, and what to do."""
@@ -466,7 +525,7 @@ def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
             "truth values and integers that depend on parameters choose by jnp.where alone; truth values may be joined "
             "by &, |, ~, jnp.any and jnp.all, and made numbers by astype(float); indices must be data"
         )
-    advice = names.ADVICE.get(
+    advice = _ADVICE.get(
         equation.name, "write it with other functions, give it one by pj.primitive, or let it take data alone"
     )
     return f"{equation.words} of values that depend on parameters has no projection; {advice}"

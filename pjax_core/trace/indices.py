@@ -14,7 +14,7 @@ from jax import Array
 from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Computed, Slot, of_node, select
 from pjax_core.operations import primitives
-from pjax_core.trace.conditions import chosen, viewed
+from pjax_core.trace.conditions import chosen, view_of, viewed
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import constant, operation, reshaped, slot_of, stacked, transposed
 from pjax_core.trace.values import Indices, Truth, Value, known, number_of
@@ -41,6 +41,13 @@ def _viewed(equation: Equation, *inputs: Value) -> Value | None:
     if index.truth is not None:
         truth = viewed(equation, [index.truth])
         return replace(index, truth=truth, shape=equation.shape) if isinstance(truth, Truth) else None
+    if index.first:
+
+        def view(slot: Slot) -> Slot:
+            shape = Shape(equation.shape.shape, slot.shape.dtype)
+            return select(equation.name, equation.bind(), equation.params, shape, slot)
+
+        return replace(index, first=tuple(view_of(part, view) for part in index.first), shape=equation.shape)
     if index.scores is None or index.ranks is None:
         return None
     shape = Shape((*equation.shape.shape, index.scores.shape.shape[-1]), index.scores.shape.dtype)
@@ -81,6 +88,11 @@ def case_of(index: Indices, cases: Sequence[Slot], shape: Shape) -> Slot | None:
     """The case that one index, or one for each element, chooses."""
     if index.truth is not None:
         return chosen(index.truth, cases[1], cases[0], shape)
+    if index.first:
+        found = cases[0]
+        for holds, case in reversed(list(zip(index.first, cases, strict=True))):
+            found = chosen(holds, case, found, shape)
+        return found
     if index.scores is None:
         return None
     numbers = _numbers(index)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,21 +13,20 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.arrays.meshes import shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
-from pjax_core.graph.nodes import Computed, Data, Node, Operation, Parameter, Slot, of_node, ordered, select
+from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
-from pjax_core.operations import primitives
 from pjax_core.trace import names
 from pjax_core.trace.conditions import is_condition, viewed
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, with_data
-from pjax_core.trace.indices import case_of, with_indices
+from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, require_real, with_data
+from pjax_core.trace.indices import with_indices
 from pjax_core.trace.instead import INSTEAD
-from pjax_core.trace.loops import scan, while_loop
-from pjax_core.trace.named.ordinary import constraint_instead
+from pjax_core.trace.loops import CONTROL, warn_of_python_loops
+from pjax_core.trace.named.ordinary import without_constraint
 from pjax_core.trace.operations import constant, slot_of
-from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, is_fixed, known
+from pjax_core.trace.values import Indices, Loss, Value, is_fixed, known
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
@@ -47,7 +44,7 @@ def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], ap
     returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
     losses = [value for value in returned if isinstance(value, Loss)]
     if not losses or len(losses) < len(returned):
-        raise ValueError(_without_constraint(closed.jaxpr, returned))
+        raise ValueError(without_constraint(closed.jaxpr, returned))
     outputs, regions = of_parameters(list(dict.fromkeys(node for loss in losses for node in loss.nodes)))
     nodes = [in_stored_layout(node) for node in ordered(rewritten(outputs))]
     for parameter in parameters:
@@ -56,55 +53,10 @@ def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], ap
                 f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
             )
     graph = two_colour(nodes, len(constants), apart)
-    _warn_of_loops(nodes)
+    warn_of_python_loops(nodes)
     return replace(
         graph, regions=regions, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts)
     )
-
-
-def _without_constraint(jaxpr: Jaxpr, returned: Sequence[Value]) -> str:
-    """What is returned in the place of an output constraint, by which line, and what to write there."""
-    found = ", ".join(_described(value) for value in returned) or "nothing"
-    others = [var for var, value in zip(jaxpr.outvars, returned, strict=True) if not isinstance(value, Loss)]
-    eqn = next((eqn for eqn in jaxpr.eqns if others and others[0] in eqn.outvars), None)
-    where = "" if eqn is None else f"{Equation(eqn.primitive.name, eqn.params, (), eqn, eqn).where()}: "
-    instead = constraint_instead(jaxpr)
-    such = (
-        f"in the place of this loss {instead}"
-        if instead
-        else (
-            "such as pj.cross_entropy(logits, labels), pj.margin_loss(logits, labels) or "
-            "pj.squared_error(prediction, target)"
-        )
-    )
-    return (
-        f"{where}the function given to feasibility must return an output constraint, {such}; a mean or a sum of "
-        f"several, or a tree of them, but it returned {found}"
-    )
-
-
-_MANY = 8
-"""Products with one parameter that are hardly written one by one."""
-
-
-def _warn_of_loops(nodes: Sequence[Node]) -> None:
-    """Say which weights look as if a loop of Python used them: each of its steps is compiled by itself."""
-    products = [node for node in nodes if isinstance(node, Operation) and node.primitive.name == primitives.matmul.name]
-    uses = Counter(source for node in products for source in node.slots[1].sources if isinstance(source, Parameter))
-    for parameter, count in uses.most_common(1):
-        if count >= _MANY:
-            warnings.warn(
-                f"{parameter.name} is used in {count} products with constraints of their own, which take longer to "
-                "compile for each; if they are steps of a loop of Python, write lax.scan(step, h, xs) with a step "
-                "h = activation(x @ U + h @ W + b) of rows of samples, which becomes one constraint of all steps",
-                stacklevel=2,
-            )
-
-
-def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequence[Node]) -> list[Value]:
-    """What ``function`` returns for arguments of these shapes, whose leaves are the outputs of ``nodes``."""
-    closed = jax.make_jaxpr(function)(*shapes)
-    return run(closed.jaxpr, closed.consts, [of_node(node) for node in nodes])
 
 
 def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[Node]:
@@ -113,17 +65,6 @@ def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[No
         kind(name + jax.tree_util.keystr(path), leaf, index)
         for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
     ]
-
-
-def _described(value: Value) -> str:
-    """What came in the place of an output constraint."""
-    if isinstance(value, Loss):
-        return value.nodes[0].name
-    shape = ",".join(map(str, value.shape.shape))
-    if isinstance(value, (Truth, Indices)):
-        return f"{np.dtype(value.shape.dtype).name}[{shape}]"
-    sources = value.base.sources if isinstance(value, Elementwise) else value.sources
-    return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"
 
 
 def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller: Any = None) -> list[Value]:
@@ -173,10 +114,10 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
-    _require_real(equation, inputs)
+    require_real(equation, inputs)
     if any(isinstance(value, Indices) for value in inputs):
         if equation.name == "cond":
-            return _cond(equation, inputs)
+            return CONTROL["cond"](equation, inputs, _run_inside)
         return [with_indices(equation, inputs)]
     if all(map(is_fixed, inputs)) and equation.name not in CALLS:
         return _fixed(equation.for_types(value.shape for value in inputs), [slot_of(value) for value in inputs])
@@ -188,34 +129,21 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if has_rule(equation):
         result = RULES[equation.name](equation, *inputs)
         return result if isinstance(result, list) else [result]
-    if equation.name in names.CONTROL:
-        return _control(equation, inputs)
-    if equation.name in INSTEAD and all(_is_value_or_fixed(value) for value in inputs):
+    if equation.name in CONTROL:
+        return CONTROL[equation.name](equation, inputs, _run_inside)
+    are_numbers = all(is_fixed(value) or jnp.issubdtype(value.shape.dtype, jnp.floating) for value in inputs)
+    if equation.name in INSTEAD and are_numbers:
         function = jax.make_jaxpr(INSTEAD[equation.name](equation.params))
         return _run_inside(equation, function(*(without_manual_axes(value.shape) for value in inputs)), inputs)
     if equation.name in names.VIEWS:
-        if sum(map(is_condition, inputs)) == 1:
+        if any(map(is_condition, inputs)):
             return [viewed(equation, inputs)]
-        if all(_is_value_or_fixed(value) for value in inputs):
+        if are_numbers:
             return _views(equation, [slot_of(value) for value in inputs])
     found = with_data(equation, inputs)
     if found is None:
         raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
     return [found]
-
-
-def _require_real(equation: Equation, inputs: Sequence[Value]) -> None:
-    """Raise ``NotImplementedError`` for complex numbers that move; those just converted are real still."""
-    is_complex = any(jnp.issubdtype(shape.dtype, jnp.complexfloating) for shape in equation.shapes)
-    if is_complex and equation.name not in ("convert_element_type", "fft") and not all(map(is_fixed, inputs)):
-        raise NotImplementedError(
-            f"{equation.where()}: complex numbers that depend on parameters have no projection; compute with their "
-            "real and imaginary parts, as arrays of their own"
-        )
-
-
-def _is_value_or_fixed(value: Value) -> bool:
-    return is_fixed(value) or jnp.issubdtype(value.shape.dtype, jnp.floating)
 
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
@@ -234,39 +162,10 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
             outputs = equation.bind()(*map(jnp.asarray, arrays))
         return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
     if equation.name == "scan" and varying_axes(equation.shapes):  # whose step was traced for other types
-        return _control(equation, slots)
+        return CONTROL["scan"](equation, slots, _run_inside)
     if equation.name in names.VIEWS:
         return _views(equation, slots)
     return [
         of_node(Computed(f"{equation.name} of data", shape, -1, function, tuple(slots)))
         for function, shape in zip(equation.of_outputs(), equation.shapes, strict=True)
     ]
-
-
-def _control(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """Loops, and branches: the one that is known to be taken, or all, chosen by data."""
-    loop = {"scan": scan, "while": while_loop}.get(equation.name)
-    return _cond(equation, inputs) if loop is None else loop(equation, inputs, _run_inside)
-
-
-def _cond(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    which, *operands = inputs
-    branches = equation.params["branches"]
-    number = known(which)
-    if number is not None:
-        return _run_inside(equation, branches[int(np.clip(number, 0, len(branches) - 1))], operands)
-    outcomes = [map(slot_of, _run_inside(equation, branch, operands)) for branch in branches]
-    chosen: list[Value] = []
-    for shape, cases in zip(equation.shapes, zip(*outcomes, strict=True), strict=True):
-        if is_fixed(which):
-            chosen.append(select("select_n", _choose, {}, shape, slot_of(which), *cases))
-            continue
-        case = case_of(which, cases, shape) if isinstance(which, Indices) else None
-        if case is None:
-            raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
-        chosen.append(case)
-    return chosen
-
-
-def _choose(which: Any, *cases: Any) -> Any:
-    return jax.lax.select_n(jnp.clip(which, 0, len(cases) - 1) if len(cases) > 2 else which.astype(bool), *cases)

@@ -1,13 +1,16 @@
-"""Loops: a recurrence where their step is one, else one step after the other."""
+"""Loops, a recurrence where their step is one, else one step after the other; and branches."""
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from pjax_core.arrays.meshes import Shape, without_manual_axes
@@ -16,9 +19,10 @@ from pjax_core.graph.rewrite import rewritten
 from pjax_core.operations import primitives
 from pjax_core.trace.elementwise import positive_part
 from pjax_core.trace.equation import Equation
+from pjax_core.trace.indices import case_of
 from pjax_core.trace.named.recurrence import tied
 from pjax_core.trace.operations import operation, reshaped, slot_of, stacked, transposed
-from pjax_core.trace.values import Elementwise, Loss, Value, is_fixed, known
+from pjax_core.trace.values import Elementwise, Indices, Loss, Value, is_fixed, known
 
 Run: TypeAlias = Callable[[Equation, Any, Sequence[Value]], list[Value]]
 """The outputs of a jaxpr in an equation."""
@@ -92,6 +96,24 @@ def _warn_of_steps(equation: Equation, what: str, steps: int, advice: str) -> No
         UserWarning,
         stacklevel=3,
     )
+
+
+_MANY = 8
+"""Products with one parameter that are hardly written one by one."""
+
+
+def warn_of_python_loops(nodes: Sequence[Node]) -> None:
+    """Say which weights look as if a loop of Python used them: each of its steps is compiled by itself."""
+    products = [node for node in nodes if isinstance(node, Operation) and node.primitive.name == primitives.matmul.name]
+    uses = Counter(source for node in products for source in node.slots[1].sources if isinstance(source, Parameter))
+    for parameter, count in uses.most_common(1):
+        if count >= _MANY:
+            warnings.warn(
+                f"{parameter.name} is used in {count} products with constraints of their own, which take longer to "
+                "compile for each; if they are steps of a loop of Python, write lax.scan(step, h, xs) with a step "
+                "h = activation(x @ U + h @ W + b) of rows of samples, which becomes one constraint of all steps",
+                stacklevel=2,
+            )
 
 
 def _same_rank(inside: Any, outside: Any) -> bool:
@@ -264,3 +286,35 @@ def _closed(product: Slot, biases: Sequence[Slot], like: Value) -> Operation:
     last = _whole(new)
     assert last is not None
     return last
+
+
+def cond(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
+    """The outputs of the branch that is known to be taken, or of all, chosen by data or by an index of values."""
+    which, *operands = inputs
+    branches = equation.params["branches"]
+    number = known(which)
+    if number is not None:
+        return run(equation, branches[int(np.clip(number, 0, len(branches) - 1))], operands)
+    outcomes = [map(slot_of, run(equation, branch, operands)) for branch in branches]
+    chosen: list[Value] = []
+    for shape, cases in zip(equation.shapes, zip(*outcomes, strict=True), strict=True):
+        if is_fixed(which):
+            chosen.append(select("select_n", _choose, {}, shape, slot_of(which), *cases))
+            continue
+        case = case_of(which, cases, shape) if isinstance(which, Indices) else None
+        if case is None:
+            raise NotImplementedError(f"{equation.where()}: a branch is chosen by values that depend on parameters")
+        chosen.append(case)
+    return chosen
+
+
+def _choose(which: Any, *cases: Any) -> Any:
+    return jax.lax.select_n(jnp.clip(which, 0, len(cases) - 1) if len(cases) > 2 else which.astype(bool), *cases)
+
+
+CONTROL: dict[str, Callable[[Equation, Sequence[Value], Run], list[Value]]] = {
+    "scan": scan,
+    "while": while_loop,
+    "cond": cond,
+}
+"""Rules of equations that have jaxprs of their own, by which they go on."""

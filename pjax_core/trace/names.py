@@ -24,8 +24,6 @@ IDENTITIES = frozenset(
 )  # fmt: skip
 """What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
 
-CONTROL = frozenset({"scan", "cond", "while"})
-
 UNARY = frozenset(
     {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
      "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "lgamma", "log", "log1p", "logistic",
@@ -41,7 +39,8 @@ BINARY = frozenset(
 
 WORDS = {
     "acos": "jnp.arccos", "add": "+", "and": "&", "argmax": "jnp.argmax", "argmin": "jnp.argmin",
-    "atan2": "jnp.arctan2", "cholesky": "jnp.linalg.cholesky", "convert_element_type": "astype", "cond": "lax.cond",
+    "atan2": "jnp.arctan2", "cholesky": "jnp.linalg.cholesky", "concatenate": "jnp.concatenate",
+    "convert_element_type": "astype", "cond": "lax.cond",
     "cumsum": "jnp.cumsum", "div": "/", "dynamic_slice": "lax.dynamic_slice",
     "dynamic_update_slice": "lax.dynamic_update_slice", "eigh": "jnp.linalg.eigh", "eq": "==", "fft": "jnp.fft",
     "gather": "indexing", "ge": ">=", "gt": ">", "householder_product": "jnp.linalg.qr", "le": "<=", "lt": "<",
@@ -55,17 +54,3 @@ WORDS = {
     "triangular_solve": "jnp.linalg.solve", "while": "lax.while_loop", "xor": "^",
 }  # fmt: skip
 """What users call the equations that are named otherwise."""
-
-_DECOMPOSED = "matrices are decomposed of data alone: do so outside, and pass the result"
-ADVICE = {
-    "cholesky": _DECOMPOSED,
-    "eigh": _DECOMPOSED,
-    "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
-    "lt_to": "a piecewise linear function is a sum of changes of slope times jax.nn.relu(x - knot)",
-    "lu": _DECOMPOSED,
-    "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
-    "qr": _DECOMPOSED,
-    "svd": _DECOMPOSED,
-    "triangular_solve": _DECOMPOSED,
-}
-"""What to write in the place of equations that have no projection."""

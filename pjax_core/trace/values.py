@@ -23,10 +23,8 @@ class Elementwise:
     Attributes:
         base: what it is a function of.
         function: of an array, elementwise.
-        shape: of the result.
         name: "affine" for ``scale x + offset``, "relu", a name that has a projection of its own, or "elementwise".
-        scale: of an affine function.
-        offset: of an affine function.
+        scale, offset: of an affine function.
         slot: the output of the operation, once there is one.
         rectified: of "relu" what it is the positive part of, where that is an affine function of ``base``.
         compared: of truth values the rule that makes them of other values, and these.
@@ -49,9 +47,8 @@ class Truth:
 
     Attributes:
         name: "positive" or "negative", of a slot, or "one", of a slot of 0 and 1; "not", "and" or "or", of truth
-            values, which data may know.
+            values, which data may know; "along", of an axis and of such for each place along it.
         of: what it is of.
-        shape: of the result.
     """
 
     name: str
@@ -66,12 +63,12 @@ class Indices:
     Attributes:
         made: by what, and where.
         advice: what to do without them.
-        shape: of the result.
         scores: of all that an index may be, along the last axis; None where nothing can use them.
         ranks: which of the scores has the index, 0 for the largest.
         beside: known parts of what an element is chosen by, None in the place of the index; empty if it alone does.
         truth: of truth values as 0 and 1, these.
         most: what larger indices became; None if all are as they were.
+        first: the truth values of which an index is that of the first that holds, 0 for none.
     """
 
     made: str
@@ -82,6 +79,7 @@ class Indices:
     beside: tuple[Any, ...] = ()
     truth: Truth | None = None
     most: int | None = None
+    first: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,8 @@ def assert_same(found: Any, expected: Any) -> None:
         (lambda h: h + jnp.max(h, 1, keepdims=True), ["sum", "max", "sum"]),
         (lambda h: h - jnp.mean(h, 1, keepdims=True), ["sum", "sum over axes", "signed_sum"]),
         (lambda h: jnp.where(np.arange(4) % 2, h, 0), ["sum"]),
+        (lambda h: h * jnp.einsum("ii->i", h[:4]), ["sum", "multiply"]),
+        (lambda h: h + jnp.where(np.tri(6), h[:, :1], 0).sum(0)[:, None], ["sum", "sum over axes", "sum"]),
         (lambda h: jnp.concatenate([h[:, 2:], h[:, :2]], 1), ["sum"]),
         (lambda h: h + h[::-1] + h[:, ::-1], ["sum", "sum"]),
         (jax.checkpoint(jax.jit(jax.nn.relu)), ["sum_relu"]),
@@ -440,6 +442,19 @@ def test_weights_with_outputs_first_are_read_as_they_are() -> None:
     assert product.slots[1].steps == ()
 
 
+def test_products_read_and_give_axes_as_they_are_stored() -> None:
+    def function(p: Any, x: Any, y: Any, einsum: Function = jnp.einsum) -> Any:
+        outer = einsum("ii,kj->ijk", p["s"], einsum("aij,ij->ai", p["u"], x))
+        return pj.margin_loss(jax.nn.relu(outer)[:, 1], y)
+
+    params = {"u": NORMAL(size=(3, 2, 8)).astype(np.float32), "s": NORMAL(size=(3, 3)).astype(np.float32)}
+    graph = trace(function, params, (X[:2], LABELS[:3]))
+    steps = {step.name for node in graph.operations for slot in node.slots for step in slot.steps}
+    assert steps == {"select_n", "reduce_sum", "slice", "squeeze"}
+    expected = changes(functools.partial(function, einsum=pj.einsum), params, X[:2], LABELS[:3])
+    assert_same(changes(function, params, X[:2], LABELS[:3]), expected)
+
+
 TRANSPOSED = pytest.mark.parametrize("transposed", [("w0",), ("w0", "w1")], ids=" and ".join)
 
 
@@ -523,6 +538,11 @@ def of_probabilities(out: Any, y: Any) -> Any:
         (lambda out, y: optax.sigmoid_binary_cross_entropy(out, y).mean(), r"cross_entropy\(jnp.stack"),
         (of_probabilities, r"cross_entropy\(jnp.stack"),
         (lambda out, y: optax.hinge_loss(out, 2 * y - 1).mean(), "margin_loss"),
+        (jax.jit(lambda out, y: optax.sigmoid_binary_cross_entropy(out, y).mean()), r"cross_entropy\(jnp.stack"),
+        (lambda out, y: optax.log_cosh(out, y).mean(), "absolute_error.*squared_error where errors are small"),
+        (lambda out, y: jnp.log(jnp.cosh(out - y)).mean(), "absolute_error"),
+        (lambda out, y: optax.cosine_distance(out, y).mean(), r"squared_error\(h / jnp.linalg.norm.*cosine"),
+        (lambda out, y: jnp.linalg.norm(out - y), r"squared_error\(prediction, target"),
         (lambda out, y: jnp.cos(out), "such as pj.cross_entropy"),
         (lambda out, y: {"a": pj.squared_error(out, y), "b": jnp.mean((out - y) ** 2)}, "squared_error"),
     ],
@@ -576,7 +596,6 @@ def plus(term: Function) -> Function:
     ("function", "message"),
     [
         (with_hidden(lambda h: jnp.fft.fft(h).real), "jnp.fft of values.*no projection; .*multiply by its matrix"),
-        (with_hidden(lambda h: jnp.where(h == h[::-1], h, 0)), "== of values.*compare by > or <"),
         (with_hidden(lambda h: h + jnp.argsort(h, 1)), "uses the indices that jnp.sort or argsort .*jnp.where"),
         (with_hidden(lambda h: h * jnp.argmax(h, 1, keepdims=True)), "indices that jnp.argmax .*jax.nn.softmax"),
         (with_hidden(lambda h: h * lax.top_k(h, 4)[1]), "the indices that lax.top_k of values .*jnp.max"),
@@ -592,7 +611,19 @@ def plus(term: Function) -> Function:
         ),
         (with_hidden(lambda h: h @ jnp.linalg.inv(h[:4])), "jnp.linalg.solve, inv or det of values.*outside"),
         (with_hidden(lambda h: lax.while_loop(lambda s: s[0, 0] > 1, jnp.tanh, h)), "lax.while_loop.*lax.fori_loop"),
-        (with_hidden(lambda h: h * (jnp.stack([h > 0, h > 1]).argmax(0))), r"truth values .*joined by &, \|"),
+        (
+            with_hidden(lambda h: h * (jnp.stack([h > 0, h > 1]).argmax(0))),
+            "the number of the first .*jnp.select alone",
+        ),
+        (
+            with_hidden(lambda h: jnp.where(jnp.stack([h > 0, h > 1])[0], h, 0)),
+            "side by side, .*jnp.select alone; join",
+        ),
+        (
+            with_hidden(lambda h: jnp.where(jnp.concatenate([h[2:] > 0, h[:2] > 1]), h, 0)),
+            "jnp.concatenate of conditio",
+        ),
+        (with_hidden(lambda h: h * jnp.argmax(h > 0, 1, keepdims=True)), r"truth values .*joined by &, \|"),
         (with_hidden(lambda h: h * jnp.sum(h > h[::-1])), r"a condition .*count by astype\(float\)"),
         (with_hidden(lambda h: h.at[np.array([0, 0])].multiply(h[:2])), "at indices that may repeat; pass unique_ind"),
         (with_hidden(lambda h: jnp.arctan2(h, h[::-1])), "jnp.arctan2 of values .*pj.primitive"),
@@ -688,6 +719,11 @@ CHOOSING = {
     "other choices": lambda h: (
         jnp.where((h > 0) ^ (h[::-1] > 0), h, 0.1 * h) + jnp.mod(h, 1.0) ** np.float32([1, 2, 1, 3])
     ),
+    "selected": lambda h: (
+        jnp.select([(h > 0) & (X[:, :4] > 0), h[:, :1] < -1, X[:1, :4] > 1], [h, 0.1 * h, h[::-1]], 0.5)
+        + jax.vmap(lambda row: jnp.select([row > 1, row > 0], [row, jnp.tanh(row)], row[::-1]))(h)
+    ),
+    "equal": lambda h: jnp.where(jax.nn.relu(h) == 0, 0.1 * h, h) + jnp.where(h != jnp.sort(h, 1), h[::-1], h),
     "sums": lambda h: jax.ops.segment_sum(h[jnp.array([0, 1, 1, 3, 5])], jnp.array([1, 0, 2, 2, 4]), 6) + h,
 }
 
@@ -700,6 +736,8 @@ def test_networks_that_choose_learn(name: str, algorithm: str) -> None:
         pj.feasibility(function), W, X, LABELS, algorithm=ALGORITHMS[algorithm], steps=20, tolerance=np.inf
     )
     assert all(np.linalg.norm(change) > 0 for change in jax.tree.leaves(solution.change))
+    value, _ = pj.value_and_direction(pj.feasibility(function), W, X, LABELS)  # as the constraints compute it
+    assert float(value) == pytest.approx(float(function(W, X, LABELS)), rel=1e-4)
     assert float(function(solution.params, X, LABELS)) < 0.9 * float(function(W, X, LABELS))
 
 
@@ -724,13 +762,22 @@ def test_clamped_indices_choose_what_they_do_in_jax(pick: Function) -> None:
 
 
 @pytest.mark.parametrize("are_data", [True, False])
-def test_places_without_rows_are_infinite(are_data: bool) -> None:
+@pytest.mark.parametrize(
+    "filled",
+    [
+        lambda m: jnp.where(jnp.isfinite(m), m, 0.5) + jnp.where(m == -jnp.inf, 2, m),
+        lambda m: jnp.where(jnp.isinf(m), 0.5, m),
+        lambda m: jnp.where(jnp.isneginf(m) | jnp.isinf(2 * m) | jnp.isposinf(m), 0.5, m),
+    ],
+    ids=["isfinite", "isinf", "isneginf"],
+)
+def test_places_without_rows_are_infinite(filled: Function, are_data: bool) -> None:
     """The value beside a direction is that of the constraints, not of the function as it is written."""
     places = np.array([0, 2, 2, 0, 4, 4])
 
     def function(p: Any, x: Any, y: Any, *given: Any) -> Any:
         m = jax.ops.segment_max(x @ p["w"], given[0] if are_data else places, 6)
-        return pj.cross_entropy((jnp.where(jnp.isfinite(m), m, 0.5) + jnp.where(m == -jnp.inf, 2, m)) @ p["v"], y)
+        return pj.cross_entropy(filled(m) @ p["v"], y)
 
     data = (X, LABELS, places) if are_data else (X, LABELS)
     value, _ = pj.value_and_direction(pj.feasibility(function), W, *data)

@@ -99,18 +99,13 @@ def _project_copies(
             w = tl.load(w_ptr + w_offset, mask=inside, other=0.0)
             known = tl.load(known_ptr + z_offset, mask=is_column, other=0.0)
 
-            of_x, of_w = scale_u * u, scale_v * v
-            a, b = x[None, :] + of_x, w + of_w
-            p, plus, minus = root_triton.inner_products(a, b)
-            residual = known - tl.sum(of_x * b + x[None, :] * of_w, axis=1) if HAS_RESIDUAL else None
-            t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(
-                p, plus, minus, known, residual, 0.25, 3
+            z_change, u_change, v_change = _changes(
+                x[None, :], w, scale_u * u, scale_v * v, known, LENGTH, HAS_RESIDUAL
             )
-            u_change, v_change = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
 
             tl.store(u_ptr + offset, _kept(keep_u, u) + gain_u * u_change, mask=inside)
             tl.store(v_ptr + offset, _kept(keep_v, v) + gain_v * v_change, mask=inside)
-            tl.store(z_change_ptr + z_offset, -t, mask=is_column)
+            tl.store(z_change_ptr + z_offset, z_change, mask=is_column)
             x_sum += u_change
             w_sum_ptr = w_sums_ptr + tl.program_id(0).to(tl.int64) * (WIDTH * LENGTH) + w_offset
             if row > first_row:
@@ -120,6 +115,17 @@ def _project_copies(
         x_sum_offset = (tl.program_id(1).to(tl.int64) * BATCH + row) * LENGTH + entry
         tl.store(x_sums_ptr + x_sum_offset, tl.sum(x_sum, axis=0), mask=is_entry)
         tl.debug_barrier()  # before other threads read this row's w_sums
+
+
+@triton.jit
+def _changes(x, w, of_x, of_w, known, LENGTH: tl.constexpr, HAS_RESIDUAL: tl.constexpr):
+    """Those of ``z`` and of copies, which are ``x`` and ``w`` and what each has beside, ``of_x`` and ``of_w``."""
+    a, b = x + of_x, w + of_w
+    p, plus, minus = root_triton.inner_products(a, b)
+    residual = known - tl.sum(of_x * b + x * of_w, axis=1) if HAS_RESIDUAL else None
+    t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, known, residual, 0.25, 3)
+    u_change, v_change = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
+    return -t, u_change, v_change
 
 
 @triton.jit

@@ -14,6 +14,7 @@ import triton.language as tl
 from jax import Array
 
 from pjax_kernels import arguments, blocks, gpu
+from pjax_kernels.bilinear.triton import Rows
 from pjax_kernels.windows import Windows
 
 
@@ -58,12 +59,8 @@ def project_max(
             known,
             outputs=[(x.shape, compute if increments else x.dtype), (known.shape, new_z_dtype)],
             grid=(triton.cdiv(count, sizes["ROWS"]),),
-            COUNT=count,
-            LENGTH=length,
+            GIVEN=Rows(count, length, compute == jnp.float64, increments, has_residual),
             BLOCK=triton.next_power_of_2(length),
-            DOUBLE=compute == jnp.float64,
-            INCREMENTS=increments,
-            HAS_RESIDUAL=has_residual,
             **sizes,
         )
 
@@ -119,29 +116,26 @@ def _lower_rows(
     known_ptr,  # z, or the residual
     new_x_ptr,
     new_z_ptr,
-    COUNT: tl.constexpr,
-    LENGTH: tl.constexpr,
+    GIVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
-    is_row, is_column = row < COUNT, (column < LENGTH)[None, :]
+    is_row, is_column = row < GIVEN.COUNT, (column < GIVEN.LENGTH)[None, :]
     inside = is_row[:, None] & is_column
-    offset = row[:, None] * LENGTH + column[None, :]
+    offset = row[:, None] * GIVEN.LENGTH + column[None, :]
     x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(compute)
     x = tl.where(is_column, x, float("-inf"))
     known = tl.load(known_ptr + row, mask=is_row, other=0.0).to(compute)
 
     is_nan = (tl.max((x != x).to(tl.int32), axis=1) > 0) | (known != known)
     top = tl.max(x, axis=1)
-    excess = -known if HAS_RESIDUAL else top - known
+    excess = -known if GIVEN.HAS_RESIDUAL else top - known
     fall = 0.5 * excess  # the root for the largest entry alone; others only make it smaller
-    count, previous = tl.full((ROWS,), LENGTH + 1, tl.int32), tl.full((ROWS,), LENGTH + 2, tl.int32)
+    count = tl.full((ROWS,), GIVEN.LENGTH + 1, tl.int32)
+    previous = count + 1
     going = 1  # carried: Triton before 3.9 has no reduction in the condition of a loop
     while going > 0:
         losses = _loss(x, top[:, None], fall[:, None])
@@ -157,9 +151,9 @@ def _lower_rows(
     new_x = tl.where(raised, -fall[:, None], -_loss(x, top[:, None], fall[:, None]))
     new_x = tl.where(is_nan[:, None], float("nan"), new_x)
     new_z = excess - fall
-    if not INCREMENTS:
+    if not GIVEN.INCREMENTS:
         new_x = x + new_x
-        if not HAS_RESIDUAL:
+        if not GIVEN.HAS_RESIDUAL:
             new_z = known + new_z
 
     tl.store(new_x_ptr + offset, new_x, mask=inside)

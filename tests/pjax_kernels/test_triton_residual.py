@@ -80,6 +80,16 @@ def test_odd_sizes(name: str, size: float, rng: Generator) -> None:
     check(name, ODD[name], np.float32, size, rng, 1e-5)
 
 
+@pytest.mark.parametrize("name", ["bilinear", "dense", "dense copies", "recurrence"])
+def test_zero_operands_take_the_free_part(name: str, rng: Generator) -> None:
+    """Set-valued: the residual alone says how far the estimate is out of reach."""
+    arrays, residual = problem(rng, name, KERNELS[name][2], np.float32, 0.0)
+    inputs, residual = [0 * array for array in arrays[:-1]], residual + rng.choice([-5, 5], residual.shape)
+    project = functools.partial(KERNELS[name][0], increments=True)
+    found = project(*inputs, residual, residual=residual, implementation="triton")
+    assert_close(found, project(*map(np.float64, inputs), residual, residual=residual, implementation="xla"), 1e-5)
+
+
 @pytest.mark.parametrize("name", TRITON)
 def test_one_that_is_no_number_stays_in_its_output(name: str, rng: Generator) -> None:
     arrays, residual = problem(rng, name, KERNELS[name][2], np.float32, 0.3)

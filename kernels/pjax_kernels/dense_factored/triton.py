@@ -296,8 +296,9 @@ def _whole(coefficients, one, LAYER: tl.constexpr, SIDE: tl.constexpr):
     """With 1 more for the first operand: of ``x``, at ``SIDE`` 0, in u, and of ``w``, at 1, in v, if it is apart."""
     found = coefficients
     if LAYER.HAS_RESIDUAL:
+        COUNT: tl.constexpr = LAYER.W_COUNT if SIDE else LAYER.X_COUNT
         raised = (one + coefficients[SIDE][0],)
-        for k in tl.static_range(1, LAYER.W_COUNT if SIDE else LAYER.X_COUNT):
+        for k in tl.static_range(1, COUNT):
             raised = raised + (coefficients[SIDE][k],)
         found = (coefficients[0], raised) if SIDE else (raised, coefficients[1])
     return found
@@ -333,7 +334,7 @@ def _inner_products(inputs, products, added_x, added_w, tile, LAYER: tl.constexp
             product = tl.load(x_pair_ptr, mask=row < LAYER.BATCH, other=0.0)[:, None]
             dots = _add_vector(dots, of_x, product, k)
             x_pair_ptr += LAYER.BATCH
-        if i == 0:
+        if LAYER.HAS_RESIDUAL and i == 0:
             of_first = dots[1]
         p, half_q = _add_operand(p, half_q, added_x, of_x, dots, i)
     w_pair_ptr = w_products_ptr + layer * (LAYER.W_COUNT * (LAYER.W_COUNT + 1) // 2 * LAYER.WIDTH) + column
@@ -342,12 +343,12 @@ def _inner_products(inputs, products, added_x, added_w, tile, LAYER: tl.constexp
         for i in tl.static_range(X_COUNT):
             product = _product_of_pair(products, tile, LAYER, i, j)
             dots = _add_vector(dots, of_x, product, i)
-            if j == 0:
+            if LAYER.HAS_RESIDUAL and j == 0:
                 of_first = _add_product(of_first, added_x[0][i], product)
         for k in tl.static_range(j + 1):
             product = tl.load(w_pair_ptr, mask=column < LAYER.WIDTH, other=0.0)[None, :]
             dots = _add_vector(dots, of_w, product, k)
-            if j == 0:
+            if LAYER.HAS_RESIDUAL and j == 0:
                 of_first = _add_product(of_first, added_w[0][k], product)
             w_pair_ptr += LAYER.WIDTH
         p, half_q = _add_operand(p, half_q, added_w, of_w, dots, j)

@@ -136,11 +136,9 @@ def threshold_layer(batch: int, length: int, width: int) -> Case:
 def layer_with_deviations(batch: int, length: int, width: int) -> Case:
     """A step of Douglas-Rachford on a dense layer with all its copies."""
 
-    def call(*arrays: Any, implementation: str | None, increments: bool = False) -> pk.DenseCopies:
+    def call(*arrays: Any, increments: bool = False, **options: Any) -> pk.DenseCopies:
         del increments  # the means are changes, and the deviations are what they are
-        return pk.project_dense_copies(
-            *arrays, scale=(-1.0, -1.0), keep=(0.4, 0.4), gain=(0.6, 0.6), implementation=implementation
-        )
+        return pk.project_dense_copies(*arrays, scale=(-1.0, -1.0), keep=(0.4, 0.4), gain=(0.6, 0.6), **options)
 
     def arrays(rng: Generator) -> tuple[Array, ...]:
         x, w, z = dense_layer(rng, batch, length, width)
@@ -206,12 +204,13 @@ def layer_in_factored_form(
     operands = 1 + history
     count = 2 * operands
 
-    def call(*arrays: Any, implementation: str | None, increments: bool = False) -> tuple[Any, ...]:
+    def call(*arrays: Any, increments: bool = False, **options: Any) -> tuple[Any, ...]:
         del increments  # there is nothing else
         x, w, z = arrays[:operands], arrays[operands:count], arrays[-1]
         u_x, u_w, v_x, v_w = (arrays[i : i + history] for i in range(count, len(arrays) - 1, history))
-        u, v = ((1.0, *u_x), (0.0, *u_w)), ((0.0, *v_x), (1.0, *v_w))
-        found = project(x, w, u, v, z, implementation=implementation)
+        first = 0.0 if "residual" in options else 1.0  # which is known of the first operands
+        u, v = ((first, *u_x), (0.0, *u_w)), ((0.0, *v_x), (first, *v_w))
+        found = project(x, w, u, v, z, **options)
         return *jax.tree.leaves((found.u, found.v)), found.x_mean, found.w_mean, found.z_change
 
     shapes = (
@@ -443,7 +442,50 @@ def logits_and_labels(kernel: Callable[..., Any], batch: int, classes: int) -> C
     return case._replace(arrays=arrays, size=3 * 4 * batch * classes)  # labels stay
 
 
+def with_residual(case: Case, output: Callable[..., Array], saved: int = 0) -> Case:
+    """The same where what ``z`` has beyond an ``output`` of the other arrays is known: so many operations less."""
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        return case.call(*arrays[:-1], residual=arrays[-1], **options)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        *inputs, z = case.arrays(rng)
+        residual = z - output(*(array.astype(np.float64) for array in inputs))
+        return *inputs, z, residual.astype(np.float32)
+
+    return case._replace(
+        call=call,
+        shapes=(*case.shapes, case.shapes[-1]),
+        arrays=arrays,
+        size=case.size + 4 * math.prod(case.shapes[-1]),
+        flops=max(case.flops - saved, 0),
+        operations=case.operations - saved,
+    )
+
+
 PRECISIONS = ("highest", "high", "default")
+
+RESIDUAL_CASES = {
+    "bilinear 65536 x 784, residual": with_residual(rows_of_copies(65536, 784), lambda a, b: np.sum(a * b, axis=1)),
+    "bilinear 2048 x 20000, residual": with_residual(rows_of_copies(2048, 20000), lambda a, b: np.sum(a * b, axis=1)),
+    "max 65536 x 784, residual": with_residual(rows_of_entries(65536, 784), lambda x: np.max(x, axis=1)),
+    "max pool 256 x 56 x 56 x 64, 2 x 2, residual": with_residual(
+        windows_of_images(256, 56, 64, 2), lambda x: np.max(x.reshape(256, 28, 2, 28, 2, 64), axis=(2, 4))
+    ),
+    "dense copies 256 x 784 x 256, residual": with_residual(
+        layer_with_deviations(256, 784, 256), lambda x, w, *_: x @ w
+    ),
+    "dense 256 x 784 x 256, residual": with_residual(
+        layer_in_consensus(256, 784, 256), np.matmul, saved=2 * 256 * 784 * 256
+    ),
+    **{
+        f"factored 256 x 784 x 256, history 1, {precision}, residual": with_residual(
+            layer_in_factored_form(256, 784, 256, 1, precision), lambda *arrays: arrays[0] @ arrays[2]
+        )
+        for precision in ("highest", "high")
+    },
+}
+"""Kernels as algorithms that hold changes call them; a recurrence is a dense layer to its kernel."""
 
 TRITON_CASES = {
     "bilinear 65536 x 784": rows_of_copies(65536, 784),
@@ -471,6 +513,7 @@ TRITON_CASES = {
         f"recurrence 64 x 64 x (256 + 512) x 512, {precision}": recurrence(64, 64, 256, 512, precision)
         for precision in PRECISIONS
     },
+    **RESIDUAL_CASES,
 }
 """With a Triton kernel."""
 

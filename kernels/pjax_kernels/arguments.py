@@ -205,7 +205,7 @@ def known_residual(kernel: str, residual: ArrayLike | None, z: Array) -> dict[st
 
 
 def only_for_residuals(known: Mapping[str, Array]) -> str | None:
-    """Why kernels for GPUs and TPUs, which subtract by themselves, do not take the arguments, or None."""
+    """Why kernels for TPUs, which subtract by themselves, do not take the arguments, or None."""
     return "a residual is given, which it does not take" if known else None
 
 

@@ -66,7 +66,7 @@ class Kernel:
                 that are functions the identity counts: they are the user's own.
         """
         unsupported = {
-            name: arguments.only_for_residuals(known or {})
+            name: (arguments.only_for_residuals(known or {}) if name == "tpu" else None)
             or device.unsupported(arrays or {})
             or (self.limits[name](*operands, **settings) if name in self.limits else None)
             for name, device in implementation.DEVICES.items()

@@ -16,9 +16,10 @@ FAR_STEPS = tl.constexpr(root.FAR_STEPS)
 
 
 @triton.jit
-def scaled_residual(p, q, z):
+def scaled_residual(p, q, z, residual=None):
     """``(z - p)/(1 + q)``: a first guess of the root, and the measure of how hard it is to find."""
-    return divide(0.5 * z - 0.5 * p, 0.5 + 0.5 * q)
+    half = 0.5 * z - 0.5 * p if residual is None else 0.5 * residual
+    return divide(half, 0.5 + 0.5 * q)
 
 
 @triton.jit
@@ -86,14 +87,14 @@ def far_root(plus, plus_error, minus, minus_error, z, UNROLLED: tl.constexpr = T
 
 
 @triton.jit
-def bilinear_root(p, q, z, LIMIT: tl.constexpr, STEPS: tl.constexpr, UNROLLED: tl.constexpr = True):
-    """``t``, ``beta``, ``gamma`` and ``radius`` of a block of two axes.
+def bilinear_root(p, q, z, residual, LIMIT: tl.constexpr, STEPS: tl.constexpr, UNROLLED: tl.constexpr = True):
+    """``t``, ``beta``, ``gamma`` and ``radius`` of a block of two axes; ``residual`` is ``z - p`` if known, or None.
 
     Roots with a scaled residual up to ``LIMIT`` take ``STEPS`` steps; far ones are computed if there are any.  Unless
     they are ``UNROLLED``, steps are a loop of the program: Triton compiles in time that grows with the square of the
     operations it sees, times its loads and stores, but a program with few registers left would spill some.
     """
-    scaled = scaled_residual(p, q, z)
+    scaled = scaled_residual(p, q, z, residual)
     t = near_root(scaled, p, q, STEPS, UNROLLED)
     beta, gamma = near_coefficients(t)
     radius = tl.zeros_like(t)
@@ -118,15 +119,18 @@ def inner_products(a, b):
 
 
 @triton.jit
-def projection(p, plus, minus, z, LIMIT: tl.constexpr, STEPS: tl.constexpr):
+def projection(p, plus, minus, z, residual, LIMIT: tl.constexpr, STEPS: tl.constexpr):
     """What :func:`changes` needs of roots: ``t``, ``gamma``, ``beta``, ``of_sum``, ``of_difference``, ``radius``.
 
     ``p = a . b``, ``plus = |a + b|^2/4``, ``minus = |a - b|^2/4``, without rounding where the last two nearly vanish.
     Roots with a scaled residual up to ``LIMIT`` take ``STEPS`` steps, and have the last three zero; others have
-    ``gamma`` and ``beta`` zero.
+    ``gamma`` and ``beta`` zero.  Where a ``residual`` is known, ``p`` and ``z`` follow from it; otherwise it is None.
     """
     q = 2 * (plus + minus)
-    scaled = scaled_residual(p, q, z)
+    if residual is not None:
+        p = plus - minus
+        z = p + residual
+    scaled = scaled_residual(p, q, z, residual)
     t = near_root(scaled, p, q, STEPS, UNROLLED=False)
     beta, gamma = near_coefficients(t)
     zero = tl.zeros_like(t)

@@ -195,6 +195,7 @@ def test_without_a_gpu_the_report_stops_at_its_first_check(tmp_path: Path) -> No
         kernel_cases.attention_scores(2, 3, 5, 4),
         kernel_cases.images_and_filters(2, 5, 3, 4),
         kernel_cases.recurrence(2, 3, 4, 5),
+        kernel_cases.with_residual(kernel_cases.layer_in_consensus(4, 5, 3), np.matmul, saved=2 * 4 * 5 * 3),
         kernel_cases.sums(pk.project_sum, 4, 5),
         kernel_cases.sums(pk.project_sum_relu, 4, 5),
         kernel_cases.rows_to_sum(4, 5),

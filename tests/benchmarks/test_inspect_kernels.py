@@ -50,6 +50,11 @@ BUDGETS = {
     ),
     # Six of its loads are numbers, which may be traced.
     ("dense copies 256 x 784 x 256", "_project_copies"): Budget(occupancy=0.25, wide=0.65),
+    # Where the residual is known, roots take the most of the registers in these.
+    ("bilinear 2048 x 20000, residual", "_project_long_row"): Budget(occupancy=0.35, wide=0.9),
+    ("dense 256 x 784 x 256, residual", "_solve"): Budget(occupancy=0.12, wide=0.5),
+    ("factored 256 x 784 x 256, history 1, highest, residual", "_solve"): Budget(occupancy=0.12, wide=0.7),
+    ("dense copies 256 x 784 x 256, residual", "_project_copies"): Budget(occupancy=0.25, wide=0.65),
 }
 
 

@@ -91,6 +91,20 @@ KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int,
 }
 
 
+TRITON = ("bilinear", "dense", "dense copies", "dense factored", "recurrence", "max", "min", "max pool")
+"""With a kernel for GPUs."""
+
+
+@pytest.fixture(params=["reference", "xla", "triton"])
+def implementation(request: pytest.FixtureRequest) -> str:
+    if request.param == "triton":
+        if request.getfixturevalue("name") not in TRITON:
+            pytest.skip("there is no Triton kernel")
+        pytest.importorskip("triton")
+        request.getfixturevalue("triton_interpreted")
+    return request.param
+
+
 @pytest.fixture(params=KERNELS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -45,7 +45,11 @@ ODD: dict[str, Call] = {name: (case.call, case.shapes) for name, case in kernel_
 SLOW = ("history 3, highest", "history 3, default")
 """These take long to compile, and differ from others in how often a loop is unrolled, or in how numbers are rounded."""
 
-LARGE = {name: case for name, case in kernel_cases.TRITON_CASES.items() if not name.endswith(SLOW)}
+LARGE = {
+    name: case
+    for name, case in kernel_cases.TRITON_CASES.items()
+    if not name.endswith(SLOW) and name not in kernel_cases.RESIDUAL_CASES
+}
 """In float32, whose blocks are the largest."""
 
 
@@ -94,4 +98,10 @@ def test_arrays_of_several_dtypes(name: str) -> None:
 @pytest.mark.parametrize("name", LARGE)
 def test_layers_of_useful_size(name: str) -> None:
     call, shapes = LARGE[name].call, LARGE[name].shapes
+    assert_lowers(call, shapes, ["float32"] * len(shapes), increments=True)
+
+
+@pytest.mark.parametrize("name", kernel_cases.RESIDUAL_CASES)
+def test_known_residuals(name: str) -> None:
+    call, shapes = kernel_cases.RESIDUAL_CASES[name].call, kernel_cases.RESIDUAL_CASES[name].shapes
     assert_lowers(call, shapes, ["float32"] * len(shapes), increments=True)

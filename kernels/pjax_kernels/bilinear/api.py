@@ -11,12 +11,12 @@ from pjax_kernels.derivatives import bilinear_formula
 from pjax_kernels.kernel import deferred, of_increments
 
 
-def _triton(a: Array, b: Array, z: Array, *, increments: bool) -> tuple[Array, Array, Array]:
+def _triton(a: Array, b: Array, z: Array, *, increments: bool, **known: Array) -> tuple[Array, Array, Array]:
     if a.shape[-1] == 0:  # there is nothing to launch for
         return arguments.from_increments(xla.bilinear_increments)(a, b, z, increments=increments)
     from pjax_kernels.bilinear import triton
 
-    return triton.project_bilinear(a, b, z, increments=increments)
+    return triton.project_bilinear(a, b, z, increments=increments, **known)
 
 
 _KERNEL = of_increments(

@@ -14,12 +14,14 @@ from pjax_kernels.derivatives import consensus_formula
 from pjax_kernels.kernel import Kernel, deferred
 
 
-def _triton(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+def _triton(
+    x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike, **known: Array
+) -> tuple[Array, Array, Array]:
     if x.shape[1] == 0:  # there is nothing to launch for
         return xla.dense_increments(x, w, z, precision=precision)
     from pjax_kernels.dense import triton
 
-    return triton.dense_increments(x, w, z, precision=precision)
+    return triton.dense_increments(x, w, z, precision=precision, **known)
 
 
 def _transposing(project: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,30 +35,43 @@ _TENSOR_CORES = {
 """What Triton calls the products of float32 that are at least as precise and run on tensor cores."""
 
 
-def dense_increments(x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike) -> tuple[Array, Array, Array]:
+def dense_increments(
+    x: Array, w: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
+) -> tuple[Array, Array, Array]:
     """The mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
+    known = [] if residual is None else [residual[None]]
 
-    def project(x: Array, w: Array, z: Array) -> tuple[Array, ...]:
-        return layers_increments((x,), (w,), z, precision=precision)
+    def project(x: Array, w: Array, z: Array, *known: Array) -> tuple[Array, ...]:
+        return layers_increments((x,), (w,), z, *known, precision=precision)
 
-    x_mean, w_mean, z_change = gpu.over_leading_axis(project)(x[None], w[None], z[None])
+    x_mean, w_mean, z_change = gpu.over_leading_axis(project)(x[None], w[None], z[None], *known)
     return x_mean[0], w_mean[0], z_change[0]
 
 
 def layers_increments(
-    rows: Sequence[Array], columns: Sequence[Array], z: Array, *, precision: lax.PrecisionLike
+    rows: Sequence[Array],
+    columns: Sequence[Array],
+    z: Array,
+    residual: Array | None = None,
+    *,
+    precision: lax.PrecisionLike,
 ) -> tuple[Array, ...]:
     """The mean changes of ``rows`` and ``columns``, and the change of ``z``, of layers along their first axis.
 
     There are one or two ``rows`` (L, B, N) and as many ``columns`` (L, N, M), each pair with its own N; ``z``
-    (L, B, M) are the estimates of their products, added up.
+    (L, B, M) are the estimates of their products, added up, and ``residual`` is what they have beyond these, if known:
+    no product is formed then.
     """
     product = product_on_tensor_cores(precision, z)
     lengths = [array.shape[2] for array in rows]
     squares = sum(jnp.sum(x * x, axis=2) for x in rows), sum(jnp.sum(w * w, axis=1) for w in columns)
-    if product is None:
+    if residual is not None:
+        arrays = *squares, z, residual.astype(z.dtype)
+        found = launch_tiles(_solve, "dense, XLA's product", arrays, lengths, HAS_RESIDUAL=True)
+    elif product is None:
         p = sum(jnp.matmul(x, w, precision=precision) for x, w in zip(rows, columns, strict=True))
-        found = launch_tiles(_solve, "dense, XLA's product", (*squares, z, p), lengths, in_place=1)
+        arrays = *squares, z, p
+        found = launch_tiles(_solve, "dense, XLA's product", arrays, lengths, in_place=1, HAS_RESIDUAL=False)
     else:
         operands = rows[0], columns[0], rows[-1], columns[-1]
         found = launch_tiles(_multiply_and_solve, "dense", (*squares, z, *operands), lengths, PRECISION=product)
@@ -157,8 +170,8 @@ def _multiply_and_solve(
     offset = (layer * LAYER.BATCH + row)[:, None] * LAYER.WIDTH + column[None, :]
     tl.store(beta_ptr + offset, p, mask=(row < LAYER.BATCH)[:, None] & (column < LAYER.WIDTH)[None, :])
     tl.debug_barrier()  # before other threads read it
-    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr, sums_ptr)
-    solve_tile(_root, 0.0, inputs, outputs, (layer, row_block, column_block), LAYER)
+    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr, beta_ptr), (beta_ptr, z_change_ptr, sums_ptr)
+    solve_tile(_root, False, inputs, outputs, (layer, row_block, column_block), LAYER)
 
 
 @triton.jit
@@ -180,16 +193,28 @@ def _add_product(
 
 
 @triton.jit
-def _solve(x_squared_ptr, w_squared_ptr, z_ptr, beta_ptr, _beta_ptr, z_change_ptr, sums_ptr, LAYER: tl.constexpr):
-    # jax-triton has two names for the product, which becomes beta in place.
-    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr, sums_ptr)
-    solve_tile(_root, 0.0, inputs, outputs, place_tile(LAYER), LAYER)
+def _solve(
+    x_squared_ptr,
+    w_squared_ptr,
+    z_ptr,
+    known_ptr,
+    beta_ptr,
+    z_change_ptr,
+    sums_ptr,
+    LAYER: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+):
+    # jax-triton has two names for products, which become beta in place; residuals stay what they are.
+    beta_ptr = beta_ptr if HAS_RESIDUAL else known_ptr
+    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr, known_ptr), (beta_ptr, z_change_ptr, sums_ptr)
+    solve_tile(_root, HAS_RESIDUAL, inputs, outputs, place_tile(LAYER), LAYER)
 
 
 @triton.jit
-def _root(p, q, z, inside, _setting):
-    """What :func:`solve_tile` asks of a root; outside ``p``, ``q`` and ``z`` are 0, and so is all that is found."""
-    t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3)
+def _root(known, q, z, _inside, HAS_RESIDUAL: tl.constexpr):
+    """What :func:`solve_tile` asks of a root; outside all that is given is 0, and so is all that is found."""
+    p, residual = (z - known, known) if HAS_RESIDUAL else (known, None)
+    t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, residual, 0.25, 3)
     return -t, t, beta, gamma, radius
 
 
@@ -207,13 +232,13 @@ def place_tile(LAYER: tl.constexpr):
 
 @triton.jit
 def solve_tile(ROOT: tl.constexpr, setting, inputs, outputs, tile, LAYER: tl.constexpr):
-    """Replaces the products of a tile by ``beta``, some rows at a time: roots take many registers.
+    """From what is known of the products of a tile to ``beta``, some rows at a time: roots take many registers.
 
-    ``ROOT`` makes of ``p``, ``q``, ``z``, of what is inside the arrays, and of the ``setting`` the change of ``z``,
+    ``ROOT`` makes of that, of ``q``, ``z``, of what is inside the arrays, and of the ``setting`` the change of ``z``,
     what the free part of ``w`` is multiplied by, ``beta``, ``gamma``, and the radius of the free part.
     """
     layer, row_block, column_block = tile
-    x_squared_ptr, w_squared_ptr, z_ptr = inputs
+    x_squared_ptr, w_squared_ptr, z_ptr, known_ptr = inputs
     beta_ptr, z_change_ptr, sums_ptr = outputs
     # The sums of gamma: for each block of columns those of all rows, and for each block of rows those of all columns.
     of_rows = tl.cdiv(LAYER.WIDTH, LAYER.TILE) * LAYER.BATCH
@@ -230,10 +255,10 @@ def solve_tile(ROOT: tl.constexpr, setting, inputs, outputs, tile, LAYER: tl.con
         inside = is_row[:, None] & is_column[None, :]
         offset = (layer * LAYER.BATCH + row)[:, None] * LAYER.WIDTH + column[None, :]
         x_squared = tl.load(x_squared_ptr + layer * LAYER.BATCH + row, mask=is_row, other=0.0)
-        p = tl.load(beta_ptr + offset, mask=inside, other=0.0)
+        known = tl.load(known_ptr + offset, mask=inside, other=0.0)
         z = tl.load(z_ptr + offset, mask=inside, other=0.0)
 
-        z_change, t, beta, gamma, radius = ROOT(p, x_squared[:, None] + w_squared[None, :], z, inside, setting)
+        z_change, t, beta, gamma, radius = ROOT(known, x_squared[:, None] + w_squared[None, :], z, inside, setting)
 
         tl.store(beta_ptr + offset, beta, mask=inside)
         tl.store(z_change_ptr + offset, z_change, mask=inside)

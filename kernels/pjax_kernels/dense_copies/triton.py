@@ -16,11 +16,11 @@ from pjax_kernels.dense_copies.reference import Moves
 
 
 def dense_copies(
-    x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves
+    x: Array, w: Array, u: Array, v: Array, z: Array, moves: Moves, residual: Array | None = None
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new ``u``, ``v``, the mean changes of ``x`` (B, N) and ``w`` (N, M), and the change of ``z`` (B, M)."""
 
-    def project(numbers: Array, x: Array, w: Array, u: Array, v: Array, z: Array) -> tuple[Array, ...]:
+    def project(numbers: Array, x: Array, w: Array, u: Array, v: Array, known: Array) -> tuple[Array, ...]:
         batch, width, length = u.shape
         sizes = blocks.find("dense copies", (batch, length, width), x.dtype.name)
         row_blocks, column_blocks = triton.cdiv(batch, sizes["ROWS"]), triton.cdiv(width, sizes["COLUMNS"])
@@ -29,13 +29,13 @@ def dense_copies(
             numbers,
             x,
             w.T,
-            z,
+            known,
             u,
             v,
             outputs=[
                 ((column_blocks, batch, length), x.dtype),
                 ((row_blocks, width, length), x.dtype),
-                (z.shape, x.dtype),
+                (known.shape, x.dtype),
             ],
             grid=(row_blocks, column_blocks),
             in_place=2,
@@ -43,13 +43,15 @@ def dense_copies(
             WIDTH=width,
             LENGTH=length,
             BLOCK=triton.next_power_of_2(max(length, 1)),
+            HAS_RESIDUAL=residual is not None,
             **sizes,
         )
         x_mean, w_mean = jnp.sum(x_sums, axis=0) / max(width, 1), jnp.sum(w_sums, axis=0).T / max(batch, 1)
         return new_u, new_v, x_mean, w_mean, z_change
 
     numbers = jnp.stack([*moves.scale, *moves.keep, *moves.gain])
-    return gpu.one_at_a_time(project)(numbers, x, w, u, v, z)  # type: ignore[return-value]
+    known = z if residual is None else residual
+    return gpu.one_at_a_time(project)(numbers, x, w, u, v, known)  # type: ignore[return-value]
 
 
 @triton.jit
@@ -57,7 +59,7 @@ def _project_copies(
     numbers_ptr,  # scale, keep and gain, each for u and for v
     x_ptr,
     w_ptr,
-    z_ptr,
+    known_ptr,  # z, or what it has beyond the product of what the copies have in common
     u_ptr,
     v_ptr,
     _u_ptr,  # jax-triton's second names of u and v, which are updated in place
@@ -72,6 +74,7 @@ def _project_copies(
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
 ):
     compute: tl.constexpr = x_ptr.dtype.element_ty
     scale_u, scale_v = tl.load(numbers_ptr), tl.load(numbers_ptr + 1)
@@ -94,16 +97,15 @@ def _project_copies(
             u = tl.load(u_ptr + offset, mask=inside, other=0.0).to(compute)
             v = tl.load(v_ptr + offset, mask=inside, other=0.0).to(compute)
             w = tl.load(w_ptr + w_offset, mask=inside, other=0.0)
-            z = tl.load(z_ptr + z_offset, mask=is_column, other=0.0)
+            known = tl.load(known_ptr + z_offset, mask=is_column, other=0.0)
 
-            a, b = x[None, :] + scale_u * u, w + scale_v * v
-            p, plus, minus = root_triton.inner_products(a, b)
-            t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, z, 0.25, 3)
-            u_change, v_change = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
+            z_change, u_change, v_change = _changes(
+                x[None, :], w, scale_u * u, scale_v * v, known, LENGTH, HAS_RESIDUAL
+            )
 
             tl.store(u_ptr + offset, _kept(keep_u, u) + gain_u * u_change, mask=inside)
             tl.store(v_ptr + offset, _kept(keep_v, v) + gain_v * v_change, mask=inside)
-            tl.store(z_change_ptr + z_offset, -t, mask=is_column)
+            tl.store(z_change_ptr + z_offset, z_change, mask=is_column)
             x_sum += u_change
             w_sum_ptr = w_sums_ptr + tl.program_id(0).to(tl.int64) * (WIDTH * LENGTH) + w_offset
             if row > first_row:
@@ -113,6 +115,17 @@ def _project_copies(
         x_sum_offset = (tl.program_id(1).to(tl.int64) * BATCH + row) * LENGTH + entry
         tl.store(x_sums_ptr + x_sum_offset, tl.sum(x_sum, axis=0), mask=is_entry)
         tl.debug_barrier()  # before other threads read this row's w_sums
+
+
+@triton.jit
+def _changes(x, w, of_x, of_w, known, LENGTH: tl.constexpr, HAS_RESIDUAL: tl.constexpr):
+    """Those of ``z`` and of copies, which are ``x`` and ``w`` and what each has beside, ``of_x`` and ``of_w``."""
+    a, b = x + of_x, w + of_w
+    p, plus, minus = root_triton.inner_products(a, b)
+    residual = known - tl.sum(of_x * b + x * of_w, axis=1) if HAS_RESIDUAL else None
+    t, gamma, beta, of_sum, of_difference, radius = root_triton.projection(p, plus, minus, known, residual, 0.25, 3)
+    u_change, v_change = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, LENGTH)
+    return -t, u_change, v_change
 
 
 @triton.jit

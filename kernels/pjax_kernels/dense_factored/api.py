@@ -17,12 +17,12 @@ _MOST_PAIRS = 16
 """Of operands, whose products the Triton kernel holds in registers: those of a history of three terms."""
 
 
-def _triton(copies: Copies, z: Array, *, precision: lax.PrecisionLike) -> FactoredChanges:
+def _triton(copies: Copies, z: Array, *, precision: lax.PrecisionLike, **known: Array) -> FactoredChanges:
     if copies.x[0].shape[1] == 0:  # there is nothing to launch for
-        return xla.factored_increments(copies, z, precision=precision)
+        return xla.factored_increments(copies, z, precision=precision, **known)
     from pjax_kernels.dense_factored import triton
 
-    return triton.factored_increments(copies, z, precision=precision)
+    return triton.factored_increments(copies, z, precision=precision, **known)
 
 
 def _too_many(*arrays: Array, layout: combination.Layout, **_: Any) -> str | None:

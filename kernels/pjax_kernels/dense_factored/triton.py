@@ -24,7 +24,8 @@ from pjax_kernels.dense.triton import product_on_tensor_cores
 class Layer(NamedTuple):
     """A layer's shape and operands, for its kernels.
 
-    ``ONES`` and ``ARRAYS`` are bits for the coefficients of u and then of v, each for ``x`` and then ``w``.
+    ``ONES`` and ``ARRAYS`` are bits for the coefficients of u and then of v, each for ``x`` and then ``w``.  Where the
+    residual is known, these are what u and v have beside the first of ``x`` and of ``w``.
     """
 
     BATCH: int
@@ -34,9 +35,12 @@ class Layer(NamedTuple):
     W_COUNT: int
     ONES: int
     ARRAYS: int
+    HAS_RESIDUAL: bool
 
 
-def factored_increments(copies: Copies, z: Array, *, precision: lax.PrecisionLike) -> FactoredChanges:
+def factored_increments(
+    copies: Copies, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
+) -> FactoredChanges:
     """The changes of the coefficients, the mean changes of the copies, and the change of ``z``."""
     x, w, u, v = copies
     several = [*u.x, *u.w, *v.x, *v.w]
@@ -45,15 +49,20 @@ def factored_increments(copies: Copies, z: Array, *, precision: lax.PrecisionLik
     zeros = [isinstance(c, float) and c == 0 for c in several]
     is_array = [not (one or zero) for one, zero in zip(ones, zeros, strict=True)]
     arrays = [jnp.broadcast_to(jnp.asarray(c, z.dtype), z.shape) for c in compress(several, is_array)]
+    known = z if residual is None else residual.astype(z.dtype)
+    (batch, width), length = z.shape, x[0].shape[1]
+    layer = Layer(batch, length, width, len(x), len(w), _bits(ones), _bits(is_array), residual is not None)
 
     def project(*layers: Array) -> tuple[Array, ...]:
         rest = iter(layers)
         rows, columns, coefficients = ([next(rest) for _ in group] for group in (x, w, arrays))
-        return _project_layers(rows, columns, coefficients, next(rest), _bits(ones), _bits(is_array), precision)
+        return _project_layers(rows, columns, coefficients, next(rest), layer, precision)
 
-    found = gpu.over_leading_axis(project)(*(array[None] for array in (*x, *w, *arrays, z)))
+    found = gpu.over_leading_axis(project)(*(array[None] for array in (*x, *w, *arrays, known)))
     u_x, v_x, u_w, v_w, x_mean, w_mean, z_change, squared = (array[0] for array in found)
     moves = [not (of_u and of_v) for of_u, of_v in zip(zeros[: len(x) + len(w)], zeros[len(x) + len(w) :], strict=True)]
+    if residual is not None:
+        moves[0] = moves[len(x)] = True
 
     def combination(of_x: Array, of_w: Array) -> Combination:
         changes: Iterator[Coefficient] = (
@@ -74,26 +83,24 @@ def _project_layers(
     x: Sequence[Array],
     w: Sequence[Array],
     coefficients: Sequence[Array],
-    z: Array,
-    ones: int,
-    arrays: int,
+    known: Array,
+    layer: Layer,
     precision: lax.PrecisionLike,
 ) -> tuple[Array, ...]:
-    """Of layers along the first axis; ``ones`` and ``arrays`` are those of :class:`Layer`.
+    """Of several like the ``layer`` along the first axis; ``known`` are the residuals or ``z``.
 
     Returns the changes of u and v, of those for ``x`` (L, I, B, M) and then of those for ``w`` (L, B, J, M), the means
     of ``x`` and ``w``, the change of ``z``, and the sums of squares (L, 2) of what is kept and of what is left out.
     """
-    (layers, batch, width), length = z.shape, x[0].shape[2]
+    layers, batch, width = known.shape
     # Joined so that each sum of products, here and of the changes, is one product.
     rows, columns = jnp.concatenate(x, axis=1), jnp.concatenate(w, axis=2)
     inputs = (
         _products_with_earlier(x, axis=2),
         _products_with_earlier(w, axis=1),
-        jnp.stack(coefficients, axis=1) if coefficients else z,
-        z,
+        jnp.stack(coefficients, axis=1) if coefficients else known,
+        known,
     )
-    layer = Layer(batch, length, width, len(x), len(w), ones, arrays)
     found = _launch(inputs, rows, columns, layer, precision)
     z_change, u_x, v_x, u_w, v_w, x_sums, w_sums, squared = found
 
@@ -117,18 +124,18 @@ def _launch(
     inputs: Sequence[Array], rows: Array, columns: Array, layer: Layer, precision: lax.PrecisionLike
 ) -> tuple[Array, ...]:
     """The change of ``z``, those of coefficients, the sums of the changes over a tile, and the sums of squares."""
-    z = inputs[-1]
-    layers, batch, width = z.shape
-    product = product_on_tensor_cores(precision, z)
+    known = inputs[-1]
+    layers, batch, width = known.shape
+    product = product_on_tensor_cores(precision, known)
     name = "factored" if product else "factored, XLA's products"
     shape = layers, batch, layer.LENGTH, width, layer.X_COUNT * layer.W_COUNT
-    sizes = blocks.find(name, shape, product or z.dtype.name)
+    sizes = blocks.find(name, shape, product or known.dtype.name)
     row_blocks, column_blocks = triton.cdiv(batch, sizes["ROWS"]), triton.cdiv(width, sizes["COLUMNS"])
     of_x, of_w = (layers, layer.X_COUNT, batch, width), (layers, batch, layer.W_COUNT, width)
     sums = (layers, column_blocks, layer.X_COUNT, batch), (layers, row_blocks, layer.W_COUNT, width)
-    shapes = z.shape, of_x, of_x, of_w, of_w, *sums, (layers, row_blocks * column_blocks, 2)
+    shapes = known.shape, of_x, of_x, of_w, of_w, *sums, (layers, row_blocks * column_blocks, 2)
     common = sizes | {
-        "outputs": [(shape, z.dtype) for shape in shapes],
+        "outputs": [(shape, known.dtype) for shape in shapes],
         "grid": (row_blocks * column_blocks, layers),
         "LAYER": layer,
     }
@@ -142,7 +149,7 @@ def _multiply_and_solve(
     x_products_ptr,
     w_products_ptr,
     coefficients_ptr,
-    z_ptr,
+    known_ptr,
     x_ptr,
     w_ptr,
     z_change_ptr,
@@ -161,7 +168,7 @@ def _multiply_and_solve(
 ):
     tile = _place(LAYER, ROWS, COLUMNS)
     products = _products_of_tile(x_ptr, w_ptr, tile, LAYER, ROWS, COLUMNS, INNER, PRECISION)
-    inputs = (x_products_ptr, w_products_ptr, coefficients_ptr, z_ptr)
+    inputs = (x_products_ptr, w_products_ptr, coefficients_ptr, known_ptr)
     outputs = (z_change_ptr, u_x_ptr, v_x_ptr, u_w_ptr, v_w_ptr, x_sums_ptr, w_sums_ptr, squares_ptr)
     _solve_tile(inputs, products, outputs, tile, LAYER)
 
@@ -218,7 +225,7 @@ def _solve(
     x_products_ptr,
     w_products_ptr,
     coefficients_ptr,
-    z_ptr,
+    known_ptr,
     products_ptr,
     z_change_ptr,
     u_x_ptr,
@@ -232,7 +239,7 @@ def _solve(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    inputs = (x_products_ptr, w_products_ptr, coefficients_ptr, z_ptr)
+    inputs = (x_products_ptr, w_products_ptr, coefficients_ptr, known_ptr)
     outputs = (z_change_ptr, u_x_ptr, v_x_ptr, u_w_ptr, v_w_ptr, x_sums_ptr, w_sums_ptr, squares_ptr)
     _solve_tile(inputs, products_ptr, outputs, _place(LAYER, ROWS, COLUMNS), LAYER)
 
@@ -284,6 +291,19 @@ def _coefficient(coefficients_ptr, tile, LAYER: tl.constexpr, NUMBER: tl.constex
     return found
 
 
+@triton.jit
+def _whole(coefficients, one, LAYER: tl.constexpr, SIDE: tl.constexpr):
+    """With 1 more for the first operand: of ``x``, at ``SIDE`` 0, in u, and of ``w``, at 1, in v, if it is apart."""
+    found = coefficients
+    if LAYER.HAS_RESIDUAL:
+        COUNT: tl.constexpr = LAYER.W_COUNT if SIDE else LAYER.X_COUNT
+        raised = (one + coefficients[SIDE][0],)
+        for k in tl.static_range(1, COUNT):
+            raised = raised + (coefficients[SIDE][k],)
+        found = (coefficients[0], raised) if SIDE else (raised, coefficients[1])
+    return found
+
+
 @triton.constexpr_function
 def _number_before(bits, place):
     """How many of the lowest ``place`` bits are set."""
@@ -291,11 +311,12 @@ def _number_before(bits, place):
 
 
 @triton.jit
-def _inner_products(inputs, products, of_x, of_w, tile, LAYER: tl.constexpr):
+def _inner_products(inputs, products, added_x, added_w, tile, LAYER: tl.constexpr):
     """``p = u . v`` and ``q = |u|^2 + |v|^2``, from the products of pairs of operands, and the coefficients.
 
-    An operand's products with those before it, and half of its own, are summed first: that takes the fewest operations,
-    and the time that Triton compiles for grows with their square.
+    Where these add to the first operands, ``p`` is by how much the product of these grows.  An operand's products with
+    those before it, and half of its own, are summed first: that takes the fewest operations, and the time that Triton
+    compiles for grows with their square.
     """
     # Triton before 3.9 unrolls loops over constants only that have a name of their own.
     X_COUNT: tl.constexpr = LAYER.X_COUNT
@@ -303,7 +324,9 @@ def _inner_products(inputs, products, of_x, of_w, tile, LAYER: tl.constexpr):
     x_products_ptr, w_products_ptr = inputs[0], inputs[1]
     layer, row, column = tile[0], tile[3], tile[4]
     zero = tl.zeros((row.shape[0], column.shape[0]), x_products_ptr.dtype.element_ty)
+    of_x, of_w = _whole(added_x, zero + 1, LAYER, 0), _whole(added_w, zero + 1, LAYER, 1)
     p, half_q = zero, zero
+    of_first = 0  # what is added, times the first operands; not among what follows
     x_pair_ptr = x_products_ptr + layer * (LAYER.X_COUNT * (LAYER.X_COUNT + 1) // 2 * LAYER.BATCH) + row
     for i in tl.static_range(X_COUNT):
         dots = (0, 0)
@@ -311,17 +334,26 @@ def _inner_products(inputs, products, of_x, of_w, tile, LAYER: tl.constexpr):
             product = tl.load(x_pair_ptr, mask=row < LAYER.BATCH, other=0.0)[:, None]
             dots = _add_vector(dots, of_x, product, k)
             x_pair_ptr += LAYER.BATCH
-        p, half_q = _add_operand(p, half_q, of_x, dots, i)
+        if LAYER.HAS_RESIDUAL and i == 0:
+            of_first = dots[1]
+        p, half_q = _add_operand(p, half_q, added_x, of_x, dots, i)
     w_pair_ptr = w_products_ptr + layer * (LAYER.W_COUNT * (LAYER.W_COUNT + 1) // 2 * LAYER.WIDTH) + column
     for j in tl.static_range(W_COUNT):
         dots = (0, 0)
         for i in tl.static_range(X_COUNT):
-            dots = _add_vector(dots, of_x, _product_of_pair(products, tile, LAYER, i, j), i)
+            product = _product_of_pair(products, tile, LAYER, i, j)
+            dots = _add_vector(dots, of_x, product, i)
+            if LAYER.HAS_RESIDUAL and j == 0:
+                of_first = _add_product(of_first, added_x[0][i], product)
         for k in tl.static_range(j + 1):
             product = tl.load(w_pair_ptr, mask=column < LAYER.WIDTH, other=0.0)[None, :]
             dots = _add_vector(dots, of_w, product, k)
+            if LAYER.HAS_RESIDUAL and j == 0:
+                of_first = _add_product(of_first, added_w[0][k], product)
             w_pair_ptr += LAYER.WIDTH
-        p, half_q = _add_operand(p, half_q, of_w, dots, j)
+        p, half_q = _add_operand(p, half_q, added_w, of_w, dots, j)
+    if LAYER.HAS_RESIDUAL:
+        p = p + of_first
     return p, 2 * half_q
 
 
@@ -346,10 +378,10 @@ def _add_vector(dots, coefficients, product, K: tl.constexpr):
 
 
 @triton.jit
-def _add_operand(p, half_q, coefficients, dots, K: tl.constexpr):
-    """With what operand ``K`` has of u and v, whose products with it these are."""
+def _add_operand(p, half_q, added, coefficients, dots, K: tl.constexpr):
+    """With what operand ``K`` has of u and v, or adds to the first ones, whose products with it these are."""
+    p = _add_product(_add_product(p, dots[0], added[1][K]), dots[1], added[0][K])
     u, v = coefficients
-    p = _add_product(_add_product(p, dots[0], v[K]), dots[1], u[K])
     return p, _add_product(_add_product(half_q, dots[0], u[K]), dots[1], v[K])
 
 
@@ -368,7 +400,7 @@ def _add_product(total, a, b):
 @triton.jit
 def _solve_tile(inputs, products, outputs, tile, LAYER: tl.constexpr):
     """Writes all that follows from the inner products of a tile."""
-    coefficients_ptr, z_ptr = inputs[2], inputs[3]
+    coefficients_ptr, known_ptr = inputs[2], inputs[3]
     layer, row_block, column_block, row, column = tile
     place, _, inside = _entries(tile, LAYER)
     of_x = _coefficients(coefficients_ptr, tile, LAYER, 0, LAYER.X_COUNT)
@@ -376,9 +408,14 @@ def _solve_tile(inputs, products, outputs, tile, LAYER: tl.constexpr):
     p, q = _inner_products(inputs, products, of_x, of_w, tile, LAYER)
 
     layer_place = layer * (LAYER.BATCH * LAYER.WIDTH) + place
-    z = tl.load(z_ptr + layer_place, mask=inside, other=0.0)
+    known = tl.load(known_ptr + layer_place, mask=inside, other=0.0)
     p, q = tl.where(inside, p, 0.0), tl.where(inside, q, 0.0)  # or the sums would count what is outside
-    t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, 0.25, 3, UNROLLED=False)
+    z, residual = known, None
+    if LAYER.HAS_RESIDUAL:
+        residual = known - p
+        p += _product_of_pair(products, tile, LAYER, 0, 0)
+        z = p + residual
+    t, beta, gamma, radius = root_triton.bilinear_root(p, q, z, residual, 0.25, 3, UNROLLED=False)
     tl.store(outputs[0] + layer_place, -t, mask=inside)
 
     # By way of u + v and u - v nothing cancels; by its factors one at a time, no square of a coefficient overflows.
@@ -401,7 +438,8 @@ def _store_changes(coefficients_ptr, outputs, gamma, beta, tile, LAYER: tl.const
     layer, row_block, column_block, row, column = tile
     place, joined_place, inside = _entries(tile, LAYER)
     row_blocks, column_blocks = tl.cdiv(LAYER.BATCH, row.shape[0]), tl.cdiv(LAYER.WIDTH, column.shape[0])
-    of_x = _coefficients(coefficients_ptr, tile, LAYER, 0, LAYER.X_COUNT)
+    one = tl.full(gamma.shape, 1, gamma.dtype)
+    of_x = _whole(_coefficients(coefficients_ptr, tile, LAYER, 0, LAYER.X_COUNT), one, LAYER, 0)
     x_place = layer * (LAYER.X_COUNT * LAYER.BATCH * LAYER.WIDTH) + place
     u_ptr, v_ptr = u_x_ptr + x_place, v_x_ptr + x_place
     sum_ptr = x_sums_ptr + (layer * column_blocks + column_block) * (LAYER.X_COUNT * LAYER.BATCH) + row
@@ -410,7 +448,7 @@ def _store_changes(coefficients_ptr, outputs, gamma, beta, tile, LAYER: tl.const
         tl.store(sum_ptr, tl.sum(u_change, axis=1), mask=row < LAYER.BATCH)
         u_ptr, v_ptr = u_ptr + LAYER.BATCH * LAYER.WIDTH, v_ptr + LAYER.BATCH * LAYER.WIDTH
         sum_ptr += LAYER.BATCH
-    of_w = _coefficients(coefficients_ptr, tile, LAYER, LAYER.X_COUNT, LAYER.W_COUNT)
+    of_w = _whole(_coefficients(coefficients_ptr, tile, LAYER, LAYER.X_COUNT, LAYER.W_COUNT), one, LAYER, 1)
     w_place = layer * (LAYER.W_COUNT * LAYER.BATCH * LAYER.WIDTH) + joined_place
     u_ptr, v_ptr = u_w_ptr + w_place, v_w_ptr + w_place
     sum_ptr = w_sums_ptr + (layer * row_blocks + row_block) * (LAYER.W_COUNT * LAYER.WIDTH) + column

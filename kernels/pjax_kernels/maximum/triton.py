@@ -14,6 +14,7 @@ import triton.language as tl
 from jax import Array
 
 from pjax_kernels import arguments, blocks, gpu
+from pjax_kernels.bilinear.triton import Rows
 from pjax_kernels.windows import Windows
 
 
@@ -28,63 +29,67 @@ class Along(NamedTuple):
 
 
 class Images(NamedTuple):
-    """How many images there are, their windows, and what is returned."""
+    """How many images there are, their windows, what is returned, and what is known."""
 
     COUNT: int
     ROW: Along
     COLUMN: Along
     CHANNELS: int
     INCREMENTS: bool
+    HAS_RESIDUAL: bool
 
 
-def project_max(x: Array, z: Array, axes: tuple[int, ...], *, increments: bool) -> tuple[Array, Array]:
+def project_max(
+    x: Array, z: Array, axes: tuple[int, ...], *, increments: bool, residual: Array | None = None
+) -> tuple[Array, Array]:
     """The new ``x`` and ``z``, which has size 1 along ``axes``, or their changes."""
     last = tuple(range(-len(axes), 0))
     moved = jnp.moveaxis(x, axes, last)
     entries = math.prod(x.shape[i] for i in axes)
-    compute = arguments.compute_dtype([x, z])
+    compute, has_residual = arguments.compute_dtype([x, z]), residual is not None
+    # Where the residual is known the kernels do without z, and give its change.
+    new_z_dtype = compute if increments or has_residual else z.dtype
 
-    def project(x: Array, z: Array) -> tuple[Array, ...]:
+    def project(x: Array, known: Array) -> tuple[Array, ...]:
         count, length = x.shape
         sizes = blocks.find("max", x.shape, jnp.dtype(compute).name)
         return gpu.launch(
             _lower_rows,
             x,
-            z,
-            outputs=[(x.shape, compute if increments else x.dtype), (z.shape, compute if increments else z.dtype)],
+            known,
+            outputs=[(x.shape, compute if increments else x.dtype), (known.shape, new_z_dtype)],
             grid=(triton.cdiv(count, sizes["ROWS"]),),
-            COUNT=count,
-            LENGTH=length,
+            GIVEN=Rows(count, length, compute == jnp.float64, increments, has_residual),
             BLOCK=triton.next_power_of_2(length),
-            DOUBLE=compute == jnp.float64,
-            INCREMENTS=increments,
             **sizes,
         )
 
-    new_x, new_z = gpu.over_leading_axis(project)(moved.reshape(z.size, entries), z.reshape(z.size))
-    return jnp.moveaxis(new_x.reshape(moved.shape), last, axes), new_z.reshape(z.shape)
+    known = z if residual is None else residual
+    new_x, new_z = gpu.over_leading_axis(project)(moved.reshape(z.size, entries), known.reshape(z.size))
+    new_z = new_z.reshape(z.shape)
+    if has_residual:
+        (new_z,) = arguments.apply_increments([z], [new_z], increments)
+    return jnp.moveaxis(new_x.reshape(moved.shape), last, axes), new_z
 
 
-def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, increments: bool) -> tuple[Array, Array]:
+def project_max_pool(
+    x: Array, z: Array, rows: Windows, columns: Windows, *, increments: bool, residual: Array | None = None
+) -> tuple[Array, Array]:
     """The new ``x`` (B, H, W, C), the mean over its copies, and ``z`` (B, H', W', C), or their changes."""
-    compute = arguments.compute_dtype([x, z])
+    compute, has_residual = arguments.compute_dtype([x, z]), residual is not None
+    new_z_dtype = compute if increments or has_residual else z.dtype
 
-    def project(x: Array, z: Array) -> tuple[Array, ...]:
+    def project(x: Array, known: Array) -> tuple[Array, ...]:
         channels = x.shape[3]
         sizes = blocks.find("max pool", x.shape, jnp.dtype(compute).name)
         along = (Along(*(getattr(axis, name.lower()) for name in Along._fields)) for axis in (rows, columns))
-        common = sizes | {"GIVEN": Images(len(x), *along, channels, increments)}
+        common = sizes | {"GIVEN": Images(len(x), *along, channels, increments, has_residual)}
         top, fall, first, new_z = gpu.launch(
             _lower_windows,
             x,
-            z,
-            outputs=[
-                (z.shape, compute),
-                (z.shape, compute),
-                (z.shape, np.int32),
-                (z.shape, compute if increments else z.dtype),
-            ],
-            grid=(triton.cdiv(z.size, sizes["BLOCK"]),),
+            known,
+            outputs=[(known.shape, dtype) for dtype in (compute, compute, np.int32, new_z_dtype)],
+            grid=(triton.cdiv(known.size, sizes["BLOCK"]),),
             **common,
         )
         (new_x,) = gpu.launch(
@@ -99,37 +104,38 @@ def project_max_pool(x: Array, z: Array, rows: Windows, columns: Windows, *, inc
         )
         return new_x, new_z
 
-    return gpu.over_leading_axis(project)(x, z)
+    new_x, new_z = gpu.over_leading_axis(project)(x, z if residual is None else residual)
+    if has_residual:
+        (new_z,) = arguments.apply_increments([z], [new_z], increments)
+    return new_x, new_z
 
 
 @triton.jit
 def _lower_rows(
     x_ptr,
-    z_ptr,
+    known_ptr,  # z, or the residual
     new_x_ptr,
     new_z_ptr,
-    COUNT: tl.constexpr,
-    LENGTH: tl.constexpr,
+    GIVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    INCREMENTS: tl.constexpr,
 ):
-    compute: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
-    is_row, is_column = row < COUNT, (column < LENGTH)[None, :]
+    is_row, is_column = row < GIVEN.COUNT, (column < GIVEN.LENGTH)[None, :]
     inside = is_row[:, None] & is_column
-    offset = row[:, None] * LENGTH + column[None, :]
+    offset = row[:, None] * GIVEN.LENGTH + column[None, :]
     x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(compute)
     x = tl.where(is_column, x, float("-inf"))
-    z = tl.load(z_ptr + row, mask=is_row, other=0.0).to(compute)
+    known = tl.load(known_ptr + row, mask=is_row, other=0.0).to(compute)
 
-    is_nan = (tl.max((x != x).to(tl.int32), axis=1) > 0) | (z != z)
+    is_nan = (tl.max((x != x).to(tl.int32), axis=1) > 0) | (known != known)
     top = tl.max(x, axis=1)
-    excess = top - z
+    excess = -known if GIVEN.HAS_RESIDUAL else top - known
     fall = 0.5 * excess  # the root for the largest entry alone; others only make it smaller
-    count, previous = tl.full((ROWS,), LENGTH + 1, tl.int32), tl.full((ROWS,), LENGTH + 2, tl.int32)
+    count = tl.full((ROWS,), GIVEN.LENGTH + 1, tl.int32)
+    previous = count + 1
     going = 1  # carried: Triton before 3.9 has no reduction in the condition of a loop
     while going > 0:
         losses = _loss(x, top[:, None], fall[:, None])
@@ -145,15 +151,17 @@ def _lower_rows(
     new_x = tl.where(raised, -fall[:, None], -_loss(x, top[:, None], fall[:, None]))
     new_x = tl.where(is_nan[:, None], float("nan"), new_x)
     new_z = excess - fall
-    if not INCREMENTS:
-        new_x, new_z = x + new_x, z + new_z
+    if not GIVEN.INCREMENTS:
+        new_x = x + new_x
+        if not GIVEN.HAS_RESIDUAL:
+            new_z = known + new_z
 
     tl.store(new_x_ptr + offset, new_x, mask=inside)
     tl.store(new_z_ptr + row, new_z, mask=is_row)
 
 
 @triton.jit
-def _lower_windows(x_ptr, z_ptr, top_ptr, fall_ptr, first_ptr, new_z_ptr, GIVEN: tl.constexpr, BLOCK: tl.constexpr):
+def _lower_windows(x_ptr, known_ptr, top_ptr, fall_ptr, first_ptr, new_z_ptr, GIVEN: tl.constexpr, BLOCK: tl.constexpr):
     compute: tl.constexpr = top_ptr.dtype.element_ty
     window = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = window < GIVEN.COUNT * GIVEN.ROW.COUNT * GIVEN.COLUMN.COUNT * GIVEN.CHANNELS
@@ -165,17 +173,17 @@ def _lower_windows(x_ptr, z_ptr, top_ptr, fall_ptr, first_ptr, new_z_ptr, GIVEN:
         + place // (GIVEN.ROW.COUNT * GIVEN.COLUMN.COUNT) * (GIVEN.ROW.LENGTH * GIVEN.COLUMN.LENGTH * GIVEN.CHANNELS)
         + channel
     )
-    z = tl.load(z_ptr + window, mask=exists, other=0.0).to(compute)
+    known = tl.load(known_ptr + window, mask=exists, other=0.0).to(compute)
 
     top, first = tl.full((BLOCK,), float("-inf"), compute), tl.zeros((BLOCK,), tl.int32)
-    is_nan = z != z
+    is_nan = known != known
     for k in range(GIVEN.ROW.SIZE * GIVEN.COLUMN.SIZE):
         entry = _entry(image_ptr, row, column, k, exists, GIVEN).to(compute)
         first = tl.where(entry > top, k, first)
         top = tl.where(entry > top, entry, top)
         is_nan = is_nan | (entry != entry)
 
-    excess = top - z
+    excess = -known if GIVEN.HAS_RESIDUAL else top - known
     fall = 0.5 * excess
     count = tl.full((BLOCK,), GIVEN.ROW.SIZE * GIVEN.COLUMN.SIZE + 1, tl.int32)
     previous = count + 1
@@ -195,7 +203,10 @@ def _lower_windows(x_ptr, z_ptr, top_ptr, fall_ptr, first_ptr, new_z_ptr, GIVEN:
     tl.store(top_ptr + window, top, mask=exists)
     tl.store(fall_ptr + window, fall, mask=exists)
     tl.store(first_ptr + window, first, mask=exists)
-    tl.store(new_z_ptr + window, excess - fall if GIVEN.INCREMENTS else z + (excess - fall), mask=exists)
+    new_z = excess - fall
+    if not GIVEN.INCREMENTS and not GIVEN.HAS_RESIDUAL:
+        new_z = known + new_z
+    tl.store(new_z_ptr + window, new_z, mask=exists)
 
 
 @triton.jit

@@ -11,14 +11,15 @@ from pjax_kernels.dense.triton import layers_increments
 
 
 def recurrence_increments(
-    x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike
+    x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *, precision: lax.PrecisionLike, residual: Array | None = None
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The mean changes of ``x``, ``h``, ``w_x`` and ``w_h``, and the change of ``z``."""
     batch, steps, _ = z.shape
 
-    def project(x: Array, h: Array, w_x: Array, w_h: Array, z: Array) -> tuple[Array, ...]:
-        return layers_increments((x, h), (w_x, w_h), z, precision=precision)
+    def project(x: Array, h: Array, w_x: Array, w_h: Array, z: Array, *known: Array) -> tuple[Array, ...]:
+        return layers_increments((x, h), (w_x, w_h), z, *known, precision=precision)
 
-    flat_x, flat_h, flat_z = (array.reshape(1, batch * steps, array.shape[2]) for array in (x, h, z))
-    changes = gpu.over_leading_axis(project)(flat_x, flat_h, w_x[None], w_h[None], flat_z)
+    known = [] if residual is None else [residual]
+    flat_x, flat_h, *flat = (array.reshape(1, batch * steps, array.shape[2]) for array in (x, h, z, *known))
+    changes = gpu.over_leading_axis(project)(flat_x, flat_h, w_x[None], w_h[None], *flat)
     return tuple(change.reshape(array.shape) for change, array in zip(changes, (x, h, w_x, w_h, z), strict=True))

@@ -138,7 +138,7 @@ def _solve_layer(
     x_squared_ptr, w_squared_ptr, z_ptr, margin_ptr, beta_ptr, _beta_ptr, z_change_ptr, sums_ptr, LAYER: tl.constexpr
 ):
     tile, margin = place_tile(LAYER), tl.load(margin_ptr + tl.program_id(1))
-    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr), (beta_ptr, z_change_ptr, sums_ptr)
+    inputs, outputs = (x_squared_ptr, w_squared_ptr, z_ptr, beta_ptr), (beta_ptr, z_change_ptr, sums_ptr)
     solve_tile(_layer_root, margin, inputs, outputs, tile, LAYER)
 
 

@@ -20,6 +20,7 @@ from pjax_core.trace.jaxpr import run
 from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Loss
 
+_STEPS = 5_000
 _SCALES = (1e-6, 1e-4, 1e-2, 0.1, 1.0, 3.0)
 """Standard deviations of the steps to sampled points, relative to the size of the inputs."""
 
@@ -207,10 +208,15 @@ def _samples(
 
 
 def _search(distance: Callable[[np.ndarray], np.ndarray], start: np.ndarray, size: float) -> np.ndarray:
-    """Compass search: the best of steps in all directions of all coordinates, ever smaller; no gradient."""
+    """Compass search: the best of steps in all directions of all coordinates, ever smaller; no gradient.
+
+    It ends after so many steps too: along a ridge, as of ties, it would take a million small ones.
+    """
     directions = np.concatenate([np.eye(start.size), -np.eye(start.size)])
     point, best, step = start, float(distance(start[None])[0]), size
-    while step > 1e-9 * size:
+    for _ in range(_STEPS):
+        if step <= 1e-9 * size:
+            break
         candidates = point + step * directions
         distances = distance(candidates)
         if distances.min() < best * (1 - 1e-12):

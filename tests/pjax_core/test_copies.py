@@ -129,12 +129,11 @@ RELU_NETWORK = pj.feasibility(relu_network)
 @pytest.mark.parametrize(
     ("widths", "batch", "algorithm"),
     [
-        ((64, 24, 10), 8, pj.douglas_rachford),
         ((64, 24, 10), 48, pj.douglas_rachford),
         ((32, 20, 20, 8), 24, pj.douglas_rachford),
         ((32, 20, 20, 8), 24, pj.difference_map),
     ],
-    ids=["8", "48", "two hidden layers", "difference map"],
+    ids=["one hidden layer", "two hidden layers", "difference map"],
 )
 @pytest.mark.usefixtures("float64")
 def test_the_reported_bound_is_above_the_error_by_less_than_a_factor_of_20(
@@ -160,7 +159,7 @@ def test_the_reported_bound_is_above_the_error_by_less_than_a_factor_of_20(
 
     exact = solve("dense")
     assert exact.info.truncation == {}
-    for history in (1, 2, 3):
+    for history in (1, 3):
         found = solve(pj.Factored(history=history))
         assert list(found.info.truncation) == [f"matmul {layer + 1}" for layer in range(len(widths) - 2)]
         bound = max(float(jnp.sum(truncation)) for truncation in found.info.truncation.values())

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 
 from pjax_core.arrays.meshes import Shape
 from pjax_core.copies.count import spread
-from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, of_node
+from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value
 from pjax_core.graph.rewrite import rewritten
-from pjax_core.trace.jaxpr import run
+from pjax_core.trace.jaxpr import values_of
 from pjax_core.trace.operations import slot_of
 from pjax_core.trace.values import Loss
 
@@ -85,8 +85,7 @@ def _operation(operation: Callable[..., Any], inputs: list[jax.Array]) -> Operat
     """The only constraint that an operation makes of these inputs."""
     shapes = [Shape(x.shape, x.dtype) for x in inputs]
     leaves = [Parameter(f"inputs[{i}]", shape, i) for i, shape in enumerate(shapes)]
-    closed = jax.make_jaxpr(operation)(*shapes)
-    values = run(closed.jaxpr, closed.consts, list(map(of_node, leaves)))
+    values = values_of(operation, shapes, leaves)
     slots = [slot_of(value) for value in values if not isinstance(value, Loss)]
     node = slots[0].sources[0] if len(values) == len(slots) == 1 and len(slots[0].sources) == 1 else None
     if not isinstance(node, Operation) or node.feedback is not None:

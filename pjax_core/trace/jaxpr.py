@@ -59,6 +59,12 @@ def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], ap
     )
 
 
+def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequence[Node]) -> list[Value]:
+    """What ``function`` returns for arguments of these shapes, whose leaves are the outputs of ``nodes``."""
+    closed = jax.make_jaxpr(function)(*shapes)
+    return run(closed.jaxpr, closed.consts, list(map(of_node, nodes)))
+
+
 def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[Node]:
     """A node for each leaf of a tree of shapes."""
     return [

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from pjax_core.graph.nodes import Constant, Operation, Parameter, of_node, ordered
+from pjax_core.graph.nodes import Constant, Operation, Parameter, ordered
 from pjax_core.graph.rewrite import rewritten
 from pjax_core.operations import primitives
-from pjax_core.trace.jaxpr import run, trace
+from pjax_core.trace.jaxpr import trace, values_of
 from pjax_core.trace.operations import operation_node, slot_of
 
 Arrays = list[Any]
@@ -174,8 +174,7 @@ def traced(function: Callable[..., Any], *arrays: Any) -> Any:
     """What the graph of ``function`` computes from these arrays."""
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
     leaves = [Parameter(f"inputs[{i}]", shape, i) for i, shape in enumerate(shapes)]
-    closed = jax.make_jaxpr(function)(*shapes)
-    (value,) = run(closed.jaxpr, closed.consts, list(map(of_node, leaves)))
+    (value,) = values_of(function, shapes, leaves)
     nodes = ordered(rewritten([operation_node(primitives.identity, slot_of(value))]))
     known: dict[Any, Any] = {leaf: jnp.asarray(array) for leaf, array in zip(leaves, arrays, strict=True)}
     for node in nodes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import functools
 import operator
-import string
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +14,6 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from pjax_core.operations import primitives
-from pjax_core.operations.call import call
 from pjax_kernels.compose import padding_pairs
 
 __all__ = [
@@ -68,39 +64,6 @@ def _add(*operands: ArrayLike) -> Array:
     return functools.reduce(operator.add, [jnp.asarray(operand) for operand in operands])
 
 
-def _einsum(equation: str, a: ArrayLike, b: ArrayLike) -> Array:
-    return call(primitives.einsum, a, b, equation=_explicit(equation, jnp.shape(a), jnp.shape(b)))
-
-
-def _explicit(equation: str, a: tuple[int, ...], b: tuple[int, ...]) -> str:
-    """The equation with its output and without ellipses or spaces, for operands of these shapes."""
-    left, arrow, output = equation.replace(" ", "").partition("->")
-    labels = left.split(",")
-    if len(labels) != 2:
-        raise ValueError(f"einsum: {equation!r} has {len(labels)} operands; pass two, as in 'ij,jk->ik'")
-    spare = "".join(letter for letter in string.ascii_letters if letter not in equation)
-    unnamed = [len(shape) - len(own.replace("...", "")) for own, shape in zip(labels, (a, b), strict=True)]
-    ellipsis = spare[: builtins.max(unnamed)]
-    named = [
-        own.replace("...", ellipsis[len(ellipsis) - builtins.max(count, 0) :])
-        for own, count in zip(labels, unnamed, strict=True)
-    ]
-    if not arrow:
-        letters = "".join(named)
-        output = "..." + "".join(sorted(c for c in letters if letters.count(c) == 1 and c not in ellipsis))
-    output = output.replace("...", ellipsis)
-    sizes: dict[str, int] = {}
-    for own, shape in zip(named, (a, b), strict=True):
-        if len(own) != len(shape) or not all(letter in string.ascii_letters for letter in own):
-            raise ValueError(f"einsum: {equation!r} does not fit operands of shapes {a} and {b}")
-        for letter, size in zip(own, shape, strict=True):
-            if sizes.setdefault(letter, size) != size:
-                raise ValueError(f"einsum: {letter!r} in {equation!r} stands for lengths {sizes[letter]} and {size}")
-    if len(set(output)) < len(output) or not set(output) <= set(sizes):
-        raise ValueError(f"einsum: the output of {equation!r} repeats a letter, or has one that no operand has")
-    return f"{named[0]},{named[1]}->{output}"
-
-
 def _conv2d(x: Any, w: ArrayLike, *, strides: Any = 1, padding: Any = "VALID") -> Array:
     dtype = jnp.result_type(x, w)  # a convolution takes one alone
     images = jnp.reshape(jnp.asarray(x, dtype), (-1, *jnp.shape(x)[-3:]))
@@ -147,7 +110,7 @@ broadcast_to = _deprecated("broadcast_to", "jnp.broadcast_to", jnp.broadcast_to)
 concatenate = _deprecated("concatenate", "jnp.concatenate", jnp.concatenate)
 conv2d = _deprecated("conv2d", "jax.lax.conv_general_dilated", _conv2d)
 dot = _deprecated("dot", "jnp.dot", jnp.dot)
-einsum = _deprecated("einsum", "jnp.einsum", _einsum)
+einsum = _deprecated("einsum", "jnp.einsum", jnp.einsum)
 embedding = _deprecated("embedding", "table[indices]", _embedding)
 expand_dims = _deprecated("expand_dims", "jnp.expand_dims", jnp.expand_dims)
 index = _deprecated("index", "x[...]", _index)

@@ -55,7 +55,7 @@ NORMAL = np.random.default_rng(0).normal
         (functools.partial(pj.quantize, levels=3), [(6,)]),
         (functools.partial(pj.max_pool, window=2, strides=1, padding="SAME"), [(1, 3, 3, 1)]),
         (functools.partial(pj.conv2d, strides=2, padding="SAME"), [(1, 3, 3, 1), (2, 2, 1, 2)]),
-        (functools.partial(pj.einsum, "ij,jk->k"), [(2, 3), (3, 2)]),
+        (functools.partial(jnp.einsum, "bij,bjk->bik"), [(2, 2, 3), (2, 3, 2)]),
     ],
 )
 def test_projections_pass_the_check(operation: Any, shapes: Any) -> None:

@@ -15,7 +15,7 @@ import argparse
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,14 +35,27 @@ OPTIMIZERS: dict[str, Any] = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "none": optax.sgd,  # the direction times a rate
 }
-RULES: dict[str, str | pj.Layer] = {
-    "each": "each",
-    "layer": "layer",
-    "layer, b = 100": pj.Layer(b=100.0),
-    "layer, apart": pj.Layer("apart", steps=2),
-    "layer, coupled": pj.Layer("coupled"),
-}
 
+
+class Rule(NamedTuple):
+    """How a direction is found: the constraints of dot products, and if not by one sweep, steps of an algorithm."""
+
+    dot_products: str | pj.Layer
+    algorithm: pj.Algorithm | None = None
+    steps: int = 1
+
+
+RULES: dict[str, Rule] = {
+    "each": Rule("each"),
+    "layer": Rule("layer"),
+    "layer, b = 100": Rule(pj.Layer(b=100.0)),
+    "layer, apart": Rule(pj.Layer("apart", steps=2)),
+    "layer, coupled": Rule(pj.Layer("coupled")),
+    "layer, coupled, b = 30, c = 3": Rule(pj.Layer("coupled", b=30.0, c=3.0)),
+    "alternating projections, 4 steps": Rule("each", pj.alternating_projections(), 4),
+    "Douglas-Rachford, 4 steps": Rule("each", pj.douglas_rachford(copies=pj.Factored(3)), 4),
+    "difference map, 4 steps": Rule("each", pj.difference_map(copies=pj.Factored(3)), 4),
+}
 
 MODELS: dict[str, Callable[[tuple[int, ...]], models.Model]] = {
     "mlp": models.mlp,
@@ -117,7 +130,9 @@ def contender(rule: str, network: Any, strength: float) -> Callable[..., Any]:
     def constraint(params: Params, x: Any, y: Any) -> Any:
         return pj.cross_entropy(network(params, x), y, strength=strength)
 
-    return functools.partial(pj.direction, pj.feasibility(constraint, dot_products=RULES[rule]))
+    dot_products, algorithm, steps = RULES[rule]
+    problem = pj.feasibility(constraint, dot_products=dot_products)
+    return functools.partial(pj.direction, problem, algorithm=algorithm, steps=steps)
 
 
 def regions(params: Params, kind: str) -> dict[str, pj.Levels | pj.Sparse]:
@@ -166,25 +181,30 @@ class Run(NamedTuple):
     """One training."""
 
     accuracies: list[float]  # in percent, after each epoch
+    seconds: list[float]  # of the processors, in the updates until then
     least_movement: float  # of all weight matrices: the norm of the change over that of the start
 
 
 def train(update: Any, params: Params, state: Any, data: Any, arguments: Any, seed: int, hits: Any) -> Run:
     """Train from the parameters."""
     (x, y), (x_test, y_test) = data
-    generator, accuracies, begin = np.random.default_rng(seed), [], params
+    generator, begin = np.random.default_rng(seed), params
+    accuracies: list[float] = []
+    seconds: list[float] = []
     for _ in range(arguments.epochs):
-        order = generator.permutation(len(x))
+        order, before = generator.permutation(len(x)), time.process_time()
         for start in range(0, len(x) - arguments.batch + 1, arguments.batch):
             chosen = order[start : start + arguments.batch]
             params, state = update(params, state, x[chosen], y[chosen])
+        jax.block_until_ready(params)
+        seconds.append(time.process_time() - before + sum(seconds[-1:]))
         parts = range(0, len(x_test), EVALUATED_AT_ONCE)
         held = placed(params, arguments.within)
         found = [hits(held, *(array[i : i + EVALUATED_AT_ONCE] for array in (x_test, y_test))) for i in parts]
         accuracies.append(100 * float(jnp.mean(jnp.concatenate(found))))
     require_in_sets(placed(params, arguments.within), arguments.within)
     norms = [(jnp.linalg.norm(params[name] - w), jnp.linalg.norm(w)) for name, w in begin.items() if w.ndim > 1]
-    return Run(accuracies, min(float(change / size) for change, size in norms if size > 0))
+    return Run(accuracies, seconds, min(float(change / size) for change, size in norms if size > 0))
 
 
 EVALUATED_AT_ONCE = 1000
@@ -217,7 +237,40 @@ def print_programs(updates: dict[str, Any], begin: Any, batch: Any) -> None:
         print(f"{rule:16} {text.count(' = '):8} instructions {time.process_time() - start:8.1f} s", flush=True)
 
 
-def parse_arguments() -> argparse.Namespace:
+class Found(NamedTuple):
+    """Of one contender."""
+
+    held_back: dict[float, float]  # the accuracy of each rate, where there are several
+    rate: float
+    runs: list[Run]
+
+
+def find(rule: str, optimizer: Any, arguments: argparse.Namespace) -> Found:
+    """The runs of a rule and an optimiser, with the rate that is best on samples held back."""
+    choosing, testing = splits(arguments)
+    init, network = initial(arguments, *testing.train), network_of(arguments, rule)
+    update = make_update(contender(rule, network, arguments.strength), optimizer, arguments.within)
+    hits = jax.jit(lambda params, x, y: jnp.argmax(network(params, 1.0 * x), -1) == jnp.argmax(y, -1))
+
+    def runs(split: Split, seeds: list[int], rate: float) -> list[Run]:
+        starts = [(init(seed), with_rate(optimizer.init(init(seed)), rate)) for seed in seeds]
+        pairs = zip(starts, seeds, strict=True)
+        return [train(update, *start, split, arguments, seed, hits) for start, seed in pairs]
+
+    rate, held = arguments.rates[0], {}
+    if len(arguments.rates) > 1:
+        of_rates = {rate: runs(choosing, arguments.choosing_seeds, rate) for rate in arguments.rates}
+        held = {rate: float(np.mean([run.accuracies[-1] for run in found])) for rate, found in of_rates.items()}
+        rate = max(held, key=lambda rate: held[rate])
+    return Found(held, rate, runs(testing, arguments.seeds, rate))
+
+
+def with_rate(state: Any, rate: float) -> Any:
+    """The state of an optimiser with another rate."""
+    return state._replace(hyperparams={"learning_rate": jnp.asarray(rate)})
+
+
+def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA)")
     parser.add_argument("--rules", nargs="+", default=["gradients", "each", "layer"], choices=["gradients", *RULES])
@@ -241,7 +294,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--raw", action="store_true", help="images from 0 to 1, not standardised")
     parser.add_argument("--time", action="store_true", help="time updates instead of training")
     parser.add_argument("--compile", action="store_true", help="compile updates instead of training")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 HELD = 5_000
@@ -291,38 +344,22 @@ def summary(runs: list[Run]) -> str:
 
 def main() -> None:
     arguments = parse_arguments()
-    choosing, testing = splits(arguments)
-    init = initial(arguments, *testing.train)
     optimizer = optimizer_of(arguments.optimizer)
-    networks = {rule: network_of(arguments, rule) for rule in arguments.rules}
-    updates = {
-        rule: make_update(contender(rule, network, arguments.strength), optimizer, arguments.within)
-        for rule, network in networks.items()
-    }
-
-    def begin(seed: int, rate: float) -> tuple[Params, Any]:
-        state = optimizer.init(init(seed))
-        return init(seed), state._replace(hyperparams={"learning_rate": jnp.asarray(rate)})
-
     if arguments.time or arguments.compile:
+        _, testing = splits(arguments)
+        params = initial(arguments, *testing.train)(1)
+        directions = {
+            rule: contender(rule, network_of(arguments, rule), arguments.strength) for rule in arguments.rules
+        }
+        updates = {rule: make_update(found, optimizer, arguments.within) for rule, found in directions.items()}
         show = print_times if arguments.time else print_programs
-        show(updates, begin(1, 1e-3), [array[: arguments.batch] for array in testing.train])
+        show(updates, (params, optimizer.init(params)), [array[: arguments.batch] for array in testing.train])
         return
-    for rule, network in networks.items():
-        hits = jax.jit(lambda params, x, y, f=network: jnp.argmax(f(params, 1.0 * x), -1) == jnp.argmax(y, -1))
-
-        def runs(split: Split, seeds: list[int], rate: float, rule: str = rule, hits: Any = hits) -> list[Run]:
-            return [train(updates[rule], *begin(seed, rate), split, arguments, seed, hits) for seed in seeds]
-
-        rate = arguments.rates[0]
-        if len(arguments.rates) > 1:
-            held = {
-                rate: float(np.mean([run.accuracies[-1] for run in runs(choosing, arguments.choosing_seeds, rate)]))
-                for rate in arguments.rates
-            }
-            rate = max(held, key=lambda rate: held[rate])
-            print(f"{rule:16}  held back: " + "  ".join(f"{rate:g}: {found:.2f}" for rate, found in held.items()))
-        print(f"{rule:16}  rate {rate:g}{summary(runs(testing, arguments.seeds, rate))}", flush=True)
+    for rule in arguments.rules:
+        held_back, rate, runs = find(rule, optimizer, arguments)
+        if held_back:
+            print(f"{rule:16}  held back: " + "  ".join(f"{rate:g}: {found:.2f}" for rate, found in held_back.items()))
+        print(f"{rule:16}  rate {rate:g}{summary(runs)}", flush=True)
 
 
 if __name__ == "__main__":

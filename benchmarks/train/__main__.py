@@ -79,6 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--skip", action="store_true", help="skip connections between hidden layers of equal width")
     add("--strides", type=at_least(1), nargs="+", help="of each convolution of cnn (default: 1)")
     add("--quantize", type=at_least(2), metavar="LEVELS", help="round activations to levels, not rectify them")
+    add(
+        "--dot-products",
+        choices=["each", "layer"],
+        default=default.dot_products,
+        help="in a constraint each, or a layer",
+    )
     add("--margin", action="store_true", help="a margin as output constraint, else cross-entropy")
     add("--strength", type=positive_float, default=argparse.SUPPRESS, help="of cross-entropy (default: 5)")
     add("--batch-size", type=at_least(1), default=default.batch_size, help="samples in a minibatch")

@@ -54,6 +54,7 @@ class Settings:
     copies: str = "auto"  # or dense, or the history of factored copies
     relaxation: float = 0.5  # of dr
     beta: float = 1.0  # of dm
+    dot_products: str = "each"  # a constraint for each, or for all of a "layer"
     margin: bool = False  # else cross-entropy
     strength: float = 5.0  # of cross-entropy
     batch_size: int = 256
@@ -145,12 +146,13 @@ class Outcome(NamedTuple):
 
 def make_update(network: Network, settings: Settings) -> Callable[[Params, Params, Array, Array], Outcome]:
     """One update: `settings.steps` iterations on a minibatch, from given parameters and their low parts."""
-    if settings.margin:
-        problem = pj.feasibility(lambda params, x, y: pj.margin_loss(network(params, x), y))
-    else:
-        problem = pj.feasibility(
-            lambda params, x, y: pj.cross_entropy(network(params, x), y, strength=settings.strength)
-        )
+
+    def constraint(params: Params, x: Any, y: Any) -> Any:
+        if settings.margin:
+            return pj.margin_loss(network(params, x), y)
+        return pj.cross_entropy(network(params, x), y, strength=settings.strength)
+
+    problem = pj.feasibility(constraint, dot_products=settings.dot_products)
     algorithm = make_algorithm(settings)
 
     def direct(params: Params, params_low: Params, x: Array, y: Array) -> Outcome:

@@ -22,7 +22,8 @@ class Run(NamedTuple):
 
 
 CNN = "--model cnn --hidden 32 128 --strides 4 3 --batch-size 128"
-RNN = "--data shakespeare --sequence-length 30 --model rnn --hidden 128 --strength 1"
+RNN = "--data shakespeare --sequence-length 30 --model rnn --hidden 128"
+DIRECTION = "--algorithm cp --steps 1 --dot-products layer --strength 0.05"
 
 RUNS = {
     "mnist_skip": Run(
@@ -42,7 +43,7 @@ RUNS = {
     ),
     "mnist_cnn_adam": Run(
         "MNIST, CNN of two 3 x 3 convolutions",
-        f"--data mnist {CNN} --algorithm ap --strength 0.3 --steps 4 --adam 3e-3 --updates 8000",
+        f"--data mnist {CNN} {DIRECTION} --adam 3e-3 --updates 2000 --evaluate-every 50",
         95.0,
     ),
     "mnist_cnn": Run(
@@ -52,7 +53,7 @@ RUNS = {
     ),
     "cifar10_cnn_adam": Run(
         "CIFAR-10, 10,000 images, CNN",
-        f"--data cifar10 {CNN} --algorithm ap --strength 2 --steps 6 --adam 3e-3 --updates 3000",
+        f"--data cifar10 {CNN} {DIRECTION} --adam 3e-3 --updates 1500 --evaluate-every 50",
         33.7,
     ),
     "cifar10_cnn": Run(
@@ -62,12 +63,12 @@ RUNS = {
     ),
     "shakespeare_rnn_adam": Run(
         "tiny Shakespeare, next character, RNN",
-        f"{RNN} --algorithm ap --batch-size 32 --steps 10 --adam 1e-3 --updates 2500",
+        f"{RNN} {DIRECTION} --batch-size 32 --adam 2e-3 --updates 2500 --evaluate-every 50",
         32.4,
     ),
     "shakespeare_rnn": Run(
         "the same without Adam",
-        f"{RNN} --algorithm dr --batch-size 8 --steps 20 --updates 300 --evaluate-every 25",
+        f"{RNN} --strength 1 --algorithm dr --batch-size 8 --steps 20 --updates 300 --evaluate-every 25",
         32.4,
     ),
 }

@@ -80,7 +80,7 @@ def test_training_is_reproducible(training, digits):
         {"margin": True},
         {"hidden": (24, 24), "skip": True},
         {"hidden": (64,), "quantize": 2},
-        {"adam": 1e-2, "steps": 4, "updates": 40},
+        {"adam": 1e-2, "steps": 4, "updates": 40, "dot_products": "layer"},
     ],
     ids=["cyclic", "Douglas-Rachford", "difference map", "margin", "skip", "quantized", "Adam"],
 )

@@ -174,6 +174,7 @@ def test_its_shape_is_that_of_the_output(case: Any) -> None:
         kernel(*inputs, output, residual=np.zeros((*output.shape, 2)))
 
 
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="from jax 0.11 on a loop's body is lowered at each call")
 def test_equal_calls_share_the_search_for_far_roots() -> None:
     arrays = jnp.ones(5), jnp.ones(5), jnp.ones(()), jnp.ones(())
 

@@ -43,7 +43,7 @@ AT_DEPTH = (
 """A rule of directions.py and an optimiser: of the deep networks."""
 CONTENDERS = (
     *(f"{rule}; {name}" for rule in ("gradients", "each", "layer") for name in RATES),
-    *(f"{rule}; Adam" for rule in directions.RULES if rule not in ("each", "layer", "layer, b = 100")),
+    *(f"{rule}; Adam" for rule in directions.RULES if rule not in ("each", "layer") and ", b = " not in rule),
 )
 """Likewise of the shallow ones."""
 FIELDS = ("network", "contender", "rate", "seed", "epoch", "accuracy", "seconds")
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="by default all that a network has")
+    parser.add_argument("--contenders", nargs="+", choices={*CONTENDERS, *AT_DEPTH}, help="by default all that a network has")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of contenders.csv and contenders.png")
     options = parser.parse_args()
     table = options.out / "contenders.csv"

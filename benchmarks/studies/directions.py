@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "layer, apart": Rule(pj.Layer("apart", steps=2)),
     "layer, coupled": Rule(pj.Layer("coupled")),
     "layer, coupled, b = 30, c = 3": Rule(pj.Layer("coupled", b=30.0, c=3.0)),
+    "layer, coupled, b = 300": Rule(pj.Layer("coupled", b=300.0)),
     "alternating projections, 4 steps": Rule("each", pj.alternating_projections(), 4),
     "Douglas-Rachford, 4 steps": Rule("each", pj.douglas_rachford(copies=pj.Factored(3)), 4),
     "difference map, 4 steps": Rule("each", pj.difference_map(copies=pj.Factored(3)), 4),

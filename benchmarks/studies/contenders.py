@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--contenders", nargs="+", choices={*CONTENDERS, *AT_DEPTH}, help="by default all that a network has")
+    parser.add_argument("--contenders", nargs="+", choices={*CONTENDERS, *AT_DEPTH}, help="by default all of a network")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of contenders.csv and contenders.png")
     options = parser.parse_args()
     table = options.out / "contenders.csv"

@@ -107,7 +107,8 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
             value, by the names that :class:`pjax_core.metric.Network` gives; what is not named costs 1, as in the
             paper.  Or a function of a network that returns these, such as those of :mod:`pjax_core.metric`.  A
             constraint is projected to the point with the least sum of squared changes, each times its cost; all
-            copies of a value cost the same, so that they agree on plain means.  Costs may be traced.
+            copies of a value cost the same, so that they agree on plain means.  Costs may be
+            traced: then one that is not positive makes what it touches NaN.
 
     Returns:
         The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.

@@ -18,6 +18,7 @@ from benchmarks import RESULTS, ROOT
 from benchmarks.catalogue import DOT_PRODUCTS, ENTRIES, FORMS
 from benchmarks.gpu import inspect_kernels
 from benchmarks.measure import bench
+from benchmarks.studies import contenders as study
 from benchmarks.studies import gallery as gallery_study
 from benchmarks.studies import gates
 from benchmarks.train.loop import ALGORITHM_NAMES
@@ -168,6 +169,26 @@ def paper() -> str:
     return markdown(["what", "target", "best, last test accuracy", "training", "arguments"], rows)
 
 
+def contenders(deep: bool) -> str:
+    """Gradients and directions by optimiser: accuracy after the last epoch, rate and processors' seconds."""
+    rows = rows_of("contenders.csv")
+    found, rates = study.means(rows), {(row["network"], row["contender"]): row["rate"] for row in rows}
+    networks = [network for network in found if (study.DEEP in study.NETWORKS[network]) == deep]
+
+    def cell(network: str, contender: str) -> str:
+        if contender not in found[network]:
+            return ""
+        seconds, accuracy, spread = found[network][contender][-1]
+        return f"{accuracy:.2f} +- {spread:.2f} ({rates[network, contender]}; {seconds:.3g} s)"
+
+    named = [
+        contender for contender in dict.fromkeys(c for _, c in rates) if any(contender in found[n] for n in networks)
+    ]
+    return markdown(
+        ["contender", *networks], [[name, *(cell(network, name) for network in networks)] for name in named]
+    )
+
+
 def truncation() -> str:
     """Errors of factored copies."""
     rows = [
@@ -254,6 +275,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "reflections": lambda: steps_of("compare_reflections_cpu.json"),
     "algorithms": algorithms,
     "paper": paper,
+    "contenders": lambda: contenders(deep=False),
+    "contenders_at_depth": lambda: contenders(deep=True),
     "truncation": truncation,
     "depth": depth,
     "gallery": gallery,

@@ -6,8 +6,7 @@ What all kernels have in common:
   wider; with ``increments=True`` the changes instead, in the dtype of the computation: a change is often far smaller
   than the rounding of the value.  The factored kernels and those of stored deviations say what they return.
 - ``residual``, of the shape of ``z``, is what ``z`` has beyond the output that follows from the inputs, where known
-  better than by subtraction: changes far below the rounding of ``z`` are lost in that.  No implementation for TPUs
-  takes it.
+  better than by subtraction: changes far below the rounding of ``z`` are lost in that.
 - ``implementation`` is one of those listed, or None for the best that runs here.  A ``ValueError`` says where it is
   unknown, a ``NotImplementedError`` where there is none of that name for the kernel, or it cannot run here.
 """

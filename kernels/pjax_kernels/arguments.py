@@ -196,17 +196,12 @@ def apply_increments(arrays: Sequence[Array], changes: Sequence[Array], incremen
 
 
 def known_residual(kernel: str, residual: ArrayLike | None, z: Array) -> dict[str, Array]:
-    """The keyword ``residual``, in the dtype that is computed in, if it is given; it must have the shape of ``z``."""
+    """The keyword ``residual`` if it is given; it must have the shape of ``z``."""
     if residual is None:
         return {}
     array = floating_arrays(kernel, residual=residual)["residual"]
     require_shape(kernel, "residual", array, z.shape, f"z of shape {z.shape}")
-    return {"residual": array.astype(compute_dtype([z, array]))}
-
-
-def only_for_residuals(known: Mapping[str, Array]) -> str | None:
-    """Why kernels for TPUs, which subtract by themselves, do not take the arguments, or None."""
-    return "a residual is given, which it does not take" if known else None
+    return {"residual": array}
 
 
 def widened(operands: Any) -> Any:

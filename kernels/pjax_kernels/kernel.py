@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import jax
 from jax import Array
 
 import pjax_kernels
@@ -59,22 +60,23 @@ class Kernel:
             operands: arrays, or trees of them.
             arrays: these by the names that errors give them, where there are implementations for GPUs or TPUs.
             increments: whether to return the changes of the first operands or their new values.
-            known: a residual, see :func:`pjax_kernels.arguments.known_residual`; it moves with the rest.
+            known: a residual, see :func:`pjax_kernels.arguments.known_residual`, of any dtype; it moves with the rest.
             like: ``like(*operands)`` has the shardings of the results, see
                 :func:`pjax_kernels.meshes.on_automatic_axes`.
             **settings: what else implementations and formula are given; equal settings share compiled code.  Of those
                 that are functions the identity counts: they are the user's own.
         """
         unsupported = {
-            name: (arguments.only_for_residuals(known or {}) if name == "tpu" else None)
-            or device.unsupported(arrays or {})
+            name: device.unsupported(arrays or {})
             or (self.limits[name](*operands, **settings) if name in self.limits else None)
             for name, device in implementation.DEVICES.items()
             if name in self.implementations
         }
         project = implementation.choose(self.name, named, self.implementations, unsupported=unsupported)
         wanted = increments if self.takes_increments else None
-        return implementation.run(project, self.formula, operands, wanted, like, known or {}, settings)
+        leaves = jax.tree.leaves(operands)
+        told = {name: array.astype(arguments.compute_dtype(leaves)) for name, array in (known or {}).items()}
+        return implementation.run(project, self.formula, operands, wanted, like, told, settings)
 
 
 def of_increments(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.typing import DTypeLike
 
 import pjax_kernels as pk
 
 from ..compilations import compilations
 
+Array = np.ndarray
 Generator = np.random.Generator
+Shapes = Sequence[tuple[int, ...]]
 
 
 def levels(x: Any) -> Any:
@@ -95,6 +98,28 @@ TRITON = ("bilinear", "dense", "dense copies", "dense factored", "recurrence", "
 """With a kernel for GPUs."""
 
 
+def problem(rng: Generator, name: str, shapes: Shapes, dtype: DTypeLike, size: float) -> tuple[list[Array], Array]:
+    """Inputs and estimates of their output, of a dtype, and what these have beyond it, of about that size.
+
+    Deviations and coefficients are of the dtype that is computed in.  So is the residual: that of the estimates before
+    they are rounded, or, where it is large, as they are.
+    """
+    wide = np.promote_types(dtype, np.float32)
+    dtypes = [dtype, dtype, wide, wide, wide] if name in ("dense copies", "dense factored") else [dtype] * len(shapes)
+    inputs = [rng.normal(size=shape).astype(dtype) for shape, dtype in zip(shapes, dtypes, strict=False)]
+    output = np.asarray(KERNELS[name][1](*(jnp.asarray(array, np.float64) for array in inputs)))
+    residual = (size * rng.normal(size=output.shape)).astype(wide)
+    z = (output + residual).astype(dtype)
+    return [*inputs, z], residual if size < 1 else (z.astype(np.float64) - output).astype(wide)
+
+
+def assert_close(found: Any, expected: Any, tolerance: float) -> None:
+    """Each in the error of the change, relative to its size."""
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        error = np.linalg.norm(np.asarray(one, np.float64) - np.asarray(other))
+        assert error <= tolerance * np.linalg.norm(other)
+
+
 @pytest.fixture(params=["reference", "xla", "triton"])
 def implementation(request: pytest.FixtureRequest) -> str:
     if request.param == "triton":
@@ -172,6 +197,14 @@ def test_its_shape_is_that_of_the_output(case: Any) -> None:
     kernel, inputs, output = case
     with pytest.raises(ValueError, match="residual has shape"):
         kernel(*inputs, output, residual=np.zeros((*output.shape, 2)))
+
+
+def test_changes_are_of_the_dtype_of_the_values(case: Any) -> None:
+    """Whatever that of the residual is."""
+    kernel, inputs, output = case
+    project = functools.partial(kernel, increments=True, residual=output)
+    changes = jax.eval_shape(project, *map(np.float32, (*inputs, output)))
+    assert {change.dtype.name for change in jax.tree.leaves(changes)} == {"float32"}
 
 
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="from jax 0.11 on a loop's body is lowered at each call")

@@ -32,6 +32,11 @@ def sum_relu_of_bias(x: Any, bias: Any, z: Any, **options: Any) -> Any:
 pool = partial(pk.project_max_pool, window=(3, 2), strides=(2, 2), padding="SAME")
 
 
+def twice(kernel: Kernel) -> Kernel:
+    """Without a residual, and with one."""
+    return lambda *arrays, **options: [kernel(*arrays, **options), kernel(*arrays, residual=arrays[-1], **options)]
+
+
 ALIGNED: dict[str, tuple[Kernel, Shapes]] = {
     "bilinear": (pk.project_bilinear, ((512, 256), (512, 256), (512,))),
     "bilinear, long rows": (pk.project_bilinear, ((256, 16384), (256, 16384), (256,))),
@@ -72,8 +77,8 @@ def lowered(kernel: Kernel, arrays: list[jax.ShapeDtypeStruct]) -> jax.stages.Lo
 def test_lowers_to_one_kernel(kernel: Kernel, shapes: Shapes, increments: bool, dtype: str) -> None:
     """With 64-bit mode on, as in all these tests; nothing but the kernel is chosen, for nothing is named."""
     arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    text = lowered(partial(kernel, increments=increments), arrays).as_text()
-    assert text.count("@tpu_custom_call") == 1
+    text = lowered(partial(twice(kernel), increments=increments), arrays).as_text()
+    assert text.count("@tpu_custom_call") == 2
     assert "f64>" not in text
 
 
@@ -82,7 +87,7 @@ def test_lowers_to_one_kernel(kernel: Kernel, shapes: Shapes, increments: bool, 
 def test_lowers_under_vmap_and_without_float64(kernel: Kernel, shapes: Shapes) -> None:
     arrays = [jax.ShapeDtypeStruct((3, *shape), "float32") for shape in shapes]
     with jax.enable_x64(False):
-        assert lowered(jax.vmap(kernel), arrays).as_text().count("@tpu_custom_call") == 1
+        assert lowered(jax.vmap(twice(kernel)), arrays).as_text().count("@tpu_custom_call") == 2
 
 
 @pytest.mark.usefixtures("on_tpu")
@@ -96,16 +101,16 @@ def test_lowers_in_shards(kernel: Kernel, shapes: Shapes, shared: tuple[int, ...
     batch, everywhere = jax.sharding.PartitionSpec("batch"), jax.sharding.PartitionSpec()
     specs = tuple(everywhere if i in shared else batch for i in range(len(shapes)))
 
-    def twice(*arrays: jax.Array) -> Any:
+    def steps(*arrays: jax.Array) -> Any:
         def step(carry: Any, _: None) -> tuple[Any, None]:
-            new = jax.tree.leaves(kernel(*carry))
+            new = jax.tree.leaves(jax.tree.map(jnp.add, *twice(kernel)(*carry)))
             return tuple(lax.pmean(x, "batch") if i in shared else x for i, x in enumerate(new)), None
 
         return lax.scan(step, arrays, length=2)[0]
 
-    sharded = jax.shard_map(twice, mesh=mesh, in_specs=specs, out_specs=specs)
+    sharded = jax.shard_map(steps, mesh=mesh, in_specs=specs, out_specs=specs)
     arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
-    assert "@tpu_custom_call" in lowered(sharded, arrays).as_text()
+    assert lowered(sharded, arrays).as_text().count("@tpu_custom_call") == 2
 
 
 @pytest.mark.parametrize(("kernel", "shapes"), CASES)
@@ -122,7 +127,7 @@ def test_compiles_to_machine_code(
     (device, *_) = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     one = jax.sharding.SingleDeviceSharding(device)
     arrays = [jax.ShapeDtypeStruct(shape, "float32", sharding=one) for shape in shapes]
-    lowered(kernel, arrays).compile()
+    lowered(twice(kernel), arrays).compile()
 
 
 def test_a_machine_without_tpu_is_named() -> None:

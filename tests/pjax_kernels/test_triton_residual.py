@@ -1,7 +1,7 @@
 """Triton kernels that are told a residual, interpreted, beside the textbook in float64."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,14 +14,11 @@ import pjax_kernels as pk
 from pjax_kernels import gpu
 
 from .test_dense_factored import Layer, combinations
-from .test_residual import KERNELS, TRITON, Generator
+from .test_residual import KERNELS, TRITON, Array, Generator, Shapes, assert_close, problem
 
 pytest.importorskip("triton")
 
 pytestmark = pytest.mark.usefixtures("triton_interpreted")
-
-Array = np.ndarray
-Shapes = Sequence[tuple[int, ...]]
 
 ODD: dict[str, Shapes] = {
     "bilinear": [(3, 8193), (3, 8193)],
@@ -31,26 +28,6 @@ ODD: dict[str, Shapes] = {
     "max": [(3, 3000)],
 }
 """Long rows, and several tiles, of no multiples of anything."""
-
-
-def problem(rng: Generator, name: str, shapes: Shapes, dtype: DTypeLike, size: float) -> tuple[list[Array], Array]:
-    """Inputs and estimates of their output, of a dtype, and what these have beyond it, of about that size.
-
-    Deviations and coefficients are of the dtype that is computed in.
-    """
-    wide = np.promote_types(dtype, np.float32)
-    dtypes = [dtype, dtype, wide, wide, wide] if name in ("dense copies", "dense factored") else [dtype] * len(shapes)
-    inputs = [rng.normal(size=shape).astype(dtype) for shape, dtype in zip(shapes, dtypes, strict=False)]
-    output = np.asarray(KERNELS[name][1](*(jnp.asarray(array, np.float64) for array in inputs)))
-    residual = (size * rng.normal(size=output.shape)).astype(wide)
-    return [*inputs, (output + residual).astype(dtype)], residual
-
-
-def assert_close(found: Any, expected: Any, tolerance: float) -> None:
-    """Each in the error of the change, relative to its size."""
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        error = np.linalg.norm(np.asarray(one, np.float64) - np.asarray(other))
-        assert error <= tolerance * np.linalg.norm(other)
 
 
 def check(name: str, shapes: Shapes, dtype: DTypeLike, size: float, rng: Generator, tolerance: float) -> None:

@@ -1,4 +1,6 @@
-"""Projection onto ``z = a . b`` on a TPU, in one pass over memory: ``a``, ``b`` and ``z`` are read and written once.
+"""Projection onto ``z = a . b`` on a TPU, in one pass over memory: ``a`` and ``b`` are read and written once.
+
+So is ``z``, or the residual in its place, of which the change is written.
 
 A row of ``a`` is a row of registers, but its root is one number: where the sum of a register's row ends up, in one lane
 of 128, it would cost as much as the rest.  So the partial sums of 128 rows, 128 each, are transposed before they are
@@ -28,7 +30,7 @@ _PART = 32
 """Rows whose partial sums stay in registers."""
 
 _SUMS = 3
-"""For every row: of ``a . b``, ``|a + b|^2/4`` and ``|a - b|^2/4``."""
+"""For every row: of ``|a + b|^2/4``, ``|a - b|^2/4`` and ``a . b``, which a known residual makes needless."""
 
 _COEFFICIENTS = 6
 """For every row: gamma and beta of near roots; of far ones of the sum, of the difference, free, and t times free."""
@@ -56,14 +58,15 @@ def default_blocks(count: int, length: int, dtypes: tuple[DTypeLike, ...]) -> Bl
 
 
 def project_bilinear(
-    a: Array, b: Array, z: Array, *, increments: bool, blocks: Blocks | None = None
+    a: Array, b: Array, z: Array, *, increments: bool, residual: Array | None = None, blocks: Blocks | None = None
 ) -> tuple[Array, Array, Array]:
     """The new ``a`` (..., N), ``b`` (..., N) and ``z`` (...), or their changes."""
     if a.size == 0:  # no grid covers it
         return arguments.from_increments(xla.bilinear_increments)(a, b, z, increments=increments)
     count, length = z.size, a.shape[-1]
-    arrays = a.reshape(count, length), b.reshape(count, length), z.reshape(1, count)
-    dtypes = [jnp.float32 if increments else array.dtype for array in arrays]
+    known = z if residual is None else residual
+    arrays = a.reshape(count, length), b.reshape(count, length), known.reshape(1, count)
+    dtypes = [*(jnp.float32 if increments else array.dtype for array in (a, b)), jnp.float32]
     rows, columns = blocks or default_blocks(count, length, (a.dtype, b.dtype, *dtypes[:2]))
     column_blocks = pl.cdiv(length, columns)
     phases = 1 if column_blocks == 1 else 2
@@ -80,7 +83,8 @@ def project_bilinear(
 
     z_block = pl.BlockSpec((1, rows), row_vector)
     new_blocks = pl.BlockSpec((rows, columns), write), pl.BlockSpec((rows, columns), write), z_block
-    new_a, new_b, new_z = tpu.launch(
+    sums = _SUMS if residual is None else _SUMS - 1
+    new_a, new_b, z_change = tpu.launch(
         functools.partial(_project, length=length, phases=phases, increments=increments),
         *arrays,
         name="project_bilinear",
@@ -91,12 +95,13 @@ def project_bilinear(
             for array, dtype, block in zip(arrays, dtypes, new_blocks, strict=True)
         ],
         scratch=[
-            pltpu.VMEM((_SUMS, rows, LANES), jnp.float32),
+            pltpu.VMEM((sums, rows, LANES), jnp.float32),
             pltpu.VMEM((_COEFFICIENTS, rows, LANES), jnp.float32),
             pltpu.SMEM((rows // LANES,), jnp.int32),
         ],
     )
-    return new_a.reshape(a.shape), new_b.reshape(b.shape), new_z.reshape(z.shape)
+    (new_z,) = arguments.apply_increments([z], [z_change.reshape(z.shape)], increments)
+    return new_a.reshape(a.shape), new_b.reshape(b.shape), new_z
 
 
 class _Refs(NamedTuple):
@@ -104,10 +109,10 @@ class _Refs(NamedTuple):
 
     a: Any
     b: Any
-    z: Any
+    known: Any  # z, or the residual
     new_a: Any
     new_b: Any
-    new_z: Any
+    z_change: Any
     sums: Any
     coefficients: Any
     is_far: Any
@@ -127,24 +132,29 @@ def _project(*blocks_and_scratch: Any, length: int, phases: int, increments: boo
         @tpu.repeat(rows // _PART)
         def _add_part(part: Array) -> None:
             here = tpu.rows_of(part, _PART)
-            for i, partial in enumerate(_inner_products(refs.a, refs.b, here, block, length)):
+            for i, partial in enumerate(_inner_products(refs, here, block, length)):
                 refs.sums[i, here] += partial
 
     @pl.when((phase == 0) & (block == last_block))
     def _solve() -> None:
-        tpu.repeat(rows // LANES)(functools.partial(_solve_group, refs, length, increments))
+        tpu.repeat(rows // LANES)(functools.partial(_solve_group, refs, length))
 
     @pl.when(phase == phases - 1)
     def _change() -> None:
         tpu.repeat(rows // _PART)(functools.partial(_change_part, refs, increments))
 
 
-def _solve_group(refs: _Refs, length: int, increments: bool, group: Array) -> None:
-    """Writes the new ``z`` of 128 rows and what their entries change by."""
+def _solve_group(refs: _Refs, length: int, group: Array) -> None:
+    """Writes what the ``z`` of 128 rows and their entries change by."""
     here = tpu.rows_of(group, LANES)
-    z = refs.z[:, here].astype(jnp.float32)
-    p, plus, minus = (jnp.sum(refs.sums[i, here].T, axis=0, keepdims=True) for i in range(_SUMS))
-    scaled = root.scaled_residual(p, 2 * (plus + minus), z)
+    known = refs.known[:, here].astype(jnp.float32)
+    plus, minus, *products = (jnp.sum(refs.sums[i, here].T, axis=0, keepdims=True) for i in range(refs.sums.shape[0]))
+    if products:
+        (p,), z, residual = products, known, None
+    else:
+        p, residual = plus - minus, known
+        z = p + residual
+    scaled = root.scaled_residual(p, 2 * (plus + minus), z, residual)
     is_near = jnp.abs(scaled) <= root.NEAR
     t, beta, gamma, _ = root.near_coefficients(root.near_root(scaled, p, 2 * (plus + minus)))
     some_far = jnp.max(jnp.where(is_near, 0.0, 1.0)) > 0
@@ -152,14 +162,14 @@ def _solve_group(refs: _Refs, length: int, increments: bool, group: Array) -> No
 
     @pl.when(jnp.logical_not(some_far))
     def _near() -> None:
-        refs.new_z[:, here] = _moved(z, -t, increments).astype(refs.new_z.dtype)
+        refs.z_change[:, here] = -t
         for i, coefficient in enumerate((gamma, beta)):
             refs.coefficients[i, here] = _along_rows(coefficient)
 
     @pl.when(some_far)
     def _far() -> None:
         far_t, *far = _far_coefficients(plus, minus, z, length)
-        refs.new_z[:, here] = _moved(z, -jnp.where(is_near, t, far_t), increments).astype(refs.new_z.dtype)
+        refs.z_change[:, here] = -jnp.where(is_near, t, far_t)
         merged = [jnp.where(is_near, coefficient, 0) for coefficient in (gamma, beta)]
         merged += [jnp.where(is_near, 0, coefficient) for coefficient in far]
         for i, coefficient in enumerate(merged):
@@ -175,7 +185,7 @@ def _change_part(refs: _Refs, increments: bool, part: Array) -> None:
         for columns in _registers(refs.a):
             a, b = (ref[here, columns].astype(jnp.float32) for ref in (refs.a, refs.b))
             for ref, old, change in zip((refs.new_a, refs.new_b), (a, b), changes(a, b), strict=True):
-                ref[here, columns] = _moved(old, change, increments).astype(ref.dtype)
+                ref[here, columns] = (change if increments else old + change).astype(ref.dtype)
 
     @pl.when(jnp.logical_not(some_far))
     def _near() -> None:
@@ -192,20 +202,20 @@ def _registers(ref: Any) -> list[Any]:
     return [pl.ds(first, LANES) for first in range(0, ref.shape[1], LANES)]
 
 
-def _inner_products(a_ref: Any, b_ref: Any, rows: Any, block: Array, length: int) -> tuple[Array, ...]:
-    """The three sums of every row, each still in 128 parts."""
-    sums: tuple[Array, ...] = (jnp.zeros((_PART, LANES), jnp.float32),) * _SUMS
-    width = a_ref.shape[1]
+def _inner_products(refs: _Refs, rows: Any, block: Array, length: int) -> list[Array]:
+    """The sums of every row, each still in 128 parts."""
+    sums = [jnp.zeros((_PART, LANES), jnp.float32)] * refs.sums.shape[0]
+    width = refs.a.shape[1]
     column = lax.broadcasted_iota(jnp.int32, (_PART, LANES), 1) + block * width
-    for columns in _registers(a_ref):
-        a, b = (ref[rows, columns].astype(jnp.float32) for ref in (a_ref, b_ref))
+    for columns in _registers(refs.a):
+        a, b = (ref[rows, columns].astype(jnp.float32) for ref in (refs.a, refs.b))
         # Where a single block holds whole rows, its last register alone may lie beyond them.
         if length % width and (length > width or columns.start + LANES > length):
             inside = column < length - columns.start
             a, b = jnp.where(inside, a, 0), jnp.where(inside, b, 0)
         half_sum, half_difference = 0.5 * (a + b), 0.5 * (a - b)
-        products = a * b, half_sum * half_sum, half_difference * half_difference
-        sums = tuple(total + product for total, product in zip(sums, products, strict=True))
+        products = half_sum * half_sum, half_difference * half_difference, a * b
+        sums = [total + product for total, product in zip(sums, products, strict=False)]
     return sums
 
 
@@ -231,7 +241,3 @@ def _far_changes(
 def _along_rows(row: Array) -> Array:
     """A number for each of 128 rows, (1, 128), in all lanes of its row."""
     return jnp.broadcast_to(row, (LANES, LANES)).T
-
-
-def _moved(old: Array, change: Array, increments: bool) -> Array:
-    return change if increments else old + change

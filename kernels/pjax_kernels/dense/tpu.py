@@ -4,6 +4,8 @@ A tile of the product is added up in VMEM and never leaves it: what is written i
 transposed products follow, and the change of ``z``.  These products are XLA's: they are plain ones, whose epilogue
 (gamma times ``x``, the division by the number of copies, the sum with the old value) it fuses into them.
 
+Where the residual is known it stands for the product, which is not formed: the kernel finds the roots alone.
+
 :mod:`pjax_kernels.recurrence` is the same with two pairs of operands, whose products add up.
 """
 
@@ -62,13 +64,21 @@ def default_blocks(rows: Sequence[Array], columns: Sequence[Array], z: Array) ->
 
 
 def project_dense(
-    x: Array, w: Array, z: Array, *, increments: bool, precision: lax.PrecisionLike, blocks: Blocks | None = None
+    x: Array,
+    w: Array,
+    z: Array,
+    *,
+    increments: bool,
+    precision: lax.PrecisionLike,
+    residual: Array | None = None,
+    blocks: Blocks | None = None,
 ) -> tuple[Array, Array, Array]:
     """The new means ``x`` (B, N) and ``w`` (N, M), and ``z`` (B, M), or their changes."""
     if 0 in (x.size, w.size):  # no grid covers it
-        return arguments.from_increments(xla.dense_increments)(x, w, z, increments=increments, precision=precision)
+        project = arguments.from_increments(xla.dense_increments)
+        return project(x, w, z, increments=increments, precision=precision, residual=residual)
     (new_x,), (new_w,), new_z = project_products(
-        (x,), (w,), z, increments=increments, precision=precision, blocks=blocks
+        (x,), (w,), z, residual, increments=increments, precision=precision, blocks=blocks
     )
     return new_x, new_w, new_z
 
@@ -77,6 +87,7 @@ def project_products(
     rows: Sequence[Array],
     columns: Sequence[Array],
     z: Array,
+    residual: Array | None = None,
     *,
     increments: bool,
     precision: lax.PrecisionLike,
@@ -84,8 +95,9 @@ def project_products(
 ) -> tuple[list[Array], list[Array], Array]:
     """The same for ``z`` the sum of the products ``rows[k] columns[k]``: the new ``rows``, ``columns`` and ``z``."""
     (batch, width), length = z.shape, sum(array.shape[1] for array in rows)
+    blocks = blocks or default_blocks(rows, columns, z)
     minus_beta, new_z, row_sums, column_sums = _solve(
-        rows, columns, z, increments=increments, precision=precision, blocks=blocks or default_blocks(rows, columns, z)
+        rows, columns, z, residual, increments=increments, precision=precision, blocks=blocks
     )
     free = max(length, 1) ** -0.5
 
@@ -109,6 +121,7 @@ def _solve(
     rows: Sequence[Array],
     columns: Sequence[Array],
     z: Array,
+    residual: Array | None,
     *,
     increments: bool,
     precision: lax.PrecisionLike,
@@ -117,19 +130,13 @@ def _solve(
     """``-beta``, the new ``z``, and of rows and of columns the sums of gamma and of the radii, (2, B) and (2, M)."""
     batch, width = z.shape
     grid_rows, grid_columns = pl.cdiv(batch, blocks.rows), pl.cdiv(width, blocks.columns)
-    pairs, first = [], 0
-    for array in rows:
-        inner = min(blocks.inner, tpu.tile_up(array.shape[1]))
-        pairs.append(_Pair(first, pl.cdiv(array.shape[1], inner), inner, array.shape[1]))
-        first += pairs[-1].steps
-
-    def of_rows(pair: _Pair) -> pl.BlockSpec:
-        return pl.BlockSpec((blocks.rows, pair.inner), lambda i, j, k: (i, pair.step(k)))
-
-    def of_columns(pair: _Pair) -> pl.BlockSpec:
-        return pl.BlockSpec((pair.inner, blocks.columns), lambda i, j, k: (pair.step(k), j))
-
     tile = pl.BlockSpec((blocks.rows, blocks.columns), lambda i, j, k: (i, j))
+    if residual is None:
+        pairs, sums = _pairs(rows, blocks), [(blocks.rows, blocks.columns), (blocks.rows, 1), (1, blocks.columns)]
+        given = [(x, pair.of_rows(blocks)) for x, pair in zip(rows, pairs, strict=True)]
+        given += [(w, pair.of_columns(blocks)) for w, pair in zip(columns, pairs, strict=True)]
+    else:
+        pairs, sums, given = [], [], [(residual, tile), *_squared_norms(rows, columns, blocks)]
     minus_beta, new_z, row_sums, column_sums = tpu.launch(
         functools.partial(
             _multiply_and_solve,
@@ -139,12 +146,11 @@ def _solve(
             increments=increments,
             precision=tpu.product_precision(precision),
         ),
-        *rows,
-        *columns,
+        *(array for array, _ in given),
         z,
-        name="multiply_and_solve",
-        grid=(grid_rows, grid_columns, first),
-        inputs=[*map(of_rows, pairs), *map(of_columns, pairs), tile],
+        name="multiply_and_solve" if pairs else "solve",
+        grid=(grid_rows, grid_columns, sum(pair.steps for pair in pairs) or 1),
+        inputs=[*(block for _, block in given), tile],
         outputs=[
             tpu.Output((batch, width), jnp.float32, tile),
             tpu.Output((batch, width), jnp.float32 if increments else z.dtype, tile),
@@ -154,14 +160,23 @@ def _solve(
             ),
         ],
         scratch=[
-            pltpu.VMEM((blocks.rows, blocks.columns), jnp.float32),
-            pltpu.VMEM((blocks.rows, 1), jnp.float32),
-            pltpu.VMEM((1, blocks.columns), jnp.float32),
-            pltpu.VMEM((2, blocks.rows, LANES), jnp.float32),
-            pltpu.VMEM((2, _PART, blocks.columns), jnp.float32),
+            pltpu.VMEM(shape, jnp.float32) for shape in ((2, blocks.rows, LANES), (2, _PART, blocks.columns), *sums)
         ],
     )
     return minus_beta, new_z, row_sums, jnp.sum(column_sums, axis=0)
+
+
+def _squared_norms(rows: Sequence[Array], columns: Sequence[Array], blocks: Blocks) -> list[tuple[Array, pl.BlockSpec]]:
+    """Those of joined rows, (B, 1), and of joined columns, (1, M)."""
+
+    def added(arrays: Sequence[Array], axis: int) -> Array:
+        squares = (jnp.square(array.astype(jnp.float32)) for array in arrays)
+        return functools.reduce(jnp.add, (jnp.sum(square, axis=axis, keepdims=True) for square in squares))
+
+    return [
+        (added(rows, 1), pl.BlockSpec((blocks.rows, 1), lambda i, j, k: (i, 0))),
+        (added(columns, 0), pl.BlockSpec((1, blocks.columns), lambda i, j, k: (0, j))),
+    ]
 
 
 class _Pair(NamedTuple):
@@ -176,43 +191,61 @@ class _Pair(NamedTuple):
         """The block at step ``k`` of the grid; at steps of other pairs the nearest one, which is there already."""
         return jnp.clip(k - self.first, 0, self.steps - 1)
 
+    def of_rows(self, blocks: Blocks) -> pl.BlockSpec:
+        """Those of the first operand."""
+        return pl.BlockSpec((blocks.rows, self.inner), lambda i, j, k: (i, self.step(k)))
+
+    def of_columns(self, blocks: Blocks) -> pl.BlockSpec:
+        """Those of the second one."""
+        return pl.BlockSpec((self.inner, blocks.columns), lambda i, j, k: (self.step(k), j))
+
+
+def _pairs(rows: Sequence[Array], blocks: Blocks) -> list[_Pair]:
+    """One for each of the rows, one after the other."""
+    pairs, first = [], 0
+    for array in rows:
+        inner = min(blocks.inner, tpu.tile_up(array.shape[1]))
+        pairs.append(_Pair(first, pl.cdiv(array.shape[1], inner), inner, array.shape[1]))
+        first += pairs[-1].steps
+    return pairs
+
 
 def _multiply_and_solve(
     *refs: Any, pairs: Sequence[_Pair], batch: int, width: int, increments: bool, precision: lax.Precision
 ) -> None:
-    operands, refs = refs[: 2 * len(pairs)], refs[2 * len(pairs) :]
-    z_ref, minus_beta_ref, new_z_ref, row_sums_ref, column_sums_ref, product_ref, x_squared_ref, w_squared_ref = refs[
-        :8
-    ]
-    row_parts_ref, column_parts_ref = refs[8:]
+    count = 2 * len(pairs) or 3
+    given, (z_ref, minus_beta_ref, new_z_ref, row_sums_ref, column_sums_ref, *scratch) = refs[:count], refs[count:]
+    row_parts_ref, column_parts_ref, *added_refs = scratch
+    # The product and the squared norms, which pairs are added up to; without these, the residual stands for the first.
+    sums_refs = added_refs or given
     i, j, k = (pl.program_id(axis) for axis in range(3))
 
     @pl.when(k == 0)
     def _start() -> None:
-        for ref in (product_ref, x_squared_ref, w_squared_ref, column_parts_ref):
+        for ref in (column_parts_ref, *added_refs):
             ref[...] = jnp.zeros_like(ref)
 
     @pl.when((j == 0) & (k == 0))
     def _start_row() -> None:
         row_parts_ref[...] = jnp.zeros_like(row_parts_ref)
 
-    for pair, x_ref, w_ref in zip(pairs, operands[: len(pairs)], operands[len(pairs) :], strict=True):
+    for pair, x_ref, w_ref in zip(pairs, given, given[len(pairs) :], strict=False):
 
         @pl.when((k >= pair.first) & (k < pair.first + pair.steps))
         def _multiply(pair: _Pair = pair, x_ref: Any = x_ref, w_ref: Any = w_ref) -> None:
-            sums_refs = product_ref, x_squared_ref, w_squared_ref
             _add_product(x_ref, w_ref, *sums_refs, pair=pair, step=k - pair.first, precision=precision)
 
     @pl.when(k == pl.num_programs(2) - 1)
     def _solve_tile() -> None:
         _find_roots(
             z_ref,
-            (product_ref, x_squared_ref, w_squared_ref),
+            sums_refs,
             (minus_beta_ref, new_z_ref),
             (row_parts_ref, column_parts_ref),
             rows_left=batch - i * z_ref.shape[0],
             columns_left=width - j * z_ref.shape[1],
             increments=increments,
+            has_residual=not pairs,
         )
         for n in range(2):
             column_sums_ref[n : n + 1] = jnp.sum(column_parts_ref[n], axis=0, keepdims=True)
@@ -265,16 +298,17 @@ def _add_product(
 
 def _find_roots(
     z_ref: Any,
-    sums_refs: tuple[Any, Any, Any],
+    sums_refs: Sequence[Any],
     new_refs: tuple[Any, Any],
     parts_refs: tuple[Any, Any],
     *,
     rows_left: Array,
     columns_left: Array,
     increments: bool,
+    has_residual: bool,
 ) -> None:
     """Writes ``-beta`` and the new ``z`` of a tile, and adds gamma and the radii to the partial sums."""
-    (product_ref, x_squared_ref, w_squared_ref), (minus_beta_ref, new_z_ref) = sums_refs, new_refs
+    (known_ref, x_squared_ref, w_squared_ref), (minus_beta_ref, new_z_ref) = sums_refs, new_refs
     row_parts_ref, column_parts_ref = parts_refs
     shape = _PART, z_ref.shape[1]
     is_column = lax.broadcasted_iota(jnp.int32, shape, 1) < columns_left
@@ -285,9 +319,10 @@ def _find_roots(
         here = tpu.rows_of(part, _PART)
         # What lies outside must neither count nor ask for a far root.
         inside = is_column & (lax.broadcasted_iota(jnp.int32, shape, 0) < rows_left - part * _PART)
-        z, p = z_ref[here].astype(jnp.float32), product_ref[here]
+        z, known = z_ref[here].astype(jnp.float32), known_ref[here]
+        p, residual = (z - known, known) if has_residual else (known, None)
         q = x_squared_ref[here] + w_squared_ref[...]
-        scaled = root.scaled_residual(p, q, z)
+        scaled = root.scaled_residual(p, q, z, residual)
         is_near = jnp.abs(scaled) <= near_limit
         minus_t, minus_beta, gamma, _ = root.near_coefficients(-root.near_root(scaled, p, q, steps=_STEPS))
         some_far = jnp.max(jnp.where(is_near | ~inside, 0.0, 1.0)) > 0

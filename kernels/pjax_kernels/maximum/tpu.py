@@ -32,7 +32,9 @@ def unsupported(shape: tuple[int, ...], rows: Windows, columns: Windows) -> str 
     return None
 
 
-def max_pool_increments(x: Array, z: Array, rows: Windows, columns: Windows) -> tuple[Array, Array]:
+def max_pool_increments(
+    x: Array, z: Array, rows: Windows, columns: Windows, residual: Array | None = None
+) -> tuple[Array, Array]:
     """The mean changes of ``x`` over its copies, and the changes of ``z``, in float32."""
     if x.size == 0:  # no grid covers it
         return x, z
@@ -42,9 +44,9 @@ def max_pool_increments(x: Array, z: Array, rows: Windows, columns: Windows) -> 
     image = pl.BlockSpec((None, *phases.shape[1:4], lanes), lambda b, c: (b, 0, 0, 0, c))
     outputs = pl.BlockSpec((None, *z.shape[1:3], lanes), lambda b, c: (b, 0, 0, c))
     totals, z_change = tpu.launch(
-        functools.partial(_project, rows=rows, columns=columns),
+        functools.partial(_project, rows=rows, columns=columns, has_residual=residual is not None),
         phases,
-        z,
+        z if residual is None else residual,
         name="project_max_pool",
         grid=(batch, pl.cdiv(channels, lanes)),
         inputs=[image, outputs],
@@ -77,7 +79,16 @@ def _join(phases: Array, x: Array, rows: Windows, columns: Windows) -> Array:
     return lax.pad(padded, jnp.zeros((), x.dtype), ((0, 0, 0), *crops, (0, 0, 0)))
 
 
-def _project(x_ref: Any, z_ref: Any, totals_ref: Any, z_change_ref: Any, *, rows: Windows, columns: Windows) -> None:
+def _project(
+    x_ref: Any,
+    known_ref: Any,  # z, or the residual
+    totals_ref: Any,
+    z_change_ref: Any,
+    *,
+    rows: Windows,
+    columns: Windows,
+    has_residual: bool,
+) -> None:
     totals_ref[...] = jnp.zeros_like(totals_ref)
 
     @tpu.repeat(rows.count)
@@ -92,7 +103,7 @@ def _project(x_ref: Any, z_ref: Any, totals_ref: Any, z_change_ref: Any, *, rows
             for j in range(columns.size)
         ]
         top = functools.reduce(jnp.maximum, (x_ref[place] for place in places))
-        excess = top - z_ref[row]
+        excess = -known_ref[row] if has_residual else top - known_ref[row]
         fall = _fall_of_maximum(lambda: (x_ref[place] for place in places), top, excess)
         z_change_ref[row] = excess - fall
         not_raised = fall < 0

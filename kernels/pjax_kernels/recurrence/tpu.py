@@ -21,14 +21,17 @@ def project_recurrence(
     *,
     increments: bool,
     precision: lax.PrecisionLike,
+    residual: Array | None = None,
     blocks: tpu.Blocks | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The new means ``x``, ``h``, ``w_x`` and ``w_h``, and ``z``, or their changes."""
     if 0 in (array.size for array in (x, h, w_x, w_h)):  # no grid covers it
         project = arguments.from_increments(xla.recurrence_increments)
-        return project(x, h, w_x, w_h, z, increments=increments, precision=precision)
-    rows = x.reshape(-1, x.shape[2]), h.reshape(-1, h.shape[2])
+        return project(x, h, w_x, w_h, z, increments=increments, precision=precision, residual=residual)
+    flat_x, flat_h, *outputs = (
+        array.reshape(-1, array.shape[2]) for array in (x, h, z, *([] if residual is None else [residual]))
+    )
     (new_x, new_h), (new_w_x, new_w_h), new_z = tpu.project_products(
-        rows, (w_x, w_h), z.reshape(-1, z.shape[2]), increments=increments, precision=precision, blocks=blocks
+        (flat_x, flat_h), (w_x, w_h), *outputs, increments=increments, precision=precision, blocks=blocks
     )
     return new_x.reshape(x.shape), new_h.reshape(h.shape), new_w_x, new_w_h, new_z.reshape(z.shape)

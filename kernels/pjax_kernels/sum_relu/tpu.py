@@ -1,5 +1,7 @@
 """Projection onto a rectified sum on a TPU, in one pass: inputs and ``z`` are read once and written once.
 
+A residual that is known is read beside them.
+
 An input that is one row for all, such as a bias, is read once, and the mean of its changes is added up in the same
 pass.  Other inputs that broadcast are stretched before, and their means taken after.
 """
@@ -42,14 +44,20 @@ def default_blocks(shape: tuple[int, int], dtypes: Sequence[DTypeLike]) -> Block
 
 
 def project_sum_relu(
-    inputs: Sequence[Array], z: Array, *, increments: bool, blocks: Blocks | None = None
+    inputs: Sequence[Array],
+    z: Array,
+    *,
+    increments: bool,
+    residual: Array | None = None,
+    blocks: Blocks | None = None,
 ) -> tuple[tuple[Array, ...], Array]:
     """The new inputs and ``z``, or their changes."""
     if z.size == 0:  # no grid covers it
-        return arguments.from_increments(xla.sum_relu_increments)(inputs, z, increments=increments)
+        return arguments.from_increments(xla.sum_relu_increments)(inputs, z, increments=increments, residual=residual)
     length = z.shape[-1] if z.ndim else 1
     shape = z.size // length, length
     kinds = [_kind(x, z) for x in inputs]
+    given = [array.reshape(shape) for array in ([z] if residual is None else [z, residual])]
     operands = [
         x.reshape(1, length) if kind == "row" else jnp.broadcast_to(x, z.shape).reshape(shape)
         for x, kind in zip(inputs, kinds, strict=True)
@@ -58,19 +66,26 @@ def project_sum_relu(
     of_inputs = [x.dtype for x, kind in zip(inputs, kinds, strict=True) if kind == "full" and not increments]
     writes_change = "stretched" in kinds or (increments and "full" in kinds)
     dtypes = [*of_inputs, jnp.float32 if increments else z.dtype, *[jnp.dtype(jnp.float32)] * writes_change]
-    rows, columns = blocks or default_blocks(shape, [*(x.dtype for x in operands), z.dtype, *dtypes])
+    rows, columns = blocks or default_blocks(shape, [*(x.dtype for x in operands + given), *dtypes])
 
     block = pl.BlockSpec((rows, columns), lambda j, i: (i, j))
     row_block = pl.BlockSpec((1, columns), lambda j, i: (0, j))
     written = [tpu.Output(shape, dtype, block) for dtype in dtypes]
     written += [tpu.Output((1, length), jnp.float32, row_block)] * ("row" in kinds)
     results = tpu.launch(
-        functools.partial(_project, kinds=kinds, count=shape[0], increments=increments, writes_change=writes_change),
+        functools.partial(
+            _project,
+            kinds=kinds,
+            given=len(given),
+            count=shape[0],
+            increments=increments,
+            writes_change=writes_change,
+        ),
         *operands,
-        z.reshape(shape),
+        *given,
         name="project_sum_relu",
         grid=(pl.cdiv(length, columns), pl.cdiv(shape[0], rows)),
-        inputs=[*(row_block if kind == "row" else block for kind in kinds), block],
+        inputs=[*(row_block if kind == "row" else block for kind in kinds), *[block] * len(given)],
         outputs=written,
         scratch=[pltpu.VMEM((_PART, columns), jnp.float32)] * ("row" in kinds),
     )
@@ -93,14 +108,15 @@ def _kind(x: Array, z: Array) -> str:
     return "row" if x.ndim and x.size == x.shape[-1] == z.shape[-1] else "stretched"
 
 
-def _project(*refs: Any, kinds: Sequence[str], count: int, increments: bool, writes_change: bool) -> None:
-    inputs, z_ref, remaining = refs[: len(kinds)], refs[len(kinds)], list(refs[len(kinds) + 1 :])
+def _project(*refs: Any, kinds: Sequence[str], given: int, count: int, increments: bool, writes_change: bool) -> None:
+    inputs, remaining = refs[: len(kinds)], list(refs[len(kinds) :])
+    given_refs = [remaining.pop(0) for _ in range(given)]  # z, and the residual if it is known
     moved = [ref for ref, kind in zip(inputs, kinds, strict=True) if kind == "full" and not increments]
     new_refs = [remaining.pop(0) for _ in moved]
     new_z_ref = remaining.pop(0)
     change_refs = [remaining.pop(0) for _ in range(writes_change)]
     sums = [remaining] * bool(remaining)  # of the changes: the row that is written, and partial sums
-    rows, columns = z_ref.shape
+    rows, columns = new_z_ref.shape
     block, last_block = pl.program_id(1), pl.num_programs(1) - 1
     rows_left = count - block * rows
 
@@ -116,8 +132,8 @@ def _project(*refs: Any, kinds: Sequence[str], count: int, increments: bool, wri
         def read(ref: Any) -> Array:
             return ref[slice(None) if ref.shape[0] == 1 else here].astype(jnp.float32)
 
-        z = read(z_ref)
-        change, z_change = xla.changes(tuple(map(read, inputs)), z)
+        z, *known = map(read, given_refs)
+        change, z_change = xla.changes(tuple(map(read, inputs)), z, *known)
         for new_ref, ref in zip(new_refs, moved, strict=True):
             new_ref[here] = (read(ref) + change).astype(new_ref.dtype)
         new_z_ref[here] = (z_change if increments else z + z_change).astype(new_z_ref.dtype)

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 import pjax_kernels as pk
 
+from ..pairs import pairwise
 from . import oracles
 from .code_generation import AS_FOR_USERS
 
@@ -25,6 +26,7 @@ prox_cross_entropy = jax.jit(pk.prox_cross_entropy, static_argnames=STATIC, comp
 CLASSES = 5
 STRENGTHS = [1e-3, 5.0, 1000.0]
 LABELS = ["one-hot", "soft", "uniform"]
+DTYPES = [jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64")]
 SCALES = np.repeat([0.1, 3.0, 50.0], 4)
 
 ULPS = 4
@@ -87,8 +89,7 @@ def softmax(x: Array) -> Array:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("kind", LABELS)
-@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize(("strength", "kind", "dtype"), pairwise(STRENGTHS, LABELS, DTYPES))
 def test_cross_entropy_agrees_with_lambert_w(strength: float, kind: str, implementation: str, dtype: DTypeLike) -> None:
     logits, labels = logits_and_labels(kind, dtype)
     change = change_of(logits, labels, strength, implementation)

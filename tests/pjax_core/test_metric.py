@@ -97,15 +97,13 @@ ALGORITHMS: dict[str, tuple[Any, Any]] = {
     "DM(1)": (pj.difference_map, lambda oracle, z: oracle.maps(z, 1.0)),
     "DM(-0.7)": (functools.partial(pj.difference_map, -0.7), lambda oracle, z: oracle.maps(z, -0.7)),
 }
-WITH_RRR = "threshold_functions", "skip_connection", "weight_used_twice", "two_losses", "views", "convolutions"
+WITH_RRR = "threshold_functions", "skip_connection", "two_losses", "convolutions"
 # Before the loss reaches an operation its gaps are rounding, which weights would follow: with DM(1), which begins with
 # B, for several steps of networks with a loss.
 OTHERS = (
-    ("threshold_functions", "DR"),
     ("views", "DR"),
     ("weight_used_twice", "AR"),
     ("threshold_functions", "DM(1)"),
-    ("threshold_functions", "DM(-0.7)"),
     ("two_losses", "DM(-0.7)"),
 )
 

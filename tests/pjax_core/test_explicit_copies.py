@@ -70,7 +70,6 @@ def test_consensus_form_equals_stored_copies(
     algorithm: str,
     settings: dict[str, bool],
     generator: np.random.Generator,
-    change: Any,
     relative_error: Any,
 ) -> None:
     network = NETWORKS[name]
@@ -79,8 +78,15 @@ def test_consensus_form_equals_stored_copies(
     expected = {key: values - start[key] for key, values in zip(start, found, strict=True)}
 
     run = functools.partial(pj.solve, network.problem(), algorithm=getattr(pj, algorithm)(**settings), steps=STEPS)
-    solution = jax.jit(run)(start, x, y)
-    changes = change(solution, start)
+
+    @jax.jit
+    def parameters(*arguments: Any) -> Any:
+        """Without what else a solution has, which takes a sixth of the time."""
+        solution = run(*arguments)
+        return solution.params, solution.params_low
+
+    high, low = parameters(start, x, y)
+    changes = {key: (np.asarray(high[key]) - values) + np.asarray(low[key]) for key, values in start.items()}
     assert relative_error(changes, expected) < 1e-9
     for key in start:
         # A unit that is off for every sample does not move: nothing but rounding is left there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -188,8 +189,8 @@ def test_float32_loses_no_change_of_deep_layers(
 
     def changes(dtype: str) -> list[np.ndarray]:
         arrays = jax.tree.map(lambda a: jnp.asarray(np.float32(a), dtype), ((weights, biases), x, y))
-        solution = pj.solve(DEEP, *arrays, algorithm=algorithm, steps=steps, tolerance=np.inf)
-        return [np.asarray(change, np.float64) for change in solution.change[0]]
+        run = functools.partial(pj.solve, DEEP, algorithm=algorithm, steps=steps, tolerance=np.inf)
+        return [np.asarray(change, np.float64) for change in jax.jit(lambda *a: run(*a).change[0])(*arrays)]
 
     with jax.enable_x64(True):
         exact = changes("float64")

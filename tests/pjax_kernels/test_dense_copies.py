@@ -184,6 +184,12 @@ def changes_of(layer: Layer, implementation: str, scale: Pair = CHANGES.scale) -
     return project(*layer, **settings, implementation=implementation)
 
 
+def exactly(layer: Layer, scale: Pair) -> pk.DenseCopies:
+    """The same in float64, by the reference."""
+    settings = CHANGES._replace(scale=scale)._asdict()
+    return project_quickly(*as_float64(layer), **settings, implementation="reference")
+
+
 def norm(array: Array) -> Array:
     return np.sqrt(dot(array, array))
 
@@ -274,7 +280,7 @@ def test_layers_larger_than_a_block(shape: tuple[int, int, int], residual: float
     """More entries than are computed at a time, in blocks that do not divide the batch, or of one row."""
     settings = SETTINGS["relaxed Douglas-Rachford"]
     layer = random_layer(rng, shape, residual, settings.scale, np.float32)
-    expected = changes_of(Layer(*as_float64(layer)), "reference", settings.scale)
+    expected = exactly(layer, settings.scale)
     changes = as_float64((expected.u, expected.v, expected.z_change))
     check(project(*layer, **settings._asdict()), layer, settings, changes, ULPS["xla"])
 

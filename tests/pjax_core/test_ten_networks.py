@@ -23,7 +23,6 @@ MODULES = {"flax_nnx": "flax", "equinox": "equinox"}
     [
         *((name, ("each", "layer")[place % 2]) for place, name in enumerate(NETWORKS)),
         ("cnn", "layer"),
-        ("gru", "each"),
         ("attention", "layer"),
     ],
 )

@@ -147,6 +147,12 @@ def test_small_ones_are_not_lost(name: str, case: Any, implementation: str, rng:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-17)
 
 
+# The formula of a kernel's derivative serves all of its implementations.
+DIFFERENTIATED = [*((name, "xla") for name in KERNELS), *((name, "reference") for name in list(KERNELS)[::3])]
+DIFFERENTIATED += [(name, "triton") for name in TRITON[::3]]
+
+
+@pytest.mark.parametrize(("name", "implementation"), DIFFERENTIATED, indirect=True)
 def test_derivatives_do_not_change(name: str, case: Any, implementation: str, rng: Generator) -> None:
     kernel, inputs, output = case
     z = output + rng.normal(size=output.shape)

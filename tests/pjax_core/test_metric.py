@@ -63,7 +63,9 @@ class WithMetric(StoredCopies):
         root = np.sqrt(self.weights[self.constraint])
         incidence = np.zeros((z.size, len(self.values)))
         incidence[np.arange(z.size), self.element] = root
-        value = np.linalg.lstsq(incidence, root * z)[0]
+        normal = incidence.T @ incidence
+        normal += np.diag(np.diag(normal) == 0)  # elements that have no copy
+        value = np.linalg.solve(normal, incidence.T @ (root * z))
         fixed = sorted(self.fixed)
         value[fixed] = self.values[fixed]
         return value[self.element], value

@@ -39,17 +39,12 @@ def compiled_code_released() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_on_devices(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], str]:
-    """Runs a program on so many CPU devices, with what others like it have compiled, and gives what it prints."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # that of all workers of this run
+def run_on_devices() -> Callable[[str, int], str]:
+    """Runs a program on so many CPU devices, and gives what it prints."""
     root = Path(__file__).parents[1]
 
     def run(program: str, count: int) -> str:
         environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "JAX_PLATFORMS": "cpu",
             "PJRT_NPROC": "8",  # threads: interpreted kernels keep one for each device waiting, for each other
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation

@@ -172,7 +172,7 @@ def test_bad_arguments(arguments, message, capsys):
 
 
 def test_a_cnn_learns(digits):
-    settings = replace(TINY, model="cnn", hidden=(8, 16), strides=(1, 3), algorithm="dr", steps=30)
+    settings = replace(TINY, model="cnn", hidden=(8, 16), strides=(1, 3), algorithm="dr", steps=30, updates=6)
     with optimized():
         curve = loop.train(digits, settings).curve
     assert curve[-1].test_accuracy > 0.3  # chance is 0.1

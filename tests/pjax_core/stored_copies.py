@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 import pjax_kernels as pk
 
+from ..pjax_kernels.code_generation import AS_FOR_USERS
+
 Elements = NDArray[np.int64]
 Places = NDArray[np.int64]
 Copies = NDArray[np.float64]
@@ -32,14 +34,18 @@ def padded(array: Any, shape: tuple[int, ...]) -> Copies:
     return result
 
 
-REFERENCE = {
-    name: jax.jit(functools.partial(getattr(pk, name), implementation="reference"))
-    for name in ("project_bilinear", "project_sum", "project_sum_relu", "project_margin", "project_max")
-}
-REFERENCE["project_threshold"] = jax.jit(functools.partial(pk.project_threshold, implementation="reference"))
-REFERENCE["prox_cross_entropy"] = jax.jit(
-    functools.partial(pk.prox_cross_entropy, strength=STRENGTH, implementation="reference")
-)
+def by_reference(name: str, **settings: float) -> Callable[..., Any]:
+    """A kernel whose results are arrays of NumPy: parts of those of JAX would be compiled, each for its shape."""
+    kernel = functools.partial(getattr(pk, name), implementation="reference", **settings)
+    # These bisect in each of thousands of calls of one shape.
+    options = AS_FOR_USERS if name in ("project_bilinear", "prox_cross_entropy") else None
+    compiled = jax.jit(kernel, compiler_options=options)
+    return lambda *arrays, **traced: jax.device_get(compiled(*arrays, **traced))
+
+
+KERNELS = "project_bilinear", "project_sum", "project_sum_relu", "project_margin", "project_max", "project_threshold"
+REFERENCE = {name: by_reference(name) for name in KERNELS}
+REFERENCE["prox_cross_entropy"] = by_reference("prox_cross_entropy", strength=STRENGTH)
 ROWS, COLUMNS = 256, 32
 
 
@@ -89,7 +95,7 @@ def project_quantize(copies: list[Copies], z: Copies, levels: int, scale: float)
 
 
 def project_threshold(copies: list[Copies], z: Copies, margin: float) -> tuple[list[Copies], Copies]:
-    *new, new_z = map(np.asarray, REFERENCE["project_threshold"](*copies, z, margin=margin))
+    *new, new_z = REFERENCE["project_threshold"](*copies, z, margin=margin)
     return new, new_z
 
 

@@ -197,7 +197,7 @@ def test_directions_come_through_attention_and_normalisations() -> None:
     """
     params, x, y = attention_arrays()
     found = pj.direction(pj.feasibility(attention), params, x, y)
-    gradient = jax.grad(attention)(params, x, y)
+    gradient = jax.jit(jax.grad(attention))(params, x, y)
     for name in params:
         a, b = np.ravel(found[name]), np.ravel(gradient[name])
         assert a @ b > 0.7 * np.linalg.norm(a) * np.linalg.norm(b), name

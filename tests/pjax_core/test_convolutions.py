@@ -67,7 +67,7 @@ KINDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["groups, channels first, less than no padding", "transposed", "groups of samples"])
 def test_stored_copies_are_what_factored_ones_are(kind: str) -> None:
     """And the first state is what the network computes, so that a weak loss moves nothing much."""
     x_shape, w_shape, settings = KINDS[kind]

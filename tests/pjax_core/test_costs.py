@@ -184,10 +184,9 @@ def test_costs_may_be_traced_mapped_over_and_follow_from_the_network() -> None:
 @pytest.mark.usefixtures("float64")
 def test_runs_with_costs_go_on() -> None:
     problem = pickle.loads(pickle.dumps(pj.feasibility(loss, metric=COSTS)))
-    for name in ("AP", "DR"):
-        run = functools.partial(pj.solve, problem, PARAMS, X, Y, algorithm=ALGORITHMS[name], tolerance=np.inf)
-        first = run(steps=3)
-        require_same(run(steps=3, state=first.state).change, run(steps=6).change, 0)
+    run = functools.partial(pj.solve, problem, PARAMS, X, Y, algorithm=ALGORITHMS["DR"], tolerance=np.inf)
+    first = run(steps=3)
+    require_same(run(steps=3, state=first.state).change, run(steps=6).change, 0)
 
 
 def test_weights_of_whole_layers_have_costs() -> None:

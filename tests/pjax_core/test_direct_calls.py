@@ -12,10 +12,7 @@ from ..compilations import compilations
 
 ALGORITHMS = {
     "AP": pj.alternating_projections(),
-    "AP in turn": pj.alternating_projections(in_turn=True),
     "CP": pj.cyclic_projections(),
-    "AR": pj.alternating_reflections(copies="dense"),
-    "DR": pj.douglas_rachford(0.5),
     "DR, factored": pj.douglas_rachford(0.5, copies=pj.Factored(history=2)),
     "DM": pj.difference_map(1.0),
     "CDR": pj.cyclic_douglas_rachford(),

@@ -35,6 +35,16 @@ ALTERNATING = [
     "threshold_functions",
     "more_views",
 ]
+# Projections are the same in turn; what differs is which values wait for which, where several read them.
+IN_TURN = [
+    "mlp",
+    "weight_used_twice",
+    "features_times_themselves",
+    "bias_of_both_colours",
+    "parameter_at_the_loss",
+    "unread_outputs",
+    "more_views",
+]
 # The order of projections matters where a value is used at several distances from the output.
 CYCLIC = [
     "skip_connection",
@@ -52,7 +62,7 @@ CYCLIC = [
 @pytest.mark.parametrize(
     ("name", "algorithm", "settings"),
     [(name, "alternating_projections", {}) for name in ALTERNATING]
-    + [(name, "alternating_projections", {"in_turn": True}) for name in ALTERNATING]
+    + [(name, "alternating_projections", {"in_turn": True}) for name in IN_TURN]
     + [(name, "cyclic_projections", {}) for name in CYCLIC],
 )
 def test_consensus_form_equals_stored_copies(
@@ -60,7 +70,6 @@ def test_consensus_form_equals_stored_copies(
     algorithm: str,
     settings: dict[str, bool],
     generator: np.random.Generator,
-    change: Any,
     relative_error: Any,
 ) -> None:
     network = NETWORKS[name]
@@ -69,8 +78,15 @@ def test_consensus_form_equals_stored_copies(
     expected = {key: values - start[key] for key, values in zip(start, found, strict=True)}
 
     run = functools.partial(pj.solve, network.problem(), algorithm=getattr(pj, algorithm)(**settings), steps=STEPS)
-    solution = jax.jit(run)(start, x, y)
-    changes = change(solution, start)
+
+    @jax.jit
+    def parameters(*arguments: Any) -> Any:
+        """Without what else a solution has, which takes a sixth of the time."""
+        solution = run(*arguments)
+        return solution.params, solution.params_low
+
+    high, low = parameters(start, x, y)
+    changes = {key: (np.asarray(high[key]) - values) + np.asarray(low[key]) for key, values in start.items()}
     assert relative_error(changes, expected) < 1e-9
     for key in start:
         # A unit that is off for every sample does not move: nothing but rounding is left there.

@@ -39,9 +39,7 @@ ALGORITHMS = {
     "CP": pj.cyclic_projections(),
     "DR dense": pj.douglas_rachford(copies="dense"),
     "DR factored": pj.douglas_rachford(copies=pj.Factored(3)),
-    "DM": pj.difference_map(),
 }
-FIVE = ["AP", "CP", "DR dense", "DR factored", "DM"]
 
 
 def operations(function: Function, params: Any = PARAMS, *data: Any) -> list[str]:
@@ -213,10 +211,12 @@ def test_parameters_in_any_tree() -> None:
     ids=["integers", "made inside", "jnp", "by vmap"],
 )
 def test_labels_of_many_kinds(labels: Function) -> None:
-    def expected(p: Any, x: Any, y: Any) -> Any:
-        return pj.cross_entropy(x @ p["w0"] @ p["w1"] + p["b0"][:3], y)
+    assert_same(changes(labels, PARAMS, X, LABELS), changes_by_rows_of_labels())
 
-    assert_same(changes(labels, PARAMS, X, LABELS), changes(expected, PARAMS, X, LABELS))
+
+@functools.cache
+def changes_by_rows_of_labels() -> Any:
+    return changes(lambda p, x, y: pj.cross_entropy(x @ p["w0"] @ p["w1"] + p["b0"][:3], y), PARAMS, X, LABELS)
 
 
 def test_data_are_computed_once_and_known_arrays_are_constants() -> None:
@@ -294,7 +294,7 @@ SEQUENCES, LABEL_OF_EACH_STEP = NORMAL(size=(5, 6, 3)), np.eye(3)[np.arange(30).
 def by_scan(activation: Function, concatenated: bool = False, biased: bool = True, reverse: bool = False) -> Function:
     """A recurrent network as a user writes it, over time first."""
 
-    def network(p: Any, x: Any, y: Any, strength: float = 5.0) -> Any:
+    def network(p: Any, x: Any, y: Any, strength: Any = 5.0) -> Any:
         def step(h: Any, rows: Any) -> tuple[Any, Any]:
             if concatenated:
                 total = jnp.concatenate([rows, h], 1) @ jnp.concatenate([p["w_x"], p["w_h"]])
@@ -310,9 +310,7 @@ def by_scan(activation: Function, concatenated: bool = False, biased: bool = Tru
     return network
 
 
-@pytest.mark.parametrize(
-    ("name", "concatenated"), [*((name, False) for name in FIVE), ("AP", True), ("DR factored", True)]
-)
+@pytest.mark.parametrize(("name", "concatenated"), [("AP", False), ("DR dense", True), ("DR factored", False)])
 def test_a_recurrent_scan_is_the_recurrence(name: str, concatenated: bool) -> None:
     algorithm = ALGORITHMS[name]
 
@@ -350,15 +348,17 @@ def test_recurrent_scans_of_any_activation(
 ) -> None:
     assert operations(network, RECURRENT, SEQUENCES, LABEL_OF_EACH_STEP)[: len(expected)] == expected
     assert not recwarn.list
-    arguments = (RECURRENT, SEQUENCES, LABEL_OF_EACH_STEP)
-    algorithm = pj.alternating_projections()
-    solution = pj.solve(pj.feasibility(network), *arguments, algorithm=algorithm, steps=5)
-    assert all(np.abs(change).max() > 0 for change in jax.tree.leaves(solution.change))
+    problem, arguments = pj.feasibility(network), (RECURRENT, SEQUENCES, LABEL_OF_EACH_STEP)
+
+    def moved_by(strength: float) -> list[float]:
+        solution = pj.solve(
+            problem, *arguments, np.asarray(strength), algorithm=pj.alternating_projections(), steps=5, tolerance=np.inf
+        )
+        return [np.abs(change).max() for change in jax.tree.leaves(solution.change)]
+
+    assert min(moved_by(5.0)) > 0
     # The first state is what the network computes: where the loss asks for little, nothing moves.
-    solution = pj.solve(
-        pj.feasibility(functools.partial(network, strength=1e-6)), *arguments, algorithm=algorithm, steps=5
-    )
-    assert all(np.abs(change).max() < 1e-5 for change in jax.tree.leaves(solution.change))
+    assert max(moved_by(1e-6)) < 1e-5
 
 
 def test_other_scans_say_that_they_are_unrolled() -> None:
@@ -375,12 +375,12 @@ def test_other_scans_say_that_they_are_unrolled() -> None:
 
     params = {"w_x": NORMAL(size=(3, 8)), "w_h": NORMAL(size=(2, 8)), "b": NORMAL(size=8), "out": NORMAL(size=(2, 3))}
     problem, labels = pj.feasibility(lstm), LABEL_OF_EACH_STEP[:, 2]
-    with pytest.warns(UserWarning, match="test_front_end.py, line .*lax.scan.*unrolled into 3 steps") as caught:
-        start, direction = pj.value_and_direction(problem, params, SEQUENCES[:, :3], labels)
+    with pytest.warns(UserWarning, match="test_front_end.py, line .*lax.scan.*unrolled into 2 steps") as caught:
+        start, direction = pj.value_and_direction(problem, params, SEQUENCES[:, :2], labels)
     assert len(caught) == 1
     for _ in range(60):
         params = jax.tree.map(lambda param, change: param - 0.3 * change, params, direction)
-        value, direction = pj.value_and_direction(problem, params, SEQUENCES[:, :3], labels)
+        value, direction = pj.value_and_direction(problem, params, SEQUENCES[:, :2], labels)
     assert value < 0.5 * start
 
 
@@ -465,7 +465,13 @@ def test_products_read_and_give_axes_as_they_are_stored() -> None:
 
 @pytest.mark.parametrize(
     ("algorithm", "transposed"),
-    [*((name, ("w0", "w1")) for name in ALGORITHMS), ("AP", ("w0",)), ("DR factored", ("w0",))],
+    [
+        ("AP", ("w0",)),
+        ("AP in turn", ("w0", "w1")),
+        ("CP", ("w0", "w1")),
+        ("DR dense", ("w0", "w1")),
+        ("DR factored", ("w0",)),
+    ],
 )
 def test_weights_with_outputs_first_learn_the_same(algorithm: str, transposed: tuple[str, ...]) -> None:
     assert_same_by(f"solve by {algorithm}", transposed)
@@ -671,7 +677,7 @@ CHOICES = {
 @pytest.mark.parametrize("name", CHOICES)
 def test_projections_of_choices(name: str) -> None:
     operation, shapes = CHOICES[name]
-    for seed, scale in enumerate((0.1, 2.0, 0.1, 2.0)):
+    for seed, scale in enumerate((0.1, 2.0)):
         generator = np.random.default_rng(seed)
         pj.check_projection(operation, [scale * generator.normal(size=shape) for shape in shapes], seed=seed)
 
@@ -735,17 +741,23 @@ CHOOSING = {
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm"), [*((name, "AP") for name in CHOOSING), *((name, "DR dense") for name in list(CHOOSING)[::3])]
+    ("name", "algorithm"), [*((name, "AP") for name in CHOOSING), *((name, "DR dense") for name in list(CHOOSING)[::4])]
 )
 def test_networks_that_choose_learn(name: str, algorithm: str) -> None:
-    function = with_hidden(CHOOSING[name])
-    solution = pj.solve(
-        pj.feasibility(function), W, X, LABELS, algorithm=ALGORITHMS[algorithm], steps=20, tolerance=np.inf
-    )
-    assert all(np.linalg.norm(change) > 0 for change in jax.tree.leaves(solution.change))
-    value, _ = pj.value_and_direction(pj.feasibility(function), W, X, LABELS)  # as the constraints compute it
-    assert float(value) == pytest.approx(float(function(W, X, LABELS)), rel=1e-4)
-    assert float(function(solution.params, X, LABELS)) < 0.9 * float(function(W, X, LABELS))
+    network = with_hidden(CHOOSING[name])
+    problem = pj.feasibility(network)
+
+    @jax.jit
+    def results(params: Any, x: Any, y: Any) -> Any:
+        """Of one program: the change, and losses; the direction is traced, but not compiled."""
+        solution = pj.solve(problem, params, x, y, algorithm=ALGORITHMS[algorithm], steps=20, tolerance=np.inf)
+        of_constraints, _ = pj.value_and_direction(problem, params, x, y)
+        return solution.change, of_constraints, network(params, x, y), network(solution.params, x, y)
+
+    change, of_constraints, before, after = results(W, X, LABELS)
+    assert all(np.linalg.norm(moved) > 0 for moved in jax.tree.leaves(change))
+    assert float(of_constraints) == pytest.approx(float(before), rel=1e-4)
+    assert after < 0.9 * before
 
 
 @pytest.mark.parametrize(
@@ -787,7 +799,7 @@ def test_places_without_rows_are_infinite(filled: Function, are_data: bool) -> N
         return pj.cross_entropy(filled(m) @ p["v"], y)
 
     data = (X, LABELS, places) if are_data else (X, LABELS)
-    value, _ = pj.value_and_direction(pj.feasibility(function), W, *data)
+    value = jax.jit(lambda *data: pj.value_and_direction(pj.feasibility(function), W, *data)[0])(*data)
     assert float(value) == pytest.approx(float(function(W, *data)), rel=1e-5)
 
 

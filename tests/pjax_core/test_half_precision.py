@@ -11,6 +11,8 @@ import pytest
 
 import pjax_core as pj
 
+from ..pairs import pairwise
+
 HALVES = ["bfloat16", "float16"]
 
 
@@ -28,8 +30,10 @@ def rounded(arrays: Any, dtype: str) -> Any:
     return jax.tree.map(lambda array: np.float32(jnp.asarray(array, dtype)), arrays)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("halved", ["all", "w0", "b0", "w1", "data"])
+@pytest.mark.parametrize(
+    ("halved", "dtype"),
+    [("all", "bfloat16"), *zip(["all", "w0", "b0", "w1", "data"], ["float16", "bfloat16"] * 3, strict=False)],
+)
 def test_projections_in_turn(generator: np.random.Generator, one_hot: Any, dtype: str, halved: str) -> None:
     shapes = {"w0": (8, 12), "b0": (12,), "w1": (12, 2)}
     params = {name: np.float32(generator.normal(size=shape)) for name, shape in shapes.items()}
@@ -47,18 +51,17 @@ def test_projections_in_turn(generator: np.random.Generator, one_hot: Any, dtype
         assert error < 1e-6
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("of_images", ["same", "float32"])
+ALGORITHMS = [
+    pj.alternating_projections(),
+    pj.alternating_projections(in_turn=True),
+    pj.cyclic_projections(),
+    pj.douglas_rachford(),
+    pj.douglas_rachford(copies=pj.Factored()),
+]
+
+
 @pytest.mark.parametrize(
-    "algorithm",
-    [
-        pj.alternating_projections(),
-        pj.alternating_projections(in_turn=True),
-        pj.cyclic_projections(),
-        pj.douglas_rachford(),
-        pj.douglas_rachford(copies=pj.Factored()),
-    ],
-    ids=repr,
+    ("algorithm", "of_images", "dtype"), pairwise(ALGORITHMS, ["same", "float32"], HALVES), ids=repr
 )
 def test_convolutions(generator: np.random.Generator, dtype: str, of_images: str, algorithm: Any) -> None:
     arrays = {"f": generator.normal(size=(3, 3, 1, 2))}, generator.normal(size=(4, 4, 4, 1))

@@ -63,7 +63,9 @@ class WithMetric(StoredCopies):
         root = np.sqrt(self.weights[self.constraint])
         incidence = np.zeros((z.size, len(self.values)))
         incidence[np.arange(z.size), self.element] = root
-        value = np.linalg.lstsq(incidence, root * z)[0]
+        normal = incidence.T @ incidence
+        normal += np.diag(np.diag(normal) == 0)  # elements that have no copy
+        value = np.linalg.solve(normal, incidence.T @ (root * z))
         fixed = sorted(self.fixed)
         value[fixed] = self.values[fixed]
         return value[self.element], value
@@ -97,15 +99,13 @@ ALGORITHMS: dict[str, tuple[Any, Any]] = {
     "DM(1)": (pj.difference_map, lambda oracle, z: oracle.maps(z, 1.0)),
     "DM(-0.7)": (functools.partial(pj.difference_map, -0.7), lambda oracle, z: oracle.maps(z, -0.7)),
 }
-WITH_RRR = "threshold_functions", "skip_connection", "weight_used_twice", "two_losses", "views", "convolutions"
+WITH_RRR = "threshold_functions", "skip_connection", "two_losses", "convolutions"
 # Before the loss reaches an operation its gaps are rounding, which weights would follow: with DM(1), which begins with
 # B, for several steps of networks with a loss.
 OTHERS = (
-    ("threshold_functions", "DR"),
     ("views", "DR"),
     ("weight_used_twice", "AR"),
     ("threshold_functions", "DM(1)"),
-    ("threshold_functions", "DM(-0.7)"),
     ("two_losses", "DM(-0.7)"),
 )
 

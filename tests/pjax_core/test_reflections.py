@@ -76,14 +76,11 @@ DENSE = [
     ("overlapping_pools", "DM(1)"),
     ("two_recurrences", "DR(0.3)"),
     ("levels_and_sums", "DM(0.5)"),
-    *(("threshold_functions", algorithm) for algorithm in ("AR", "DR(0.3)", "DM(1)", "DM(0.5)", "CDR")),
+    *(("threshold_functions", algorithm) for algorithm in ("DR(0.3)", "DM(0.5)", "CDR")),
 ]
 FACTORED = [
-    ("parameter_at_the_loss", "AR"),
     ("unread_outputs", "DR(0.5)"),
     ("tied_autoencoder", "DR(0.3)"),
-    ("parameter_at_the_loss", "DM(1)"),
-    ("parameter_at_the_loss", "DM(0.5)"),
     ("parameter_at_the_loss", "DM(-0.7)"),
     ("parameter_at_the_loss", "CDR"),
     ("convolutions", "DR(0.5)"),

@@ -49,7 +49,12 @@ def arrays(generator: np.random.Generator) -> tuple[dict[str, Array], Array, Arr
 
 @pytest.mark.parametrize(
     ("algorithm", "region"),
-    dict.fromkeys([*itertools.product(ALGORITHMS, ["levels", "sparse"]), *itertools.product(["AP", "RRR"], REGIONS)]),
+    dict.fromkeys(
+        [
+            *zip(ALGORITHMS, itertools.cycle(["levels", "sparse"]), strict=False),
+            *zip(itertools.cycle(["AP", "RRR"]), REGIONS, strict=False),
+        ]
+    ),
 )
 def test_parameters_are_in_their_sets_after_each_step(
     algorithm: str, region: str, generator: np.random.Generator

@@ -18,8 +18,14 @@ MODULES = {"flax_nnx": "flax", "equinox": "equinox"}
 """What networks need that is not JAX."""
 
 
-@pytest.mark.parametrize("dot_products", ["each", "layer"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "dot_products"),
+    [
+        *((name, ("each", "layer")[place % 2]) for place, name in enumerate(NETWORKS)),
+        ("cnn", "layer"),
+        ("attention", "layer"),
+    ],
+)
 def test_a_network_learns(name: str, dot_products: str) -> None:
     if name in MODULES:
         pytest.importorskip(MODULES[name])

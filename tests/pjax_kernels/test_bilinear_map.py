@@ -93,7 +93,7 @@ def copies_of(name: str) -> Copies:
     bilinear, *shapes = MAPS[name]
     (x, to_x), (w, to_w) = (ravel_pytree(drawn(np.random.default_rng(0), shape)) for shape in shapes)
     by_x = jax.jacrev(lambda x, w: jnp.ravel(bilinear(to_x(x), to_w(w))), 0)
-    table = np.asarray(jax.jacfwd(by_x, 1)(x, w))
+    table = np.asarray(jax.jit(jax.jacfwd(by_x, 1))(x, w))
     assert set(np.unique(table)) == {0, 1}
     return [np.nonzero(of_output) for of_output in table]  # type: ignore[misc]
 

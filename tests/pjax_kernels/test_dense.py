@@ -85,7 +85,7 @@ def test_layers_larger_than_a_block(
     """More outputs than are computed at a time, with a batch that the blocks do not divide."""
     inputs = layer(rng, *shape, residual, dtype)
     changes = project(*inputs, increments=True)
-    expected = project(*as_float64(inputs), increments=True, implementation="reference")
+    expected = project_quickly(*as_float64(inputs), increments=True, implementation="reference")
     errors = relative_errors(changes, as_float64(expected))
     assert max(errors) < ULPS * compute_eps(dtype) * condition(inputs)
 

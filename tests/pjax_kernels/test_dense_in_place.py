@@ -47,7 +47,7 @@ def residual_of(x: Any, w: Any, change: Any, z: Any) -> np.ndarray:
 def test_changes_agree_with_mpmath(shape: tuple[int, int, int], residual: str, rng: Generator) -> None:
     batch, length, width = shape
     # Images that come again move as before, and so does the mean of the weights' copies.
-    times = 5 if batch > 100 else 1
+    times = 25 if batch > 100 else 1
     x, w, z = layer(rng, batch // times, length, width, residual, np.float32)
     start, change = start_of(w, rng)
     expected = list(oracles.dense_changes(*as_float64((x, np.float64(start) + np.float64(change), z))))

@@ -104,14 +104,14 @@ def test_what_is_projected_again_stays(name: str, rng: Generator) -> None:
     assert (distance(again) <= 1e-7 * (1 + np.abs(x) + np.abs(z))).mean() > 0.99
 
 
-@pytest.mark.parametrize("size", [1e-10, 1e-4, 1e-2])
+@pytest.mark.parametrize("size", [1e-9, 1e-4, 1e-2])
 def test_changes_are_precise_relative_to_the_residual(name: str, size: float, rng: Generator) -> None:
-    """In float32, however small the residual beside the values."""
+    """In float32, however small the residual beside the values; float64 resolves it without being told."""
     x, _ = points(name, 1.0, rng)
     x = np.float32(np.abs(x) + 0.3 if name in (*POSITIVE, "reciprocal") else x)
     residual = np.float32(size * rng.normal(size=COUNT))
     wide = np.float64(x)
-    exact = changes_of(name, wide, FUNCTIONS[name][2](wide) + residual, residual=residual)
+    exact = changes_of(name, wide, FUNCTIONS[name][2](wide) + residual)
     found = changes_of(name, x, np.float32(FUNCTIONS[name][2](wide) + residual), residual=residual)
     for new, old in zip(found, exact, strict=True):
         assert np.linalg.norm(new - old) <= 1e-5 * np.linalg.norm(old)

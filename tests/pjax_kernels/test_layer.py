@@ -14,6 +14,8 @@ from jax import lax
 
 import pjax_kernels as pk
 
+from ..pairs import pairwise
+
 Generator = np.random.Generator
 
 
@@ -44,9 +46,7 @@ def arrays(name: str, rng: Generator) -> tuple[Callable[..., Any], Any, Any, Any
     return function, x, w, output + 0.1 * rng.normal(size=output.shape)
 
 
-@pytest.mark.parametrize("moves_x", [True, False])
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "rule", "moves_x"), pairwise(list(LAYERS), RULES, [True, False]))
 def test_agrees_with_the_dense_solve(name: str, rule: str, moves_x: bool, rng: Generator) -> None:
     problem = arrays(name, rng)
     call = functools.partial(pk.project_layer, *problem, rule=rule, steps=60, moves_x=moves_x, increments=True)

@@ -143,21 +143,27 @@ def case(name: str, rng: Generator) -> tuple[Callable[..., Any], Any, Any]:
     return kernel, inputs, np.asarray(forward(*map(jnp.asarray, inputs)))
 
 
-def test_is_the_difference(case: Any, implementation: str, rng: Generator) -> None:
-    kernel, inputs, output = case
+@functools.cache
+def projection(name: str, implementation: str) -> Callable[..., Any]:
+    """Compiled once for all tests."""
+    return jax.jit(functools.partial(KERNELS[name][0], increments=True, implementation=implementation))
+
+
+def test_is_the_difference(name: str, case: Any, implementation: str, rng: Generator) -> None:
+    _, inputs, output = case
     residual = rng.normal(size=output.shape)
-    project = jax.jit(functools.partial(kernel, increments=True, implementation=implementation))
+    project = projection(name, implementation)
     expected = project(*inputs, output + residual)
     found = project(*inputs, output + residual, residual=residual)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_small_ones_are_not_lost(case: Any, implementation: str, rng: Generator) -> None:
+def test_small_ones_are_not_lost(name: str, case: Any, implementation: str, rng: Generator) -> None:
     """1e-12 of the output, in float32: the changes are those of float64, which still resolves it, to first order."""
-    kernel, inputs, output = case
+    _, inputs, output = case
     residual = 1e-12 * rng.normal(size=output.shape)
-    project = jax.jit(functools.partial(kernel, increments=True, implementation=implementation))
+    project = projection(name, implementation)
     expected = project(*inputs, output + residual, residual=residual)
     narrow = [np.float32(array) for array in (*inputs, output + residual)]
     found = project(*narrow, residual=np.float32(residual))
@@ -166,6 +172,12 @@ def test_small_ones_are_not_lost(case: Any, implementation: str, rng: Generator)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-17)
 
 
+# The formula of a kernel's derivative serves all of its implementations.
+DIFFERENTIATED = [*((name, "xla") for name in KERNELS), *((name, "reference") for name in list(KERNELS)[::3])]
+DIFFERENTIATED += [(name, "triton") for name in TRITON[::3]]
+
+
+@pytest.mark.parametrize(("name", "implementation"), DIFFERENTIATED, indirect=True)
 def test_derivatives_do_not_change(name: str, case: Any, implementation: str, rng: Generator) -> None:
     kernel, inputs, output = case
     z = output + rng.normal(size=output.shape)

@@ -134,17 +134,41 @@ def failures(t: Array, p: Array, q: Array, z: Array) -> list[tuple[float, ...]]:
 
 def is_accurate(t: Array, p: Array, q: Array, z: Array, raise_q: bool = True) -> Array:
     """Whether ``t`` is the root, with ``q`` raised to ``2|p|`` where rounding has put it below."""
-    width = tolerance_in_t(t)
-    bits = fractional_bits(t, p, q, z, width)
-    exact = [fixed_point(array, bits) for array in (t, p, q, z, width)]
-    if raise_q:
-        exact[2] = np.maximum(exact[2], 2 * abs(exact[1]))
-    one = np.full(len(t), 1, object) << bits.astype(object)
-    accurate = brackets_root(*exact, one)
+    q = np.maximum(q, 2 * abs(p)) if raise_q else q
+    accurate = is_near_root(t, p, q, z, tolerance_in_t(t))
     if t.dtype == np.float32:
         others = np.flatnonzero(~accurate & (abs(t) >= 0.5))
-        accurate[others] = nearly_solves(*(array[others] for array in (*exact[:4], one)))
+        accurate[others] = nearly_solves(*(array[others] for array in (t, p, q, z)))
     return accurate
+
+
+def is_near_root(t: Array, p: Array, q: Array, z: Array, width: Array) -> Array:
+    """Whether the root is within ``width`` of ``t``: exactly, where long doubles cannot tell."""
+    near = is_near_for_certain(t, p, q, z, width)
+    rest = np.flatnonzero(~near)
+    t, p, q, z, width = (array[rest] for array in (t, p, q, z, width))
+    bits = fractional_bits(t, p, q, z, width)
+    exact = (fixed_point(array, bits) for array in (t, p, q, z, width))
+    near[rest] = brackets_root(*exact, np.full(len(t), 1, object) << bits.astype(object))
+    return near
+
+
+def is_near_for_certain(t: Array, p: Array, q: Array, z: Array, width: Array) -> Array:
+    """Where f is of either sign within 0.999 of the width, by more than all of its terms may be rounded."""
+    t, p, q, z, width = (array.astype(np.longdouble) for array in (t, p, q, z, width))
+    plus, minus = (q + 2 * p) / 4, (q - 2 * p) / 4
+
+    def sign(t: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            from_plus, from_minus = (
+                np.where(pole == 0, 0, pole / distance**2) for pole, distance in ((plus, 1 - t), (minus, 1 + t))
+            )
+            f = from_plus - from_minus + t - z
+            rounding = 32 * np.finfo(np.longdouble).eps * (from_plus + from_minus + abs(t) + abs(z))
+            return np.where(abs(f) > rounding, np.sign(f), 0)
+
+    low, high = t - 0.999 * width, t + 0.999 * width
+    return ((low <= -1) | (sign(low) < 0)) & ((high >= 1) | (sign(high) > 0))
 
 
 def brackets_root(t: Array, p: Array, q: Array, z: Array, width: Array, one: Array) -> Array:
@@ -155,8 +179,11 @@ def brackets_root(t: Array, p: Array, q: Array, z: Array, width: Array, one: Arr
     return (above_low & below_high).astype(bool)
 
 
-def nearly_solves(t: Array, p: Array, q: Array, z: Array, one: Array) -> Array:
+def nearly_solves(t: Array, p: Array, q: Array, z: Array) -> Array:
     """Whether ``|f(t)| <= 1e-6 (1 + q)``."""
+    bits = fractional_bits(t, p, q, z)
+    t, p, q, z = (fixed_point(array, bits) for array in (t, p, q, z))
+    one = np.full(len(t), 1, object) << bits.astype(object)
     numerator, denominator = textbook_f(t, p, q, z, one)
     return (10**6 * abs(numerator) <= denominator * (one + q)).astype(bool)
 
@@ -271,14 +298,10 @@ def test_far_roots_in_a_loop_are_accurate(pair: str, dtype: type) -> None:
     far = abs(z / 2 - p / 2) / (0.5 + q / 2) > root.near_limits(dtype)[-1]
     p, q, z = p[far], q[far], z[far]
     t = np.asarray(bilinear_roots(p, q, z).t)
-    width = 2 * tolerance_in_t(t)
-    bits = fractional_bits(t, p, q, z, width)
-    exact = [fixed_point(array, bits) for array in (t, p, q, z, width)]
-    exact[2] = np.maximum(exact[2], 2 * abs(exact[1]))
-    one = np.full(len(t), 1, object) << bits.astype(object)
-    accurate = brackets_root(*exact, one)
+    q = np.maximum(q, 2 * abs(p))
+    accurate = is_near_root(t, p, q, z, 2 * tolerance_in_t(t))
     others = np.flatnonzero(~accurate & (abs(t) >= 0.5))
-    accurate[others] = nearly_solves(*(array[others] for array in (*exact[:4], one)))
+    accurate[others] = nearly_solves(*(array[others] for array in (t, p, q, z)))
     assert len(t) > 1000
     assert accurate.all()
 

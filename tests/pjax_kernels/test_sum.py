@@ -1,6 +1,7 @@
 """The projections onto a sum and a rectified sum: against constraint geometry, by optimality and by symmetries."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import permutations
 
 import jax
@@ -11,6 +12,7 @@ from jax.typing import DTypeLike
 
 import pjax_kernels as pk
 
+from ..pairs import pairwise
 from . import oracles
 from .code_generation import AS_FOR_USERS
 
@@ -31,6 +33,12 @@ ULPS = 4
 """Rounding errors allowed, relative to the sum of the terms' sizes."""
 
 COUNTS = [1, 2, 3, 4]
+ROWS = 400
+DTYPES = [jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64")]
+IMPLEMENTED = [(operation, implementation) for operation in OPERATIONS for implementation in ("reference", "xla")]
+"""Each with every number of inputs and every dtype, but not with all of both."""
+COMPILED = [(*one, count, dtype) for one, count, dtype in pairwise(IMPLEMENTED, COUNTS, DTYPES)]
+of_every_pair = pytest.mark.parametrize(("operation", "implementation", "count", "dtype"), COMPILED)
 SHAPES = {
     "scalars": ([(), ()], ()),
     "size 1": ([(1,), (1, 1)], (3, 1)),
@@ -57,7 +65,7 @@ def as_float64(inputs: Sequence[jax.typing.ArrayLike], z: jax.typing.ArrayLike) 
     return inputs, z
 
 
-def points(rng: Generator, count: int, dtype: DTypeLike, scale: float = 1.0, rows: int = 400) -> Point:
+def points(rng: Generator, count: int, dtype: DTypeLike, scale: float = 1.0, rows: int = ROWS) -> Point:
     """Elements of every sign; every fourth is all of one size, so that ties of the branches are near."""
     arrays = scale * rng.normal(size=(count + 1, rows))
     arrays[:, ::4] = scale * np.sign(arrays[:, ::4]) * (1 + 0.1 * rng.normal(size=arrays[:, ::4].shape))
@@ -87,7 +95,7 @@ def moved(point: Point, changes: Point) -> Point:
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-@pytest.mark.parametrize("count", COUNTS)
+@of_every_pair
 def test_changes_agree_with_oracle(
     operation: str, count: int, scale: float, implementation: str, dtype: DTypeLike, rng: Generator
 ) -> None:
@@ -113,7 +121,8 @@ def test_broadcast_inputs_take_the_mean_of_their_copies(
     input_shapes, shape = SHAPES[shapes]
     inputs, z = [rng.normal(size=s).astype(np.float32) for s in input_shapes], rng.normal(size=shape)
     point = inputs, z.astype(np.float32)
-    changes, z_change = PROJECTIONS[operation](*point, increments=True, implementation=implementation)
+    kernel = {"sum": pk.project_sum, "sum_relu": pk.project_sum_relu}[operation]
+    changes, z_change = jax.jit(partial(kernel, increments=True, implementation=implementation))(*point)
     wide_inputs, wide_z = as_float64(*point)
     copies = [np.broadcast_to(x, shape) for x in wide_inputs]
     copy_changes, expected_z = ORACLES[operation](copies, wide_z)
@@ -139,8 +148,8 @@ def test_increments_far_below_the_rounding_of_the_values(
     operation: str, count: int, implementation: str, rng: Generator
 ) -> None:
     """A residual of one ulp of ``z``: no sum rounds here, so the change must be exact to rounding."""
-    inputs = list(rng.integers(1, 100, (count, 300)).astype(np.float32))
-    z = (sum(inputs) * (1 + rng.choice([-1, 1], 300) * 2.0**-22)).astype(np.float32)
+    inputs = list(rng.integers(1, 100, (count, ROWS)).astype(np.float32))
+    z = (sum(inputs) * (1 + rng.choice([-1, 1], ROWS) * 2.0**-22)).astype(np.float32)
     changes = changes_of(operation, (inputs, z), implementation)
     expected = ORACLES[operation](*as_float64(inputs, z))
     error = np.sqrt(squared_distance(*differences(changes, expected)) / squared_distance(*expected))
@@ -172,7 +181,7 @@ def test_no_feasible_point_is_nearer(
 # Properties.
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@of_every_pair
 def test_result_is_feasible_and_stays(
     operation: str, count: int, implementation: str, dtype: DTypeLike, rng: Generator
 ) -> None:
@@ -187,12 +196,12 @@ def test_result_is_feasible_and_stays(
     assert (np.sqrt(squared_distance(*again)) <= ULPS * float(jnp.finfo(dtype).eps) * scale).all()
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@of_every_pair
 def test_feasible_points_stay(
     operation: str, count: int, implementation: str, dtype: DTypeLike, rng: Generator
 ) -> None:
     """Small integers, whose sums do not round."""
-    inputs = rng.integers(-20, 21, (count, 300))
+    inputs = rng.integers(-20, 21, (count, ROWS))
     z = FORWARD[operation](inputs.sum(0)).astype(dtype)
     new_inputs, new_z = PROJECTIONS[operation](list(inputs.astype(dtype)), z, implementation=implementation)
     np.testing.assert_array_equal(np.asarray(new_z), z)

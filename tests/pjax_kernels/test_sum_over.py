@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 import pjax_kernels as pk
 
+from ..pairs import pairwise
 from . import oracles
 from .code_generation import AS_FOR_USERS
 
@@ -28,6 +29,7 @@ ULPS = 8
 
 AXES = [None, 0, -1, (0, 2), (2, 1)]
 SHAPE = (3, 4, 5)
+DTYPES = [jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64")]
 
 
 def places(axis: Any) -> tuple[int, ...]:
@@ -41,7 +43,7 @@ def point(rng: Generator, axis: Any, dtype: DTypeLike) -> tuple[Array, Array]:
     return x, rng.normal(size=np.sum(x, places(axis)).shape).astype(dtype)
 
 
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize(("axis", "implementation", "dtype"), pairwise(AXES, ["reference", "xla"], DTYPES))
 def test_changes_agree_with_geometry(axis: Any, implementation: str, dtype: DTypeLike, rng: Generator) -> None:
     x, z = point(rng, axis, dtype)
     found = project(x, z, axis=axis, increments=True, implementation=implementation)

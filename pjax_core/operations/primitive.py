@@ -190,10 +190,13 @@ def _count_copies(
     """The number of copies of each element, by transposing what lays them out, or of dot products what forms them."""
     function = primitive.spread if primitive.bilinear is None else primitive.forward
     assert function is not None
+    laid_out = functools.partial(function, **dict(settings))
+    ones = [np.ones(shape.shape, np.float32) for shape in shapes]
+    of_copies = jax.tree.map(lambda copies: np.ones(copies.shape, copies.dtype), jax.eval_shape(laid_out, *ones))
+    # As one program: by itself every operation would be compiled.
+    transpose = jax.jit(lambda ones, of_copies: jax.vjp(laid_out, *ones)[1](of_copies))
     with jax.ensure_compile_time_eval():
-        ones = (jnp.ones(shape.shape, jnp.float32) for shape in shapes)
-        copies, transpose = jax.vjp(functools.partial(function, **dict(settings)), *ones)
-        return tuple(map(_common, transpose(jax.tree.map(jnp.ones_like, copies))))
+        return tuple(map(_common, transpose(ones, of_copies)))
 
 
 def _common(counts: Array) -> int | np.ndarray:

@@ -44,7 +44,7 @@ DIRECTIONS = {"each": "each", "rank one": "layer", "coupled": pj.Layer("coupled"
 # What is compiled, by the kind of axes; the rest is traced with the types of sharded arrays.
 COMPILED = {
     "auto": {
-        "dense": [pj.alternating_projections(), pj.douglas_rachford(copies=pj.Factored())],
+        "dense": [pj.alternating_projections(), pj.douglas_rachford(), pj.douglas_rachford(copies=pj.Factored())],
         "convolutional": [pj.douglas_rachford()],
     },
     "explicit": {

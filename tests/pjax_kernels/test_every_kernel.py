@@ -37,21 +37,11 @@ IMPLEMENTED = [
     (name, implementation) for name in CONSTRAINTS for implementation in KERNELS[name.split(",")[0]].implementations
 ]
 
-OTHERS = {"reference": ("float64", "float32", "bfloat16"), "xla": ("float32", "bfloat16", "float64")}
-
-
-def dtypes_of(place: int, name: str, implementation: str) -> tuple[str, ...]:
-    """That of users, or of oracles, and one of the others in turn; one alone where each launch takes its time."""
-    if implementation in ON_DEVICES and (isinstance(CONSTRAINTS[name].call, RowByRow) or implementation == "tpu"):
-        return (("float32", "bfloat16")[place % 2],)  # TPUs have no float64
-    first, *others = OTHERS.get(implementation, OTHERS["xla"])
-    return first, others[place % 2]
-
-
 CASES = [
     (name, implementation, dtype)
     for name, implementation in IMPLEMENTED
-    for dtype in dtypes_of(list(CONSTRAINTS).index(name), name, implementation)
+    for dtype in ALLOWED
+    if (implementation, dtype) != ("tpu", "float64")  # which TPUs do not have
 ]
 
 

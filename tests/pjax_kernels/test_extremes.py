@@ -68,20 +68,11 @@ ON_DEVICES = {
 
 BY_IMPLEMENTATION = [
     (kernel, implementation, dtype)
-    for place, kernel in enumerate(CALLS)
-    for implementation, dtypes in (
-        ("reference", ("float64", ("bfloat16", "float32")[place % 2])),
-        ("xla", ("float32", ("float64", "bfloat16")[place % 2])),
-    )
-    for dtype in dtypes
+    for implementation, kernels in ({"reference": CALLS, "xla": CALLS} | ON_DEVICES).items()
+    for kernel in kernels
+    for dtype in ("bfloat16", "float32", "float64")
+    if (implementation, dtype) != ("tpu", "float64")  # which TPUs do not have
 ]
-BY_IMPLEMENTATION += [
-    (kernel, device, dtype)
-    for device, other in (("triton", "float64"), ("tpu", "bfloat16"))
-    for place, kernel in enumerate(ON_DEVICES[device])
-    for dtype in ("float32", other)[place % 2 :][:1]
-]
-"""Each with two of three dtypes; one of two where each launch takes its time."""
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from benchmarks.train import datasets, loop
 from benchmarks.train.__main__ import main as train_main
 
-
 TINY = loop.Settings(hidden=(24,), batch_size=96, steps=20, updates=12, evaluate_every=5)
 TINY_OPTIONS = "--hidden 24 --batch-size 96 --steps 20 --updates 12 --evaluate-every 5"
 

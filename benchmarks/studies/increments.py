@@ -3,7 +3,8 @@
 A change can be 1e-7 of its weights or less: the rounding of a float32 number. pjax computes increments as
 increments and keeps parameters as compensated (high, low) pairs; naive.py is the textbook form. `--cosines` prints for
 networks and strengths the least cosine, over all weights, between the directions that float32 and float64 find from the
-same start: one cyclic sweep, four alternating steps, and the default sweep.
+same start: one cyclic sweep, four alternating steps, and the default sweep. `--samples` prints how many samples of a
+batch count in what constraints of single dot products ask of the first layer, by depth.
 """
 
 import argparse
@@ -150,6 +151,22 @@ def cosine(a: Matrix, b: Matrix) -> float:
     return float(np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
+def print_samples(arguments: argparse.Namespace) -> None:
+    """Of what a layer asks of its inputs, a dot product hands on ``1 / (1 + |x|^2 + |w|^2)``: each sample its own part.
+
+    With the product of these over the layers for a sample's weight, (sum of weights)^2 / (sum of their squares).
+    """
+    x, _ = batch_of_data(arguments.batch, arguments.data_dir)
+    for depth in (2, 4, 8, 17, 32):
+        first, *others = start_params((784, *(64,) * depth, 10))["weights"]
+        h, logarithms = np.maximum(x @ first, 0), np.zeros(len(x))
+        for w in others:
+            logarithms -= np.log(1 + np.sum(h**2, axis=1) + np.mean(np.sum(w**2, axis=0)))
+            h = np.maximum(h @ w, 0)
+        weights = np.exp(logarithms - np.max(logarithms))
+        print(f"{depth:2} layers of 64: {np.sum(weights) ** 2 / np.sum(weights**2):6.1f} of {len(x)} samples count")
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz (else PJAX_DATA, else random)")
@@ -158,14 +175,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--algorithms", nargs="*", choices=ALGORITHMS, default=["AP", "AP in turn"])
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--cosines", action="store_true", help="the table of cosines alone")
+    parser.add_argument("--samples", action="store_true", help="how many samples count, alone")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
     jax.config.update("jax_enable_x64", True)
-    if arguments.cosines:
-        print_cosines(arguments)
+    if arguments.cosines or arguments.samples:
+        (print_samples if arguments.samples else print_cosines)(arguments)
         return
     runs: list[tuple[str, Run, int]] = [
         (name, functools.partial(pjax_changes, algorithm=ALGORITHMS[name]), arguments.batch)

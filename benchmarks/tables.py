@@ -173,7 +173,7 @@ def contenders(deep: bool) -> str:
     """Gradients and directions by optimiser: accuracy after the last epoch, rate and processors' seconds."""
     rows = rows_of("contenders.csv")
     found, rates = study.means(rows), {(row["network"], row["contender"]): row["rate"] for row in rows}
-    networks = [network for network in found if (study.DEEP in study.NETWORKS[network]) == deep]
+    networks = [network for network in found if study.is_deep(network) == deep]
 
     def cell(network: str, contender: str) -> str:
         if contender not in found[network]:

@@ -50,24 +50,25 @@ FIELDS = ("network", "contender", "rate", "seed", "epoch", "accuracy", "seconds"
 Row = dict[str, str]
 
 
+def is_deep(network: str) -> bool:
+    return DEEP in NETWORKS[network]
+
+
 def learned(network: str, contender: str, data_dir: Path | None) -> list[Row]:
     """A row for each seed and epoch."""
     rule, name = contender.split("; ")
     folder = ["--data-dir", str(data_dir)] if data_dir else []
     rates = ["--rates", *RATES[name], "--choosing-seeds", "11"]
     arguments = directions.parse_arguments([*NETWORKS[network].split(), *rates, *folder])
-    _, rate, runs = directions.find(rule, directions.optimizer_of(name.lower()), arguments)
-    return [
-        dict(zip(FIELDS, (network, contender, f"{rate:g}", *map(str, figures)), strict=True))
+    _, rate, runs = directions.find(
+        rule, directions.optimizer_of(name.lower()), arguments, directions.splits(arguments)
+    )
+    rows = [
+        (network, contender, f"{rate:g}", seed, epoch, round(accuracy, 2), round(seconds, 2))
         for seed, run in zip(arguments.seeds, runs, strict=True)
-        for figures in zip(
-            [seed] * len(run.seconds),
-            range(1, len(run.seconds) + 1),
-            np.round(run.accuracies, 2),
-            np.round(run.seconds, 2),
-            strict=True,
-        )
+        for epoch, (accuracy, seconds) in enumerate(zip(run.accuracies, run.seconds, strict=True), 1)
     ]
+    return [dict(zip(FIELDS, map(str, row), strict=True)) for row in rows]
 
 
 def read(path: Path) -> list[Row]:
@@ -135,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     table = options.out / "contenders.csv"
     for network in options.networks:
-        of_network = AT_DEPTH if DEEP in NETWORKS[network] else CONTENDERS
+        of_network = AT_DEPTH if is_deep(network) else CONTENDERS
         for contender in options.contenders or of_network:
             new = learned(network, contender, options.data_dir)
             kept = [row for row in read(table) if (row["network"], row["contender"]) != (network, contender)]

@@ -238,6 +238,13 @@ def print_programs(updates: dict[str, Any], begin: Any, batch: Any) -> None:
         print(f"{rule:16} {text.count(' = '):8} instructions {time.process_time() - start:8.1f} s", flush=True)
 
 
+class Split(NamedTuple):
+    """Samples and labels to learn from, and what is tested on."""
+
+    train: tuple[Array, Array]
+    test: tuple[Array, Array]
+
+
 class Found(NamedTuple):
     """Of one contender."""
 
@@ -246,17 +253,20 @@ class Found(NamedTuple):
     runs: list[Run]
 
 
-def find(rule: str, optimizer: Any, arguments: argparse.Namespace) -> Found:
+def find(rule: str, optimizer: Any, arguments: argparse.Namespace, data: tuple[Split, Split]) -> Found:
     """The runs of a rule and an optimiser, with the rate that is best on samples held back."""
-    choosing, testing = splits(arguments)
+    choosing, testing = data
     init, network = initial(arguments, *testing.train), network_of(arguments, rule)
     update = make_update(contender(rule, network, arguments.strength), optimizer, arguments.within)
     hits = jax.jit(lambda params, x, y: jnp.argmax(network(params, 1.0 * x), -1) == jnp.argmax(y, -1))
 
+    def run(split: Split, seed: int, rate: float) -> Run:
+        params = init(seed)
+        state = optimizer.init(params)._replace(hyperparams={"learning_rate": jnp.asarray(rate)})
+        return train(update, params, state, split, arguments, seed, hits)
+
     def runs(split: Split, seeds: list[int], rate: float) -> list[Run]:
-        starts = [(init(seed), with_rate(optimizer.init(init(seed)), rate)) for seed in seeds]
-        pairs = zip(starts, seeds, strict=True)
-        return [train(update, *start, split, arguments, seed, hits) for start, seed in pairs]
+        return [run(split, seed, rate) for seed in seeds]
 
     rate, held = arguments.rates[0], {}
     if len(arguments.rates) > 1:
@@ -264,11 +274,6 @@ def find(rule: str, optimizer: Any, arguments: argparse.Namespace) -> Found:
         held = {rate: float(np.mean([run.accuracies[-1] for run in found])) for rate, found in of_rates.items()}
         rate = max(held, key=lambda rate: held[rate])
     return Found(held, rate, runs(testing, arguments.seeds, rate))
-
-
-def with_rate(state: Any, rate: float) -> Any:
-    """The state of an optimiser with another rate."""
-    return state._replace(hyperparams={"learning_rate": jnp.asarray(rate)})
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -300,13 +305,6 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 HELD = 5_000
 """Of the training samples the last, and at most a tenth, on which rates are chosen."""
-
-
-class Split(NamedTuple):
-    """Samples and labels to learn from, and what is tested on."""
-
-    train: tuple[Array, Array]
-    test: tuple[Array, Array]
 
 
 def splits(arguments: argparse.Namespace) -> tuple[Split, Split]:
@@ -345,19 +343,19 @@ def summary(runs: list[Run]) -> str:
 
 def main() -> None:
     arguments = parse_arguments()
-    optimizer = optimizer_of(arguments.optimizer)
+    optimizer, data = optimizer_of(arguments.optimizer), splits(arguments)
     if arguments.time or arguments.compile:
-        _, testing = splits(arguments)
-        params = initial(arguments, *testing.train)(1)
+        train_data = data[1].train
+        params = initial(arguments, *train_data)(1)
         directions = {
             rule: contender(rule, network_of(arguments, rule), arguments.strength) for rule in arguments.rules
         }
         updates = {rule: make_update(found, optimizer, arguments.within) for rule, found in directions.items()}
         show = print_times if arguments.time else print_programs
-        show(updates, (params, optimizer.init(params)), [array[: arguments.batch] for array in testing.train])
+        show(updates, (params, optimizer.init(params)), [array[: arguments.batch] for array in train_data])
         return
     for rule in arguments.rules:
-        held_back, rate, runs = find(rule, optimizer, arguments)
+        held_back, rate, runs = find(rule, optimizer, arguments, data)
         if held_back:
             print(f"{rule:16}  held back: " + "  ".join(f"{rate:g}: {found:.2f}" for rate, found in held_back.items()))
         print(f"{rule:16}  rate {rate:g}{summary(runs)}", flush=True)

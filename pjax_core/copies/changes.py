@@ -51,7 +51,7 @@ class Changes:
             :class:`pjax_kernels.compose.ChangeInSpan`.
         shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
             ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
-            is to learn, is all that counts.
+            is to learn, is all that counts; likewise what each dot product of an operation is asked.
         exponents: for each node the whole number n for which its changes are held in units of ``2^n``, from its share.
             Without, changes fall below the smallest float32 ten or twenty layers below the output.
     """
@@ -137,13 +137,23 @@ class Changes:
             if growth is None and change is None:
                 return
             asked = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
-            found, change = self._onto_graph(node, starts, changes, *asked, settled)
+            found, change = self._onto_graph(node, starts, changes, *self._evened(node, *asked), settled)
             self.values[node] = self.unscaled(node, node, change)
         for source in sources(node):
             if source is not settled:
                 mean = mean_change(self.graph, node, source, found, self.start_of)
                 mean = self._weighed(source, node, self.unscaled(source, node, mean))
                 self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
+
+    def _evened(self, node: Operation, change: Array, residual: Array) -> tuple[Array, Array]:
+        """What dot products are asked, such that all hand on as much of it.
+
+        Else ever fewer samples count below each layer: those whose values are small.
+        """
+        if self.shares is None or node not in self.shares.losses:
+            return change, residual
+        evened = residual * self.shares.losses[node].astype(residual.dtype)
+        return change + (evened - residual), evened
 
     def _onto_graph(
         self,

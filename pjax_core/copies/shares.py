@@ -16,15 +16,18 @@ from pjax_core.graph.nodes import Node, Operation, Parameter
 
 
 class LogShares(NamedTuple):
-    """Logarithms to base 2 of parts of the pull of the output constraint.
+    """Parts of the pull of the output constraint.
 
     Attributes:
-        of_nodes: of the part that reaches each node: where there are several ways, the largest.
+        of_nodes: the logarithm to base 2 of the part that reaches each node: where there are several ways, the largest.
         of_ways: of the part that comes to a node from each operation that reads it.
+        losses: for operations made of dot products, how much less of what it is asked each of these hands on than
+            their mean, which is 1.  Of weights, the columns count as though they were alike.
     """
 
     of_nodes: dict[Node, Array]
     of_ways: dict[tuple[Node, Node], Array]
+    losses: dict[Node, Array]
 
 
 UNROLLED = 8
@@ -36,9 +39,14 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
     place = {node: i for i, node in enumerate(graph.nodes)}
     ways: list[tuple[int, int]] = []  # what is read and its reader, from the output back
     parts: list[Array] = []
+    losses: dict[Node, Array] = {}
     for node in reversed(graph.nodes):
         if isinstance(node, Operation):
-            for slot, of_slot, count in zip(node.slots, _of_slots(node, start_of), copies(node), strict=True):
+            inputs = [_wide(slot.read(start_of)) for slot in node.slots]
+            of_slots = of_inputs(node, inputs)
+            if node.primitive.losses is not None:
+                losses[node] = losses_of(node, inputs)
+            for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
                 for source in dict.fromkeys(source for source in slot.sources if source in place):
                     one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else count)
                     ways.append((place[source], place[node]))
@@ -49,7 +57,7 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
         source, reader = (graph.nodes[i] for i in way)
         before = largest.get((source, reader))
         largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
-    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest)
+    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses)
 
 
 def _asking(graph: Graph) -> Array:
@@ -74,17 +82,9 @@ def _handed_back(ways: np.ndarray, parts: Array, begin: Array) -> tuple[Array, A
     return shares, shares[readers] + parts
 
 
-def _of_slots(node: Operation, start_of: Callable[[Node], Array]) -> Sequence[float | Array]:
-    """What part of what is asked of the operation reaches each of its inputs."""
-    if node.primitive.constrains_output and node.primitive.shares is None:
-        return (node.settings.get("strength", 1.0),) * len(node.slots)
-    inputs = [slot.read(start_of) for slot in node.slots]
-    return of_inputs(node, [x if _is_choice(x) else x.astype(low_dtype(x.dtype)) for x in inputs])
-
-
-def _is_choice(array: Array) -> bool:
-    """Whether an array holds integers or truth values, such as a mask."""
-    return not jnp.issubdtype(array.dtype, jnp.floating)
+def _wide(array: Array) -> Array:
+    """An array in the dtype of changes, except for choices, such as a mask."""
+    return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def copies(node: Operation) -> list[float]:
@@ -94,5 +94,17 @@ def copies(node: Operation) -> list[float]:
 
 
 def of_inputs(node: Operation, inputs: Sequence[Array]) -> Sequence[float | Array]:
-    """What part of a residual of the operation reaches each of its inputs, besides the copies."""
+    """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
+    if node.primitive.constrains_output and node.primitive.shares is None:
+        return (node.settings.get("strength", 1.0),) * len(node.slots)
     return node.primitive.parts(*inputs, **node.settings)
+
+
+def losses_of(node: Operation, inputs: Sequence[Array]) -> Array:
+    """How much less of what it is asked each dot product of an operation hands on than their mean."""
+    assert node.primitive.losses is not None
+    weights = [
+        place for place, slot in enumerate(node.slots) if all(isinstance(source, Parameter) for source in slot.sources)
+    ]
+    losses = node.primitive.losses(inputs, weights, **node.settings)
+    return losses / jnp.mean(losses)

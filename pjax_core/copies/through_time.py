@@ -18,7 +18,6 @@ from pjax_core.copies.changes import Changes
 from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Slot
-from pjax_core.operations.primitive import side_of
 
 Loop = tuple[Operation, ...]
 """The operations of a step in the order of the computation: its products first, what makes its state last."""
@@ -77,11 +76,8 @@ def _asked_of_state_before(changes: Changes, loop: Loop) -> Callable[[Array, Arr
 
 def _part(node: Operation, inputs: tuple[Array, ...], place: int) -> float | Array:
     """Which part of a residual reaches an input: of dot products one number for each sample, (B, 1, 1)."""
-    if node.primitive.bilinear is None:
-        return shares.of_inputs(node, inputs)[place]
-    of_rows, of_columns = (side_of(inputs, side) for side in node.primitive.bilinear.sides)
-    squares = sum(jnp.sum(x * x, axis=-1, keepdims=True) for x in of_rows)
-    return 1 / (1 + squares + sum(jnp.sum(w * w) / w.shape[-1] for w in of_columns))
+    part = shares.of_inputs(node, inputs)[place]
+    return part if node.primitive.losses is None else part / shares.losses_of(node, inputs)
 
 
 def _by_time(slot: Slot, node: Operation, start_of: Callable[[Node], Array]) -> Array:

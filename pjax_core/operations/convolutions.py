@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,6 +32,19 @@ def spread_convolution(x: Array, w: Array, *, settings: Settings) -> tuple[Array
     columns = jnp.broadcast_to(weights.reshape(1, filters, *size, -1), shape)
     order = (*np.argsort(numbers.out_spec), len(shape) - 1)
     return rows.transpose(order), columns.transpose(order)
+
+
+def squared_norms_of_convolution(
+    convolve: Callable[..., Array], x: Array, w: Array, *, settings: Settings
+) -> tuple[Array, Array]:
+    """Of the windows and of the filters: with any filter and for any sample, where all see the same."""
+    given, pixels, filters, sample = dict(settings), x * x, list(w.shape), list(x.shape)
+    of_images, of_filters = given["dimension_numbers"].lhs_spec, given["dimension_numbers"].rhs_spec
+    if given["feature_group_count"] * given["batch_group_count"] == 1:
+        pixels = jnp.sum(pixels, axis=of_images[1], keepdims=True)
+        filters[of_filters[0]] = filters[of_filters[1]] = sample[of_images[0]] = 1
+    of_windows = convolve(pixels, jnp.ones(filters, x.dtype), settings=settings)
+    return jnp.maximum(of_windows, 0), jnp.maximum(convolve(jnp.ones(sample, w.dtype), w * w, settings=settings), 0)
 
 
 def _windows(x: Array, window: tuple[int, ...], given: dict[str, Any]) -> tuple[Array, np.ndarray]:

@@ -7,7 +7,7 @@ With costs ``g`` of what an operation holds, the nearest point is that with the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +52,7 @@ def with_costs(primitive: Primitive, count: int) -> Primitive:
         bilinear=None,
         project_in_place=None,
         shares=functools.partial(_shares, primitive, count),
+        losses=primitive.losses and functools.partial(_losses, primitive, count),
         moving=primitive.moving_inputs(count),
     )
 
@@ -67,11 +68,15 @@ def _project_in_units(
     """As without costs, in units in which all cost the same."""
     assert primitive.units is not None
     *of_inputs, of_output = primitive.units(costs)
-    scaled = tuple(unit * x for unit, x in zip(of_inputs, inputs, strict=True))
     beyond = None if residual is None else of_output * residual
-    changes, output_change = primitive.project(scaled, of_output * output, beyond, **settings)
+    changes, output_change = primitive.project(in_units(of_inputs, inputs), of_output * output, beyond, **settings)
     assert output_change is not None
     return tuple(change / unit for change, unit in zip(changes, of_inputs, strict=True)), output_change / of_output
+
+
+def in_units(units: Sequence[Array], inputs: Sequence[Array]) -> tuple[Array, ...]:
+    """The inputs, each times its unit."""
+    return tuple(unit * x for unit, x in zip(units, inputs, strict=False))
 
 
 def of_set(project: Callable[..., Projected]) -> Callable[..., Projected]:
@@ -102,13 +107,21 @@ def _shares(primitive: Primitive, count: int, *inputs: Array, **settings: Any) -
         of_inputs: Sequence[float | Array] = (settings.get("strength", 1.0) / costs[0],)
     elif primitive.units is not None:
         units = primitive.units(costs)
-        scaled = tuple(unit * x for unit, x in zip(units, inputs[:count], strict=False))
-        of_scaled = primitive.parts(*scaled, **settings)
+        of_scaled = primitive.parts(*in_units(units, inputs[:count]), **settings)
         of_inputs = [share * units[-1] ** 2 / unit**2 for share, unit in zip(of_scaled, units, strict=False)]
     else:
         mobilities = [jnp.mean(1 / cost) for cost in costs]
         of_inputs = [mobility / jnp.asarray(sum(mobilities)) for mobility in mobilities[:-1]]
     return (*of_inputs, *(1.0,) * (len(inputs) - len(of_inputs)))
+
+
+def _losses(
+    primitive: Primitive, count: int, inputs: Sequence[Array], weights: Container[int], **settings: Any
+) -> Array:
+    """``1 + |a|^2 + |b|^2`` of each dot product, in units in which all cost the same."""
+    assert primitive.units is not None
+    assert primitive.losses is not None
+    return primitive.losses(in_units(primitive.units(inputs[count:]), inputs[:count]), weights, **settings)
 
 
 def project_sum(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 import pjax_kernels as pk
 
@@ -88,7 +88,10 @@ class Primitive:
             :func:`pjax_kernels.compose.project_dense_in_place`: it projects onto the operation and then makes
             the copies of its second input equal.
         shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
-            the output grows by with it; None for a half, and for dot products for ``1/(1 + |a|^2 + |b|^2)``.
+            the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.
+        losses: of dot products ``losses(inputs, weights, **settings)``: ``1 + |a|^2 + |b|^2``, by which each divides
+            what it hands on, in a shape that broadcasts to the output's.  For a side whose places are all in
+            ``weights`` it is the mean of all norms.
         units: ``units(costs)``, given the costs of inputs and output, is by what these are multiplied in units
             in which they cost the same, and the operation is the same.
         alike: places of inputs, -1 for the output, that must have one cost for that.
@@ -110,6 +113,7 @@ class Primitive:
     batching: Batching = Batching.EACH
     project_in_place: Callable[..., Any] | None = None
     shares: Callable[..., Sequence[float | Array]] | None = None
+    losses: Callable[..., Array] | None = None
     units: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
     alike: tuple[tuple[int, ...], ...] = ()
     project_with_costs: Callable[..., tuple[tuple[Array, ...], Array | None]] | None = None
@@ -148,13 +152,8 @@ class Primitive:
         """About which part of a residual reaches each input, by ``shares``."""
         if self.shares is not None:
             return self.shares(*inputs, **settings)
-        if self.bilinear is None:
-            return (0.5,) * len(inputs)
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
-        size = jax.eval_shape(functools.partial(self.forward, **settings), *shapes).size
-        counts = self.copies(*shapes, **settings)
-        squares = sum(jnp.sum(np.asarray(n) * x * x) for n, x in zip(counts, inputs, strict=True))
-        return (1 / (1 + squares / max(size, 1)),) * len(inputs)
+        part = 0.5 if self.losses is None else 1 / jnp.mean(self.losses(inputs, range(len(inputs)), **settings))
+        return (part,) * len(inputs)
 
     def vmapped(self) -> Primitive:
         """The operation on operands that all have one more axis, the first, for each element of it."""
@@ -214,12 +213,13 @@ def bilinear(
     sides: Sides = ((0,), (1,)),
     spread: Callable[..., tuple[Array, ...]] | None = None,
     project: Callable[..., tuple[tuple[Array, ...], Array]] | None = None,
+    squared_norms: Callable[..., tuple[Array, Array]] | None = None,
     batching: Batching = Batching.EACH,
 ) -> Primitive:
     """The primitive of a bilinear map, each of whose outputs is a dot product of entries of two sides.
 
     ``spread`` lays the entries of each dot product out along the last axis, those that it does not have as zeros.
-    ``project`` takes the place of the projection that follows from ``forward`` where there is a faster one.
+    ``project`` and ``squared_norms`` take the place of what follows from ``forward`` where there is something faster.
     """
 
     def function(x: Any, w: Any, **settings: Any) -> Array:
@@ -241,7 +241,7 @@ def bilinear(
             functools.partial(function, **settings), x, w, u, v, z, residual=residual
         )
 
-    def squared_norms(x: Any, w: Any, **settings: Any) -> tuple[Array, Array]:
+    def norms(x: Any, w: Any, **settings: Any) -> tuple[Array, Array]:
         x_squares, w_squares = (jax.tree.map(lambda a: a * a, side) for side in (x, w))
         x_ones, w_ones = (jax.tree.map(jnp.ones_like, side) for side in (x, w))
         # Never negative, which compilers do not know: the one of jax 0.10 on CPUs adds up anything where it makes one
@@ -249,6 +249,7 @@ def bilinear(
         of_x, of_w = function(x_squares, w_ones, **settings), function(x_ones, w_squares, **settings)
         return jnp.where(of_x < 0, 0, of_x), jnp.where(of_w < 0, 0, of_w)
 
+    squared_norms = squared_norms or norms
     return Primitive(
         name,
         forward,
@@ -259,9 +260,19 @@ def bilinear(
         uneven=True,
         bilinear=Bilinear(sides, project_factored, squared_norms),
         batching=batching,
+        losses=functools.partial(losses_of_products, sides, squared_norms),
         units=functools.partial(units_of_sides, sides),
         alike=sides,
     )
+
+
+def losses_of_products(
+    sides: Sides, squared_norms: Callable[..., Any], inputs: Sequence[Array], weights: Container[int], **settings: Any
+) -> Array:
+    """``1 + |a|^2 + |b|^2`` of each dot product, with the mean for a side of weights alone."""
+    norms = lax.optimization_barrier(squared_norms(*(side_of(inputs, side) for side in sides), **settings))
+    means = (all(place in weights for place in side) for side in sides)
+    return 1 + jnp.asarray(sum(jnp.mean(norm) if mean else norm for norm, mean in zip(norms, means, strict=True)))
 
 
 def units_of_sides(sides: Sides, costs: Sequence[Array]) -> tuple[Array, ...]:

@@ -17,7 +17,7 @@ from jax import Array, lax
 import pjax_kernels as pk
 from pjax_core.arrays.meshes import like
 from pjax_core.operations import costs
-from pjax_core.operations.convolutions import spread_convolution
+from pjax_core.operations.convolutions import spread_convolution, squared_norms_of_convolution
 from pjax_core.operations.order import at_rank as case_at_rank
 from pjax_core.operations.order import largest_of, project_at_rank, project_largest
 from pjax_core.operations.primitive import (
@@ -26,6 +26,7 @@ from pjax_core.operations.primitive import (
     Primitive,
     bilinear,
     bilinear_increment,
+    losses_of_products,
     moved,
     units_of_sides,
 )
@@ -74,12 +75,6 @@ def _squared_norms(x: Array, w: Array) -> tuple[Array, Array]:
     return jnp.sum(x * x, axis=1)[:, None], jnp.sum(w * w, axis=0)
 
 
-def _matmul_shares(x: Array, w: Array) -> tuple[Array, Array]:
-    """By the norms as the projection forms them, so that they are formed once."""
-    of_x, of_w = lax.optimization_barrier(_squared_norms(x, w))
-    return (1 / (1 + jnp.mean(of_x) + jnp.mean(of_w)),) * 2
-
-
 matmul = Primitive(
     "matmul",
     forward=jnp.matmul,
@@ -90,7 +85,7 @@ matmul = Primitive(
     bilinear=Bilinear(_ONE_EACH, pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
     project_in_place=compose.project_dense_in_place,
-    shares=_matmul_shares,
+    losses=functools.partial(losses_of_products, _ONE_EACH, _squared_norms),
     units=_UNITS,
 )
 
@@ -109,40 +104,61 @@ def _matmul_transposed(x: Array, w: Array, *, precision: Any = None) -> Array:
     return jnp.matmul(x, w.T, precision=precision)
 
 
+def _squared_norms_of_transposed(x: Array, w: Array) -> tuple[Array, Array]:
+    return _squared_norms(x, w.T)
+
+
 matmul_transposed = replace(
     matmul,
     forward=_matmul_transposed,
     project=jax.jit(_by_kernel(pk.project_dense, transposed=True)),
     spread=lambda x, w: _dot_products(x, w.T),
     increment=bilinear_increment(functools.partial(_matmul_transposed, precision=lax.Precision.HIGHEST), _ONE_EACH),
-    bilinear=Bilinear(_ONE_EACH, _transposed_factored, lambda x, w: _squared_norms(x, w.T), _transposed_copies),
+    bilinear=Bilinear(_ONE_EACH, _transposed_factored, _squared_norms_of_transposed, _transposed_copies),
     project_in_place=None,
-    shares=lambda x, w: _matmul_shares(x, w.T),
+    losses=functools.partial(losses_of_products, _ONE_EACH, _squared_norms_of_transposed),
 )
 """``x w^T``: products with weights (out, in), as Equinox keeps them, which stay so."""
 
 
-def _spread_einsum(a: Array, b: Array, *, equation: str) -> tuple[Array, Array]:
-    """Each dot product of an einsum along the last axis."""
+def _aligned(a: Array, b: Array, equation: str) -> tuple[Array, Array]:
+    """Both operands of an einsum with all its axes, those of the output first, of length 1 where one has none."""
     left, output = equation.split("->")
     labels = left.split(",")
-    sizes = dict(zip("".join(labels), (*a.shape, *b.shape), strict=True))
-    contracted = "".join(label for label in sizes if label not in output)
-    shape = tuple(sizes[label] for label in output + contracted)
+    axes = output + "".join(label for label in dict.fromkeys("".join(labels)) if label not in output)
 
-    def laid_out(array: Array, own: str) -> Array:
-        kept = "".join(label for label in output + contracted if label in own)
-        array = jnp.einsum(f"{own}->{kept}", array)  # the diagonal of a repeated label
-        array = array.reshape([sizes[label] if label in own else 1 for label in output + contracted])
-        return jnp.broadcast_to(array, shape).reshape(*shape[: len(output)], -1)
+    def aligned(array: Array, own: str) -> Array:
+        array = jnp.einsum(f"{own}->{''.join(label for label in axes if label in own)}", array)  # diagonals
+        return jnp.expand_dims(array, [place for place, label in enumerate(axes) if label not in own])
 
-    return laid_out(a, labels[0]), laid_out(b, labels[1])
+    return aligned(a, labels[0]), aligned(b, labels[1])
+
+
+def _spread_einsum(a: Array, b: Array, *, equation: str) -> tuple[Array, Array]:
+    """Each dot product of an einsum along the last axis."""
+    n_axes = len(equation.split("->")[1])
+    a, b = jnp.broadcast_arrays(*_aligned(a, b, equation))
+    return a.reshape(*a.shape[:n_axes], -1), b.reshape(*b.shape[:n_axes], -1)
+
+
+def _squared_norms_of_einsum(a: Array, b: Array, *, equation: str) -> tuple[Array, Array]:
+    """Of the entries of each operand in each dot product."""
+    aligned = _aligned(a, b, equation)
+    contracted = tuple(range(len(equation.split("->")[1]), aligned[0].ndim))
+    size = math.prod(max(array.shape[axis] for array in aligned) for axis in contracted)
+
+    def squared_norm(array: Array) -> Array:
+        times_each = size // math.prod(array.shape[axis] for axis in contracted)
+        return times_each * jnp.sum(array * array, axis=contracted)
+
+    return squared_norm(aligned[0]), squared_norm(aligned[1])
 
 
 einsum = bilinear(
     "einsum",
     lambda a, b, *, equation: jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST),
     spread=_spread_einsum,
+    squared_norms=_squared_norms_of_einsum,
 )
 
 
@@ -215,11 +231,20 @@ def _spread_convolution(x: Array, w: Array, *, strides: tuple[int, int], padding
     return jnp.broadcast_to(rows, shape), jnp.broadcast_to(columns, shape)
 
 
+def _squared_norms_of_windows(x: Array, w: Array, **settings: Any) -> tuple[Array, Array]:
+    """Of the windows, with any filter, and of the filters, for any sample."""
+    of_pixels, one_filter = jnp.sum(x * x, axis=3, keepdims=True), jnp.ones((*w.shape[:2], 1, 1), x.dtype)
+    of_windows = compose.conv2d(of_pixels, one_filter, **settings)
+    of_filters = compose.conv2d(jnp.ones((1, *x.shape[1:]), w.dtype), w * w, **settings)
+    return jnp.maximum(of_windows, 0), jnp.maximum(of_filters, 0)
+
+
 conv2d = bilinear(
     "conv2d",
     compose.conv2d,
     spread=_spread_convolution,
     project=_by_kernel(pk.project_conv2d),
+    squared_norms=_squared_norms_of_windows,
     batching=Batching.ROWS,
 )
 
@@ -229,7 +254,12 @@ def _convolution_of_any_kind(x: Array, w: Array, *, settings: tuple[tuple[str, A
     return lax.conv_general_dilated(x, w, precision=lax.Precision.HIGHEST, **dict(settings))
 
 
-convolution_of_any_kind = bilinear("convolution", _convolution_of_any_kind, spread=spread_convolution)
+convolution_of_any_kind = bilinear(
+    "convolution",
+    _convolution_of_any_kind,
+    spread=spread_convolution,
+    squared_norms=functools.partial(squared_norms_of_convolution, _convolution_of_any_kind),
+)
 
 
 def _recurrence_products(x: Array, h: Array, w_x: Array, w_h: Array) -> Array:
@@ -250,12 +280,20 @@ def _spread_recurrence(x: Array, h: Array, w_x: Array, w_h: Array) -> tuple[Arra
     return rows(x), rows(h), columns(w_x), columns(w_h)
 
 
+def _squared_norms_of_recurrence(x: Sequence[Array], w: Sequence[Array]) -> tuple[Array, Array]:
+    """Of the rows of inputs and states, and of the columns of both weights."""
+    of_x, of_h = (jnp.sum(array * array, axis=-1, keepdims=True) for array in x)
+    of_w_x, of_w_h = (jnp.sum(array * array, axis=0) for array in w)
+    return of_x + of_h, of_w_x + of_w_h
+
+
 recurrence = bilinear(
     "recurrence",
     _recurrence_products,
     sides=((0, 1), (2, 3)),
     spread=_spread_recurrence,
     project=_by_kernel(pk.project_recurrence),
+    squared_norms=_squared_norms_of_recurrence,
     batching=Batching.EACH,
 )
 

@@ -12,6 +12,9 @@ import pytest
 from jax import lax
 
 import pjax_core as pj
+from pjax_core.graph.nodes import Operation
+
+from .copies_of_products import require_norms_of_copies
 
 KINDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "one axis, dilated": (
@@ -103,3 +106,15 @@ def test_projection(kind: str) -> None:
     generator = np.random.default_rng(3)
     inputs = [generator.normal(size=shape) for shape in SMALL[kind]]
     pj.check_projection(functools.partial(lax.conv_general_dilated, **settings), inputs, samples=20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_squared_norms_are_those_of_the_copies(kind: str) -> None:
+    x_shape, w_shape, settings = KINDS[kind]
+    generator = np.random.default_rng(4)
+    x, w = generator.normal(size=x_shape), generator.normal(size=w_shape)
+    convolve = functools.partial(lax.conv_general_dilated, **settings)
+    problem = pj.feasibility(lambda w, x: pj.squared_error(convolve(x, w), jnp.zeros_like(convolve(x, w))))
+    operations = [node for node in problem.graph(np.float32(w), (np.float32(x),)).nodes if isinstance(node, Operation)]
+    (node,) = (node for node in operations if node.primitive.bilinear is not None)
+    require_norms_of_copies(node.primitive, (x, w), node.settings)

@@ -12,6 +12,9 @@ import pytest
 
 import pjax_core as pj
 from pjax_core.operations import primitives
+from pjax_core.operations.primitive import bilinear
+
+from .copies_of_products import require_norms_of_copies
 
 
 def project_absolute(inputs: Any, z: Any) -> Any:
@@ -217,12 +220,34 @@ def test_the_check_takes_a_list_of_inputs_and_an_operation() -> None:
 
 def test_squared_norms_of_bilinear_operations_add_up(generator: np.random.Generator) -> None:
     """Also where a compiler makes one kernel of their products with ones and of the sum."""
+    products = bilinear("products", primitives.einsum.forward)
+    assert products.bilinear is not None
+    squared_norms = products.bilinear.squared_norms
     x, w = (generator.normal(size=shape).astype(np.float32) for shape in ((64, 1, 65), (65, 128)))
 
     def sums(x: Any, w: Any) -> Any:
-        norms = primitives.einsum.bilinear.squared_norms(x, w, equation="bti,ij->btj")
+        norms = squared_norms(x, w, equation="bti,ij->btj")
         return [jnp.sum(norm, axis=-1) for norm in norms]
 
     expected = 128 * (x * x).sum(axis=-1), np.broadcast_to((w * w).sum(), (64, 1))
     for found, right in zip(jax.jit(sums)(x, w), expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("primitive", "shapes", "settings"),
+    [
+        (primitives.matmul, [(4, 3), (3, 5)], {}),
+        (primitives.matmul_transposed, [(4, 3), (5, 3)], {}),
+        (primitives.einsum, [(2, 3, 4), (2, 5, 4)], {"equation": "bqd,bkd->kbq"}),
+        (primitives.einsum, [(2, 3), (4, 5, 3)], {"equation": "ab,cdb->d"}),
+        (primitives.einsum, [(3, 3, 2), (2, 4)], {"equation": "iij,jk->ik"}),
+        (primitives.recurrence, [(2, 3, 4), (2, 3, 5), (4, 5), (5, 5)], {}),
+        (primitives.conv2d, [(2, 5, 4, 3), (3, 2, 3, 2)], {"strides": (2, 1), "padding": ((1, 2), (0, 1))}),
+    ],
+    ids=["matmul", "transposed", "batched", "sums", "diagonal", "recurrence", "conv2d"],
+)
+def test_squared_norms_are_those_of_the_copies(
+    primitive: Any, shapes: Any, settings: Any, generator: np.random.Generator
+) -> None:
+    require_norms_of_copies(primitive, [generator.normal(size=shape) for shape in shapes], settings)

@@ -38,6 +38,10 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times the constraint's strength.  Of it,
     then, the direction hardly depends, nor does its size on depth; as a gradient it is a mean over the batch.
 
+    By default, of one sweep with no algorithm, dot products moreover are asked as much more as each would hand on less
+    than their mean, by the norms of its entries: else the product of what a sample loses in each layer leaves few of a
+    batch that count ten layers below the output.  (Norms of weights enter by their mean.)
+
     Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
     By default, with no algorithm, they may even be too small for float32: they are held in units of their own.  There
@@ -52,7 +56,7 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
         params: a tree of floating-point arrays.
         *data: what else the problem's function takes.
         algorithm: by default one sweep in the reverse order of the computation, each operation after all that use its
-            output; without skip connections that is a step of :func:`cyclic_projections`.
+            output; without skip connections, and were all samples alike, that is a step of :func:`cyclic_projections`.
         steps: how many steps, at least 1; more than one without an algorithm are steps of cyclic projections.
 
     Returns:

@@ -50,7 +50,7 @@ class Bilinear:
         project_factored: ``project_factored(x, w, u, v, z, **settings)``, a kernel with the signature of
             :func:`pjax_kernels.project_dense_factored`.
         squared_norms: ``squared_norms(x, w, **settings)``: the squared norms of the entries of each side that enter
-            each dot product, in shapes that broadcast to the output's.
+            each dot product, with all axes of the output, some of length 1.
         project_copies: a kernel with the signature of :func:`pjax_kernels.project_dense_copies`, where there is one.
     """
 
@@ -90,8 +90,8 @@ class Primitive:
         shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
             the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.
         losses: of dot products ``losses(inputs, weights, **settings)``: ``1 + |a|^2 + |b|^2``, by which each divides
-            what it hands on, in a shape that broadcasts to the output's.  For a side whose places are all in
-            ``weights`` it is the mean of all norms.
+            what it hands on, in a shape that broadcasts to the output's; for a side whose places are all in
+            ``weights`` with the mean of all norms.
         units: ``units(costs)``, given the costs of inputs and output, is by what these are multiplied in units
             in which they cost the same, and the operation is the same.
         alike: places of inputs, -1 for the output, that must have one cost for that.
@@ -159,7 +159,8 @@ class Primitive:
         """The operation on operands that all have one more axis, the first, for each element of it."""
         forward, spread = _over_first_axis(self.forward), self.spread and _over_first_axis(self.spread)
         if self.bilinear is not None:
-            return bilinear(self.name, forward, sides=self.bilinear.sides, spread=spread)
+            norms = _over_first_axis(self.bilinear.squared_norms)
+            return bilinear(self.name, forward, sides=self.bilinear.sides, spread=spread, squared_norms=norms)
         return Primitive(
             self.name,
             forward,

@@ -72,7 +72,7 @@ def _dot_products(x: Array, w: Array) -> tuple[Array, Array]:
 
 def _squared_norms(x: Array, w: Array) -> tuple[Array, Array]:
     """Of the rows of ``x`` and the columns of ``w``."""
-    return jnp.sum(x * x, axis=1)[:, None], jnp.sum(w * w, axis=0)
+    return jnp.sum(x * x, axis=1, keepdims=True), jnp.sum(w * w, axis=0, keepdims=True)
 
 
 matmul = Primitive(
@@ -284,7 +284,7 @@ def _squared_norms_of_recurrence(x: Sequence[Array], w: Sequence[Array]) -> tupl
     """Of the rows of inputs and states, and of the columns of both weights."""
     of_x, of_h = (jnp.sum(array * array, axis=-1, keepdims=True) for array in x)
     of_w_x, of_w_h = (jnp.sum(array * array, axis=0) for array in w)
-    return of_x + of_h, of_w_x + of_w_h
+    return of_x + of_h, (of_w_x + of_w_h)[None, None]
 
 
 recurrence = bilinear(

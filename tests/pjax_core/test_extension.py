@@ -243,9 +243,10 @@ def test_squared_norms_of_bilinear_operations_add_up(generator: np.random.Genera
         (primitives.einsum, [(2, 3), (4, 5, 3)], {"equation": "ab,cdb->d"}),
         (primitives.einsum, [(3, 3, 2), (2, 4)], {"equation": "iij,jk->ik"}),
         (primitives.recurrence, [(2, 3, 4), (2, 3, 5), (4, 5), (5, 5)], {}),
+        (primitives.recurrence.vmapped(), [(2, 2, 3, 4), (2, 2, 3, 5), (2, 4, 5), (2, 5, 5)], {}),
         (primitives.conv2d, [(2, 5, 4, 3), (3, 2, 3, 2)], {"strides": (2, 1), "padding": ((1, 2), (0, 1))}),
     ],
-    ids=["matmul", "transposed", "batched", "sums", "diagonal", "recurrence", "conv2d"],
+    ids=["matmul", "transposed", "batched", "sums", "diagonal", "recurrence", "mapped", "conv2d"],
 )
 def test_squared_norms_are_those_of_the_copies(
     primitive: Any, shapes: Any, settings: Any, generator: np.random.Generator

@@ -143,15 +143,14 @@ def _spread_einsum(a: Array, b: Array, *, equation: str) -> tuple[Array, Array]:
 
 def _squared_norms_of_einsum(a: Array, b: Array, *, equation: str) -> tuple[Array, Array]:
     """Of the entries of each operand in each dot product."""
-    aligned = _aligned(a, b, equation)
-    contracted = tuple(range(len(equation.split("->")[1]), aligned[0].ndim))
-    size = math.prod(max(array.shape[axis] for array in aligned) for axis in contracted)
+    a, b = _aligned(a, b, equation)
+    contracted = tuple(range(len(equation.split("->")[1]), a.ndim))
 
-    def squared_norm(array: Array) -> Array:
-        times_each = size // math.prod(array.shape[axis] for axis in contracted)
+    def squared_norm(array: Array, other: Array) -> Array:
+        times_each = math.prod(other.shape[axis] for axis in contracted if array.shape[axis] == 1)
         return times_each * jnp.sum(array * array, axis=contracted)
 
-    return squared_norm(aligned[0]), squared_norm(aligned[1])
+    return squared_norm(a, b), squared_norm(b, a)
 
 
 einsum = bilinear(

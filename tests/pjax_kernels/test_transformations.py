@@ -287,9 +287,11 @@ if IMPLEMENTATION == "triton":
 
     gpu.obstacle, gpu._run = lambda: None, triton_interpreter.run
 if IMPLEMENTATION == "tpu":
+    from jax._src import callback
     from jax.experimental.pallas import tpu as pltpu
+    from tests.pjax_kernels.conftest import called_with_numpy
 
-    tpu.obstacle = lambda: None
+    tpu.obstacle, callback.io_callback_impl = lambda: None, called_with_numpy
     pltpu.set_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan"))
 batch, everywhere = PartitionSpec("batch"), PartitionSpec()
 AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from pjax_core.arrays.meshes import varying, varying_axes
-from pjax_core.copies.count import low_dtype
+from pjax_core.copies.count import at_least_one, low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 
@@ -40,9 +40,10 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
         if isinstance(node, Operation):
             for slot, of_slot, count in zip(node.slots, _of_slots(node, start_of), copies(node), strict=True):
                 for source in dict.fromkeys(source for source in slot.sources if source in place):
-                    one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else count)
+                    one_of = len(graph.consumers[source]) * (1.0 if isinstance(source, Parameter) else count)
                     ways.append((place[source], place[node]))
-                    parts.append(jnp.log2(of_slot) - float(np.log2(max(one_of, 1))))
+                    log2 = np.log2 if isinstance(one_of, float) else jnp.log2
+                    parts.append(jnp.log2(of_slot) - log2(at_least_one(one_of)))
     shares, of_ways = _handed_back(np.asarray(ways), jnp.stack(parts), _asking(graph))
     largest: dict[tuple[Node, Node], Array] = {}
     for way, of_way in zip(ways, of_ways, strict=True):
@@ -87,10 +88,14 @@ def _is_choice(array: Array) -> bool:
     return not jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def copies(node: Operation) -> list[float]:
+def copies(node: Operation) -> list[Any]:
     """How many copies the operation holds of the elements of each slot, at most."""
     counts = node.primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
-    return [float(np.max(count, initial=0)) for count in counts]
+    known = [isinstance(count, (int, np.ndarray)) for count in counts]
+    return [
+        float(np.max(count, initial=0)) if is_known else jnp.max(jnp.asarray(count, float))
+        for count, is_known in zip(counts, known, strict=True)
+    ]
 
 
 def of_inputs(node: Operation, inputs: Sequence[Array]) -> Sequence[float | Array]:

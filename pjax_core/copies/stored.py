@@ -8,11 +8,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.copies.count import Deviations, Factor, Move, Projected, laid_out, moved, spread, times, wide_slots
+from pjax_core.copies.count import (
+    Deviations,
+    Factor,
+    Move,
+    Projected,
+    at_least_one,
+    laid_out,
+    moved,
+    spread,
+    times,
+    wide_slots,
+)
 from pjax_core.graph.nodes import Operation
 from pjax_kernels import compose
 
@@ -105,6 +115,6 @@ def means_over_copies(node: Operation, changes: Sequence[Array], weights: Array 
     sums = transpose(*cotangents)
     counts = node.primitive.copies(*slots, **node.settings)
     means = tuple(
-        total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)
+        total * jnp.asarray(1 / at_least_one(count), total.dtype) for total, count in zip(sums, counts, strict=True)
     )
     return means[: len(changes)]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pjax_core.arrays.meshes import shape_of_aval, shape_of_type, varying_axes, without_manual_axes
+from pjax_core.arrays.meshes import is_open, shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
 from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
@@ -138,9 +138,10 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if equation.name in CONTROL:
         return CONTROL[equation.name](equation, inputs, _run_inside)
     are_numbers = all(is_fixed(value) or jnp.issubdtype(value.shape.dtype, jnp.floating) for value in inputs)
-    if equation.name in INSTEAD and are_numbers:
-        function = jax.make_jaxpr(INSTEAD[equation.name](equation.params))
-        return _run_inside(equation, function(*(without_manual_axes(value.shape) for value in inputs)), inputs)
+    instead = INSTEAD[equation.name](equation.params) if equation.name in INSTEAD and are_numbers else None
+    if instead is not None:
+        shapes = (without_manual_axes(value.shape) for value in inputs)
+        return _run_inside(equation, jax.make_jaxpr(instead)(*shapes), inputs)
     if equation.name in names.VIEWS:
         if any(map(is_condition, inputs)):
             return [viewed(equation, inputs)]
@@ -163,7 +164,7 @@ def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
 def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
     """The outputs of an equation of data and constants: constants if it can be, views, or functions of data."""
     arrays = [known(slot) for slot in slots]
-    if all(array is not None for array in arrays):
+    if all(array is not None for array in arrays) and not _is_open(equation):
         with jax.ensure_compile_time_eval():
             outputs = equation.bind()(*map(jnp.asarray, arrays))
         return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
@@ -175,3 +176,8 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
         of_node(Computed(f"{equation.name} of data", shape, -1, function, tuple(slots)))
         for function, shape in zip(equation.of_outputs(), equation.shapes, strict=True)
     ]
+
+
+def _is_open(equation: Equation) -> bool:
+    """Whether what it computes depends on sizes that are variables."""
+    return equation.name == names.SIZE or is_open(*equation.shapes)

@@ -99,6 +99,11 @@ def number(value: float, like: Shape) -> Slot:
     return constant(np.asarray(value, like.dtype))
 
 
+def filled(value: float, shape: Shape) -> Slot:
+    """A constant that is one number, of this shape."""
+    return broadcast_to(number(value, shape), shape.shape)
+
+
 def constant(array: Any) -> Slot:
     """The slot of an array that the function brought along."""
     return of_node(Constant("constant", shape_of_type(array), array))

@@ -12,7 +12,6 @@ import numpy as np
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.arrays.meshes import is_open
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Data, Node, Operation, fixed_value, is_fixed, is_index
 from pjax_kernels import Coefficient
@@ -104,9 +103,8 @@ def sources(node: Operation) -> list[Node]:
 
 def may_be_unread(graph: Graph, node: Operation) -> bool:
     """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
-    if _is_read_whole(graph, node):
-        return False
-    return _follows_later(graph, node) or unread_elements(graph, node, fixed_value) is not None
+    read = _is_read_whole(graph, node)
+    return not read and (_follows_later(graph, node) or unread_elements(graph, node, fixed_value) is not None)
 
 
 def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Array]) -> Array | None:
@@ -134,7 +132,7 @@ def _is_read_whole(graph: Graph, node: Operation) -> bool:
 def _follows_later(graph: Graph, node: Operation) -> bool:
     """Whether data, or sizes that are variables, say which elements of the output are read."""
     return any(
-        is_open(slot.shape) or isinstance(source, Data) and is_index(source)
+        meshes.is_open(slot.shape) or isinstance(source, Data) and is_index(source)
         for consumer in graph.consumers[node]
         for slot in consumer.slots
         if node in slot.sources
@@ -175,12 +173,6 @@ def _sole_slot(consumer: Operation, source: Node, steps: set[str]) -> int | None
     """The place of the only slot that holds ``source``, if its view is made by these kinds of steps."""
     places = [i for i, slot in enumerate(consumer.slots) if source in slot.sources]
     return places[0] if len(places) == 1 and {step.name for step in consumer.slots[places[0]].steps} == steps else None
-
-
-def at_least_one(count: Any) -> Any:
-    """The number of copies, or 1; traced where it is, or holds sizes that are variables."""
-    known = isinstance(count, (int, float, np.ndarray))
-    return np.maximum(count, 1) if known else jnp.maximum(jnp.asarray(count, float), 1)
 
 
 def sum_over_copies(

@@ -122,7 +122,7 @@ class Factored:
         u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
         v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
 
-        dropped = (_sums_from(self.history, c) for c in (u, v))
+        dropped = ((sum(c.x[self.history :]), sum(c.w[self.history :])) for c in (u, v))
         squares = bilinear.squared_norms(x[0], w[0], **node.settings)
         missed = _missed(*squares, output - residual, found.z_change, *dropped)
         free = times(move_x.gain, jnp.sqrt(found.squared_free / output.size))  # as of the other side
@@ -200,11 +200,6 @@ def _moved_terms(
             for is_fixed, terms, changes in zip(fixed, deviation, change, strict=True)
         )
     )
-
-
-def _sums_from(first: int, combination: Combination) -> tuple[Any, Any]:
-    """The sums of the coefficients from ``first`` on."""
-    return sum(combination.x[first:]), sum(combination.w[first:])
 
 
 def _missed(

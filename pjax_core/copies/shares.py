@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from pjax_core.arrays.meshes import varying, varying_axes
-from pjax_core.copies.count import at_least_one, low_dtype
+from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 
@@ -42,8 +42,8 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
                 for source in dict.fromkeys(source for source in slot.sources if source in place):
                     one_of = len(graph.consumers[source]) * (1.0 if isinstance(source, Parameter) else count)
                     ways.append((place[source], place[node]))
-                    log2 = np.log2 if isinstance(one_of, float) else jnp.log2
-                    parts.append(jnp.log2(of_slot) - log2(at_least_one(one_of)))
+                    of_one = np if isinstance(one_of, float) else jnp
+                    parts.append(jnp.log2(of_slot) - of_one.log2(of_one.maximum(one_of, 1)))
     shares, of_ways = _handed_back(np.asarray(ways), jnp.stack(parts), _asking(graph))
     largest: dict[tuple[Node, Node], Array] = {}
     for way, of_way in zip(ways, of_ways, strict=True):

@@ -11,18 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.copies.count import (
-    Deviations,
-    Factor,
-    Move,
-    Projected,
-    at_least_one,
-    laid_out,
-    moved,
-    spread,
-    times,
-    wide_slots,
-)
+from pjax_core.copies.count import Deviations, Factor, Move, Projected, laid_out, moved, spread, times, wide_slots
 from pjax_core.graph.nodes import Operation
 from pjax_kernels import compose
 
@@ -115,6 +104,6 @@ def means_over_copies(node: Operation, changes: Sequence[Array], weights: Array 
     sums = transpose(*cotangents)
     counts = node.primitive.copies(*slots, **node.settings)
     means = tuple(
-        total * jnp.asarray(1 / at_least_one(count), total.dtype) for total, count in zip(sums, counts, strict=True)
+        total * (1 / jnp.maximum(jnp.asarray(count, total.dtype), 1)) for total, count in zip(sums, counts, strict=True)
     )
     return means[: len(changes)]

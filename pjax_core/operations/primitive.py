@@ -126,10 +126,7 @@ class Primitive:
         return {}
 
     def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[Any, ...]:
-        """The number of copies that the operation holds of each element of each input: one number if all agree.
-
-        Traced where sizes are variables and elements may have different numbers of them.
-        """
+        """How many copies it holds of each element of each input: one number if all agree, traced if sizes are open."""
         if self.uneven:
             key = shapes, tuple(sorted(settings.items()))
             if is_open(*shapes):

@@ -88,7 +88,7 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
         shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
         equation = Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller or eqn)
         try:
-            outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
+            outputs = _applied(equation, inputs)
         except _OURS as error:
             raise _with_line(error, equation) from error.__cause__
         values.update(zip(eqn.outvars, outputs, strict=True))
@@ -104,12 +104,6 @@ def _with_line(error: Exception, equation: Equation) -> Exception:
     return error if type(error) not in _OURS or where in str(error) else type(error)(f"{where}: {error}")
 
 
-def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """The outputs of a call of a jaxpr."""
-    inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
-    return _run_inside(equation, inner, inputs)
-
-
 def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of a jaxpr in an equation."""
     jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
@@ -118,6 +112,9 @@ def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list
 
 def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
+    if equation.name in names.INLINED:
+        inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
+        return _run_inside(equation, inner, inputs)
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
     require_real(equation, inputs)
@@ -163,8 +160,9 @@ def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
 
 def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
     """The outputs of an equation of data and constants: constants if it can be, views, or functions of data."""
-    arrays = [known(slot) for slot in slots]
-    if all(array is not None for array in arrays) and not _is_open(equation):
+    arrays = list(map(known, slots))
+    depends_on_sizes = equation.name == names.SIZE or is_open(*equation.shapes)
+    if all(array is not None for array in arrays) and not depends_on_sizes:
         with jax.ensure_compile_time_eval():
             outputs = equation.bind()(*map(jnp.asarray, arrays))
         return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
@@ -176,8 +174,3 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
         of_node(Computed(f"{equation.name} of data", shape, -1, function, tuple(slots)))
         for function, shape in zip(equation.of_outputs(), equation.shapes, strict=True)
     ]
-
-
-def _is_open(equation: Equation) -> bool:
-    """Whether what it computes depends on sizes that are variables."""
-    return equation.name == names.SIZE or is_open(*equation.shapes)

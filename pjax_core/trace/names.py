@@ -18,6 +18,9 @@ VIEWS = frozenset(
 )  # fmt: skip
 """Selections of elements, linear in what is selected from; integers and truth values say which."""
 
+RESHAPED = frozenset({"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "transpose"})
+"""Views of one array that leave nothing else in."""
+
 IDENTITIES = frozenset(
     {"copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary", "pcast",
      "mesh_cast", "reshard"}

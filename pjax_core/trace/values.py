@@ -13,6 +13,7 @@ from jax import Array
 
 from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Constant, Operation, Slot, of_node
+from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
 
 
@@ -107,12 +108,9 @@ def known(value: Any) -> Any:
     return None
 
 
-_RESHAPED = frozenset({"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "transpose"})
-
-
 def number_of(value: Any) -> float | None:
     """The number that all elements of a constant are, or of a view of one that leaves nothing else in."""
-    if isinstance(value, Slot) and len(value.sources) == 1 and all(step.name in _RESHAPED for step in value.steps):
+    if isinstance(value, Slot) and len(value.sources) == 1 and all(step.name in names.RESHAPED for step in value.steps):
         value = of_node(*value.sources)
     array = known(value)
     if array is None or not array.size or not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):

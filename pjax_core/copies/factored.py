@@ -145,7 +145,7 @@ Copies: TypeAlias = Dense | Factored
 def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies:
     """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes.
 
-    Outputs that may be ``unread`` need dense copies.
+    Outputs that may be ``unread`` need dense copies; those of open batches may be of any size.
     """
     can_be_factored = node.primitive.bilinear is not None and not unread
     if node.primitive.spread is None:
@@ -156,7 +156,8 @@ def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies
             + (", and some of its outputs may be read by nothing; " if unread else "; ")
             + "take copies=pj.Factored(...), give pj.bilinear a spread, or use alternating or cyclic projections"
         )
-    if not can_be_factored or n_bytes(laid_out(node)) <= budget:
+    copies = laid_out(node)
+    if not can_be_factored or not meshes.is_open(*copies) and n_bytes(copies) <= budget:
         return Dense()
     return wanted
 

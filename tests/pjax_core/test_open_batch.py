@@ -159,3 +159,28 @@ def test_means_over_an_open_batch_are_quotients() -> None:
     gradients = jax.grad(lambda p: problem.function(p, x, y))(SMALL)
     for found, gradient in zip(jax.tree.leaves(stored.call(x, y)), jax.tree.leaves(gradients), strict=True):
         assert np.vdot(found, gradient) > 0.5 * np.linalg.norm(found) * np.linalg.norm(gradient)
+
+
+def of_images(p: Any, x: Any, y: Any) -> Any:
+    h = jax.lax.conv_general_dilated(x, p["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    pooled = jax.lax.reduce_window(jax.nn.relu(h), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return pj.squared_error(pooled.reshape(h.shape[0], -1), y)
+
+
+def of_sequences(p: Any, x: Any, y: Any) -> Any:
+    return pj.squared_error(pj.recurrence(x[:, :, 0], p["w"][0, 0], p["w"][1, :2, 0])[:, -1], y)
+
+
+@pytest.mark.parametrize("algorithm", [None, AP, pj.douglas_rachford()], ids=["direction", "AP", "DR"])
+@pytest.mark.parametrize(("function", "shape", "width"), [(of_images, (4, 4, 1), 8), (of_sequences, (3, 1, 1), 2)])
+def test_open_batches_of_images_and_sequences(function: Any, shape: Any, width: int, algorithm: Any) -> None:
+    """Directions, and steps that keep copies within a budget of bytes or factored, are traced."""
+    problem, params = pj.feasibility(function), {"w": FILTERS}
+    (batch,) = export.symbolic_shape("b")
+    data = [jax.ShapeDtypeStruct((batch, *s), jnp.float32) for s in (shape, (width,))]
+    if algorithm is None:
+        found = jax.eval_shape(functools.partial(pj.direction, problem, params), *data)
+    else:
+        solve = functools.partial(pj.solve, problem, params, algorithm=algorithm, steps=1, tolerance=np.inf)
+        found = jax.eval_shape(lambda *data: solve(*data).change, *data)
+    assert found["w"].shape == FILTERS.shape

@@ -13,6 +13,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -70,7 +71,7 @@ def unsupported(arrays: Mapping[str, Array], *, length: int = 0, longest: int | 
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES:
             return f"{name} has dtype {array.dtype}, and the kernel takes only {', '.join(DTYPES)}"
-    if longest is not None and length > longest:
+    if longest is not None and (is_symbolic_dim(length) or length > longest):
         return f"{length} entries at a time do not fit the registers; the kernel takes up to {longest}"
     return None
 

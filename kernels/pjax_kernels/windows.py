@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class Windows:
         return self.stride * (self.count - 1) + 1
 
     @property
-    def positions(self) -> np.ndarray:
+    def positions(self) -> Any:
         """``(count, size)``: the places of the windows' entries on the padded axis."""
-        return self.stride * np.arange(self.count)[:, None] + np.arange(self.size)
+        arange = jnp.arange if is_symbolic_dim(self.count) else np.arange
+        return self.stride * arange(self.count)[:, None] + np.arange(self.size)
 
     @property
     def holds(self) -> np.ndarray:

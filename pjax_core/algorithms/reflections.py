@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from jax.typing import ArrayLike
 
 from pjax_core.algorithms.base import Algorithm, made_once, reflecting_algorithm
@@ -32,7 +30,7 @@ def alternating_reflections(
         TypeError: ``gamma`` is not a number.
         ValueError: as in :func:`douglas_rachford`.
     """
-    return reflecting_algorithm(functools.partial(_relaxed, 1.0), copies, budget, rate=2.0, gamma=gamma)
+    return douglas_rachford(1.0, gamma=gamma, copies=copies, budget=budget)
 
 
 @made_once
@@ -67,7 +65,11 @@ def douglas_rachford(
     Source: for the metric, Elser, Lal, arXiv 2602.17493.
     """
     relaxation = arguments.number_or_traced("relaxation", relaxation, lambda r: 0 < r <= 1, "a number in (0, 1]")
-    step = functools.partial(_relaxed, relaxation)
+
+    def step(point: Point) -> CopiesState:
+        a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
+        return relaxed_reflections(point, a, b, relaxation)
+
     return reflecting_algorithm(step, copies, budget, rate=2 * relaxation, gamma=gamma)
 
 
@@ -94,12 +96,6 @@ def reflect_reflect_relax(
     return douglas_rachford(beta / 2, gamma=gamma, copies=copies, budget=budget)
 
 
-def _relaxed(relaxation: Factor, point: Point) -> CopiesState:
-    """The step of relaxed reflections in A, then B."""
-    a, b = of_colour(point.graph, Colour.A), of_colour(point.graph, Colour.B)
-    return relaxed_reflections(point, a, b, relaxation)
-
-
 def relaxed_reflections(point: Point, first: Constraints, second: Constraints, relaxation: Factor) -> CopiesState:
     """``(1 - r) z + r R(R(z))`` with the reflections in ``first``, then in ``second``, and the ``relaxation`` r.
 
@@ -117,12 +113,8 @@ def relaxed_reflections(point: Point, first: Constraints, second: Constraints, r
         return Move(-1.0, keep, gain) if first.hold(consumer, place) else Move(1.0, 1.0, gain)
 
     one = point.project(first, point.shared, point.estimates, move_first)
-    reflected = {
-        node: 2 * one.outputs[node] - old if node in one.outputs else old for node, old in point.shared.items()
-    }
-    estimates = {
-        node: old + 2 * one.changes[node] if node in one.changes else old for node, old in point.estimates.items()
-    }
+    reflected = point.shared | {node: 2 * new - point.shared[node] for node, new in one.outputs.items()}
+    estimates = point.estimates | {node: point.estimates[node] + 2 * d for node, d in one.changes.items()}
     two = point.project(second, reflected, estimates, move_second)
 
     outputs = one.outputs | two.outputs

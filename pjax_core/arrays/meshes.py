@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 from jax.sharding import NamedSharding
 
 Shape = jax.ShapeDtypeStruct
@@ -36,6 +37,11 @@ def says_more_than_shape(shape: Shape) -> bool:
         return False
     kind = _type(shape)
     return bool(kind.sharding.mesh.explicit_axes or kind.manual_axis_type.varying)
+
+
+def is_open(*shapes: Shape) -> bool:
+    """Whether some size is a variable, as ``jax.export`` has it for batches of any size."""
+    return any(is_symbolic_dim(size) for shape in shapes for size in shape.shape)
 
 
 def full(shape: Shape | Array, value: float) -> Array:

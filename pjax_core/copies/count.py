@@ -103,7 +103,8 @@ def sources(node: Operation) -> list[Node]:
 
 def may_be_unread(graph: Graph, node: Operation) -> bool:
     """Whether no consumer may hold a copy of some elements of the output, so that they are free."""
-    return _chosen_by_data(graph, node) or unread_elements(graph, node, fixed_value) is not None
+    read = _is_read_whole(graph, node)
+    return not read and (_follows_later(graph, node) or unread_elements(graph, node, fixed_value) is not None)
 
 
 def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Array]) -> Array | None:
@@ -112,9 +113,9 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
     ``values`` gives the data that select elements.
     """
     consumers = graph.consumers[node]
-    if node.primitive.constrains_output or any(direct_slot(consumer, node) is not None for consumer in consumers):
+    if _is_read_whole(graph, node):
         return None
-    if _chosen_by_data(graph, node):
+    if _follows_later(graph, node):
         chosen = sum(sum_over_copies(consumer, node, None, values) for consumer in consumers)
         return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
     with jax.ensure_compile_time_eval():
@@ -122,10 +123,16 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
     return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
 
 
-def _chosen_by_data(graph: Graph, node: Operation) -> bool:
-    """Whether data say which elements of the output are read."""
+def _is_read_whole(graph: Graph, node: Operation) -> bool:
+    """Whether it is seen that all elements of the output are read, or that there is none."""
+    readers = graph.consumers[node]
+    return node.primitive.constrains_output or any(direct_slot(reader, node) is not None for reader in readers)
+
+
+def _follows_later(graph: Graph, node: Operation) -> bool:
+    """Whether data, or sizes that are variables, say which elements of the output are read."""
     return any(
-        isinstance(source, Data) and is_index(source)
+        meshes.is_open(slot.shape) or isinstance(source, Data) and is_index(source)
         for consumer in graph.consumers[node]
         for slot in consumer.slots
         if node in slot.sources
@@ -159,7 +166,7 @@ def direct_slot(consumer: Operation, source: Node) -> int | None:
     if place is None:
         return None
     counts = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
-    return place if np.all(counts[place]) else None
+    return place if not isinstance(counts[place], Array) and np.all(counts[place]) else None
 
 
 def _sole_slot(consumer: Operation, source: Node, steps: set[str]) -> int | None:

@@ -122,7 +122,7 @@ class Factored:
         u = _moved_terms(move_x, fixed, deviations.u, found.u, output)
         v = _moved_terms(move_w, fixed, deviations.v, found.v, output)
 
-        dropped = (_sums_from(self.history, c) for c in (u, v))
+        dropped = ((sum(c.x[self.history :]), sum(c.w[self.history :])) for c in (u, v))
         squares = bilinear.squared_norms(x[0], w[0], **node.settings)
         missed = _missed(*squares, output - residual, found.z_change, *dropped)
         free = times(move_x.gain, jnp.sqrt(found.squared_free / output.size))  # as of the other side
@@ -145,7 +145,7 @@ Copies: TypeAlias = Dense | Factored
 def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies:
     """The representation of an operation's copies: the ``wanted`` one if it can be, dense within ``budget`` bytes.
 
-    Outputs that may be ``unread`` need dense copies.
+    Outputs that may be ``unread`` need dense copies; those of open batches may be of any size.
     """
     can_be_factored = node.primitive.bilinear is not None and not unread
     if node.primitive.spread is None:
@@ -156,7 +156,8 @@ def choose(node: Operation, wanted: Copies, budget: int, unread: bool) -> Copies
             + (", and some of its outputs may be read by nothing; " if unread else "; ")
             + "take copies=pj.Factored(...), give pj.bilinear a spread, or use alternating or cyclic projections"
         )
-    if not can_be_factored or n_bytes(laid_out(node)) <= budget:
+    copies = laid_out(node)
+    if not can_be_factored or not meshes.is_open(*copies) and n_bytes(copies) <= budget:
         return Dense()
     return wanted
 
@@ -200,11 +201,6 @@ def _moved_terms(
             for is_fixed, terms, changes in zip(fixed, deviation, change, strict=True)
         )
     )
-
-
-def _sums_from(first: int, combination: Combination) -> tuple[Any, Any]:
-    """The sums of the coefficients from ``first`` on."""
-    return sum(combination.x[first:]), sum(combination.w[first:])
 
 
 def _missed(

@@ -112,7 +112,7 @@ def initial_state(graph: Graph, copies: Mapping[Operation, Copies], params: Any,
         leaves[parameter.index] = jnp.zeros_like(start)
     return CopiesState(
         high=jax.tree.unflatten(jax.tree.structure(high), leaves),
-        starts={index[node]: start for node, start in (consensus.kept(starts) | in_sets).items()},
+        starts=graph.by_key(consensus.kept(starts) | in_sets),
         shared=shared,
         means={i: jnp.zeros_like(array) for i, array in shared.items()},
         deviations={index[node]: no_deviations(graph, node, held) for node, held in copies.items()},
@@ -194,7 +194,7 @@ class Projection(NamedTuple):
     outputs: dict[Node, Array]
     placed: dict[Node, Array]
     changes: dict[Node, Array]
-    deviations: dict[Node, Deviations]
+    deviations: dict[Operation, Deviations]
     truncation: dict[Node, Array]
 
 
@@ -306,28 +306,23 @@ class Point:
         self,
         shared: Mapping[Node, Array],
         means: Mapping[Node, Array],
-        deviations: Mapping[Node, Deviations],
+        deviations: Mapping[Operation, Deviations],
         projections: Sequence[Projection],
     ) -> CopiesState:
         """The state with these arrays in place of the old ones, after ``projections``."""
-        index = self.graph.keys
-        projected = {
-            index[node]: array for found in projections for node, array in (found.outputs | found.placed).items()
-        }
+        by_key = self.graph.by_key
+        projected: dict[str, Array] = {}
         truncation = dict(self.state.truncation)
         for found in projections:
-            for node, left_out in found.truncation.items():
-                truncation[index[node]] = truncation[index[node]] + left_out.astype(truncation[index[node]].dtype)
+            projected |= by_key(found.outputs | found.placed)
+            for place, left_out in by_key(found.truncation).items():
+                truncation[place] = truncation[place] + left_out.astype(truncation[place].dtype)
+        stored = {node: _without_sole(self.graph, node, held) for node, held in deviations.items()}
         new = replace(
             self.state,
-            shared=self.state.shared | {index[node]: array for node, array in shared.items()},
-            means=self.state.means | {index[node]: array for node, array in means.items()},
-            deviations=self.state.deviations
-            | {
-                index[n]: _without_sole(self.graph, n, held)
-                for n, held in deviations.items()
-                if isinstance(n, Operation)
-            },
+            shared=self.state.shared | by_key(shared),
+            means=self.state.means | by_key(means),
+            deviations=self.state.deviations | by_key(stored),
             projected={i: projected.get(i, array) for i, array in self.state.projected.items()},
             truncation=truncation,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,9 +48,10 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
                 losses[node] = losses_of(node, inputs)
             for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
                 for source in dict.fromkeys(source for source in slot.sources if source in place):
-                    one_of = len(graph.consumers[source]) * (1 if isinstance(source, Parameter) else count)
+                    one_of = len(graph.consumers[source]) * (1.0 if isinstance(source, Parameter) else count)
                     ways.append((place[source], place[node]))
-                    parts.append(jnp.log2(of_slot) - float(np.log2(max(one_of, 1))))
+                    of_one = np if isinstance(one_of, float) else jnp
+                    parts.append(jnp.log2(of_slot) - of_one.log2(of_one.maximum(one_of, 1)))
     shares, of_ways = _handed_back(np.asarray(ways), jnp.stack(parts), _asking(graph))
     largest: dict[tuple[Node, Node], Array] = {}
     for way, of_way in zip(ways, of_ways, strict=True):
@@ -87,10 +88,14 @@ def _wide(array: Array) -> Array:
     return array.astype(low_dtype(array.dtype)) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
-def copies(node: Operation) -> list[float]:
+def copies(node: Operation) -> list[Any]:
     """How many copies the operation holds of the elements of each slot, at most."""
     counts = node.primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
-    return [float(np.max(count, initial=0)) for count in counts]
+    known = [isinstance(count, (int, np.ndarray)) for count in counts]
+    return [
+        float(np.max(count, initial=0)) if is_known else jnp.max(jnp.asarray(count, float))
+        for count, is_known in zip(counts, known, strict=True)
+    ]
 
 
 def of_inputs(node: Operation, inputs: Sequence[Array]) -> Sequence[float | Array]:

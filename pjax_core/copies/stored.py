@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pjax_core.arrays import meshes
@@ -105,6 +104,6 @@ def means_over_copies(node: Operation, changes: Sequence[Array], weights: Array 
     sums = transpose(*cotangents)
     counts = node.primitive.copies(*slots, **node.settings)
     means = tuple(
-        total * jnp.asarray(1 / np.maximum(count, 1), total.dtype) for total, count in zip(sums, counts, strict=True)
+        total * (1 / jnp.maximum(jnp.asarray(count, total.dtype), 1)) for total, count in zip(sums, counts, strict=True)
     )
     return means[: len(changes)]

@@ -85,8 +85,7 @@ class Graph:
 
     def layers(self) -> tuple[tuple[Node, ...], ...]:
         """The nodes by their distance from the output, nearest first; no two of one layer are adjacent."""
-        deepest = max(self.depth.values())
-        return tuple(tuple(n for n in self.nodes if self.depth[n] == d) for d in range(deepest + 1))
+        return tuple(tuple(n for n in self.nodes if self.depth[n] == d) for d in range(1 + max(self.depth.values())))
 
 
 def _consumers(nodes: Sequence[Node]) -> dict[Node, tuple[Operation, ...]]:

@@ -77,13 +77,12 @@ def project_at_rank(
 
 def _change_to_descending(ranked: Array, wanted: Array, weights: Array) -> Array:
     """What descending numbers change by, to the nearest descending ones, by weights, to their sums with ``wanted``."""
-    length = len(ranked)
 
     def change(begins: Array) -> Array:
         """By pools that begin where it says: to the mean of each, as a distance from its first entry."""
         pool = jnp.cumsum(begins) - 1
-        total = lambda array: jax.ops.segment_sum(array, pool, length, indices_are_sorted=True)[pool]  # noqa: E731
-        behind = ranked - jax.ops.segment_max(ranked, pool, length, indices_are_sorted=True)[pool]
+        total = lambda array: jnp.zeros_like(array).at[pool].add(array, indices_are_sorted=True)[pool]  # noqa: E731
+        behind = ranked - jnp.full_like(ranked, -jnp.inf).at[pool].max(ranked, indices_are_sorted=True)[pool]
         return total(weights * (behind + wanted)) / total(weights) - behind
 
     def ascends(begins: Array) -> Array:

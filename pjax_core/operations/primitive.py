@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
+from pjax_core.arrays.meshes import is_open
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 """The places of the inputs on either side of a bilinear map."""
@@ -128,12 +129,15 @@ class Primitive:
     def _counts(self) -> dict[Any, tuple[int | np.ndarray, ...]]:
         return {}
 
-    def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[int | np.ndarray, ...]:
-        """The number of copies that the operation holds of each element of each input: one number if all agree."""
+    def copies(self, *shapes: jax.ShapeDtypeStruct, **settings: Any) -> tuple[Any, ...]:
+        """How many copies it holds of each element of each input: one number if all agree, traced if sizes are open."""
         if self.uneven:
             key = shapes, tuple(sorted(settings.items()))
+            if is_open(*shapes):
+                return _count_copies(self, *key)
             if key not in self._counts:
-                self._counts[key] = _count_copies(self, *key)
+                with jax.ensure_compile_time_eval():
+                    self._counts[key] = tuple(map(_common, _count_copies(self, *key)))
             return self._counts[key]
         assert self.spread is not None
         laid_out = jax.eval_shape(functools.partial(self.spread, **settings), *shapes)
@@ -186,17 +190,16 @@ def _over_first_axis(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _count_copies(
     primitive: Primitive, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: tuple[tuple[str, Any], ...]
-) -> tuple[int | np.ndarray, ...]:
+) -> tuple[Array, ...]:
     """The number of copies of each element, by transposing what lays them out, or of dot products what forms them."""
     function = primitive.spread if primitive.bilinear is None else primitive.forward
     assert function is not None
     laid_out = functools.partial(function, **dict(settings))
-    ones = [np.ones(shape.shape, np.float32) for shape in shapes]
-    of_copies = jax.tree.map(lambda copies: np.ones(copies.shape, copies.dtype), jax.eval_shape(laid_out, *ones))
+    array_of_ones = jnp.ones if is_open(*shapes) else np.ones
+    ones = [array_of_ones(shape.shape, np.float32) for shape in shapes]
+    of_copies = jax.tree.map(lambda copies: array_of_ones(copies.shape, copies.dtype), jax.eval_shape(laid_out, *ones))
     # As one program: by itself every operation would be compiled.
-    transpose = jax.jit(lambda ones, of_copies: jax.vjp(laid_out, *ones)[1](of_copies))
-    with jax.ensure_compile_time_eval():
-        return tuple(map(_common, transpose(ones, of_copies)))
+    return jax.jit(lambda ones, of_copies: jax.vjp(laid_out, *ones)[1](of_copies))(ones, of_copies)
 
 
 def _common(counts: Array) -> int | np.ndarray:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Computed, Slot, fixed_value, is_fixed, of_node, select
+from pjax_core.arrays.meshes import Shape, is_open
+from pjax_core.graph.nodes import Computed, Node, Slot, fixed_value, is_fixed, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
@@ -80,7 +80,7 @@ _OPPOSITE = {"positive": "negative", "negative": "positive"}
 def _equal(equation: Equation, a: Value, b: Value) -> Condition:
     """Whether values are numbers, and finite, or neither larger nor smaller than others."""
     if a is b:
-        return constant(np.full(equation.shape.shape, equation.name == "eq"))
+        return filled(equation.name == "eq", equation.shape)
     if math.inf in (number_of(a), number_of(b)) or -math.inf in (number_of(a), number_of(b)):
         return _of_infinite(equation, a, b)
     larger = compared(replace(equation, name="gt"), a, b)
@@ -108,12 +108,20 @@ def _with_zeros(value: Value) -> Slot:
         function, base = value.function, _with_zeros(value.base)
         return _of_fixed(value.name, lambda x: jnp.where(jnp.isinf(x), function(x), 0), value.shape, base)
     if not isinstance(value, Slot):
-        return _zeros(value.shape)
-    return value.reading(lambda source: source if is_fixed(source) else _zeros(source.shape).sources[0])
+        return filled(0, value.shape)
+    return value.reading(lambda source: source if is_fixed(source) else _zeros(source.shape))
 
 
-def _zeros(shape: Shape) -> Slot:
-    return constant(np.zeros(shape.shape, shape.dtype))
+def filled(value: float, shape: Shape) -> Slot:
+    """A constant that is one number, of this shape."""
+    return broadcast_to(number(value, shape), shape.shape)
+
+
+def _zeros(shape: Shape) -> Node:
+    """Zeros as a node, of any size."""
+    if is_open(shape):
+        return Computed("zeros", shape, -1, lambda: jnp.zeros(shape.shape, shape.dtype), ())
+    return constant(np.zeros(shape.shape, shape.dtype)).sources[0]
 
 
 def _connected(equation: Equation, *inputs: Value) -> Condition:
@@ -166,8 +174,7 @@ def _converted(equation: Equation, x: Value) -> Value:
         return Indices(made, "count by astype(float), and choose between branches by jnp.where", shape, truth=truth)
     if isinstance(found, Truth) and found.name == "one":
         return found.of[0]
-    one, zero = (broadcast_to(number(value, shape), shape.shape) for value in (1, 0))
-    return chosen(found, one, zero, shape)
+    return chosen(found, filled(1, shape), filled(0, shape), shape)
 
 
 def _select(equation: Equation, which: Value, *cases: Value) -> Value:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.arrays.meshes import Shape
+from pjax_core.arrays.meshes import Shape, is_open
 from pjax_core.graph.nodes import (
     Data,
     Operation,
@@ -169,6 +169,15 @@ def _div(equation: Equation, a: Value, b: Value) -> Slot:
     return operation(primitives.divide, *slots, shape=equation.shape)
 
 
+def _pow(equation: Equation, a: Value, b: Value) -> Slot:
+    """``exp(b log(a))``, for positive ``a``, where both move; where one is data, a function of the other."""
+    found = with_data(equation, (a, b))
+    if found is not None:
+        return found
+    log = operation(primitives.elementwise("log"), slot_of(a), shape=a.shape)
+    return operation(primitives.elementwise("exp"), _mul(equation, b, log), shape=equation.shape)
+
+
 def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
     """Products of matrices; of stacks of them by einsum."""
     x, w = slot_of(a), slot_of(b)
@@ -271,7 +280,7 @@ def _has_one_summand(slot: Slot, axes: tuple[int, ...]) -> bool:
     Entries are told by their numbers, from 1 on; with zeros in their place what is left are the constants.
     """
     entries, *others = [source for source in slot.sources if known(of_node(source)) is None]
-    if others or len(slot.sources) == 1:
+    if others or len(slot.sources) == 1 or is_open(entries.shape, slot.shape):
         return False
     numbers = np.arange(1.0, 1 + math.prod(entries.shape.shape)).reshape(entries.shape.shape)
 
@@ -394,8 +403,8 @@ def _sort(equation: Equation, x: Value, *others: Value) -> list[Value]:
 def _taken_along(equation: Equation, x: Value, numbers: Any, axis: int) -> Indices:
     """What ``jnp.argsort`` sorts beside the values: their places, or with ``descending`` those from the end."""
     shape = equation.shapes[1]
-    places = np.indices(shape.shape)[axis]
     if numbers is not None and equation.params["num_keys"] == 1:
+        places = np.indices(shape.shape)[axis]
         if np.array_equal(numbers, places):
             return _indices(equation, shape, _with_axis_moved(_negated(x), axis, -1), places, axis)
         if np.array_equal(numbers, np.flip(places, axis)):
@@ -411,7 +420,7 @@ def _top_k(equation: Equation, x: Value) -> list[Value]:
     last = _with_axis_moved(slot_of(x), axis, -1)
     shape = Shape((*last.shape.shape[:-1], count), last.shape.dtype)
     found = operation(primitives.largest, last, shape=shape, count=count)
-    ranks = np.moveaxis(np.broadcast_to(np.arange(count), shape.shape), -1, axis)
+    ranks = np.moveaxis(np.arange(count).reshape((1,) * (len(shape.shape) - 1) + (count,)), -1, axis)
     return [_with_axis_moved(found, -1, axis), _indices(equation, indices, last, ranks, axis)]
 
 
@@ -450,9 +459,8 @@ def _indices(
         *rows, count = scores.shape.shape
         scores = broadcast_to(reshaped(scores, (*rows, 1, count)), (*rows, shape.shape[axis], count))
         scores = _with_axis_moved(scores, len(rows), axis)
-    return Indices(
-        made, _WITHOUT_INDICES, shape, scores, constant(np.broadcast_to(ranks, shape.shape).astype(shape.dtype))
-    )
+    ranks = broadcast_to(constant(np.asarray(ranks, shape.dtype)), shape.shape)
+    return Indices(made, _WITHOUT_INDICES, shape, scores, ranks)
 
 
 _WITHOUT_INDICES = (
@@ -499,7 +507,6 @@ _ADVICE = {
     "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
     "lt_to": "a piecewise linear function is a sum of changes of slope times jax.nn.relu(x - knot)",
     "lu": _DECOMPOSED,
-    "pow": "of two values it is jnp.exp(b * jnp.log(a)), for positive a; write that",
     "qr": _DECOMPOSED,
     "svd": _DECOMPOSED,
     "triangular_solve": _DECOMPOSED,
@@ -538,6 +545,7 @@ RULES: dict[str, Rule] = {
     "sub": _sub,
     "mul": _mul,
     "div": _div,
+    "pow": _pow,
     "dot_general": _dot_general,
     "conv_general_dilated": _conv,
     "reduce_sum": _reduce_sum,

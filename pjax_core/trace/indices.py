@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_core.arrays.meshes import Shape
+from pjax_core.arrays.meshes import Shape, is_open
 from pjax_core.graph.nodes import Computed, Slot, of_node, select
 from pjax_core.operations import primitives
-from pjax_core.trace.conditions import chosen, view_of, viewed
+from pjax_core.trace.conditions import chosen, filled, view_of, viewed
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import constant, operation, reshaped, slot_of, stacked, transposed
 from pjax_core.trace.values import Indices, Truth, Value, known, number_of
@@ -74,7 +75,7 @@ def _less(equation: Equation, index: Value, bound: Value) -> Value | None:
     """Whether an index counts from the end: none does."""
     if not isinstance(index, Indices) or number_of(bound) != 0:
         return None
-    return constant(np.full(equation.shape.shape, False))
+    return filled(False, equation.shape)
 
 
 def _choice(equation: Equation, which: Value, *cases: Value) -> Value | None:
@@ -133,7 +134,7 @@ def _equal(equation: Equation, a: Value, b: Value) -> Value | None:
 
     shape = Shape((len(numbers), *equation.shape.shape), dtype)
     array = known(other)
-    if array is None:
+    if array is None or is_open(shape):
         cases = of_node(Computed("== of data", shape, -1, table, (other,)))
     else:
         with jax.ensure_compile_time_eval():
@@ -189,7 +190,7 @@ def _taken(index: Indices, cases: Slot, inside: Sequence[int], shape: tuple[int,
     size = tuple(shape[axis] for axis in rows)
     scores = reshaped(index.scores, (*size, count))
     cases = transposed(cases, (*(axis + 1 for axis in rows), 0, *(axis + 1 for axis in inside)))
-    cases = reshaped(cases, (*size, count, int(np.prod([shape[axis] for axis in inside], dtype=int))))
+    cases = reshaped(cases, (*size, count, math.prod(shape[axis] for axis in inside)))
     taken = operation(primitives.at_rank, scores, cases, reshaped(index.ranks, size))
     order = (*rows, *inside)
     taken = reshaped(taken, tuple(shape[axis] for axis in order))

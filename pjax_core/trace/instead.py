@@ -48,6 +48,20 @@ def _cumulative(combine: Function) -> Callable[[Mapping[str, Any]], Function]:
     return of_params
 
 
+def _scattered_values(params: Mapping[str, Any]) -> Function | None:
+    """At indices that may repeat, by the number of the update that is written last; None where a view says it all."""
+    if params["unique_indices"]:
+        return None
+
+    def function(x: Array, indices: Array, updates: Array) -> Array:
+        numbers = jnp.arange(1, updates.size + 1).reshape(updates.shape)
+        written = jnp.zeros(x.shape, numbers.dtype)
+        written = lax.scatter(written, indices, numbers, params["dimension_numbers"], mode=params["mode"])
+        return jnp.where(written == 0, x, jnp.take(updates, jnp.maximum(written - 1, 0)))
+
+    return function
+
+
 def _scattered_factors(params: Mapping[str, Any]) -> Function:
     if not params["unique_indices"]:
         raise NotImplementedError(
@@ -115,7 +129,7 @@ def _scattered(reduce: Function, neutral: float) -> Callable[[Mapping[str, Any]]
     return of_params
 
 
-INSTEAD: dict[str, Callable[[Mapping[str, Any]], Function]] = {
+INSTEAD: dict[str, Callable[[Mapping[str, Any]], Function | None]] = {
     "reduce_prod": _product,
     "cumprod": _cumulative(jnp.multiply),
     "cummax": _cumulative(jnp.maximum),
@@ -125,9 +139,10 @@ INSTEAD: dict[str, Callable[[Mapping[str, Any]], Function]] = {
     "reduce_window_max": _windows(jnp.max, -math.inf),
     "reduce_window_min": _windows(jnp.min, math.inf),
     "reduce_window_sum": _windows(jnp.sum, 0),
+    "scatter": _scattered_values,
     "scatter-max": _scattered(jnp.max, -math.inf),
     "scatter-min": _scattered(jnp.min, math.inf),
     "scatter-mul": _scattered_factors,
     "scatter-sub": _scattered_differences,
 }
-"""For each equation, from its parameters, a function of its inputs that has the same value."""
+"""For each equation, from its parameters, a function of its inputs with the same value; None where there is no need."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from pjax_core.arrays.meshes import shape_of_aval, shape_of_type, varying_axes, without_manual_axes
+from pjax_core.arrays.meshes import is_open, shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import Graph, two_colour
 from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
@@ -88,7 +88,7 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
         shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
         equation = Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller or eqn)
         try:
-            outputs = _inlined(equation, inputs) if equation.name in names.INLINED else _applied(equation, inputs)
+            outputs = _applied(equation, inputs)
         except _OURS as error:
             raise _with_line(error, equation) from error.__cause__
         values.update(zip(eqn.outvars, outputs, strict=True))
@@ -104,12 +104,6 @@ def _with_line(error: Exception, equation: Equation) -> Exception:
     return error if type(error) not in _OURS or where in str(error) else type(error)(f"{where}: {error}")
 
 
-def _inlined(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """The outputs of a call of a jaxpr."""
-    inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
-    return _run_inside(equation, inner, inputs)
-
-
 def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of a jaxpr in an equation."""
     jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
@@ -118,6 +112,9 @@ def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list
 
 def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
+    if equation.name in names.INLINED:
+        inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
+        return _run_inside(equation, inner, inputs)
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
     require_real(equation, inputs)
@@ -138,9 +135,10 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     if equation.name in CONTROL:
         return CONTROL[equation.name](equation, inputs, _run_inside)
     are_numbers = all(is_fixed(value) or jnp.issubdtype(value.shape.dtype, jnp.floating) for value in inputs)
-    if equation.name in INSTEAD and are_numbers:
-        function = jax.make_jaxpr(INSTEAD[equation.name](equation.params))
-        return _run_inside(equation, function(*(without_manual_axes(value.shape) for value in inputs)), inputs)
+    instead = INSTEAD[equation.name](equation.params) if equation.name in INSTEAD and are_numbers else None
+    if instead is not None:
+        shapes = (without_manual_axes(value.shape) for value in inputs)
+        return _run_inside(equation, jax.make_jaxpr(instead)(*shapes), inputs)
     if equation.name in names.VIEWS:
         if any(map(is_condition, inputs)):
             return [viewed(equation, inputs)]
@@ -162,8 +160,9 @@ def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
 
 def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
     """The outputs of an equation of data and constants: constants if it can be, views, or functions of data."""
-    arrays = [known(slot) for slot in slots]
-    if all(array is not None for array in arrays):
+    arrays = list(map(known, slots))
+    depends_on_sizes = equation.name == names.SIZE or is_open(*equation.shapes)
+    if all(array is not None for array in arrays) and not depends_on_sizes:
         with jax.ensure_compile_time_eval():
             outputs = equation.bind()(*map(jnp.asarray, arrays))
         return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]

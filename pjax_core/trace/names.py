@@ -18,22 +18,30 @@ VIEWS = frozenset(
 )  # fmt: skip
 """Selections of elements, linear in what is selected from; integers and truth values say which."""
 
+RESHAPED = frozenset({"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "transpose"})
+"""Views of one array that leave nothing else in."""
+
 IDENTITIES = frozenset(
     {"copy", "copy_p", "name", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary", "pcast",
      "mesh_cast", "reshard"}
 )  # fmt: skip
 """What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
 
+SIZE = "dim_as_value"
+"""A size that is a variable, as a number."""
+
 UNARY = frozenset(
-    {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
+    {"abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "bessel_i0e", "bessel_i1e",
+     "cbrt", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
      "erf_inv", "exp", "exp2", "expm1", "floor", "integer_pow", "lgamma", "log", "log1p", "logistic",
      "neg", "not", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
 )  # fmt: skip
 """Functions of one number."""
 
 BINARY = frozenset(
-    {"add", "add_any", "and", "atan2", "div", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne", "nextafter",
-     "or", "pow", "rem", "select_n", "sub", "xor", "clamp"}
+    {"add", "add_any", "and", "atan2", "div", "eq", "ge", "gt", "igamma", "igammac", "le",
+     "lt", "max", "min", "mul", "ne", "nextafter",
+     "or", "polygamma", "pow", "regularized_incomplete_beta", "rem", "select_n", "sub", "xor", "clamp"}
 )  # fmt: skip
 """Functions of several numbers, of one where the others are constants."""
 

@@ -30,7 +30,8 @@ def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = Non
     for place, slot in enumerate(slots[moving:], moving):
         sources = [source.name for source in slot.sources if not is_fixed(source)]
         if sources:
-            what = _DATA.get(place, f"arguments {place}") if primitive.constrains_output else f"arguments {place}"
+            of_outputs = {1: "labels", 2: "weights or strength"} if primitive.constrains_output else {}
+            what = of_outputs.get(place, f"arguments {place}")
             raise ValueError(
                 f"{primitive.name}: {what} come from {', '.join(sources)}; they must be data, given after params"
             )
@@ -44,10 +45,6 @@ def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = Non
     if shape is None:
         shape = jax.eval_shape(lambda *inputs: primitive.forward(*inputs, **settings), *(slot.shape for slot in slots))
     return Operation(primitive.name, shape, primitive, slots, settings)
-
-
-_DATA = {1: "labels", 2: "weights or strength"}
-"""What the arguments of an output constraint are after the first."""
 
 
 def _without_conversion(slot: Slot) -> Slot:

@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.nodes import Constant, Operation, Slot
+from pjax_core.graph.nodes import Constant, Operation, Slot, of_node
+from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
 
 
@@ -108,7 +109,9 @@ def known(value: Any) -> Any:
 
 
 def number_of(value: Any) -> float | None:
-    """The number that all elements of a constant are."""
+    """The number that all elements of a constant are, or of a view of one that leaves nothing else in."""
+    if isinstance(value, Slot) and len(value.sources) == 1 and all(step.name in names.RESHAPED for step in value.steps):
+        value = of_node(*value.sources)
     array = known(value)
     if array is None or not array.size or not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         return None

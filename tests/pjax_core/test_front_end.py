@@ -125,6 +125,12 @@ def assert_same(found: Any, expected: Any) -> None:
         (lambda h: jax.ops.segment_sum(h, np.array([0, 2, 0, 5, 5, 1]), 6), ["sum", "scatter_sum"]),
         (lambda h: h.at[:, np.array([0, 0])].add(h[:, 1:3]), ["sum", "scatter_sum", "sum"]),
         (lambda h: h.at[:, 0].multiply(h[:, 1]), ["sum", "multiply"]),
+        (lambda h: h.at[:, np.array([0, 0])].set(h[:, 1:3]), ["sum"]),
+        (lambda h: jnp.insert(h, 2, 0.5, axis=1)[:, :4], ["sum"]),
+        (
+            lambda h: jax.nn.softplus(h) ** jnp.max(h, 1, keepdims=True),
+            ["sum", "max", "softplus", "log", "multiply", "exp"],
+        ),
         (lambda h: jnp.prod(jnp.stack([h, h[::-1], h[:, ::-1]]), 0), ["sum", "multiply", "multiply"]),
         (lambda h: jnp.cumprod(h[:, :3], 1) @ np.ones((3, 4), np.float32), ["sum", "multiply", "multiply", "matmul"]),
         (lambda h: lax.cummax(h, 1, reverse=True), ["sum", "max", "max"]),
@@ -613,7 +619,6 @@ def plus(term: Function) -> Function:
         (with_hidden(lambda h: h * jnp.argmax(h, 1, keepdims=True)), "indices that jnp.argmax .*jax.nn.softmax"),
         (with_hidden(lambda h: h * lax.top_k(h, 4)[1]), "the indices that lax.top_k of values .*jnp.max"),
         (with_hidden(lambda h: h[jnp.round(h[:, 0]).astype(int)]), "integers that depend on.*indices must be data"),
-        (with_hidden(lambda h: jnp.exp(h) ** h[::-1]), r"\*\* of values .*jnp.exp\(b \* jnp.log\(a\)\)"),
         (
             with_hidden(lambda h: h.at[:, np.array([0, 2])].max(h[:, :2])),
             "places other than whole rows; write jnp.where",
@@ -736,8 +741,29 @@ CHOOSING = {
         + jax.vmap(lambda row: jnp.select([row > 1, row > 0], [row, jnp.tanh(row)], row[::-1]))(h)
     ),
     "equal": lambda h: jnp.where(jax.nn.relu(h) == 0, 0.1 * h, h) + jnp.where(h != jnp.sort(h, 1), h[::-1], h),
+    "written": lambda h: jnp.asarray(h).at[:, np.array([0, 2, 2])].set(h[::-1, 1:]),
     "sums": lambda h: jax.ops.segment_sum(h[jnp.array([0, 1, 1, 3, 5])], jnp.array([1, 0, 2, 2, 4]), 6) + h,
 }
+
+
+def test_generalised_mean_pooling_learns() -> None:
+    """Powers of which both move: of the features of all places, by an exponent that learns."""
+
+    def network(p: Any, x: Any, y: Any) -> Any:
+        features = jax.nn.softplus(x @ p["w0"])
+        pooled = jnp.power(jnp.mean(features ** p["exponent"], axis=1), 1 / p["exponent"])
+        return pj.cross_entropy(pooled @ p["w1"], y)
+
+    normal = np.random.default_rng(0).normal
+    params = {"w0": np.float32(normal(size=(8, 4))), "w1": np.float32(normal(size=(4, 3))), "exponent": np.float32(3)}
+    images = np.float32(normal(size=(6, 5, 8)))
+    value, direction = pj.value_and_direction(pj.feasibility(network), params, images, LABELS)
+    before, gradient = jax.value_and_grad(network)(params, images, LABELS)
+    assert float(value) == pytest.approx(float(before), rel=1e-4)
+    after = network(jax.tree.map(lambda p, d: p - 0.1 * d, params, direction), images, LABELS)
+    assert after < 0.97 * before
+    for found, wanted in zip(jax.tree.leaves(direction), jax.tree.leaves(gradient), strict=True):
+        assert np.vdot(found, wanted) > 0.2 * np.linalg.norm(found) * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,15 @@ _IN_REGISTERS = 4096
 
 
 class Rows(NamedTuple):
-    """How many rows there are, of how many entries, whether in float64, what is returned, and what is known."""
+    """How many rows there are, of how many entries, how many of either a program holds, and what is known.
+
+    ``DOUBLE`` says whether they are in float64, ``INCREMENTS`` whether changes are returned.
+    """
 
     COUNT: int
     LENGTH: int
+    ROWS: int
+    BLOCK: int
     DOUBLE: bool
     INCREMENTS: bool
     HAS_RESIDUAL: bool
@@ -46,14 +51,15 @@ def project_bilinear(
             kernel, sizes = _project_rows, {"BLOCK": block} | blocks.find("bilinear", a.shape, numbers)
         else:
             kernel, sizes = _project_long_row, {"ROWS": 1} | blocks.find("bilinear, long rows", a.shape, numbers)
+        rows, block = sizes.pop("ROWS"), sizes.pop("BLOCK")
         return gpu.launch(
             kernel,
             a,
             b,
             known,
             outputs=list(zip((a.shape, b.shape, known.shape), results, strict=True)),
-            grid=(triton.cdiv(count, sizes["ROWS"]),),
-            GIVEN=Rows(count, length, words == 2, increments, has_residual),
+            grid=(triton.cdiv(count, rows),),
+            GIVEN=Rows(count, length, rows, block, words == 2, increments, has_residual),
             **sizes,
         )
 
@@ -68,20 +74,11 @@ def project_bilinear(
 
 
 @triton.jit
-def _project_rows(
-    a_ptr,
-    b_ptr,
-    known_ptr,  # z, or the residual
-    new_a_ptr,
-    new_b_ptr,
-    new_z_ptr,
-    GIVEN: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def _project_rows(a_ptr, b_ptr, known_ptr, new_a_ptr, new_b_ptr, new_z_ptr, GIVEN: tl.constexpr):
+    """``known`` is ``z``, or the residual."""
     compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64) * GIVEN.ROWS + tl.arange(0, GIVEN.ROWS)
+    column = tl.arange(0, GIVEN.BLOCK)
     is_row = row < GIVEN.COUNT
     inside = is_row[:, None] & (column < GIVEN.LENGTH)[None, :]
     offset = row[:, None] * GIVEN.LENGTH + column[None, :]
@@ -104,25 +101,15 @@ def _project_rows(
 
 
 @triton.jit
-def _project_long_row(
-    a_ptr,
-    b_ptr,
-    known_ptr,
-    new_a_ptr,
-    new_b_ptr,
-    new_z_ptr,
-    GIVEN: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def _project_long_row(a_ptr, b_ptr, known_ptr, new_a_ptr, new_b_ptr, new_z_ptr, GIVEN: tl.constexpr):
     compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
-    row = tl.program_id(0) + tl.arange(0, ROWS)  # one, as a block
+    row = tl.program_id(0) + tl.arange(0, GIVEN.ROWS)  # one, as a block
     start = row.to(tl.int64)[:, None] * GIVEN.LENGTH
     known = tl.load(known_ptr + row).to(compute)
 
     p, plus, minus = tl.zeros_like(known), tl.zeros_like(known), tl.zeros_like(known)
-    for first in range(0, GIVEN.LENGTH, BLOCK):
-        column = first + tl.arange(0, BLOCK)[None, :]
+    for first in range(0, GIVEN.LENGTH, GIVEN.BLOCK):
+        column = first + tl.arange(0, GIVEN.BLOCK)[None, :]
         a = tl.load(a_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
         b = tl.load(b_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
         block_p, block_plus, block_minus = root_triton.inner_products(a, b)
@@ -131,8 +118,8 @@ def _project_long_row(
     t, gamma, beta, of_sum, of_difference, radius = _projection(p, plus, minus, known, GIVEN)
     if not GIVEN.HAS_RESIDUAL:
         tl.store(new_z_ptr + row, -t if GIVEN.INCREMENTS else known - t)
-    for first in range(0, GIVEN.LENGTH, BLOCK):
-        column = first + tl.arange(0, BLOCK)[None, :]
+    for first in range(0, GIVEN.LENGTH, GIVEN.BLOCK):
+        column = first + tl.arange(0, GIVEN.BLOCK)[None, :]
         a = tl.load(a_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
         b = tl.load(b_ptr + start + column, mask=column < GIVEN.LENGTH, other=0.0).to(compute)
         new_a, new_b = root_triton.changes(a, b, t, gamma, beta, of_sum, of_difference, radius, GIVEN.LENGTH)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike
 
 from pjax_kernels.consensus import consensus_increments
@@ -38,8 +40,9 @@ def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, *, precision
     def ones(tree: Tree) -> Tree:
         return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
 
-    # Evaluated once, while tracing: every other way would count anew in every call.
-    with jax.ensure_compile_time_eval():
+    is_open = any(is_symbolic_dim(leaf.size) for leaf in jax.tree.leaves((x, w, z)))
+    # Evaluated once, while tracing, if no size is a variable: every other way counts anew in every call.
+    with contextlib.nullcontext() if is_open else jax.ensure_compile_time_eval():
         counted_x, counted_w, one = ones((x, w, z))
         length, x_copies, w_copies = jax.tree.map(
             _compact, (product(counted_x, counted_w), to_x(one, counted_w), to_w(one, counted_x))
@@ -102,7 +105,7 @@ def transposed(linear: Callable[[Tree], Array], like: Tree, c: Array) -> Tree:
 
 def _compact(counts: Array) -> ArrayLike:
     """With length 1 along every axis where nothing changes: counts are constants in the compiled program."""
-    if isinstance(counts, jax.core.Tracer):  # the map itself depends on traced values
+    if isinstance(counts, jax.core.Tracer):  # of a map that depends on traced values, or of sizes that are variables
         return counts
     compact = np.asarray(counts)
     for axis in range(compact.ndim):

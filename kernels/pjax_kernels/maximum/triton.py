@@ -52,15 +52,15 @@ def project_max(
 
     def project(x: Array, known: Array) -> tuple[Array, ...]:
         count, length = x.shape
-        sizes = blocks.find("max", x.shape, jnp.dtype(compute).name)
+        sizes = dict(blocks.find("max", x.shape, jnp.dtype(compute).name))
+        rows, block = sizes.pop("ROWS"), triton.next_power_of_2(length)
         return gpu.launch(
             _lower_rows,
             x,
             known,
             outputs=[(x.shape, compute if increments else x.dtype), (known.shape, new_z_dtype)],
-            grid=(triton.cdiv(count, sizes["ROWS"]),),
-            GIVEN=Rows(count, length, compute == jnp.float64, increments, has_residual),
-            BLOCK=triton.next_power_of_2(length),
+            grid=(triton.cdiv(count, rows),),
+            GIVEN=Rows(count, length, rows, block, compute == jnp.float64, increments, has_residual),
             **sizes,
         )
 
@@ -111,18 +111,11 @@ def project_max_pool(
 
 
 @triton.jit
-def _lower_rows(
-    x_ptr,
-    known_ptr,  # z, or the residual
-    new_x_ptr,
-    new_z_ptr,
-    GIVEN: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def _lower_rows(x_ptr, known_ptr, new_x_ptr, new_z_ptr, GIVEN: tl.constexpr):
+    """``known`` is ``z``, or the residual."""
     compute: tl.constexpr = tl.float64 if GIVEN.DOUBLE else tl.float32
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64) * GIVEN.ROWS + tl.arange(0, GIVEN.ROWS)
+    column = tl.arange(0, GIVEN.BLOCK)
     is_row, is_column = row < GIVEN.COUNT, (column < GIVEN.LENGTH)[None, :]
     inside = is_row[:, None] & is_column
     offset = row[:, None] * GIVEN.LENGTH + column[None, :]
@@ -134,7 +127,7 @@ def _lower_rows(
     top = tl.max(x, axis=1)
     excess = -known if GIVEN.HAS_RESIDUAL else top - known
     fall = 0.5 * excess  # the root for the largest entry alone; others only make it smaller
-    count = tl.full((ROWS,), GIVEN.LENGTH + 1, tl.int32)
+    count = tl.full((GIVEN.ROWS,), GIVEN.LENGTH + 1, tl.int32)
     previous = count + 1
     going = 1  # carried: Triton before 3.9 has no reduction in the condition of a loop
     while going > 0:
@@ -146,7 +139,7 @@ def _lower_rows(
         going = tl.max((count < previous).to(tl.int32), axis=0)
 
     fall = tl.where(is_nan, float("nan"), fall)
-    first = tl.min(tl.where(x == top[:, None], column[None, :], BLOCK), axis=1)
+    first = tl.min(tl.where(x == top[:, None], column[None, :], GIVEN.BLOCK), axis=1)
     raised = (column[None, :] == first[:, None]) & (fall < 0)[:, None]
     new_x = tl.where(raised, -fall[:, None], -_loss(x, top[:, None], fall[:, None]))
     new_x = tl.where(is_nan[:, None], float("nan"), new_x)

@@ -1,6 +1,5 @@
 """What every test starts from."""
 
-import functools
 import gc
 import importlib.util
 import os
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 
 # Nearly all of the time is compilation, so most optimizations are left out. Then XLA's older code generator for the CPU
 # is ten times as fast as the one that users run. Tests of rounding ask for that one, and for all optimizations, by
@@ -21,9 +19,6 @@ jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__[:2] == (0, 10):
     flags = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
-
-# A context of MLIR takes as long to make as a small program to compile, and has nothing of one program.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # Tracing makes many small objects, nearly all of which live on: Python looks for cycles among them too often.
 GARBAGE = 50_000, 20, 50
@@ -38,10 +33,9 @@ if importlib.util.find_spec("triton") is not None:
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_code_released() -> Iterator[None]:
-    """Compiled programs hold memory maps, of which a process may have 65,530; a context holds their constants."""
+    """Compiled programs hold memory maps, of which a process may have 65,530: more than one suite needs."""
     yield
     jax.clear_caches()
-    mlir.make_ir_context.cache_clear()
 
 
 @pytest.fixture(scope="session")

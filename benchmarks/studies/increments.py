@@ -4,7 +4,8 @@ A change can be 1e-7 of its weights or less: the rounding of a float32 number. p
 increments and keeps parameters as compensated (high, low) pairs; naive.py is the textbook form. `--cosines` prints for
 networks and strengths the least cosine, over all weights, between the directions that float32 and float64 find from the
 same start: one cyclic sweep, four alternating steps, and the default sweep. `--samples` prints how many samples of a
-batch count in what constraints of single dot products ask of the first layer, by depth.
+batch count in what constraints of single dot products ask of the first layer, by depth, where it is not evened out, as
+`pj.direction` does.
 """
 
 import argparse

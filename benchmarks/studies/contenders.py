@@ -38,7 +38,7 @@ RATES = {
 """Those that are tried of each optimiser."""
 AT_DEPTH = (
     *(f"gradients; {name}" for name in ("momentum", "Adam", "Muon")),
-    "each; Adam", "layer; Adam", "layer; Muon", "layer, coupled, b = 30, c = 3; Adam",
+    "each; Adam", "each; Muon", "layer; Adam", "layer; Muon", "layer, coupled, b = 30, c = 3; Adam",
 )  # fmt: skip
 """A rule of directions.py and an optimiser: of the deep networks."""
 CONTENDERS = (

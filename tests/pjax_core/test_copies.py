@@ -179,13 +179,16 @@ def test_the_reported_bound_does_not_depend_on_precision(params: Any, data: Any)
 
 
 def test_nothing_is_left_out_before_the_history_is_full(params: Any, data: Any) -> None:
-    algorithm = pj.douglas_rachford(copies=pj.Factored(history=3))
-    solution = pj.solve(
-        PROBLEM, *jax.tree.map(np.float32, (params, *data)), algorithm=algorithm, steps=8, tolerance=1e9
-    )
-    for truncation in solution.info.truncation.values():
-        np.testing.assert_array_equal(truncation[:3], 0)
-        assert truncation[-1] > 0  # some steps later, when the loss has moved the layer that often
+    """Of inputs and of weights: where either are data, only the others have terms."""
+    x, y = (np.float32(array) for array in data)
+    weights = np.float32(params["w0"][:, : y.shape[1]])
+    products = pj.feasibility(lambda shift, x, y: pj.cross_entropy((x + shift) @ weights, y))
+    for problem, start in ((PROBLEM, jax.tree.map(np.float32, params)), (products, np.zeros(x.shape[1], np.float32))):
+        algorithm = pj.douglas_rachford(copies=pj.Factored(history=3))
+        solution = pj.solve(problem, start, x, y, algorithm=algorithm, steps=8, tolerance=1e9)
+        for truncation in solution.info.truncation.values():
+            np.testing.assert_array_equal(truncation[:3], 0)
+            assert truncation[-1] > 0  # some steps later, when the loss has moved the layer that often
 
 
 def test_solve_says_when_too_much_is_left_out(params: Any, data: Any) -> None:

@@ -43,9 +43,10 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
     for node in reversed(graph.nodes):
         if isinstance(node, Operation):
             inputs = [_wide(slot.read(start_of)) for slot in node.slots]
-            of_slots = of_inputs(node, inputs)
-            if node.primitive.losses is not None:
-                losses[node] = losses_of(node, inputs)
+            lost = losses_of(node, inputs)
+            of_slots = of_inputs(node, inputs, lost)
+            if lost is not None:
+                losses[node] = lost / jnp.mean(lost)
             for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
                 for source in dict.fromkeys(source for source in slot.sources if source in place):
                     one_of = len(graph.consumers[source]) * (1.0 if isinstance(source, Parameter) else count)
@@ -91,25 +92,24 @@ def _wide(array: Array) -> Array:
 def copies(node: Operation) -> list[Any]:
     """How many copies the operation holds of the elements of each slot, at most."""
     counts = node.primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
-    known = [isinstance(count, (int, np.ndarray)) for count in counts]
     return [
-        float(np.max(count, initial=0)) if is_known else jnp.max(jnp.asarray(count, float))
-        for count, is_known in zip(counts, known, strict=True)
+        float(np.max(count, initial=0)) if isinstance(count, (int, np.ndarray)) else jnp.max(jnp.asarray(count, float))
+        for count in counts
     ]
 
 
-def of_inputs(node: Operation, inputs: Sequence[Array]) -> Sequence[float | Array]:
+def of_inputs(node: Operation, inputs: Sequence[Array], losses: Array | None) -> Sequence[float | Array]:
     """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
     if node.primitive.constrains_output and node.primitive.shares is None:
         return (node.settings.get("strength", 1.0),) * len(node.slots)
-    return node.primitive.parts(*inputs, **node.settings)
+    return node.primitive.parts(inputs, losses, **node.settings)
 
 
-def losses_of(node: Operation, inputs: Sequence[Array]) -> Array:
-    """How much less of what it is asked each dot product of an operation hands on than their mean."""
-    assert node.primitive.losses is not None
+def losses_of(node: Operation, inputs: Sequence[Array]) -> Array | None:
+    """By what each dot product of an operation divides what it hands on; None for other operations."""
+    if node.primitive.losses is None:
+        return None
     weights = [
         place for place, slot in enumerate(node.slots) if all(isinstance(source, Parameter) for source in slot.sources)
     ]
-    losses = node.primitive.losses(inputs, weights, **node.settings)
-    return losses / jnp.mean(losses)
+    return node.primitive.losses(inputs, weights, **node.settings)

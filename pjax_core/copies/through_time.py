@@ -76,8 +76,9 @@ def _asked_of_state_before(changes: Changes, loop: Loop) -> Callable[[Array, Arr
 
 def _part(node: Operation, inputs: tuple[Array, ...], place: int) -> float | Array:
     """Which part of a residual reaches an input: of dot products one number for each sample, (B, 1, 1)."""
-    part = shares.of_inputs(node, inputs)[place]
-    return part if node.primitive.losses is None else part / shares.losses_of(node, inputs)
+    losses = shares.losses_of(node, inputs)
+    part = shares.of_inputs(node, inputs, losses)[place]
+    return part if losses is None else part * (jnp.mean(losses) / losses)
 
 
 def _by_time(slot: Slot, node: Operation, start_of: Callable[[Node], Array]) -> Array:

@@ -69,14 +69,14 @@ def _project_in_units(
     assert primitive.units is not None
     *of_inputs, of_output = primitive.units(costs)
     beyond = None if residual is None else of_output * residual
-    changes, output_change = primitive.project(in_units(of_inputs, inputs), of_output * output, beyond, **settings)
+    changes, output_change = primitive.project(_in_units(of_inputs, inputs), of_output * output, beyond, **settings)
     assert output_change is not None
     return tuple(change / unit for change, unit in zip(changes, of_inputs, strict=True)), output_change / of_output
 
 
-def in_units(units: Sequence[Array], inputs: Sequence[Array]) -> tuple[Array, ...]:
+def _in_units(units: Sequence[Array], inputs: Sequence[Array]) -> tuple[Array, ...]:
     """The inputs, each times its unit."""
-    return tuple(unit * x for unit, x in zip(units, inputs, strict=False))
+    return tuple(unit * x for unit, x in zip(units, inputs, strict=True))
 
 
 def of_set(project: Callable[..., Projected]) -> Callable[..., Projected]:
@@ -106,9 +106,11 @@ def _shares(primitive: Primitive, count: int, *inputs: Array, **settings: Any) -
     if primitive.constrains_output:
         of_inputs: Sequence[float | Array] = (settings.get("strength", 1.0) / costs[0],)
     elif primitive.units is not None:
-        units = primitive.units(costs)
-        of_scaled = primitive.parts(*in_units(units, inputs[:count]), **settings)
-        of_inputs = [share * units[-1] ** 2 / unit**2 for share, unit in zip(of_scaled, units, strict=False)]
+        *units, of_output = primitive.units(costs)
+        scaled = _in_units(units, inputs[:count])
+        losses = primitive.losses and primitive.losses(scaled, range(count), **settings)
+        of_scaled = primitive.parts(scaled, losses, **settings)
+        of_inputs = [share * of_output**2 / unit**2 for share, unit in zip(of_scaled, units, strict=True)]
     else:
         mobilities = [jnp.mean(1 / cost) for cost in costs]
         of_inputs = [mobility / jnp.asarray(sum(mobilities)) for mobility in mobilities[:-1]]
@@ -121,7 +123,7 @@ def _losses(
     """``1 + |a|^2 + |b|^2`` of each dot product, in units in which all cost the same."""
     assert primitive.units is not None
     assert primitive.losses is not None
-    return primitive.losses(in_units(primitive.units(inputs[count:]), inputs[:count]), weights, **settings)
+    return primitive.losses(_in_units(primitive.units(inputs[count:])[:-1], inputs[:count]), weights, **settings)
 
 
 def project_sum(

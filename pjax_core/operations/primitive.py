@@ -152,12 +152,11 @@ class Primitive:
         new = map(moved, starts, changes)
         return self.forward(*new, **settings) - self.forward(*starts, **settings)
 
-    def parts(self, *inputs: Array, **settings: Any) -> Sequence[float | Array]:
-        """About which part of a residual reaches each input, by ``shares``."""
+    def parts(self, inputs: Sequence[Array], losses: Array | None, **settings: Any) -> Sequence[float | Array]:
+        """About which part of a residual reaches each input, by ``shares``, of dot products by their ``losses``."""
         if self.shares is not None:
             return self.shares(*inputs, **settings)
-        part = 0.5 if self.losses is None else 1 / jnp.mean(self.losses(inputs, range(len(inputs)), **settings))
-        return (part,) * len(inputs)
+        return (0.5 if losses is None else 1 / jnp.mean(losses),) * len(inputs)
 
     def vmapped(self) -> Primitive:
         """The operation on operands that all have one more axis, the first, for each element of it."""
@@ -274,6 +273,7 @@ def losses_of_products(
     sides: Sides, squared_norms: Callable[..., Any], inputs: Sequence[Array], weights: Container[int], **settings: Any
 ) -> Array:
     """``1 + |a|^2 + |b|^2`` of each dot product, with the mean for a side of weights alone."""
+    # Behind a barrier they stay what the projection forms too, and are formed once.
     norms = lax.optimization_barrier(squared_norms(*(side_of(inputs, side) for side in sides), **settings))
     means = (all(place in weights for place in side) for side in sides)
     return 1 + jnp.asarray(sum(jnp.mean(norm) if mean else norm for norm, mean in zip(norms, means, strict=True)))

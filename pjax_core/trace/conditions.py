@@ -23,6 +23,7 @@ from pjax_core.trace.operations import (
     broadcast_by_operation,
     broadcast_to,
     constant,
+    filled,
     number,
     operation,
     reshaped,
@@ -110,11 +111,6 @@ def _with_zeros(value: Value) -> Slot:
     if not isinstance(value, Slot):
         return filled(0, value.shape)
     return value.reading(lambda source: source if is_fixed(source) else _zeros(source.shape))
-
-
-def filled(value: float, shape: Shape) -> Slot:
-    """A constant that is one number, of this shape."""
-    return broadcast_to(number(value, shape), shape.shape)
 
 
 def _zeros(shape: Shape) -> Node:

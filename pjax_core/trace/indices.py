@@ -15,9 +15,9 @@ from jax import Array
 from pjax_core.arrays.meshes import Shape, is_open
 from pjax_core.graph.nodes import Computed, Slot, of_node, select
 from pjax_core.operations import primitives
-from pjax_core.trace.conditions import chosen, filled, view_of, viewed
+from pjax_core.trace.conditions import chosen, view_of, viewed
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.operations import constant, operation, reshaped, slot_of, stacked, transposed
+from pjax_core.trace.operations import constant, filled, operation, reshaped, slot_of, stacked, transposed
 from pjax_core.trace.values import Indices, Truth, Value, known, number_of
 
 

@@ -101,6 +101,11 @@ def constant(array: Any) -> Slot:
     return of_node(Constant("constant", shape_of_type(array), array))
 
 
+def filled(value: float, shape: Shape) -> Slot:
+    """A constant that is one number, of this shape."""
+    return broadcast_to(number(value, shape), shape.shape)
+
+
 def broadcast_by_operation(slot: Slot) -> Slot:
     """The slot before it got axes of length 1, for an operation that broadcasts its inputs as NumPy does."""
     slot = _without_conversion(slot)

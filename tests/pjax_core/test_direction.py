@@ -128,6 +128,21 @@ def test_a_direction_is_minus_the_sweep_for_each_parameter(strength: float, gene
         assert cosine(direction[name], change) > 1 - 1e-9
 
 
+@pytest.mark.parametrize("strength", [0.01, 5.0])
+def test_of_samples_alike_it_is_a_step_of_cyclic_projections(strength: float, generator: np.random.Generator) -> None:
+    """Also in length: then no sample is asked more than another. Labels differ."""
+    params, x, y = arguments(generator, (30, 16, 16, 5), 32)
+    start = (params, np.broadcast_to(x[:1], x.shape), y, np.full(32, np.float32(strength)))
+    with jax.enable_x64(True):
+        exact = as_dtype(start, jnp.float64)
+        sweep = pj.solve(weighted(), *exact, algorithm=pj.cyclic_projections(), steps=1, tolerance=np.inf).change
+        given = pj.direction(weighted(), *exact, algorithm=pj.cyclic_projections())
+    direction = pj.direction(weighted(), *start)
+    for name, change in sweep.items():
+        assert cosine(direction[name], -change) > 1 - 1e-9
+        np.testing.assert_allclose(direction[name], given[name], rtol=1e-3, atol=1e-5 * np.abs(given[name]).max())
+
+
 def test_all_samples_count_at_depth(generator: np.random.Generator) -> None:
     """Of what a sample is asked, a layer hands on ever less where its values are large."""
     params, x, y = arguments(generator, (20, *(16,) * 17, 5), 64)

@@ -17,7 +17,7 @@ from pjax_core.arrays.meshes import Shape, varying, varying_axes
 from pjax_core.graph.nodes import Feedback, Operation, Slot, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call
-from pjax_core.trace.operations import broadcast_to, number, operation_node
+from pjax_core.trace.operations import filled, operation_node
 
 
 def recurrence(
@@ -127,8 +127,7 @@ def _tied(x: Slot, w_x: Slot, w_h: Slot, *operands: Slot, has_bias: bool, has_st
     b, h0 = _arguments(operands, has_bias, has_state)
     biases = () if b is None else (b,)
     dtype = jnp.result_type(x.shape.dtype, w_x.shape.dtype, w_h.shape.dtype)
-    state = Shape((x.shape.shape[0], w_x.shape.shape[1]), dtype)
-    first = broadcast_to(number(0, state), state.shape) if h0 is None else h0
+    first = filled(0, Shape((x.shape.shape[0], w_x.shape.shape[1]), dtype)) if h0 is None else h0
 
     def rectified(product: Slot) -> Operation:
         return operation_node(primitives.sum_relu, product, *biases, shape=product.shape)

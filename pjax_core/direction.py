@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -117,7 +116,9 @@ def _value_and_direction(
         if algorithm.sets is None:
             moved = _changes_of_values(problem, algorithm, steps, params, data)
         else:
-            moved = _changes(graph, start_of, algorithm.sets(graph, steps))
+            changes = Changes(graph, start_of)
+            consensus.project_changes(changes, algorithm.sets(graph, steps))
+            moved = changes.of_parameters()
     of_parameters = [(node, share) for node, share in shares.of_nodes.items() if isinstance(node, Parameter)]
     left = {node.index: share - exponents.get(node, 0) for node, share in of_parameters}
     directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
@@ -133,15 +134,6 @@ def _swept(graph: Graph, start_of: Values, shares: LogShares) -> Changes:
                 pull_through_time(changes, by_states[node])
             changes.project(node)
     return changes
-
-
-def _changes(graph: Graph, start_of: Values, sets: Iterable[Iterable[Node]]) -> list[Array]:
-    """By how much projections onto some sets of nodes, one after the other, change each parameter."""
-    changes = Changes(graph, start_of)
-    for node in itertools.chain.from_iterable(sets):
-        with jax.named_scope(graph.label(node)):
-            changes.project(node)
-    return changes.of_parameters()
 
 
 def _changes_of_values(

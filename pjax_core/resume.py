@@ -20,10 +20,7 @@ from pjax_core.problem import Problem
 
 def resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[Any, ...]) -> Any:
     """The state with these data, if it is one of the same kind as those that are wanted."""
-    kinds = [
-        (jax.tree.structure(s), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(s)]) for s in (state, wanted)
-    ]
-    if kinds[0] != kinds[1]:
+    if _kind(state) != _kind(wanted):
         raise ValueError(
             "state is of another algorithm, problem, or shape of data; pass solution.state of a run of the same"
         )
@@ -34,6 +31,13 @@ def resumed(state: Any, wanted: Any, problem: Problem, params: Any, data: tuple[
     same = functools.reduce(jnp.logical_and, [jnp.all(old == new) for old, new in pairs], jnp.asarray(True))
     new = (_of_consensus if isinstance(state, State) else _of_copies)(graph, state, fixed)
     return jax.tree.map(lambda old, new: jnp.where(same, old, new.astype(old.dtype)), replace(state, data=fixed), new)
+
+
+def _kind(state: Any) -> Any:
+    """What states of the same algorithm, problem and shapes of data have in common."""
+    if isinstance(state, State):
+        state = replace(state, lows=state.high)  # which may be one 0 for many
+    return jax.tree.structure(state), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
 
 
 def _of_consensus(graph: Graph, state: State, fixed: tuple[Any, ...] | Fixed) -> State:

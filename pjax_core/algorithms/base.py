@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, ParamSpec
@@ -175,20 +174,15 @@ def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool,
         graph = problem.graph(params, data)
         state = consensus.initial_state(graph, params, low, data, spans=not in_turn)
         if started:
-            state = project(graph, schedule(graph)[-1], state)
+            state = project(graph, schedule(graph)[-1:], state)
         return at_boundary(graph, schedule(graph), state)
 
     @compiled(inline=True)
     def step(problem: Problem, state: State) -> State:
         graph = problem.graph(state.high, state.data)
         sets = schedule(graph)
-        for place, nodes in enumerate(sets):
-            if in_turn and jax.default_backend() == "cpu":
-                later = list(itertools.chain.from_iterable(sets[place + 1 :]))
-                state = project_in_turn(graph, nodes, later, state)
-            else:
-                state = project(graph, nodes, state)
-        return at_boundary(graph, schedule(graph), state)
+        in_loops = in_turn and jax.default_backend() == "cpu"
+        return at_boundary(graph, sets, (project_in_turn if in_loops else project)(graph, sets, state))
 
     def without_copies(problem: Problem, params: Any, data: Any) -> tuple[Graph, dict[Operation, None]]:
         graph = problem.graph(params, data)

@@ -7,6 +7,7 @@ loop that runs once.  To the compiler that is one instruction, with arrays that 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,18 +15,24 @@ import jax
 from jax import Array
 
 from pjax_core.copies.changes import Changes
-from pjax_core.copies.consensus import State, closed, opened
+from pjax_core.copies.consensus import Schedule, State, closed, opened
 from pjax_core.copies.count import direct_slot, sources
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 from pjax_kernels.compose import always, replaced_if
 
 
-def project_in_turn(graph: Graph, nodes: Sequence[Node], later: Sequence[Node], state: State) -> State:
-    """The same as :func:`pjax_core.copies.consensus.project`, with one large operation after the other.
+def project_in_turn(graph: Graph, sets: Schedule, state: State) -> State:
+    """The same as :func:`pjax_core.copies.consensus.project`, with each large operation in a loop.
 
-    Where only one operation uses a parameter that is among the ``later`` nodes, both are projected together.
+    Where only one operation uses a parameter that is in a later set, both are projected together.
     """
+    for place, nodes in enumerate(sets):
+        state = _project_set(graph, nodes, list(itertools.chain.from_iterable(sets[place + 1 :])), state)
+    return state
+
+
+def _project_set(graph: Graph, nodes: Sequence[Node], later: Sequence[Node], state: State) -> State:
     changes = opened(graph, state)
     waiting = set(nodes)
     for node in nodes:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-
-from pjax_core.arrays.meshes import varying, varying_axes
+from jax.typing import ArrayLike
 
 
 class Norms(NamedTuple):
@@ -27,19 +26,23 @@ def rms(changes: Callable[..., Sequence[Array | Norms]], *operands: Any) -> Arra
     In units of a power of two that lets squares neither vanish nor overflow: first of 1.
     """
 
-    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        unit = carry[0] * carry[2]  # 1 to begin with
-        # Else the compiler would take the changes out of the loop, and store them.
-        mean = _mean_square(changes(*lax.optimization_barrier(operands)), unit)
-        to_next = jnp.where(mean < least, step, jnp.where(jnp.isinf(mean), 1 / step, one))
-        return unit, mean, jnp.where((unit * to_next >= step**2) & (unit * to_next <= step**-2), to_next, one)
+    def better(unit: Array, mean: Array) -> Array:
+        """By what to multiply the unit."""
+        factor = jnp.where(mean < least, step, jnp.where(jnp.isinf(mean), 1 / step, one))
+        return jnp.where((unit * factor >= step**2) & (unit * factor <= step**-2), factor, one)
 
-    one = jnp.ones((), jax.eval_shape(lambda: _mean_square(changes(*operands), jnp.ones(()))).dtype)
+    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        # Else the compiler would take the changes out of the loop, and store them: all that is the same each time.
+        unit, again = lax.optimization_barrier((carry[0] * carry[2], operands))
+        mean = _mean_square(changes(*again), unit)
+        return unit, mean, better(unit, mean)
+
+    mean = _mean_square(changes(*operands))
+    one = jnp.ones_like(mean)
     info = jnp.finfo(one.dtype)
     least = 2.0 ** (info.minexp + info.nmant)  # squares that add up to this have lost no digit
     step = one * 2.0 ** ((info.minexp + info.nmant) // 2)
-    start = varying((0.5 * one, one, 2 * one), varying_axes(operands))
-    unit, mean, _ = lax.while_loop(lambda carry: carry[2] != 1, look, start)
+    unit, mean, _ = lax.while_loop(lambda carry: carry[2] != 1, look, (one, mean, better(one, mean)))
     return unit * jnp.sqrt(mean)
 
 
@@ -56,9 +59,10 @@ def rms_of(array: Array) -> Array:
     return unit * jnp.sqrt(_mean_square([array], unit))
 
 
-def _mean_square(changes: Sequence[Array | Norms], unit: Array) -> Array:
+def _mean_square(changes: Sequence[Array | Norms], unit: ArrayLike = 1) -> Array:
     """In units of the square of a unit."""
     parts = [change if isinstance(change, Norms) else Norms(change, change.size) for change in changes]
     dtype = jnp.result_type(*(part.values.dtype for part in parts))  # units may be none of numbers of a narrower one
-    total = sum(jnp.sum((part.values.astype(dtype) * (1 / unit).astype(dtype)) ** 2) for part in parts)
+    scale = jnp.asarray(1 / unit, dtype)
+    total = sum(jnp.sum((part.values.astype(dtype) * scale) ** 2) for part in parts)
     return jnp.asarray(total / sum(part.size for part in parts))

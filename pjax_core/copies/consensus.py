@@ -8,7 +8,7 @@ needed.  Both are far smaller than the value, which would round them away (:mod:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pjax_core.arrays.meshes import is_open
 from pjax_core.arrays.norms import Norms
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies.changes import Changes, nothing
@@ -24,7 +25,7 @@ from pjax_core.copies.span import InSpan, in_spans
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
 from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, is_fixed, sources_of
-from pjax_kernels.compose import add_to_pair, difference_of_pairs
+from pjax_kernels.compose import add_to_pair, always, difference_of_pairs
 
 
 @exportable_dataclass
@@ -41,8 +42,8 @@ class State:
         starts: what the network computed at the start.
         values: by how much the value that all copies of a node's output share has changed.
         targets: by how much the mean of these copies has, once some have been moved; of parameters likewise.
-        spans: of parameters that data move what they move along; ``lows`` are those at the start, and ``values`` the
-            changes since.
+        spans: of parameters that data move what they move along; ``lows`` are those at the start, one 0 where there is
+            nothing to add, and ``values`` the changes since.
         data: the data arrays.
         parameters: the places of the parameters.
     """
@@ -157,9 +158,13 @@ def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *,
     held = in_spans(graph, start_of(leaves, fixed, {})) if spans else {}
     known = products(graph, held)
     starts = starts_of(graph, high, fixed, known)
+    lows = jax.tree.leaves(moved)
+    if low is None:
+        for parameter in held:
+            lows[parameter.index] = jnp.zeros((), lows[parameter.index].dtype)
     state = State(
         high,
-        moved,
+        jax.tree.unflatten(jax.tree.structure(high), lows),
         origin={graph.keys[parameter]: leaves[parameter.index] for parameter in graph.regions},
         starts=graph.by_key(kept({node: start for node, start in starts.items() if node not in known})),
         values={graph.keys[parameter]: span.nothing() for parameter, span in held.items()},
@@ -188,13 +193,41 @@ def normalised(high: Any, low: Any) -> tuple[Any, Any]:
     return jax.tree.transpose(jax.tree.structure(high), jax.tree.structure((0, 0)), pairs)
 
 
-def project(graph: Graph, nodes: Sequence[Node], state: State) -> State:
-    """Project onto the constraints of ``nodes``, no two of which are adjacent."""
+def project(graph: Graph, sets: Schedule, state: State) -> State:
+    """Project onto the constraints of one set after the other, in none of which two are adjacent."""
     changes = opened(graph, state)
-    for node in nodes:
-        with jax.named_scope(graph.label(node)):
-            changes.project(node)
+    project_changes(changes, sets)
     return closed(changes, state)
+
+
+def project_changes(changes: Changes, sets: Iterable[Sequence[Node]]) -> None:
+    """The same of changes, each operation of a set after the one before."""
+    start_of = changes.start_of
+    for nodes in sets:
+        if sum(isinstance(node, Operation) for node in nodes) > 1:
+            changes.start_of = start_of  # the first of several need not wait for the last of the set before
+        for node in nodes:
+            with jax.named_scope(changes.graph.label(node)):
+                changes.project(node)
+            if node in changes.values and isinstance(node, Operation):
+                changes.start_of = values_after(changes.values[node], start_of)
+
+
+def values_after(array: Array, start_of: Callable[[Node], Array]) -> Callable[[Node], Array]:
+    """Values at the start, to be read once the array is computed.
+
+    XLA's compiler for CPUs begins with all sums and products that need no other, and would hold those of all layers at
+    a time.
+    """
+    if jax.default_backend() != "cpu" or jax.device_count() > 1 or is_open(jax.typeof(array)) or not array.size:
+        return start_of
+    computed = always(array.ravel()[:1])
+
+    def after(node: Node) -> Array:
+        start = start_of(node)
+        return start if is_fixed(node) else jnp.where(computed, start, jnp.zeros_like(start))
+
+    return after
 
 
 def opened(graph: Graph, state: State) -> Changes:

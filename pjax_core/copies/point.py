@@ -219,15 +219,19 @@ class Point:
     ) -> Projection:
         """Project copies that share ``shared`` and have the means ``estimates``; their deviations as ``move`` says."""
         found = Projection({}, {}, {}, {}, {})
+        start_of = self.start_of
         for node in self.graph.nodes:
             if node in constraints.nodes:
                 with jax.named_scope(self.graph.label(node)):
                     if isinstance(node, Operation):
                         self._project_operation(node, shared, estimates, move, found)
+                        if node in found.outputs:
+                            self.start_of = consensus.values_after(found.outputs[node], start_of)
                     elif isinstance(node, Parameter) and node in self.graph.regions:
                         self._place(node, estimates[node], found)
                     else:
                         found.outputs[node] = estimates[node]
+        self.start_of = start_of
         return found
 
     def _place(self, parameter: Parameter, change: Array, found: Projection) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from pjax_core.arrays.norms import Norms, rms, rms_of
 
+from ..pjax_kernels.code_generation import AS_FOR_USERS
+
 
 def _themselves(*arrays: Any) -> Any:
     return arrays
@@ -35,6 +37,13 @@ def test_arrays_of_both_precisions(scale: float, generator: np.random.Generator)
     narrow, wide = np.float32(scale * generator.normal(size=40)), scale * generator.normal(size=70)
     expected = np.sqrt(np.mean(np.concatenate([narrow, wide]) ** 2))
     np.testing.assert_allclose(rms(_themselves, jnp.asarray(narrow), jnp.asarray(wide)), expected, rtol=1e-12)
+
+
+def test_no_difference_is_stored(generator: np.random.Generator) -> None:
+    new, old = jnp.float32(generator.normal(size=(2, 4, 100, 100)))
+    found = jax.jit(lambda new, old: rms(lambda *arrays: [a - b for a, b in zip(*arrays, strict=True)], new, old))
+    used: Any = found.lower(list(new), list(old)).compile(dict(AS_FOR_USERS)).memory_analysis()
+    assert used.temp_size_in_bytes <= 1.5 * new[0].nbytes
 
 
 @pytest.mark.parametrize("worst", [np.inf, np.nan])

@@ -57,16 +57,19 @@ def not_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runs(function: Callable[..., Any], algorithm: pj.Algorithm, params: Params, batches: Any, y: Any) -> list[Any]:
-    """A run, one that goes on, one that goes on with other data, one that stops by itself, one from its parameters."""
+    """A run, one that goes on, one that does with other data, one that stops by itself, one from its parameters,
+    and one that goes on from that with other data."""
     problem = pj.feasibility(lambda *arguments: function(*arguments))  # compiled anew
     solve = functools.partial(pj.solve, problem, algorithm=algorithm)
     first = solve(params, batches[0], y, steps=10)
+    from_it = solve(first.params, batches[1], y, steps=5, params_low=first.params_low)
     return [
         first,
+        from_it,
         solve(params, batches[0], y, steps=5, state=first.state),
         solve(params, batches[1], y, steps=5, state=first.state),
         solve(params, batches[0], y, steps=60, until=pj.gap_below(0.3)),
-        solve(first.params, batches[1], y, steps=5, params_low=first.params_low),
+        solve(params, batches[0], y, steps=5, state=from_it.state),
     ]
 
 

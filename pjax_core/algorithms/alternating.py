@@ -15,9 +15,8 @@ def alternating_projections(*, in_turn: bool = False) -> Algorithm:
     step on, where the fewest arrays are alive; the parameters read from it are those after whole steps.
 
     Args:
-        in_turn: compute the projections of ``P_A``, and those of ``P_B``, one after the other and in the memory of
-            those before, where they would else run beside each other.  That takes less memory and more time.  It
-            matters on CPUs: elsewhere nothing changes.
+        in_turn: let each projection work in place, in a loop that runs once.  That takes less memory where weights are
+            larger than values, and more time.  It matters on CPUs: elsewhere nothing changes.
 
     Raises:
         TypeError: ``in_turn`` is not True or False.

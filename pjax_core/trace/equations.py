@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from pjax_core.arrays.meshes import Shape, is_open
 from pjax_core.graph.nodes import (
@@ -28,6 +28,7 @@ from pjax_core.graph.nodes import (
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
+from pjax_core.operations.smooth import smooth_function
 from pjax_core.trace import conditions, names
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
@@ -491,6 +492,18 @@ def with_data(equation: Equation, inputs: Sequence[Value]) -> Slot | None:
     return operation(primitives.elementwise(of_elements, equation.name), x, *slots, shape=shape)
 
 
+def _of_several(equation: Equation, *inputs: Value) -> Slot:
+    """A smooth function of each element of several values, as one of those side by side."""
+    found = with_data(equation, inputs)
+    if found is not None:
+        return found
+    slots = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in inputs]
+    function, places = equation.bind(), range(len(slots))
+    primitive = smooth_function(equation.name, lambda x: function(*(lax.index_in_dim(x, i, 0, False) for i in places)))
+    side_by_side = stacked(slots, Shape((len(slots), *equation.shape.shape), equation.shape.dtype))
+    return operation(primitive, side_by_side, shape=equation.shape)
+
+
 # Views that become others, or none.
 
 
@@ -546,6 +559,7 @@ RULES: dict[str, Rule] = {
     "mul": _mul,
     "div": _div,
     "pow": _pow,
+    "atan2": _of_several,
     "dot_general": _dot_general,
     "conv_general_dilated": _conv,
     "reduce_sum": _reduce_sum,

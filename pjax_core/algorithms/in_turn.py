@@ -1,8 +1,7 @@
-"""Projections one after the other, where :func:`project` leaves them side by side: for the least memory.
+"""Projections in place: for the least memory.
 
-What XLA's CPU compiler holds at a time follows from its order of the program, and it orders for speed: all matrix
-products first, so that their results are all alive together.  Here each operation that takes much memory stands in a
-loop that runs once.  To the compiler that is one instruction, with arrays that stay in their places.
+XLA's CPU compiler gives results memory of their own beside what they replace.  Here each operation that takes much
+memory stands in a loop that runs once.  To the compiler that is one instruction, with arrays that stay in their places.
 """
 
 from __future__ import annotations

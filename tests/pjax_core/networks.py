@@ -85,7 +85,7 @@ def mlp(ops: Any, p: Any, x: Any, y: Any) -> Any:
 def skip_connection(ops: Any, p: Any, x: Any, y: Any) -> Any:
     h = ops.sum_relu(ops.matmul(x, p["w0"]), p["b0"])
     h = ops.sum_relu(ops.matmul(ops.identity(h), p["w1"]), p["b1"], h)
-    return ops.cross_entropy(ops.matmul(h, p["w2"]), y)
+    return ops.margin_loss(ops.matmul(h, p["w2"]), y)
 
 
 def weight_used_twice(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -110,7 +110,7 @@ def views(ops: Any, p: Any, x: Any, y: Any) -> Any:
     w = ops.stack([p["u"], p["v"], p["u"], p["t"]], axis=1)
     h = ops.sum_relu(ops.matmul(x, w), ops.broadcast_to(p["b"], (6, 4)), p["column"])
     wide = ops.concatenate([h[:, 2:], p["c"], h[:, :3], h[:, ::-1]], axis=1)
-    return ops.cross_entropy(ops.matmul(wide, ops.broadcast_to(p["row"].reshape(11, 1), (11, 3))), y)
+    return ops.margin_loss(ops.matmul(wide, ops.broadcast_to(p["row"].reshape(11, 1), (11, 3))), y)
 
 
 def dot_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -161,7 +161,7 @@ def unread_outputs(ops: Any, p: Any, x: Any, y: Any) -> Any:
 def deep_mlp(ops: Any, p: Any, x: Any, y: Any) -> Any:
     h = ops.sum_relu(ops.matmul(x, p["w0"]), p["b0"])
     h = ops.sum_relu(ops.matmul(h, p["w1"]), p["b1"])
-    return ops.cross_entropy(ops.add(ops.matmul(h, p["w2"]), p["b2"]), y)
+    return ops.margin_loss(ops.add(ops.matmul(h, p["w2"]), p["b2"]), y)
 
 
 def data_of_both_colours(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -193,12 +193,12 @@ def strides_that_leave_pixels_out(ops: Any, p: Any, x: Any, y: Any) -> Any:
 def overlapping_pools(ops: Any, p: Any, x: Any, y: Any) -> Any:
     h = ops.conv2d(x, p["w0"], strides=(1, 1), padding=((0, 0), (0, 0)))
     h = ops.max_pool(h, window=(2, 3), strides=(1, 2), padding=((1, 0), (0, 0)))
-    return ops.cross_entropy(ops.matmul(h.reshape(2, -1), p["w1"]), y)
+    return ops.margin_loss(ops.matmul(h.reshape(2, -1), p["w1"]), y)
 
 
 def attention(ops: Any, p: Any, x: Any, y: Any) -> Any:
     scores = ops.sum_relu(ops.einsum("bqd,bkd->bqk", ops.matmul(x, p["q"]), ops.matmul(x, p["k"])), p["b"])
-    return ops.cross_entropy(ops.einsum("bqk,bkd->bqd", scores, x), y)
+    return ops.margin_loss(ops.einsum("bqk,bkd->bqd", scores, x), y)
 
 
 def unusual_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -209,7 +209,7 @@ def unusual_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
 
 def recurrent(ops: Any, p: Any, x: Any, y: Any) -> Any:
     h = ops.recurrence(x, p["w_x"], p["w_h"], p["b"], h0=p["h0"])
-    return ops.cross_entropy(ops.matmul(h, p["out"]), y)
+    return ops.margin_loss(ops.matmul(h, p["out"]), y)
 
 
 def two_recurrences(ops: Any, p: Any, x: Any, y: Any) -> Any:
@@ -233,7 +233,7 @@ def more_views(ops: Any, p: Any, x: Any, y: Any) -> Any:
     left, right = ops.split(ops.moveaxis(ops.expand_dims(ops.matmul(x, p["w0"]), 0), 0, 2)[..., 0], [1], axis=1)
     h = ops.relu(ops.concatenate([ops.repeat(left, 2, axis=1), right], axis=1))
     wide = ops.pad(ops.swapaxes(h, 0, 1), ((1, 0), (0, 0)), constant_values=0.5)
-    return ops.cross_entropy(ops.matmul(ops.swapaxes(wide, 0, 1), p["w1"]), y)
+    return ops.margin_loss(ops.matmul(ops.swapaxes(wide, 0, 1), p["w1"]), y)
 
 
 NETWORKS = {

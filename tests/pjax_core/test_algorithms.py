@@ -38,12 +38,12 @@ def margin(params: Params, x: Any, y: Any) -> Any:
     return pj.margin_loss(network(params, x), y)
 
 
-def cross_entropy(params: Params, x: Any, y: Any) -> Any:
-    return pj.cross_entropy(network(params, x), y)
+def error(params: Params, x: Any, y: Any) -> Any:
+    return pj.squared_error(network(params, x), y)
 
 
 MARGIN = pj.feasibility(margin)
-CROSS_ENTROPY = pj.feasibility(cross_entropy)
+ERROR = pj.feasibility(error)
 
 
 @pytest.fixture(params=ALGORITHMS)
@@ -88,19 +88,19 @@ def test_a_solution_stays(algorithm: pj.Algorithm, params: Params, data: Any) ->
 
 
 def test_the_loss_falls(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
-    losses = [float(cross_entropy(params, *data))]
+    losses = [float(error(params, *data))]
     for _ in range(12):
-        params = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
-        losses.append(float(cross_entropy(params, *data)))
+        params = pj.solve(ERROR, params, *data, algorithm=algorithm, steps=STEPS).params
+        losses.append(float(error(params, *data)))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0] / 2
 
 
 def test_steps_by_hand(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
-    solution = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS)
-    state = algorithm.init(CROSS_ENTROPY, params, *data)
+    solution = pj.solve(ERROR, params, *data, algorithm=algorithm, steps=STEPS)
+    state = algorithm.init(ERROR, params, *data)
     for _ in range(STEPS):
-        state = algorithm.step(CROSS_ENTROPY, state)
+        state = algorithm.step(ERROR, state)
     assert_trees_close(algorithm.params(state), solution.params, rtol=1e-6, atol=1e-6)
     assert_trees_close(algorithm.params(solution.state), solution.params, rtol=0)
     assert_trees_close(algorithm.params_low(solution.state), solution.params_low, rtol=0)
@@ -108,7 +108,7 @@ def test_steps_by_hand(algorithm: pj.Algorithm, params: Params, data: Any) -> No
 
 
 def test_no_steps(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
-    solution = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=0)
+    solution = pj.solve(ERROR, params, *data, algorithm=algorithm, steps=0)
     assert_trees_close(solution.params, params, rtol=0)
     assert solution.info.residual.shape == (0,)
 
@@ -116,8 +116,7 @@ def test_no_steps(algorithm: pj.Algorithm, params: Params, data: Any) -> None:
 def test_solve_goes_on_step_by_step(params: Params, data: Any) -> None:
     """The iterates of a longer run begin with those of a shorter one."""
     short, long = (
-        pj.solve(CROSS_ENTROPY, params, *data, algorithm=ALGORITHMS["ap"], steps=steps).info.residual
-        for steps in (STEPS, 9)
+        pj.solve(ERROR, params, *data, algorithm=ALGORITHMS["ap"], steps=steps).info.residual for steps in (STEPS, 9)
     )
     assert short.shape == (STEPS,)
     assert long.shape == (9,)
@@ -125,21 +124,21 @@ def test_solve_goes_on_step_by_step(params: Params, data: Any) -> None:
 
 
 def solve_in_jit(algorithm: pj.Algorithm, params: Params, x: Any, y: Any) -> Any:
-    return pj.solve(CROSS_ENTROPY, params, x, y, algorithm=algorithm, steps=STEPS).params
+    return pj.solve(ERROR, params, x, y, algorithm=algorithm, steps=STEPS).params
 
 
 def scan_in_jit(algorithm: pj.Algorithm, params: Params, x: Any, y: Any) -> Any:
     def step(state: Any, _: None) -> tuple[Any, None]:
-        return algorithm.step(CROSS_ENTROPY, state), None
+        return algorithm.step(ERROR, state), None
 
-    state, _ = lax.scan(step, algorithm.init(CROSS_ENTROPY, params, x, y), length=STEPS)
+    state, _ = lax.scan(step, algorithm.init(ERROR, params, x, y), length=STEPS)
     return algorithm.params(state)
 
 
 @pytest.mark.parametrize("function", [solve_in_jit, scan_in_jit])
 def test_under_jit(function: Any, params: Params, data: Any) -> None:
     algorithm = ALGORITHMS["ap"]
-    expected = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
+    expected = pj.solve(ERROR, params, *data, algorithm=algorithm, steps=STEPS).params
     found = jax.jit(function, static_argnums=0)(algorithm, params, *data)
     assert_trees_close(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -149,11 +148,11 @@ def test_nested_params(params: Params, data: Any) -> None:
 
     def function(p: Any, batch: dict[str, Any]) -> Any:
         (w0, b0), w1 = p["hidden"][0], p["output"]["w"]
-        return pj.cross_entropy(network({"w0": w0, "b0": b0, "w1": w1}, batch["x"]), batch["y"])
+        return pj.squared_error(network({"w0": w0, "b0": b0, "w1": w1}, batch["x"]), batch["y"])
 
     batch = dict(zip("xy", data, strict=True))
     solution = pj.solve(pj.feasibility(function), nested, batch, algorithm=ALGORITHMS["ap"], steps=STEPS)
-    flat = pj.solve(CROSS_ENTROPY, params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS)
+    flat = pj.solve(ERROR, params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS)
     assert jax.tree.structure(solution.params) == jax.tree.structure(nested)
     assert jax.tree.structure(solution.params_low) == jax.tree.structure(nested)
     expected = {"hidden": [(flat.params["w0"], flat.params["b0"])], "output": {"w": flat.params["w1"]}}
@@ -164,10 +163,10 @@ def test_nested_params(params: Params, data: Any) -> None:
 def test_dtypes(dtype: str, algorithm: pj.Algorithm, params: Params, data: Any, relative_error: Any) -> None:
     with jax.enable_x64(dtype == "float64"):
         cast, (x, y) = jax.tree.map(lambda a: jnp.asarray(a, dtype), (params, data))
-        solution = pj.solve(CROSS_ENTROPY, cast, x, y, algorithm=algorithm, steps=STEPS)
+        solution = pj.solve(ERROR, cast, x, y, algorithm=algorithm, steps=STEPS)
         assert {leaf.dtype for leaf in jax.tree.leaves(solution.params)} == {jnp.dtype(dtype)}
         assert all(np.all(np.isfinite(np.float64(leaf))) for leaf in jax.tree.leaves(solution))
-    expected = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
+    expected = pj.solve(ERROR, params, *data, algorithm=algorithm, steps=STEPS).params
     assert relative_error(solution.params, expected) < 4 * float(jnp.finfo(dtype).eps) + 1e-6
 
 
@@ -204,7 +203,7 @@ def DEEP(params: Any, x: Any, y: Any) -> Any:
     weights, biases = params
     for w, b in zip(weights[:-1], biases, strict=True):
         x = jax.nn.relu(x @ w + b)
-    return pj.cross_entropy(x @ weights[-1], y, strength=1e-6)
+    return pj.squared_error(x @ weights[-1], y, strength=1e-6)
 
 
 def test_residual_is_the_rms_change(algorithm: pj.Algorithm, params: Params, data: Any, float64: None) -> None:
@@ -215,10 +214,10 @@ def test_residual_is_the_rms_change(algorithm: pj.Algorithm, params: Params, dat
         return [np.asarray(leaf) for leaf in jax.tree.leaves((parameters, state.values, state.targets))]
 
     params, data = jax.tree.map(np.float64, (params, data))
-    solution = pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS)
-    state = algorithm.init(CROSS_ENTROPY, params, *data)
+    solution = pj.solve(ERROR, params, *data, algorithm=algorithm, steps=STEPS)
+    state = algorithm.init(ERROR, params, *data)
     for found in solution.info.residual:
-        old, state = contents(state), algorithm.step(CROSS_ENTROPY, state)
+        old, state = contents(state), algorithm.step(ERROR, state)
         changes = np.concatenate([(b - a).ravel() for a, b in zip(old, contents(state), strict=True)])
         assert float(found) == pytest.approx(np.sqrt(np.mean(changes**2)), rel=1e-6)
 
@@ -227,9 +226,9 @@ def test_problems_do_not_share_compiled_code(params: Params, data: Any) -> None:
     """Same shapes and same algorithm: the problem alone makes the difference."""
 
     def problem(strength: float) -> Any:
-        return pj.feasibility(lambda p, x, y: pj.cross_entropy(network(p, x), y, strength=strength))
+        return pj.feasibility(lambda p, x, y: pj.squared_error(network(p, x), y, strength=strength))
 
-    problems = [CROSS_ENTROPY, problem(20.0)]
+    problems = [ERROR, problem(20.0)]
     for _ in range(2):
         found = [
             np.asarray(pj.solve(p, params, *data, algorithm=ALGORITHMS["ap"], steps=STEPS).params["w1"])
@@ -241,7 +240,7 @@ def test_problems_do_not_share_compiled_code(params: Params, data: Any) -> None:
 def test_algorithms_do_not_share_compiled_code(params: Params, data: Any) -> None:
     """Both move the last layer alike; what reaches the first layer is a step older in alternating projections."""
     found = {
-        name: pj.solve(CROSS_ENTROPY, params, *data, algorithm=algorithm, steps=STEPS).params
+        name: pj.solve(ERROR, params, *data, algorithm=algorithm, steps=STEPS).params
         for name, algorithm in ALGORITHMS.items()
     }
     np.testing.assert_allclose(found["ap"]["w1"], found["cp"]["w1"], rtol=1e-5, atol=1e-6)

@@ -25,7 +25,8 @@ def network(params: Any, x: Any) -> Any:
     return pj.matmul(pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"]), params["w1"])
 
 
-PROBLEM = pj.feasibility(lambda params, x, y: pj.cross_entropy(network(params, x), y))
+PROBLEM = pj.feasibility(lambda params, x, y: pj.margin_loss(network(params, x), y))
+CLASSES = pj.feasibility(lambda params, x, y: pj.cross_entropy(network(params, x), y))
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_what_is_known_is_checked_inside_jit(params: Any, data: Any, kind: Any) 
         jax.jit(lambda p: solve(p, broken, y))(params)
     if kind is jnp.asarray:  # arrays of NumPy become unknown as soon as JAX takes them
         with pytest.raises(ValueError, match=r"labels, from data\[1\], are from 0 to 3"):
-            jax.jit(lambda p: solve(p, x, wrong))(params)
+            jax.jit(lambda p: pj.solve(CLASSES, p, x, wrong, algorithm=ALGORITHM, steps=STEPS).params)(params)
 
 
 def test_no_tracer_stays_in_a_cache(params: Any, data: Any) -> None:
@@ -131,7 +132,7 @@ def test_ranks_that_meet_inside_are_no_promotion_of_the_users(params: Any, data:
     narrow = {"w0": params["w0"], "w1": params["w1"], "b": np.zeros(params["w1"].shape[1], np.float32)}
 
     def wide(p: Any, x: Any, y: Any) -> Any:
-        return pj.cross_entropy(jax.nn.relu(x @ p["w0"] + p["b0"][None]) @ p["w1"], y)
+        return pj.margin_loss(jax.nn.relu(x @ p["w0"] + p["b0"][None]) @ p["w1"], y)
 
     expected = pj.solve(pj.feasibility(wide), params, x, y, algorithm=ALGORITHM, steps=3).change
     with jax.numpy_rank_promotion("raise"):
@@ -149,7 +150,7 @@ def test_no_captured_tracer_stays_in_a_cache(algorithm: Any, params: Any, data: 
     x, y = data
 
     def captured(params: Any, scale: Any) -> Any:
-        problem = pj.feasibility(lambda p: pj.cross_entropy(network(p, scale * x), y))
+        problem = pj.feasibility(lambda p: pj.margin_loss(network(p, scale * x), y))
         return results(problem, params)
 
     def results(problem: Any, params: Any) -> Any:
@@ -160,7 +161,7 @@ def test_no_captured_tracer_stays_in_a_cache(algorithm: Any, params: Any, data: 
 
     with jax.checking_leaks():
         found = jax.jit(captured)(params, 2.0)
-    expected = results(pj.feasibility(lambda p: pj.cross_entropy(network(p, 2 * x), y)), params)
+    expected = results(pj.feasibility(lambda p: pj.margin_loss(network(p, 2 * x), y)), params)
     for got, right in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-7)
 

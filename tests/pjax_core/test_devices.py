@@ -79,7 +79,7 @@ TRACED = {
 def problem_of(network, algorithm):
     function = NETWORKS[network][0]
     dot_products = DIRECTIONS.get(algorithm, "each")
-    return pj.feasibility(lambda p, x, y: pj.cross_entropy(function(p, x), y), dot_products=dot_products)
+    return pj.feasibility(lambda p, x, y: pj.margin_loss(function(p, x), y), dot_products=dot_products)
 
 
 @functools.cache
@@ -201,7 +201,7 @@ NETWORKS = {
 }
 for name, network in NETWORKS.items():
     def change(p, x, y):
-        problem = pj.feasibility(lambda p, x, y: pj.cross_entropy(network(p, x), y))
+        problem = pj.feasibility(lambda p, x, y: pj.margin_loss(network(p, x), y))
         return pj.solve(problem, p, x, y, algorithm=pj.alternating_projections(), steps=3).change
 
     def averaged(p, x, y):

@@ -31,7 +31,7 @@ class Module:
 
 
 MODULE = Module()
-PROBLEM = pj.feasibility(lambda params, x, y: pj.cross_entropy(net(params, x), y))
+PROBLEM = pj.feasibility(lambda params, x, y: pj.margin_loss(net(params, x), y))
 
 
 def arguments(seed: int) -> tuple[Any, ...]:

@@ -88,7 +88,7 @@ def test_changes_survive_float32(algorithm: Any, steps: int, strength: float, ge
     [(pj.cyclic_projections(), 2), (pj.alternating_projections(), 3), (pj.difference_map(), 6)],
 )
 def test_steps_are_those_of_the_algorithm(algorithm: Any, steps: int, generator: np.random.Generator) -> None:
-    start = arguments(generator, (30, 16, 16, 5), 32)
+    start = arguments(generator, (30, 16, 5), 32)
     with jax.enable_x64(True):
         exact = as_dtype(start, jnp.float64)
         moved = pj.solve(problem(5.0), *exact, algorithm=algorithm, steps=steps, tolerance=np.inf).change
@@ -158,11 +158,11 @@ def test_all_samples_count_at_depth(generator: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "layers", "strength"),
-    [("each", 12, 0.01), ("layer", 4, 1e-25), (pj.Layer("apart"), 4, 1e-25), (pj.Layer("coupled"), 12, 0.01)],
+    [("each", 5, 1e-25), ("layer", 4, 1e-25), (pj.Layer("apart"), 4, 1e-25), (pj.Layer("coupled"), 5, 1e-27)],
     ids=["each", "layer", "apart", "coupled"],
 )
 def test_depth_is_no_limit(rule: Any, layers: int, strength: float, generator: np.random.Generator) -> None:
-    """True changes are below the smallest float32: twelve layers below the output, or four with little asked."""
+    """True changes are below the smallest float32: some layers below an output that is asked little."""
     start = arguments(generator, (20, *(16,) * layers, 5), 16)
     with jax.enable_x64(True):
         exact = pj.direction(problem(strength, rule), *as_dtype(start, jnp.float64))
@@ -194,7 +194,7 @@ def test_programs_grow_as_depth_does(residual: bool, generator: np.random.Genera
 
 @pytest.mark.parametrize("rule", ["each", "layer", pj.Layer("coupled")])
 def test_half_precision_has_changes_in_float32(rule: Any, generator: np.random.Generator) -> None:
-    half = as_dtype(arguments(generator, (100, 48, 48, 10), 64), jnp.bfloat16)
+    half = as_dtype(arguments(generator, (100, 48, 10), 64), jnp.bfloat16)
     rough = pj.direction(problem(0.05, rule), *half)
     fine = pj.direction(problem(0.05, rule), *as_dtype(half, jnp.float32))
     for name, expected in fine.items():

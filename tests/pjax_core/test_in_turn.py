@@ -29,7 +29,7 @@ def network(params: Params, x: Any) -> Any:
 
 @pj.feasibility
 def problem(params: Params, x: Any, y: Any) -> Any:
-    return pj.cross_entropy(network(params, x), y)
+    return pj.margin_loss(network(params, x), y)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pjax_core as pj
 def network(params, x, y):
     for w in params[:-1]:
         x = pj.relu(pj.matmul(x, w))
-    return pj.cross_entropy(pj.matmul(x, params[-1]), y)
+    return pj.margin_loss(pj.matmul(x, params[-1]), y)
 
 
 PROBLEM = pj.feasibility(network)

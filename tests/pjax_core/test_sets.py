@@ -65,7 +65,7 @@ def test_parameters_are_in_their_sets_after_each_step(
 
     def network(p: Any, x: Any, y: Any) -> Any:
         logits = jax.nn.relu(x @ p["w0"] + p["b"]) @ p["w1"]
-        return pj.cross_entropy(logits, y), pj.within(p["w0"], held), pj.within(p["w1"], held)
+        return pj.margin_loss(logits, y), pj.within(p["w0"], held), pj.within(p["w1"], held)
 
     problem = pj.feasibility(network)
     graph = trace(network, params, (x, y))

@@ -65,7 +65,7 @@ def test_algorithms_are_pickled_for_other_processes(tmp_path: Path) -> None:
 
 
 def network(params: Any, x: Any, y: Any) -> Any:
-    return pj.cross_entropy(pj.matmul(pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"]), params["w1"]), y)
+    return pj.margin_loss(pj.matmul(pj.sum_relu(pj.matmul(x, params["w0"]), params["b0"]), params["w1"]), y)
 
 
 PROBLEM = pj.feasibility(network)

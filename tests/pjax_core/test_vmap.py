@@ -49,10 +49,10 @@ LABELS = np.eye(3)[[0, 1, 2, 0, 1, 2]]
 
 def test_a_network_over_samples() -> None:
     def mapped(params: Any, x: Any, y: Any) -> Any:
-        return pj.cross_entropy(pj.vmap(perceptron, in_axes=(None, 1))(params, x), y)
+        return pj.margin_loss(pj.vmap(perceptron, in_axes=(None, 1))(params, x), y)
 
     def batched(params: Any, x: Any, y: Any) -> Any:
-        return pj.cross_entropy(perceptron(params, x.T), y)
+        return pj.margin_loss(perceptron(params, x.T), y)
 
     assert_same(mapped, batched, MLP, normal(5, 6), LABELS)
 

@@ -163,7 +163,8 @@ def test_extreme_rows_are_feasible_beside_rows_that_are_not_finite(
     constraint, project = CONSTRAINTS[name], compiled(name, implementation)
     rows, spoilt = extreme_rows(constraint, rng)
     if isinstance(constraint.call, RowByRow) and implementation in ON_DEVICES:  # each launch takes its time
-        rows = {name: row for i, (name, row) in enumerate(rows.items()) if i % 7 == 0 or "beyond" in name}
+        first = 7 * (dtype == "bfloat16")  # of every seventh row half are in bfloat16, half in what is wider
+        rows = {name: row for i, (name, row) in enumerate(rows.items()) if i % 14 == first or "beyond" in name}
     arrays = stacked(rows | spoilt, jnp.dtype(dtype))
     backwards = [np.repeat(array, 2, axis=0)[::-1][::2][::-1] for array in arrays]  # views with gaps
     assert not any(array.flags.c_contiguous for array in backwards)

@@ -305,7 +305,7 @@ def check(kernel, several_inputs, specs, average):
     several_inputs = jax.tree.map(lambda array: np.asarray(array, np.float32), several_inputs)
     call = partial(kernel, increments=True, implementation=IMPLEMENTATION)
     whole = jax.jit(call)
-    several_expected = [whole(*inputs) for inputs in several_inputs]
+    several_expected = jax.device_get([whole(*inputs) for inputs in several_inputs])
     checked = len(CHECKED)
     CHECKED.append(kernel)
     for axes in KINDS_OF_AXES:

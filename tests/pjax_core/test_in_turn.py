@@ -72,6 +72,7 @@ def test_a_step_holds_at_most_twice_what_one_of_sgd_does(arguments: Any) -> None
 def test_of_a_layer_a_step_holds_little_beyond_its_state(algorithm: pj.Algorithm, generator: Any, one_hot: Any) -> None:
     """The next layer's intermediate results are in the memory of the last one's."""
     width = 64
+    array = 4 * width**2
 
     def bytes_and_state(layers: int) -> np.ndarray:
         params = [jnp.float32(generator.normal(size=(width, width))) for _ in range(layers)]
@@ -82,7 +83,7 @@ def test_of_a_layer_a_step_holds_little_beyond_its_state(algorithm: pj.Algorithm
         return np.array([bytes_of(lambda state: algorithm.step(problem, state), state), held])
 
     all_bytes, in_state = bytes_and_state(5) - bytes_and_state(3)
-    assert all_bytes <= 1.1 * in_state
+    assert all_bytes < in_state + 2 * array
 
 
 def test_elsewhere_nothing_changes(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,13 +213,17 @@ def project_changes(changes: Changes, sets: Iterable[Sequence[Node]]) -> None:
                 changes.start_of = values_after(changes.values[node], start_of)
 
 
+LARGE = 2**18
+"""Entries of an array that is worth waiting for: the cores share work on it, smaller ones they compute side by side."""
+
+
 def values_after(array: Array, start_of: Callable[[Node], Array]) -> Callable[[Node], Array]:
     """Values at the start, to be read once the array is computed.
 
     XLA's compiler for CPUs begins with all sums and products that need no other, and would hold those of all layers at
     a time.
     """
-    if jax.default_backend() != "cpu" or jax.device_count() > 1 or is_open(jax.typeof(array)) or not array.size:
+    if jax.default_backend() != "cpu" or jax.device_count() > 1 or is_open(jax.typeof(array)) or array.size < LARGE:
         return start_of
     computed = always(array.ravel()[:1])
 

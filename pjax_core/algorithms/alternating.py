@@ -15,8 +15,9 @@ def alternating_projections(*, in_turn: bool = False) -> Algorithm:
     step on, where the fewest arrays are alive; the parameters read from it are those after whole steps.
 
     Args:
-        in_turn: let each projection work in place, in a loop that runs once.  That takes less memory where weights are
-            larger than values, and more time.  It matters on CPUs: elsewhere nothing changes.
+        in_turn: let the projections work one after the other and in place, each in a loop that runs once.  That takes
+            more time, and less memory but where the batch is small beside the inputs, whose weights are held whole.
+            Loops are for CPUs: elsewhere such weights are all that changes.
 
     Raises:
         TypeError: ``in_turn`` is not True or False.

@@ -201,7 +201,7 @@ def project(graph: Graph, sets: Schedule, state: State) -> State:
 
 
 def project_changes(changes: Changes, sets: Iterable[Sequence[Node]]) -> None:
-    """The same of changes, each operation of a set after the one before."""
+    """The same of changes, each large operation of a set before those that follow."""
     start_of = changes.start_of
     for nodes in sets:
         if sum(isinstance(node, Operation) for node in nodes) > 1:

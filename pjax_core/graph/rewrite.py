@@ -19,7 +19,6 @@ def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
     nodes = with_blocks(ordered(outputs))
     uses = read_counts(nodes)
     new: dict[Node, Node] = {}
-
     typed = any(says_more_than_shape(node.shape) for node in nodes if isinstance(node, (Parameter, Data)))
 
     def moved(slot: Slot) -> Slot:

@@ -10,7 +10,6 @@ from jax import Array, lax
 from pjax_kernels.arguments import padding_pairs, positive_pair
 from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
-from pjax_kernels.dense.in_place import project_dense_in_place
 from pjax_kernels.dense.span import (
     ChangeInSpan,
     Span,
@@ -44,7 +43,6 @@ __all__ = [
     "padding_pairs",
     "place_windows",
     "positive_pair",
-    "project_dense_in_place",
     "project_dense_in_span",
     "replaced_if",
     "span_of",

@@ -28,8 +28,11 @@ class Coefficients(NamedTuple):
 def consensus_increments(
     dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None = None
 ) -> tuple[Tree, Tree, Array]:
-    """The mean changes of ``x`` and ``w``, and the change of ``z``; the rest as in :func:`coefficients`."""
-    found = coefficients(dots, x, w, z, residual)
+    """The mean changes of ``x`` and ``w``, and the change of ``z``.
+
+    ``residual`` is ``z`` less the products where that is known better than by subtraction: no product is formed then.
+    """
+    found = _coefficients(dots, x, w, z, residual)
     from_w, from_x = dots.to_x(found.minus_beta, w), dots.to_w(found.minus_beta, x)
     x_change = jax.tree.map(mean_change, x, found.gamma_x, found.free_x, from_w, dots.x_copies)
     w_change = jax.tree.map(mean_change, w, found.gamma_w, found.free_w, from_x, dots.w_copies)
@@ -42,13 +45,8 @@ def mean_change(array: Array, gamma: Array, free: Array, minus_other: Array, cop
     return (gamma * share) * array + free * share - minus_other * share
 
 
-def coefficients(
-    dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None = None, *, moves_x: bool = True
-) -> Coefficients:
-    """What the increments need of the roots; without ``moves_x`` those of ``w`` and ``z`` alone.
-
-    ``residual`` is ``z`` less the products where that is known better than by subtraction: no product is formed then.
-    """
+def _coefficients(dots: DotProducts, x: Tree, w: Tree, z: Array, residual: Array | None) -> Coefficients:
+    """What the increments need of the roots."""
     p = _products(dots, x, w, z, residual)
     squared = dots.of_x(squares(x)), dots.of_w(squares(w))
 
@@ -56,7 +54,7 @@ def coefficients(
         return p if dots.hold_products and residual is None else _products(dots, x, w, z, residual)
 
     def sums(to_x: Array, to_w: Array) -> tuple[Tree, Tree]:
-        return dots.spread_x(to_x) if moves_x else None, dots.spread_w(to_w)
+        return dots.spread_x(to_x), dots.spread_w(to_w)
 
     return coefficients_of_products(p, products, squared, z, residual, length=dots.length, sums=sums)
 
@@ -71,9 +69,10 @@ def coefficients_of_products(
     length: ArrayLike,
     sums: Callable[[Array, Array], tuple[Tree, Tree]],
 ) -> Coefficients:
-    """The same from the dot products ``p``, which ``products`` forms once more, and the squared norms of both sides.
+    """What the increments need of the roots, from the dot products ``p`` and the squared norms of both sides.
 
-    ``sums`` adds up, for every entry of ``x`` and ``w``, what the dot products that hold it send there.
+    ``products`` forms ``p`` once more; ``sums`` adds up, for every entry of ``x`` and ``w``, what the dot products that
+    hold it send there.
     """
     length = jnp.asarray(length, z.dtype)
 

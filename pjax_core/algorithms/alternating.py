@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pjax_core.algorithms.base import Algorithm, consensus_algorithm, made_once
 from pjax_core.arrays.messages import described
+from pjax_core.copies.consensus import LARGE
 from pjax_core.graph.colour import Colour
 
 
@@ -15,9 +16,9 @@ def alternating_projections(*, in_turn: bool = False) -> Algorithm:
     step on, where the fewest arrays are alive; the parameters read from it are those after whole steps.
 
     Args:
-        in_turn: let the projections work one after the other and in place, each in a loop that runs once.  That takes
-            more time, and less memory but where the batch is small beside the inputs, whose weights are held whole.
-            Loops are for CPUs: elsewhere such weights are all that changes.
+        in_turn: let the projections onto all layers work one after the other, as those onto large ones do in any case.
+            On CPUs that takes less memory, and with many small layers, whose work the cores would share, more time;
+            elsewhere it changes nothing.
 
     Raises:
         TypeError: ``in_turn`` is not True or False.
@@ -25,5 +26,5 @@ def alternating_projections(*, in_turn: bool = False) -> Algorithm:
     if not isinstance(in_turn, bool):
         raise TypeError(f"in_turn is {described(in_turn)}; pass True for less memory, or False for less time")
     return consensus_algorithm(
-        lambda graph: (graph.coloured(Colour.B), graph.coloured(Colour.A)), started=True, in_turn=in_turn
+        lambda graph: (graph.coloured(Colour.B), graph.coloured(Colour.A)), started=True, large=1 if in_turn else LARGE
     )

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pjax_core.algorithms.in_turn import project_in_turn
 from pjax_core.arrays import arguments
 from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus, point
-from pjax_core.copies.consensus import Schedule, State, at_boundary, normalised, project
+from pjax_core.copies.consensus import LARGE, Schedule, State, at_boundary, normalised, project
 from pjax_core.copies.count import Factor, equals, may_be_unread
 from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
 from pjax_core.copies.metric import following_gaps, gaps_of_step, require_agreement, with_weights
@@ -165,24 +164,26 @@ def _print_table(graph: Graph, copies: Mapping[Operation, Copies | None]) -> Non
         print("  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]))
 
 
-def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool, in_turn: bool = False) -> Algorithm:
-    """An algorithm that projects onto the sets of a schedule in turn; if ``started``, onto the last one first."""
+def consensus_algorithm(schedule: Callable[[Graph], Schedule], *, started: bool, large: int = LARGE) -> Algorithm:
+    """An algorithm that projects onto the sets of a schedule in turn; if ``started``, onto the last one first.
+
+    Operations whose output has ``large`` entries or more are projected one after the other.
+    """
 
     @compiled(inline=True)
     def first(problem: Problem, params: Any, data: tuple[Any, ...], low: Any) -> State:
         require_agreement(problem.gamma)
         graph = problem.graph(params, data)
-        state = consensus.initial_state(graph, params, low, data, spans=not in_turn)
+        state = consensus.initial_state(graph, params, low, data)
         if started:
-            state = project(graph, schedule(graph)[-1:], state)
+            state = project(graph, schedule(graph)[-1:], state, large)
         return at_boundary(graph, schedule(graph), state)
 
     @compiled(inline=True)
     def step(problem: Problem, state: State) -> State:
         graph = problem.graph(state.high, state.data)
         sets = schedule(graph)
-        in_loops = in_turn and jax.default_backend() == "cpu"
-        return at_boundary(graph, sets, (project_in_turn if in_loops else project)(graph, sets, state))
+        return at_boundary(graph, sets, project(graph, sets, state, large))
 
     def without_copies(problem: Problem, params: Any, data: Any) -> tuple[Graph, dict[Operation, None]]:
         graph = problem.graph(params, data)

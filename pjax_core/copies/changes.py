@@ -67,15 +67,8 @@ class Changes:
         self.placed: dict[Parameter, tuple[Array, Array]] = {}
         self.spans: dict[Parameter, Span] = {}
 
-    def copy(self) -> Changes:
-        """The same changes, to be replaced apart from these."""
-        other = Changes(self.graph, self.start_of, self.shares)
-        other.values, other.targets, other.placed = dict(self.values), dict(self.targets), dict(self.placed)
-        other.spans = self.spans
-        return other
-
-    def project(self, node: Node, settled: Parameter | None = None) -> None:
-        """Project onto the constraint of one node, and if given onto that of its second input."""
+    def project(self, node: Node) -> None:
+        """Project onto the constraint of one node."""
         if isinstance(node, Parameter):
             if node in self.targets:
                 self.values[node] = self.targets.pop(node)
@@ -84,7 +77,7 @@ class Changes:
         elif isinstance(node, Operation):
             weights = self._moved_by_data(node)
             if weights is None:
-                self._project_operation(node, settled)
+                self._project_operation(node)
             else:
                 self._project_in_span(node, weights)
 
@@ -126,7 +119,7 @@ class Changes:
         )
         self.values[node] = change + output_change
 
-    def _project_operation(self, node: Operation, settled: Parameter | None) -> None:
+    def _project_operation(self, node: Operation) -> None:
         starts, changes = self._inputs(node)
         if node.primitive.constrains_output:
             found, _ = node.primitive.project(tuple(map(moved, starts, changes)), None, None, **node.settings)
@@ -137,13 +130,12 @@ class Changes:
             if growth is None and change is None:
                 return
             asked = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
-            found, change = self._onto_graph(node, starts, changes, *self._evened(node, *asked), settled)
+            found, change = self._onto_graph(node, starts, changes, *self._evened(node, *asked))
             self.values[node] = self.unscaled(node, node, change)
         for source in sources(node):
-            if source is not settled:
-                mean = mean_change(self.graph, node, source, found, self.start_of)
-                mean = self._weighed(source, node, self.unscaled(source, node, mean))
-                self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
+            mean = mean_change(self.graph, node, source, found, self.start_of)
+            mean = self._weighed(source, node, self.unscaled(source, node, mean))
+            self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
 
     def _evened(self, node: Operation, change: Array, residual: Array) -> tuple[Array, Array]:
         """What dot products are asked, such that all hand on as much of it.
@@ -162,18 +154,10 @@ class Changes:
         changes: Sequence[Array | None],
         change: Array,
         residual: Array,
-        settled: Parameter | None,
     ) -> tuple[tuple[Array, ...], Array]:
         """Onto an operation's graph: the mean changes of its inputs' copies, and its output's since the start."""
         primitive = node.primitive
         inputs, estimate = tuple(map(moved, starts, changes)), self.start_of(node) + change
-        if settled is not None:
-            assert primitive.project_in_place is not None
-            moves_x = len(sources(node)) > 1
-            x_change, self.values[settled], output_change = primitive.project_in_place(
-                inputs[0], starts[1], changes[1], estimate, residual, moves_x=moves_x
-            )
-            return (x_change,), change + output_change
         found, output_change = primitive.project(inputs, estimate, residual, **node.settings)
         assert output_change is not None
         move = None if primitive.common_move is None else primitive.common_move(inputs, found)

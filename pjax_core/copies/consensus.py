@@ -147,15 +147,12 @@ def kept(starts: dict[Node, Array]) -> dict[Node, Array]:
     return {node: start for node, start in starts.items() if node not in left_out}
 
 
-def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...], *, spans: bool = True) -> State:
-    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters.
-
-    With ``spans`` weights that data move are held so where that takes less time.
-    """
+def initial_state(graph: Graph, params: Any, low: Any, data: tuple[Any, ...]) -> State:
+    """The point where every copy has the value that the network computes; a ``low`` part belongs to the parameters."""
     high, moved = normalised(params, low)
     fixed = with_computed(graph, high, data)
     leaves = jax.tree.leaves(high)
-    held = in_spans(graph, start_of(leaves, fixed, {})) if spans else {}
+    held = in_spans(graph, start_of(leaves, fixed, {}))
     known = products(graph, held)
     starts = starts_of(graph, high, fixed, known)
     lows = jax.tree.leaves(moved)
@@ -193,15 +190,19 @@ def normalised(high: Any, low: Any) -> tuple[Any, Any]:
     return jax.tree.transpose(jax.tree.structure(high), jax.tree.structure((0, 0)), pairs)
 
 
-def project(graph: Graph, sets: Schedule, state: State) -> State:
+LARGE = 2**18
+"""Entries of an array that is worth waiting for: the cores share work on it, smaller ones they compute side by side."""
+
+
+def project(graph: Graph, sets: Schedule, state: State, large: int = LARGE) -> State:
     """Project onto the constraints of one set after the other, in none of which two are adjacent."""
     changes = opened(graph, state)
-    project_changes(changes, sets)
+    project_changes(changes, sets, large)
     return closed(changes, state)
 
 
-def project_changes(changes: Changes, sets: Iterable[Sequence[Node]]) -> None:
-    """The same of changes, each large operation of a set before those that follow."""
+def project_changes(changes: Changes, sets: Iterable[Sequence[Node]], large: int = LARGE) -> None:
+    """The same of changes, each operation of a set with a ``large`` output before those that follow."""
     start_of = changes.start_of
     for nodes in sets:
         if sum(isinstance(node, Operation) for node in nodes) > 1:
@@ -210,20 +211,16 @@ def project_changes(changes: Changes, sets: Iterable[Sequence[Node]]) -> None:
             with jax.named_scope(changes.graph.label(node)):
                 changes.project(node)
             if node in changes.values and isinstance(node, Operation):
-                changes.start_of = values_after(changes.values[node], start_of)
+                changes.start_of = values_after(changes.values[node], start_of, large)
 
 
-LARGE = 2**18
-"""Entries of an array that is worth waiting for: the cores share work on it, smaller ones they compute side by side."""
-
-
-def values_after(array: Array, start_of: Callable[[Node], Array]) -> Callable[[Node], Array]:
-    """Values at the start, to be read once the array is computed.
+def values_after(array: Array, start_of: Callable[[Node], Array], large: int = LARGE) -> Callable[[Node], Array]:
+    """Values at the start, to be read once the array is computed if it is ``large``.
 
     XLA's compiler for CPUs begins with all sums and products that need no other, and would hold those of all layers at
     a time.
     """
-    if jax.default_backend() != "cpu" or jax.device_count() > 1 or is_open(jax.typeof(array)) or array.size < LARGE:
+    if jax.default_backend() != "cpu" or jax.device_count() > 1 or is_open(jax.typeof(array)) or array.size < large:
         return start_of
     computed = always(array.ravel()[:1])
 

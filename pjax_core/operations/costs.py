@@ -50,7 +50,6 @@ def with_costs(primitive: Primitive, count: int) -> Primitive:
         spread=spread and (lambda *inputs, **settings: (*spread(*inputs[:count], **settings), *inputs[count:])),
         copywise=copywise and with_costs(copywise, count),
         bilinear=None,
-        project_in_place=None,
         shares=functools.partial(_shares, primitive, count),
         losses=primitive.losses and functools.partial(_losses, primitive, count),
         moving=primitive.moving_inputs(count),

@@ -85,9 +85,6 @@ class Primitive:
         uneven: whether some elements of an input may have more copies than others, or none.
         bilinear: for operations made of dot products.
         batching: see :class:`Batching`.
-        project_in_place: where there is one, a kernel with the signature of
-            :func:`pjax_kernels.compose.project_dense_in_place`: it projects onto the operation and then makes
-            the copies of its second input equal.
         shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
             the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.
         losses: of dot products ``losses(inputs, weights, **settings)``: ``1 + |a|^2 + |b|^2``, by which each divides
@@ -112,7 +109,6 @@ class Primitive:
     uneven: bool = False
     bilinear: Bilinear | None = None
     batching: Batching = Batching.EACH
-    project_in_place: Callable[..., Any] | None = None
     shares: Callable[..., Sequence[float | Array]] | None = None
     losses: Callable[..., Array] | None = None
     units: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None

@@ -84,7 +84,6 @@ matmul = Primitive(
     copywise=dot,
     bilinear=Bilinear(_ONE_EACH, pk.project_dense_factored, _squared_norms, pk.project_dense_copies),
     batching=Batching.ROWS,
-    project_in_place=compose.project_dense_in_place,
     losses=functools.partial(losses_of_products, _ONE_EACH, _squared_norms),
     units=_UNITS,
 )
@@ -115,7 +114,6 @@ matmul_transposed = replace(
     spread=lambda x, w: _dot_products(x, w.T),
     increment=bilinear_increment(functools.partial(_matmul_transposed, precision=lax.Precision.HIGHEST), _ONE_EACH),
     bilinear=Bilinear(_ONE_EACH, _transposed_factored, _squared_norms_of_transposed, _transposed_copies),
-    project_in_place=None,
     losses=functools.partial(losses_of_products, _ONE_EACH, _squared_norms_of_transposed),
 )
 """``x w^T``: products with weights (out, in), as Equinox keeps them, which stay so."""

@@ -1,4 +1,4 @@
-"""Alternating projections in turn: less memory, the same result (see also test_explicit_copies.py)."""
+"""Layers in turn: less memory, the same result (see also test_explicit_copies.py and test_half_precision.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from pjax_core.copies import consensus
+from pjax_core.algorithms.base import consensus_algorithm
+from pjax_core.graph.colour import Graph
 
 from ..pjax_kernels.code_generation import AS_FOR_USERS
 
@@ -69,12 +70,14 @@ def test_a_step_holds_at_most_twice_what_one_of_sgd_does(arguments: Any) -> None
     assert in_turn < side_by_side
 
 
-@pytest.mark.parametrize("algorithm", [SIDE_BY_SIDE, pj.cyclic_projections()], ids=["AP", "CP"])
+CYCLIC = consensus_algorithm(Graph.layers, started=False, large=1)
+
+
+@pytest.mark.parametrize("algorithm", [IN_TURN, CYCLIC], ids=["AP", "CP"])
 def test_of_a_large_layer_a_step_holds_little_beyond_its_state(
-    algorithm: pj.Algorithm, generator: Any, one_hot: Any, monkeypatch: pytest.MonkeyPatch
+    algorithm: pj.Algorithm, generator: Any, one_hot: Any
 ) -> None:
     """The next layer's intermediate results are in the memory of the last one's."""
-    monkeypatch.setattr(consensus, "LARGE", 1)
     width = 64
     array = 4 * width**2
 
@@ -101,26 +104,16 @@ def test_elsewhere_nothing_changes(arguments: Any, monkeypatch: pytest.MonkeyPat
     assert programs[0] == programs[1]
 
 
-def test_in_half_precision(arguments: Any) -> None:
-    """Products read the sum of both parts then, so weights move by the change of all of them."""
-    half = jax.tree.map(lambda array: array[(slice(32),) * array.ndim].astype(jnp.bfloat16), arguments)
-    params, x, y = half
-    params = [*params[:1], (params[2][0],)]
-    changes = [
-        pj.solve(problem, params, x, y, algorithm=algorithm, steps=3).change for algorithm in (IN_TURN, SIDE_BY_SIDE)
-    ]
-    for found, expected in zip(*map(jax.tree.leaves, changes), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6 * float(jnp.abs(expected).max()))
-
-
-def test_not_a_number_ends(arguments: Any) -> None:
-    """Waiting for a value is no comparison that fails for it."""
+def test_not_a_number_is_waited_for_as_numbers_are(arguments: Any) -> None:
+    """That is no comparison that fails for it."""
     params, x, y = arguments
-    state = IN_TURN.init(problem, params, x[:8], y[:8])
-    state = dataclasses.replace(state, data=(x[:8].at[0, 0].set(jnp.nan), y[:8]))
-    first, *later = (weights for weights, *_ in IN_TURN.params(IN_TURN.step(problem, state)))
-    assert jnp.isnan(first).all()
-    assert all(jnp.isfinite(weights).all() for weights in later)
+    first = IN_TURN.init(problem, params, x[:8], y[:8])
+    starts = {i: start.at[0, 0].set(jnp.nan) for i, start in first.starts.items()}
+    first = dataclasses.replace(first, starts=starts)
+    found, expected = (jax.tree.leaves(algorithm.step(problem, first)) for algorithm in (IN_TURN, SIDE_BY_SIDE))
+    for arrays in zip(found, expected, strict=True):
+        np.testing.assert_allclose(*arrays, rtol=1e-6)
+    assert any(np.isnan(array).any() and np.isfinite(array).any() for array in found)
 
 
 @pytest.mark.parametrize("wrong", [1, None, "yes"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -74,14 +74,14 @@ def _newton_step(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
     return x_gap * x_slope + z_gap * z_slope, jnp.where(curved > 0.1 * flat, curved, flat)
 
 
-def _polished(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
-    """The changes of x and z after a few Newton steps."""
+def _polished(curve: Curve, aim: _Aim, t: Array, *, unroll: bool = True) -> tuple[Array, Array]:
+    """The changes of x and z after a few Newton steps, in a loop that is quicker to compile unless ``unroll``."""
 
     def newton(_: int, t: Array) -> Array:
         slope, divisor = _newton_step(curve, aim, t)
         return _inside(curve, aim.anchor, t - slope / divisor)
 
-    t = lax.fori_loop(0, NEAR_STEPS, newton, t, unroll=True)
+    t = lax.fori_loop(0, NEAR_STEPS, newton, t, unroll=unroll)
     (x_slope, z_slope), _ = _slopes(curve, aim.anchor, t)
     x_gap, z_gap = _gaps(curve, aim, t)
     # Where the curve is steep, the difference cancels; at a nearest point the gap is at right angles to the curve.
@@ -95,24 +95,33 @@ def _polished(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
 
 def _far_changes(curve: Curve, x: Array, z: Array, aim: _Aim, near_changes: tuple[Array, Array]) -> tuple[Array, Array]:
     """The nearest of the changes found from several starts on all branches, and of those given."""
-    best = aim.offset, -aim.residual
-    distance = aim.offset**2 + aim.residual**2
-    found = [near_changes]
+    best = aim.offset, -aim.residual, aim.offset**2 + aim.residual**2
+    best = _nearer(best, near_changes)
     for branch in curve.anchors:
         anchor = branch(x, z)
         own = jnp.where(anchor == aim.anchor, aim.residual, z - curve.value(anchor))
         branch_aim = _Aim(anchor, jnp.where(anchor == x, 0, anchor - x), own, z)
         starts = curve.starts(anchor, z, own)
         # Where f reaches z another valley may begin than that of the best start.
-        for start in (_best_start(curve, branch_aim, starts), _inside(curve, anchor, starts[PARTS - 1])):
-            found.append(_polished(curve, branch_aim, _descended(curve, branch_aim, start)))
-    for x_change, z_change in found:
-        squared = x_change**2 + z_change**2
-        # Of two that are equally near up to rounding, the later one has taken more steps.
-        nearer = squared <= distance * (1 + 8 * jnp.finfo(x.dtype).eps)
-        best = jnp.where(nearer, x_change, best[0]), jnp.where(nearer, z_change, best[1])
-        distance = jnp.where(nearer, squared, distance)
-    return best
+        chosen = _best_start(curve, branch_aim, starts), _inside(curve, anchor, starts[PARTS - 1])
+
+        def search(k: Array, best: _Best, aim: _Aim = branch_aim, chosen: tuple[Array, Array] = chosen) -> _Best:
+            t = _descended(curve, aim, jnp.where(k == 0, *chosen))
+            return _nearer(best, _polished(curve, aim, t, unroll=False))
+
+        best = lax.fori_loop(0, len(chosen), search, best)  # else all of it would be compiled for each start
+    return best[:2]
+
+
+_Best: TypeAlias = tuple[Array, Array, Array]
+"""The changes of x and z that are the smallest so far, and the square of their norm."""
+
+
+def _nearer(best: _Best, changes: tuple[Array, Array]) -> _Best:
+    """The smaller changes; of two that are equally small up to rounding, the later ones have taken more steps."""
+    squared = changes[0] ** 2 + changes[1] ** 2
+    nearer = squared <= best[2] * (1 + 8 * jnp.finfo(squared.dtype).eps)
+    return tuple(jnp.where(nearer, *pair) for pair in zip((*changes, squared), best, strict=True))  # type: ignore[return-value]
 
 
 def _gaps(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:

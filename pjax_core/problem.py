@@ -76,8 +76,8 @@ def compiled(*static_argnums: int, inline: bool = False) -> Callable[[Callable[.
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def allowed(*arguments: Any) -> Any:
-            # The ranks that meet inside are right: what a user forbids is promotion in the user's own function.
-            with jax.numpy_rank_promotion("allow"):
+            # What meets inside is right: what a user forbids is promotion in the user's own function.
+            with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
                 return function(*arguments)
 
         jitted = jax.jit(allowed, static_argnums=(0, *static_argnums), inline=inline)

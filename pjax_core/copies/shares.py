@@ -12,7 +12,7 @@ from jax import Array, lax
 from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.copies.count import low_dtype
 from pjax_core.graph.colour import Graph
-from pjax_core.graph.nodes import Node, Operation, Parameter
+from pjax_core.graph.nodes import Constant, Node, Operation, Parameter, sources_of
 
 
 class LogShares(NamedTuple):
@@ -20,6 +20,7 @@ class LogShares(NamedTuple):
 
     Attributes:
         of_nodes: the logarithm to base 2 of the part that reaches each node: where there are several ways, the largest.
+            Of parameters the part that reaches the mean of all copies of them, or of what is computed of them alone.
         of_ways: of the part that comes to a node from each operation that reads it.
         losses: for operations made of dot products, how much less of what it is asked each of these hands on than
             their mean, which is 1.  Of weights, the columns count as though they were alike.
@@ -37,8 +38,10 @@ UNROLLED = 8
 def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
     """Which part of what its output constraint asks reaches each node."""
     place = {node: i for i, node in enumerate(graph.nodes)}
+    alone = _of_parameters_alone(graph)
     ways: list[tuple[int, int]] = []  # what is read and its reader, from the output back
     parts: list[Array] = []
+    averaged: list[Array | float] = []  # over how many copies a mean is to be taken on each way
     losses: dict[Node, Array] = {}
     for node in reversed(graph.nodes):
         if isinstance(node, Operation):
@@ -49,17 +52,35 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
                 losses[node] = lost / jnp.mean(lost)
             for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
                 for source in dict.fromkeys(source for source in slot.sources if source in place):
-                    one_of = len(graph.consumers[source]) * (1.0 if isinstance(source, Parameter) else count)
+                    of_one = 1.0 if isinstance(source, Parameter) else count
                     ways.append((place[source], place[node]))
-                    of_one = np if isinstance(one_of, float) else jnp
-                    parts.append(jnp.log2(of_slot) - of_one.log2(of_one.maximum(one_of, 1)))
+                    parts.append(jnp.log2(of_slot) - _log2(len(graph.consumers[source]) * of_one))
+                    averaged.append(_log2(of_one) if source in alone and node not in alone else 0.0)
     shares, of_ways = _handed_back(np.asarray(ways), jnp.stack(parts), _asking(graph))
+    if any(not isinstance(count, float) or count > 0 for count in averaged):
+        means, _ = _handed_back(np.asarray(ways), jnp.stack(parts) + jnp.stack(averaged), _asking(graph))
+        shares = jnp.where(np.asarray([isinstance(node, Parameter) for node in graph.nodes]), means, shares)
     largest: dict[tuple[Node, Node], Array] = {}
     for way, of_way in zip(ways, of_ways, strict=True):
         source, reader = (graph.nodes[i] for i in way)
         before = largest.get((source, reader))
         largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
     return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses)
+
+
+def _log2(count: Any) -> Any:
+    """The logarithm of a number of copies, which may be known."""
+    return float(np.log2(max(count, 1))) if isinstance(count, float) else jnp.log2(jnp.maximum(count, 1))
+
+
+def _of_parameters_alone(graph: Graph) -> set[Node]:
+    """The parameters, and the operations that no data take part in."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        sources = [source for source in sources_of(node) if not isinstance(source, Constant)]
+        if isinstance(node, Parameter) or (sources and found.issuperset(sources)):
+            found.add(node)
+    return found
 
 
 def _asking(graph: Graph) -> Array:

@@ -54,7 +54,8 @@ def _promoted(arrays: list[Array]) -> list[Array]:
 
 
 def _forward(*inputs: Array, operation: Called, settings: tuple[tuple[str, Any], ...]) -> Array:
-    return operation.forward(*inputs, **dict(settings))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # see pjax_core.problem.compiled
+        return operation.forward(*inputs, **dict(settings))
 
 
 def _output(*inputs: Any, **params: Any) -> jax.core.ShapedArray:

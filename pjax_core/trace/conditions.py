@@ -65,7 +65,7 @@ def compared(equation: Equation, a: Value, b: Value) -> Condition:
     elif number_of(a) == 0:
         score, name = slot_of(b), _OPPOSITE[name]
     else:
-        slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
+        slots = broadcast_by_operation(slot_of(a), slot_of(b))
         shape = Shape(equation.shape.shape, dtype)
         score = operation(primitives.signed_sum, *slots, shape=shape, coefficients=(1.0, -1.0))
     found = Truth(name, (broadcast_to(score, equation.shape.shape),), equation.shape)

@@ -56,7 +56,7 @@ def _call(equation: Equation, *inputs: Value) -> Value:
         return called.build(*slots, **settings)
     if not called.constrains_output:
         if called.batching is called.batching.BROADCAST:
-            slots = [broadcast_by_operation(slot) for slot in slots]
+            slots = broadcast_by_operation(*slots)
         return operation(called, *slots, shape=equation.shape, **settings)
     node = operation_node(called, *slots, shape=equation.shape, **settings)
     return Loss((node,), equation.shape, math.prod(equation.shape.shape))
@@ -153,7 +153,7 @@ def _term(value: Value) -> tuple[Slot, float]:
 
 
 def _sum(equation: Equation, terms: Sequence[tuple[Slot, float]]) -> Slot:
-    slots = [broadcast_by_operation(slot) for slot, _ in terms]
+    slots = broadcast_by_operation(*(slot for slot, _ in terms))
     coefficients = tuple(coefficient for _, coefficient in terms)
     if set(coefficients) == {1.0}:
         return operation(primitives.add, *slots, shape=equation.shape)
@@ -161,12 +161,12 @@ def _sum(equation: Equation, terms: Sequence[tuple[Slot, float]]) -> Slot:
 
 
 def _mul(equation: Equation, a: Value, b: Value) -> Slot:
-    slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
+    slots = broadcast_by_operation(slot_of(a), slot_of(b))
     return operation(primitives.multiply, *slots, shape=equation.shape)
 
 
 def _div(equation: Equation, a: Value, b: Value) -> Slot:
-    slots = [broadcast_by_operation(slot_of(value)) for value in (a, b)]
+    slots = broadcast_by_operation(slot_of(a), slot_of(b))
     return operation(primitives.divide, *slots, shape=equation.shape)
 
 
@@ -310,7 +310,8 @@ def _min(equation: Equation, a: Value, b: Value) -> Slot:
 
 def _larger(primitive: Primitive, equation: Equation, *operands: Value) -> Slot:
     """The largest, or smallest, of two values."""
-    whole = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in operands]
+    slots = broadcast_by_operation(*map(slot_of, operands))
+    whole = [broadcast_to(slot, equation.shape.shape) for slot in slots]
     shape = Shape((2, *equation.shape.shape), equation.shape.dtype)
     return operation(primitive, stacked(whole, shape), shape=equation.shape, axis=(0,))
 
@@ -497,7 +498,7 @@ def _of_several(equation: Equation, *inputs: Value) -> Slot:
     found = with_data(equation, inputs)
     if found is not None:
         return found
-    slots = [broadcast_to(broadcast_by_operation(slot_of(value)), equation.shape.shape) for value in inputs]
+    slots = [broadcast_to(slot, equation.shape.shape) for slot in broadcast_by_operation(*map(slot_of, inputs))]
     function, places = equation.bind(), range(len(slots))
     primitive = smooth_function(equation.name, lambda x: function(*(lax.index_in_dim(x, i, 0, False) for i in places)))
     side_by_side = stacked(slots, Shape((len(slots), *equation.shape.shape), equation.shape.dtype))

@@ -106,8 +106,21 @@ def filled(value: float, shape: Shape) -> Slot:
     return broadcast_to(number(value, shape), shape.shape)
 
 
-def broadcast_by_operation(slot: Slot) -> Slot:
-    """The slot before it got axes of length 1, for an operation that broadcasts its inputs as NumPy does."""
+def broadcast_by_operation(*slots: Slot) -> list[Slot]:
+    """The slots before they got axes of length 1, for an operation that broadcasts its inputs as NumPy does.
+
+    One has all axes that the output is to have, which with one sample may all be of length 1.
+    """
+    found = list(map(_before_new_axes, slots))
+    ranks = [len(slot.shape.shape) for slot in slots]
+    if all(len(slot.shape.shape) < max(ranks) for slot in found):
+        place = ranks.index(max(ranks))
+        found[place] = _without_conversion(slots[place])
+    return found
+
+
+def _before_new_axes(slot: Slot) -> Slot:
+    """The slot before it got first axes of length 1."""
     slot = _without_conversion(slot)
     while slot.last is not None and slot.last.name in ("broadcast_in_dim", "reshape") and len(slot.last.places) == 1:
         before = slot.before_last()

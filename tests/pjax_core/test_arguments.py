@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import math
 import re
@@ -17,7 +18,7 @@ import pytest
 
 import pjax_core as pj
 
-ALGORITHM = pj.alternating_projections()
+ALGORITHM, REFLECTING = pj.alternating_projections(), pj.douglas_rachford()
 STEPS = 2
 
 
@@ -145,7 +146,29 @@ def test_ranks_that_meet_inside_are_no_promotion_of_the_users(params: Any, data:
         np.testing.assert_allclose(found[name], change, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("algorithm", [ALGORITHM, pj.douglas_rachford()], ids=["AP", "DR"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtypes_that_meet_inside_are_no_promotion_of_the_users(params: Any, data: Any, dtype: str) -> None:
+    """FOUND 8: class numbers beside logits, and changes beside values of half precision."""
+    x, y = data
+    params, x = jax.tree.map(lambda array: jnp.asarray(array, dtype), (params, x))
+    labels = jnp.argmax(y, 1)
+
+    def network(p: Any, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(jax.nn.relu(x @ p["w0"] + p["b0"]) @ p["w1"], y)
+
+    def results(problem: Any) -> Any:
+        solutions = [pj.solve(problem, params, x, labels, algorithm=each, steps=2) for each in (ALGORITHM, REFLECTING)]
+        return [pj.direction(problem, params, x, labels), *(solution.change for solution in solutions)]
+
+    expected = results(pj.feasibility(network))
+    with jax.numpy_dtype_promotion("strict"):
+        found = results(pj.feasibility(lambda *arguments: network(*arguments)))
+        with pytest.raises(ValueError, match="dtype promotion"):
+            pj.direction(pj.feasibility(lambda p, x, y: network(p, x * np.int32(2), y)), params, x, labels)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
+
+
+@pytest.mark.parametrize("algorithm", [ALGORITHM, REFLECTING], ids=["AP", "DR"])
 def test_no_captured_tracer_stays_in_a_cache(algorithm: Any, params: Any, data: Any) -> None:
     x, y = data
 

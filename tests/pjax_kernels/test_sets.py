@@ -205,3 +205,17 @@ def test_settings_may_be_traced() -> None:
     value = np.array([[3.0, 4.0]])
     np.testing.assert_allclose(jax.jit(lambda n: pk.project_sphere(value, norm=n))(10.0), [[6, 8]], rtol=1e-6)
     np.testing.assert_allclose(jax.jit(lambda n: pk.project_simplex(value, total=n))(3.0), [[1, 2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.5, 1e4])
+@pytest.mark.parametrize("project", [pk.project_sphere, pk.project_orthonormal])
+def test_derivatives_do_not_depend_on_the_size_of_values(project: Any, scale: float) -> None:
+    """Both sets are met on a ray from 0, so that derivatives shrink as values grow."""
+    value, weights = np.random.default_rng(0).normal(size=(2, 5, 3))
+
+    def gradient(value: Any) -> Any:
+        return jax.grad(lambda v: (project(v) * weights.astype(v.dtype)).sum())(value)
+
+    found = scale * np.float64(gradient(np.float32(scale * value)))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(found, gradient(value), rtol=1e-4, atol=1e-4)

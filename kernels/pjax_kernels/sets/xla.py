@@ -13,16 +13,18 @@ def sphere(value: Array, norm: Array, *, axis: tuple[int, ...]) -> Array:
     """The nearest vectors of this norm along the axes; of equal entries where the old one is 0."""
     # By way of the largest entry: squares do not overflow, and do not vanish.
     largest = jnp.max(jnp.abs(value), axis, keepdims=True, initial=0)
-    shrink = _shrink(largest)
-    unit = (value * shrink) / jnp.where(largest == 0, 1, largest * shrink)
+    scale = _moderate(largest)
+    unit = (value * scale) / jnp.where(largest == 0, 1, largest * scale)
     squared = jnp.sum(unit * unit, axis, keepdims=True)
     entries = max(value.size // max(largest.size, 1), 1)
     return norm * jnp.where(largest == 0, entries**-0.5, unit * lax.rsqrt(jnp.where(largest == 0, 1, squared)))
 
 
-def _shrink(largest: Array) -> Array:
-    """A power of two that keeps sums of the largest numbers finite, and their reciprocals from being subnormal."""
-    return jnp.where(largest > 1, 2.0**-64, 1).astype(largest.dtype)
+def _moderate(largest: Array) -> Array:
+    """A power of two that makes the largest numbers such as can be squared: derivatives of quotients do."""
+    half = jnp.finfo(largest.dtype).maxexp // 2
+    too_large, too_small = largest >= 2.0 ** (half - 1), largest < 2.0 ** (1 - half)
+    return jnp.where(too_large, 2.0**-half, jnp.where(too_small, 2.0**half, 1)).astype(largest.dtype)
 
 
 def levels(value: Array, *, levels: Sequence[float]) -> Array:
@@ -82,6 +84,6 @@ def orthonormal(value: Array) -> Array:
     """``Q U V^T`` for ``value = Q R`` and ``R = U S V^T``: the decomposition of a small square."""
     largest = jnp.max(jnp.abs(value), (-2, -1), keepdims=True, initial=0)
     # Of infinite numbers LAPACK does not come back.
-    q, r = jnp.linalg.qr(jnp.where(largest < jnp.inf, value * _shrink(largest), jnp.nan))
+    q, r = jnp.linalg.qr(jnp.where(largest < jnp.inf, value * _moderate(largest), jnp.nan))
     u, _, v = jnp.linalg.svd(r, full_matrices=False)
     return functools.reduce(functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST), (q, u, v))

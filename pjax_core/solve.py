@@ -227,9 +227,15 @@ def _solve(
     new, new_low = algorithm.params(state), algorithm.params_low(state)
     old_low = jax.tree.map(jnp.zeros_like, new_low) if low is None else low
     change = jax.tree.map(difference_of_pairs, new, new_low, params, old_low)
-    movement = jax.tree.map(lambda moved, old: rms_of(moved) / rms_of(old.astype(moved.dtype)), change, params)
+    movement = jax.tree.map(_movement, change, params)
     info = Info(residual, truncation, inaccurate, movement, **found)
     return Solution(new, new_low, change, state, info)
+
+
+def _movement(change: Array, old: Array) -> Array:
+    """How far a parameter moved relative to its size: 0 if it did not, from 0 infinitely far."""
+    moved, size = rms_of(change), rms_of(old.astype(change.dtype))
+    return moved / jnp.where((moved == 0) & (size == 0), 1, size)
 
 
 def _over(moved: Array, missed: Array) -> Array:

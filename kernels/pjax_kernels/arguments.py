@@ -105,6 +105,13 @@ def broadcast_constant(kernel: str, name: str, value: ArrayLike, shape: tuple[in
         raise ValueError(f"{kernel}: {name} has shape {array.shape}, which does not broadcast to {shape}") from None
 
 
+def require_box(kernel: str, low: ArrayLike, high: ArrayLike) -> None:
+    """Raise ``ValueError`` where limits that Python or NumPy holds leave nothing between them."""
+    known = not isinstance(low, Array) and not isinstance(high, Array)
+    if known and not np.all(np.asarray(low) <= np.asarray(high)):
+        raise ValueError(f"{kernel}: low is {shown(low)} and high is {shown(high)}; pass a low that is at most high")
+
+
 def finite_number(kernel: str, name: str, value: Any) -> float:
     """``value`` as a float of Python; a ``ValueError`` says what came instead."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):

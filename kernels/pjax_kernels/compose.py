@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_kernels.arguments import padding_pairs, positive_pair
+from pjax_kernels.arguments import padding_pairs, positive_pair, require_box
 from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.span import (
@@ -45,6 +45,7 @@ __all__ = [
     "positive_pair",
     "project_dense_in_span",
     "replaced_if",
+    "require_box",
     "span_of",
 ]
 

@@ -47,7 +47,10 @@ def made_once(factory: Callable[_Arguments, Algorithm]) -> Callable[_Arguments, 
 
     @functools.wraps(factory)
     def made(*args: _Arguments.args, **settings: _Arguments.kwargs) -> Algorithm:
-        bound = signature.bind(*args, **settings)
+        try:
+            bound = signature.bind(*args, **settings)
+        except TypeError as error:
+            raise TypeError(f"{factory.__name__}() {error}") from None
         bound.apply_defaults()
         bound.arguments.update({name: arguments.scalar(value) for name, value in bound.arguments.items()})
         try:

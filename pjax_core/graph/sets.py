@@ -16,7 +16,7 @@ from pjax_core.arrays.messages import is_known
 from pjax_core.graph.nodes import Constant, Operation, Parameter, fixed_value, ordered
 from pjax_core.operations import costs
 from pjax_core.operations.primitive import Primitive
-from pjax_kernels.compose import add_to_pair
+from pjax_kernels.compose import add_to_pair, require_box
 
 
 class Box(NamedTuple):
@@ -130,6 +130,7 @@ class _OwnSet:
 def setting_and_operands(region: Any) -> tuple[Any, dict[str, ArrayLike]]:
     """What projects onto a set, and the operands that it takes beside the value; ``TypeError`` for no set."""
     if isinstance(region, Box):
+        require_box("within", region.low, region.high)
         return _Limits(), {"low": region.low, "high": region.high}
     if isinstance(region, Levels):
         return Levels(tuple(region.levels)), {}  # compared, as settings are

@@ -34,7 +34,8 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apar
     params, data = jax.tree.map(shape_of_type, (params, data))
     found: list[Graph] = []
     # While JAX traces, what is computed of known arrays is known; in shard_map outside jit it would not be.
-    jax.eval_shape(lambda: found.append(_traced(function, params, data, apart)))
+    with jax.debug_nans(False):  # which constants may be where nothing takes them, and functions outside their domain
+        jax.eval_shape(lambda: found.append(_traced(function, params, data, apart)))
     return found[0]
 
 

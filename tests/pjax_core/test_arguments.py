@@ -168,6 +168,23 @@ def test_dtypes_that_meet_inside_are_no_promotion_of_the_users(params: Any, data
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_nothing_is_not_a_number_where_nothing_of_the_users_is(params: Any, data: Any, steps: int) -> None:
+    """Biases begin at 0, and do not move at once; ``jnp.var`` brings a constant along that is none."""
+    params = params | {"b0": np.zeros_like(params["b0"])}
+
+    def normalised(p: Any, x: Any, y: Any) -> Any:
+        h = x @ p["w0"] + p["b0"]
+        return pj.margin_loss(((h - h.mean(1, keepdims=True)) / jnp.sqrt(h.var(1, keepdims=True) + 1e-3)) @ p["w1"], y)
+
+    with jax.debug_nans(True):
+        problem = pj.feasibility(normalised)
+        assert all(map(jnp.any, pj.direction(problem, params, *data).values()))
+        info = pj.solve(problem, params, *data, algorithm=pj.difference_map(), steps=steps).info
+    assert (info.movement["w1"] > 0) == (steps > 0)
+    assert info.movement["b0"] == 0
+
+
 @pytest.mark.parametrize("algorithm", [ALGORITHM, REFLECTING], ids=["AP", "DR"])
 def test_no_captured_tracer_stays_in_a_cache(algorithm: Any, params: Any, data: Any) -> None:
     x, y = data

@@ -185,6 +185,33 @@ def test_labels_that_are_no_probabilities(params: Any, data: Any, factor: float,
         ALGORITHM.init(pj.feasibility(losses[place]), params, x, wrong)
 
 
+@pytest.mark.parametrize("loss", [pj.margin_loss, pj.cross_entropy, pj.squared_error, pj.absolute_error])
+def test_weights_below_zero(params: Any, data: Any, loss: Function) -> None:
+    x, y = data
+    weights = np.where(np.arange(5) == 3, -0.5, 1.0).astype(np.float32)
+    weights = weights[:, None] if loss in (pj.squared_error, pj.absolute_error) else weights
+    with pytest.raises(
+        ValueError, match=rf"{loss.__name__}: weights, from data\[2\], are as low as -0.5; pass numbers"
+    ):
+        solve(lambda p, x, y, w: loss(linear(p, x), y, weights=w), params, x, y, weights)
+
+
+def test_sets_without_points(params: Any, data: Any) -> None:
+    with pytest.raises(ValueError, match=r"within: low is 1.0 and high is -1.0; pass a low that is at most high"):
+        solve(lambda p, x, y: pj.within(linear(p, x), pj.Box(1.0, -1.0)), params, *data)
+
+
+def test_arrays_among_settings(params: Any, data: Any) -> None:
+    pulled = pj.output("pulled", loss=lambda z, y: jnp.mean((z - y) ** 2), prox=lambda z, y, part: z + part * (y - z))
+    with pytest.raises(TypeError, match=r"pulled: the setting part is .*; pass arrays as data, by position"):
+        solve(lambda p, x, y, part: pulled(linear(p, x), y, part=part), params, *data, np.float32(0.5))
+
+
+def test_settings_that_an_algorithm_has_not() -> None:
+    with pytest.raises(TypeError, match=r"alternating_projections\(\) got an unexpected keyword argument 'gamma'"):
+        pj.alternating_projections(gamma=1e-3)  # type: ignore[call-arg]
+
+
 def test_labels_need_not_be_one_hot(params: Any, data: Any) -> None:
     x, y = data
     found = solve(lambda p, x, y: pj.cross_entropy(linear(p, x), y), params, x, np.full_like(y, 1 / 3))

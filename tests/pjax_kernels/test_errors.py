@@ -262,6 +262,17 @@ def test_levels_must_be_two_or_more(levels: Any) -> None:
         quantize(*CALLS["project_quantize"][1], levels=levels)
 
 
+@pytest.mark.parametrize("limits", [(1.0, -1.0), (float("nan"), 1.0), (np.float32([0, 2, 0]), 1)])
+def test_a_box_has_points(limits: Any) -> None:
+    with pytest.raises(ValueError, match=r"project_box: low is .* and high is .*; pass a low that is at most high"):
+        pk.project_box(ones(2, 3), *limits)
+
+
+def test_a_function_of_all_elements_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"f\(x\) has shape \(\) for x of shape \(2, 3\); pass a function of each"):
+        pk.project_elementwise(lambda x: x.sum(), ones(2, 3), ones(2, 3))
+
+
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), "1", None])
 def test_scale_must_be_positive(scale: Any) -> None:
     with pytest.raises(ValueError, match=r"^project_quantize: scale is .*positive"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -94,6 +95,8 @@ def project_elementwise(
     of_clip = [name for name in ("low", "high") if f == "clip" and settings.get(name) is not None]
     limits = {name: stretched(name, settings.pop(name)) for name in of_clip}
     elementwise_function(f, arrays_of_f, {**settings, **limits})  # for its errors
+    if callable(f) and (shape := jax.eval_shape(f, x, *arrays_of_f).shape) != x.shape:
+        raise ValueError(f"{KERNEL}: f(x) has shape {shape} for x of shape {x.shape}; pass a function of each element")
     found: tuple[Array, Array] = _KERNEL.run(
         implementation,
         (x, z, None if residual is None else stretched("residual", residual), arrays_of_f, limits),

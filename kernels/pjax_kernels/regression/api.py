@@ -97,7 +97,7 @@ def project_box(
 
     Raises:
         TypeError: ``value`` is not floating-point.
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or ``low`` is known to be above ``high``.
 
     Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.2.4.
     """
@@ -107,6 +107,7 @@ def project_box(
         arguments.broadcast_constant(_BOX.name, name, limit, value.shape, dtype)
         for name, limit in (("low", low), ("high", high))
     ]
+    arguments.require_box(_BOX.name, low, high)
     found: Array = _BOX.run(implementation, (value, *limits), increments=increments)
     return found
 

@@ -174,6 +174,9 @@ def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array])
     operation = primitives.output_constraint(name, loss, prox)
 
     def constraint(prediction: ArrayLike, *data: ArrayLike, **settings: Any) -> Any:
+        for key, setting in settings.items():
+            if isinstance(setting, Array):
+                raise TypeError(f"{name}: the setting {key} is {described(setting)}; pass arrays as data, by position")
         named = {f"argument {place}": array for place, array in enumerate(data, 1)}
         return _apply_to_data(operation, prediction, settings, **named)
 
@@ -255,19 +258,21 @@ def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[st
 
 
 def require_labels(graph: Graph, data: tuple[Any, ...]) -> None:
-    """Raise ``ValueError`` where labels of known content are not what their output constraint takes."""
+    """Raise ``ValueError`` where labels or weights of known content are not what their output constraint takes."""
     value = fixed_values(jax.tree.leaves(data))
     for node in graph.nodes:
-        if isinstance(node, Operation) and node.primitive.name in _TAKEN:
-            slot = node.slots[1]
+        if not isinstance(node, Operation) or node.primitive.name not in _WEIGHTED:
+            continue
+        for slot, require in zip(node.slots[1:], (_require_labels_of, _require_weights_of), strict=False):
             held = tuple(map(value, _given(slot)))
             if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
-                _require_labels_of(node, slot, value)
+                with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
+                    require(node, slot, np.asarray(slot.read(value)))
                 _valid[slot].add(held)
 
 
 _valid: weakref.WeakKeyDictionary[Slot, Known] = weakref.WeakKeyDictionary()
-"""The labels that were checked, for each place where a graph has some."""
+"""The labels and weights that were checked, for each place where a graph has some."""
 
 
 def _given(slot: Slot) -> list[Node]:
@@ -281,12 +286,19 @@ def _given(slot: Slot) -> list[Node]:
     ]
 
 
-def _require_labels_of(node: Operation, slot: Slot, value: Callable[[Node], Any]) -> None:
+def _require_weights_of(node: Operation, slot: Slot, weights: np.ndarray) -> None:
+    """Raise ``ValueError`` where weights of an output constraint are negative."""
+    if (weights < 0).any():
+        raise ValueError(
+            f"{node.primitive.name}: weights, from {', '.join(source.name for source in slot.sources)}, are as low as "
+            f"{weights.min():.4g}; pass numbers that are not negative, 0 to leave something out"
+        )
+
+
+def _require_labels_of(node: Operation, slot: Slot, labels: np.ndarray) -> None:
     """Raise ``ValueError`` unless the labels of an output constraint are what it takes."""
     name = node.primitive.name
-    with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
-        labels = np.asarray(slot.read(value))
-    if np.issubdtype(labels.dtype, np.integer):
+    if name not in _TAKEN or np.issubdtype(labels.dtype, np.integer):
         return
     labels = labels.astype(np.float32)
     sums = (np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING) | ~labels.any(axis=-1)
@@ -299,6 +311,16 @@ def _require_labels_of(node: Operation, slot: Slot, value: Callable[[Node], Any]
 
 _ROUNDING = 0.02
 """How far probabilities in half precision may be from a sum of 1."""
+
+_WEIGHTED = {
+    operation.name
+    for operation in (
+        primitives.cross_entropy,
+        primitives.margin_loss,
+        primitives.squared_error,
+        primitives.absolute_error,
+    )
+}
 
 _TAKEN = {
     primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them, "

@@ -34,8 +34,9 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     returned with the opposite sign, as a gradient points: any optimiser of optax takes them.  Each parameter's change
     is divided by one number, about the part of the output constraint's pull that projections let through to it: the
     product of what each operation on the way takes of a residual, ``1/(1 + |a|^2 + |b|^2)`` of dot products and
-    ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times the constraint's strength.  Of it,
-    then, the direction hardly depends, nor does its size on depth; as a gradient it is a mean over the batch.
+    ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times the constraint's strength and the
+    mean of its weights.  On these, then, the direction hardly depends, nor does its size on depth; as a gradient it is
+    a mean over the batch, of the rows that count.
 
     By default, of one sweep with no algorithm, dot products moreover are asked as much more as each would hand on less
     than their mean, by the norms of its entries: else the product of what a sample loses in each layer leaves few of a

@@ -101,12 +101,13 @@ def of_loss(project: Callable[..., Projected]) -> Callable[..., Projected]:
 
 def _shares(primitive: Primitive, count: int, *inputs: Array, **settings: Any) -> tuple[float | Array, ...]:
     """About which part of a residual reaches each input, 1 for the costs."""
-    costs = inputs[count:]
+    given, costs = inputs[:count], inputs[count:]
     if primitive.constrains_output:
-        of_inputs: Sequence[float | Array] = (settings.get("strength", 1.0) / costs[0],)
+        pull = settings.get("strength", 1.0) if primitive.shares is None else primitive.shares(*given, **settings)[0]
+        of_inputs: Sequence[float | Array] = (pull / costs[0],)
     elif primitive.units is not None:
         *units, of_output = primitive.units(costs)
-        scaled = _in_units(units, inputs[:count])
+        scaled = _in_units(units, given)
         losses = primitive.losses and primitive.losses(scaled, range(count), **settings)
         of_scaled = primitive.parts(scaled, losses, **settings)
         of_inputs = [share * of_output**2 / unit**2 for share, unit in zip(of_scaled, units, strict=True)]

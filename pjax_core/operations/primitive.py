@@ -168,6 +168,7 @@ class Primitive:
             self.increment and _over_first_axis(self.increment),
             copywise=self.copywise and self.copywise.vmapped(),
             uneven=self.uneven,
+            shares=self.shares if self.constrains_output else None,
             constrains_output=self.constrains_output,
             moving=self.moving,
         )

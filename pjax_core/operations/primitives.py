@@ -832,6 +832,18 @@ def _weighted_mean(losses: Array, weights: Array | None) -> Array:
     return jnp.sum(jnp.where(weights == 0, 0, weights * losses)) / total
 
 
+def _pull(inputs: tuple[Array, ...], strength: float, weights: Array | None) -> tuple[float | Array, ...]:
+    """How far a loss pulls in the mean, for each of its inputs; where all weights are 0, it does not matter."""
+    if weights is None:
+        return (strength,) * len(inputs)
+    mean = jnp.mean(weights.astype(jnp.promote_types(weights.dtype, jnp.float32)))
+    return (strength * jnp.where(mean == 0, 1, mean),) * len(inputs)
+
+
+def _pull_of_margin(*inputs: Array) -> tuple[float | Array, ...]:
+    return _pull(inputs, 1.0, inputs[2] if len(inputs) > 2 else None)
+
+
 def _margin_violation(logits: Array, labels: Array, weights: Array | None = None) -> Array:
     change = pk.project_margin(logits, labels, increments=True)
     return _weighted_mean(jnp.sum(change * change, axis=-1), weights)
@@ -849,6 +861,7 @@ margin_loss = Primitive(
     _project_margin,
     constrains_output=True,
     project_with_costs=costs.of_set(_project_margin),
+    shares=_pull_of_margin,
 )
 """Of logits, labels, and perhaps the fraction of the way that each row goes."""
 
@@ -898,12 +911,21 @@ def _project_cross_entropy(
     return (pk.prox_cross_entropy(logits, labels, strength=strength, weights=weights, increments=True),), None
 
 
+def _pull_of_cross_entropy(
+    *inputs: Array, strength: float, class_weights: tuple[float, ...] | None = None
+) -> tuple[float | Array, ...]:
+    logits, labels, *given = inputs
+    weights = _cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)[1]
+    return _pull(inputs, strength, weights)
+
+
 cross_entropy = Primitive(
     "cross_entropy",
     _mean_cross_entropy,
     _project_cross_entropy,
     constrains_output=True,
     project_with_costs=costs.of_loss(_project_cross_entropy),
+    shares=_pull_of_cross_entropy,
 )
 """Of logits, labels (probabilities, or class numbers), and perhaps a weight for each row."""
 
@@ -922,7 +944,11 @@ def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array
         options = {"weights": weights[0]} if weights else {}
         return (prox(prediction, target, strength=strength, increments=True, **options),), None
 
-    return Primitive(name, mean, project, constrains_output=True, project_with_costs=costs.of_loss(project))
+    def pull(*inputs: Array, strength: float) -> tuple[float | Array, ...]:
+        return _pull(inputs, strength, inputs[2] if len(inputs) > 2 else None)
+
+    with_costs = costs.of_loss(project)
+    return Primitive(name, mean, project, constrains_output=True, project_with_costs=with_costs, shares=pull)
 
 
 squared_error = _error("squared_error", jnp.square, pk.prox_squared_error)

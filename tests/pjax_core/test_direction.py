@@ -304,3 +304,31 @@ def test_a_sweep_goes_through_all_time_steps(
         assert cosine(rough[name], exact[name]) > 0.999
         assert cosine(exact[name], gradient[name]) > 0.5
     assert cosine(exact["b"], gradient["b"]) > 0.9
+
+
+@pytest.mark.parametrize("kind", ["weights", "left out", "classes", "strength"])
+def test_a_direction_is_a_mean_by_the_weights(kind: str, generator: np.random.Generator) -> None:
+    """As the value is that is returned beside it: rows that are left out make no step shorter."""
+    shapes = {"w0": (6, 10), "w1": (10, 3)}
+    params = {name: np.float32(0.3 * generator.normal(size=shape)) for name, shape in shapes.items()}
+    x, labels = np.float32(generator.normal(size=(64, 6))), np.int32(generator.integers(3, size=64))
+    weights, strength = np.ones(64, np.float32), np.float32(1e-3)
+
+    def along_gradient(x: Any, labels: Any, weights: Any, strength: Any, class_weights: Any = None) -> float:
+        def loss(p: Any, *data: Any) -> Any:
+            x, labels, weights, strength = data
+            options = {"strength": strength, "weights": weights, "class_weights": class_weights}
+            return pj.cross_entropy(jnp.tanh(x @ p["w0"]) @ p["w1"], labels, **options)
+
+        data = x, labels, weights, strength
+        found, gradient = pj.direction(pj.feasibility(loss), params, *data), jax.grad(loss)(params, *data)
+        products = jax.tree.map(lambda d, g: jnp.vdot(d, g) / jnp.vdot(g, g), found, gradient)
+        return float(products["w0"])
+
+    changed = {
+        "weights": (x, labels, 4 * weights, strength),
+        "left out": (x, np.where(np.arange(64) % 4 == 0, labels, -1), weights, strength),
+        "classes": (x, labels, weights, strength, (5.0, 5.0, 5.0)),
+        "strength": (x, labels, weights, 10 * strength),
+    }[kind]
+    assert along_gradient(*changed) == pytest.approx(along_gradient(x, labels, weights, strength), rel=0.1)

@@ -95,8 +95,7 @@ def project_elementwise(
     of_clip = [name for name in ("low", "high") if f == "clip" and settings.get(name) is not None]
     limits = {name: stretched(name, settings.pop(name)) for name in of_clip}
     elementwise_function(f, arrays_of_f, {**settings, **limits})  # for its errors
-    if callable(f) and (shape := jax.eval_shape(f, x, *arrays_of_f).shape) != x.shape:
-        raise ValueError(f"{KERNEL}: f(x) has shape {shape} for x of shape {x.shape}; pass a function of each element")
+    _require_elementwise(f, x, arrays_of_f)
     found: tuple[Array, Array] = _KERNEL.run(
         implementation,
         (x, z, None if residual is None else stretched("residual", residual), arrays_of_f, limits),
@@ -105,3 +104,9 @@ def project_elementwise(
         fixed=tuple(settings.items()),
     )
     return found
+
+
+def _require_elementwise(f: Any, x: Array, constants: Sequence[Array]) -> None:
+    """Raise ``ValueError`` where a function gives another number of elements than it is given."""
+    if callable(f) and (shape := jax.eval_shape(f, x, *constants).shape) != x.shape:
+        raise ValueError(f"{KERNEL}: f(x) has shape {shape} for x of shape {x.shape}; pass a function of each element")

@@ -17,7 +17,7 @@ from pjax_core.arrays.messages import described, is_known
 from pjax_core.graph import sets
 from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import fixed_values
-from pjax_core.graph.nodes import Computed, Node, Operation, Slot
+from pjax_core.graph.nodes import Computed, Data, Node, Operation, Slot
 from pjax_core.operations import primitives
 from pjax_core.operations.call import call
 from pjax_core.operations.primitive import Primitive
@@ -259,12 +259,16 @@ def _apply_to_data(operation: Primitive, moving: ArrayLike, settings: Mapping[st
 
 def require_labels(graph: Graph, data: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` where labels or weights of known content are not what their output constraint takes."""
-    value = fixed_values(jax.tree.leaves(data))
+    leaves = jax.tree.leaves(data)
+    value = fixed_values(leaves)
     for node in graph.nodes:
         if not isinstance(node, Operation) or node.primitive.name not in _WEIGHTED:
             continue
         for slot, require in zip(node.slots[1:], (_require_labels_of, _require_weights_of), strict=False):
-            held = tuple(map(value, _given(slot)))
+            given = _given(slot)
+            if any(isinstance(node, Data) and node.index >= len(leaves) for node in given):
+                continue  # a cost, which the metric has checked
+            held = tuple(map(value, given))
             if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
                 with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
                     require(node, slot, np.asarray(slot.read(value)))

@@ -266,8 +266,10 @@ def require_labels(graph: Graph, data: tuple[Any, ...]) -> None:
             continue
         for slot, require in zip(node.slots[1:], (_require_labels_of, _require_weights_of), strict=False):
             given = _given(slot)
-            if any(isinstance(node, Data) and node.index >= len(leaves) for node in given):
-                continue  # a cost, which the metric has checked
+            is_cost = any(isinstance(part, Data) and part.index >= len(leaves) for part in given)
+            is_target = require is _require_labels_of and node.primitive.name not in _TAKEN
+            if is_cost or is_target:
+                continue  # which the metric has checked, or which may be any number
             held = tuple(map(value, given))
             if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
                 with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
@@ -302,7 +304,7 @@ def _require_weights_of(node: Operation, slot: Slot, weights: np.ndarray) -> Non
 def _require_labels_of(node: Operation, slot: Slot, labels: np.ndarray) -> None:
     """Raise ``ValueError`` unless the labels of an output constraint are what it takes."""
     name = node.primitive.name
-    if name not in _TAKEN or np.issubdtype(labels.dtype, np.integer):
+    if np.issubdtype(labels.dtype, np.integer):
         return
     labels = labels.astype(np.float32)
     sums = (np.abs(labels.sum(axis=-1) - 1) <= _ROUNDING) | ~labels.any(axis=-1)

@@ -36,7 +36,7 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     product of what each operation on the way takes of a residual, ``1/(1 + |a|^2 + |b|^2)`` of dot products and
     ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times the constraint's strength and the
     mean of its weights.  On these, then, the direction hardly depends, nor does its size on depth; as a gradient it is
-    a mean over the batch, of the rows that count.
+    a mean over the batch, of the rows that count, and grows with what the function multiplies the constraint by.
 
     By default, of one sweep with no algorithm, dot products moreover are asked as much more as each would hand on less
     than their mean, by the norms of its entries: else the product of what a sample loses in each layer leaves few of a

@@ -121,9 +121,11 @@ def copies(node: Operation) -> list[Any]:
 
 def of_inputs(node: Operation, inputs: Sequence[Array], losses: Array | None) -> Sequence[float | Array]:
     """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
-    if node.primitive.constrains_output and node.primitive.shares is None:
-        return (node.settings.get("strength", 1.0),) * len(node.slots)
-    return node.primitive.parts(inputs, losses, **node.settings)
+    if not node.primitive.constrains_output:
+        return node.primitive.parts(inputs, losses, **node.settings)
+    if node.primitive.shares is None:
+        return (node.settings.get("strength", 1.0) / node.emphasis,) * len(node.slots)
+    return [pull / node.emphasis for pull in node.primitive.shares(*inputs, **node.settings)]
 
 
 def losses_of(node: Operation, inputs: Sequence[Array]) -> Array | None:

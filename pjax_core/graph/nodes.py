@@ -193,6 +193,7 @@ class Operation(Tagged):
     Attributes:
         unrolled: with feedback, the slots from which the output is computed at the start, and how.
         factor: of an output constraint, by what the function multiplies its value.
+        emphasis: the same but for means: by what it multiplies the strength.
     """
 
     primitive: Primitive
@@ -200,6 +201,7 @@ class Operation(Tagged):
     settings: dict[str, Any]
     unrolled: tuple[tuple[Slot, ...], Callable[..., Array]] | None = None
     factor: float = 1.0
+    emphasis: float = 1.0
 
     @property
     def feedback(self) -> Feedback | None:

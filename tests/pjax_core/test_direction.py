@@ -332,3 +332,23 @@ def test_a_direction_is_a_mean_by_the_weights(kind: str, generator: np.random.Ge
         "strength": (x, labels, weights, 10 * strength),
     }[kind]
     assert along_gradient(*changed) == pytest.approx(along_gradient(x, labels, weights, strength), rel=0.1)
+
+
+@pytest.mark.parametrize("factor", [0.1, 1, 5])
+def test_factors_of_losses_weigh_them_as_in_a_gradient(factor: float, generator: np.random.Generator) -> None:
+    """In what both of them reach, and beside each other; their strengths do not."""
+    shapes = {"w": (6, 10), "a": (10, 3), "b": (10, 3)}
+    params = {name: np.float32(0.3 * generator.normal(size=shape)) for name, shape in shapes.items()}
+    x, *y = np.float32(generator.normal(size=(64, 6))), *(np.float32(generator.normal(size=(64, 3))) for _ in "ab")
+
+    def loss(p: Any, x: Any, ya: Any, yb: Any) -> Any:
+        h = jnp.tanh(x @ p["w"])
+        errors = (pj.squared_error(h @ p["a"], ya, strength=2e-3), pj.squared_error(h @ p["b"], yb, strength=1e-3))
+        return factor * errors[0] + errors[1]
+
+    found, gradient = pj.direction(pj.feasibility(loss), params, x, *y), jax.grad(loss)(params, x, *y)
+    ratios = jax.tree.map(lambda d, g: float(jnp.vdot(d, g) / jnp.vdot(g, g)), found, gradient)
+    assert ratios["a"] == pytest.approx(ratios["b"], rel=0.1)
+    for name in params:
+        cosine = jnp.vdot(found[name], gradient[name]) / (np.linalg.norm(found[name]) * np.linalg.norm(gradient[name]))
+        assert cosine > 0.98

@@ -149,7 +149,7 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
         "project_dense_factored": Case(
             dense_factored, ((x, n(3, 4)), (w,), (n(3, 2), n(3, 2)), n(3, 2), FAR[:, None] * n(3, 2))
         ),
-        "project_box": Case(pk.project_box, (n(3, 4), n(4) - 1, n(3, 1) + 1)),
+        "project_box": Case(pk.project_box, (n(3, 4), -np.abs(n(4)), np.abs(n(3, 1)))),
         "project_elementwise, log": Case(partial(pk.project_elementwise, "log"), (n(3, 4), n(3, 4))),
         "project_elementwise, tanh": Case(partial(pk.project_elementwise, "tanh"), (n(3, 4), 2 * n(3, 4))),
         "project_elementwise, clip": Case(clip, (n(3, 4), n(3, 4), n(4) - 1)),

@@ -121,11 +121,8 @@ def copies(node: Operation) -> list[Any]:
 
 def of_inputs(node: Operation, inputs: Sequence[Array], losses: Array | None) -> Sequence[float | Array]:
     """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
-    if not node.primitive.constrains_output:
-        return node.primitive.parts(inputs, losses, **node.settings)
-    if node.primitive.shares is None:
-        return (node.settings.get("strength", 1.0) / node.emphasis,) * len(node.slots)
-    return [pull / node.emphasis for pull in node.primitive.shares(*inputs, **node.settings)]
+    parts = node.primitive.parts(inputs, losses, **node.settings)
+    return parts if node.emphasis == 1 else [part / node.emphasis for part in parts]
 
 
 def losses_of(node: Operation, inputs: Sequence[Array]) -> Array | None:

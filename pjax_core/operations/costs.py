@@ -103,8 +103,7 @@ def _shares(primitive: Primitive, count: int, *inputs: Array, **settings: Any) -
     """About which part of a residual reaches each input, 1 for the costs."""
     given, costs = inputs[:count], inputs[count:]
     if primitive.constrains_output:
-        pull = settings.get("strength", 1.0) if primitive.shares is None else primitive.shares(*given, **settings)[0]
-        of_inputs: Sequence[float | Array] = (pull / costs[0],)
+        of_inputs: Sequence[float | Array] = (primitive.parts(given, None, **settings)[0] / costs[0],)
     elif primitive.units is not None:
         *units, of_output = primitive.units(costs)
         scaled = _in_units(units, given)

@@ -149,9 +149,14 @@ class Primitive:
         return self.forward(*new, **settings) - self.forward(*starts, **settings)
 
     def parts(self, inputs: Sequence[Array], losses: Array | None, **settings: Any) -> Sequence[float | Array]:
-        """About which part of a residual reaches each input, by ``shares``, of dot products by their ``losses``."""
+        """About which part of a residual reaches each input, by ``shares``, of dot products by their ``losses``.
+
+        Of an output constraint how far it pulls each.
+        """
         if self.shares is not None:
             return self.shares(*inputs, **settings)
+        if self.constrains_output:
+            return (settings.get("strength", 1.0),) * len(inputs)
         return (0.5 if losses is None else 1 / jnp.mean(losses),) * len(inputs)
 
     def vmapped(self) -> Primitive:

@@ -840,8 +840,9 @@ def _pull(inputs: tuple[Array, ...], strength: float, weights: Array | None) -> 
     return (strength * jnp.where(mean == 0, 1, mean),) * len(inputs)
 
 
-def _pull_of_margin(*inputs: Array) -> tuple[float | Array, ...]:
-    return _pull(inputs, 1.0, inputs[2] if len(inputs) > 2 else None)
+def _pull_by_weights(*inputs: Array, strength: float = 1.0) -> tuple[float | Array, ...]:
+    """Of a value, what is wanted of it, and perhaps weights."""
+    return _pull(inputs, strength, inputs[2] if len(inputs) > 2 else None)
 
 
 def _margin_violation(logits: Array, labels: Array, weights: Array | None = None) -> Array:
@@ -861,7 +862,7 @@ margin_loss = Primitive(
     _project_margin,
     constrains_output=True,
     project_with_costs=costs.of_set(_project_margin),
-    shares=_pull_of_margin,
+    shares=_pull_by_weights,
 )
 """Of logits, labels, and perhaps the fraction of the way that each row goes."""
 
@@ -944,11 +945,10 @@ def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array
         options = {"weights": weights[0]} if weights else {}
         return (prox(prediction, target, strength=strength, increments=True, **options),), None
 
-    def pull(*inputs: Array, strength: float) -> tuple[float | Array, ...]:
-        return _pull(inputs, strength, inputs[2] if len(inputs) > 2 else None)
-
     with_costs = costs.of_loss(project)
-    return Primitive(name, mean, project, constrains_output=True, project_with_costs=with_costs, shares=pull)
+    return Primitive(
+        name, mean, project, constrains_output=True, project_with_costs=with_costs, shares=_pull_by_weights
+    )
 
 
 squared_error = _error("squared_error", jnp.square, pk.prox_squared_error)

@@ -30,11 +30,18 @@ def _of_operands(increments_of: Callable[..., Any]) -> Callable[..., Any]:
         x: Array, z: Array, residual: Array | None, constants: Any, limits: Any, *, f: Any, fixed: Any
     ) -> tuple[Array, Array]:
         function = elementwise_function(f, constants, {**dict(fixed), **limits})
+        _require_elementwise(f, x, constants)
         gap = z - function.value(x) if residual is None else residual
         found: tuple[Array, Array] = increments_of(x, z, gap, function)
         return found
 
     return increments
+
+
+def _require_elementwise(f: Any, x: Array, constants: Sequence[Array]) -> None:
+    """Raise ``ValueError`` where a function gives another number of elements than it is given."""
+    if callable(f) and (shape := jax.eval_shape(f, x, *constants).shape) != x.shape:
+        raise ValueError(f"{KERNEL}: f(x) has shape {shape} for x of shape {x.shape}; pass a function of each element")
 
 
 _KERNEL = of_increments(
@@ -95,7 +102,6 @@ def project_elementwise(
     of_clip = [name for name in ("low", "high") if f == "clip" and settings.get(name) is not None]
     limits = {name: stretched(name, settings.pop(name)) for name in of_clip}
     elementwise_function(f, arrays_of_f, {**settings, **limits})  # for its errors
-    _require_elementwise(f, x, arrays_of_f)
     found: tuple[Array, Array] = _KERNEL.run(
         implementation,
         (x, z, None if residual is None else stretched("residual", residual), arrays_of_f, limits),
@@ -104,9 +110,3 @@ def project_elementwise(
         fixed=tuple(settings.items()),
     )
     return found
-
-
-def _require_elementwise(f: Any, x: Array, constants: Sequence[Array]) -> None:
-    """Raise ``ValueError`` where a function gives another number of elements than it is given."""
-    if callable(f) and (shape := jax.eval_shape(f, x, *constants).shape) != x.shape:
-        raise ValueError(f"{KERNEL}: f(x) has shape {shape} for x of shape {x.shape}; pass a function of each element")

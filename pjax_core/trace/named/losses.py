@@ -262,14 +262,12 @@ def require_labels(graph: Graph, data: tuple[Any, ...]) -> None:
     leaves = jax.tree.leaves(data)
     value = fixed_values(leaves)
     for node in graph.nodes:
-        if not isinstance(node, Operation) or node.primitive.name not in _WEIGHTED:
+        if not isinstance(node, Operation):
             continue
-        for slot, require in zip(node.slots[1:], (_require_labels_of, _require_weights_of), strict=False):
+        for slot, require in zip(node.slots[1:], _REQUIRED.get(node.primitive.name, ()), strict=False):
             given = _given(slot)
-            is_cost = any(isinstance(part, Data) and part.index >= len(leaves) for part in given)
-            is_target = require is _require_labels_of and node.primitive.name not in _TAKEN
-            if is_cost or is_target:
-                continue  # which the metric has checked, or which may be any number
+            if require is None or any(isinstance(part, Data) and part.index >= len(leaves) for part in given):
+                continue  # a target, which may be any number, or a cost, which the metric has checked
             held = tuple(map(value, given))
             if all(map(is_known, held)) and held not in _valid.setdefault(slot, Known()):
                 with jax.ensure_compile_time_eval():  # inside jit, what is selected of known arrays is known
@@ -318,18 +316,14 @@ def _require_labels_of(node: Operation, slot: Slot, labels: np.ndarray) -> None:
 _ROUNDING = 0.02
 """How far probabilities in half precision may be from a sum of 1."""
 
-_WEIGHTED = {
-    operation.name
-    for operation in (
-        primitives.cross_entropy,
-        primitives.margin_loss,
-        primitives.squared_error,
-        primitives.absolute_error,
-    )
-}
-
 _TAKEN = {
     primitives.cross_entropy.name: "pass probabilities that sum to 1 over the last axis, as jax.nn.one_hot makes them, "
     "or 0 for rows to leave out",
     primitives.margin_loss.name: "pass 0, or where the logit must be positive the margin, such as 1",
 }
+
+_REQUIRED: dict[str, tuple[Callable[[Operation, Slot, np.ndarray], None] | None, ...]] = {
+    **dict.fromkeys(_TAKEN, (_require_labels_of, _require_weights_of)),
+    **dict.fromkeys((primitives.squared_error.name, primitives.absolute_error.name), (None, _require_weights_of)),
+}
+"""What is required of labels, or targets, and of weights."""

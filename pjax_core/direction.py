@@ -16,9 +16,9 @@ from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.metric import require_agreement
-from pjax_core.copies.shares import LogShares, log_shares
-from pjax_core.copies.through_time import loops, pull_through_time
-from pjax_core.graph.colour import Graph
+from pjax_core.copies.shares import log_shares
+from pjax_core.copies.through_time import sweep
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter
 from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_kernels.compose import difference_of_pairs
@@ -110,7 +110,8 @@ def _value_and_direction(
     if algorithm is None or algorithm.sets is not None:
         require_agreement(problem.gamma)
     if algorithm is None and steps == 1:
-        changes = _swept(graph, start_of, shares)
+        changes = Changes(graph, start_of, shares)
+        sweep(changes, graph.nodes)
         moved, exponents = changes.of_parameters(), changes.exponents
     else:
         algorithm = algorithm or cyclic_projections()
@@ -124,17 +125,6 @@ def _value_and_direction(
     left = {node.index: share - exponents.get(node, 0) for node, share in of_parameters}
     directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
     return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
-
-
-def _swept(graph: Graph, start_of: Values, shares: LogShares) -> Changes:
-    """The changes that one sweep makes, from the output back, and in loops from their last time step."""
-    changes, by_states = Changes(graph, start_of, shares), loops(graph)
-    for node in reversed(graph.nodes):
-        with jax.named_scope(graph.label(node)):
-            if node in by_states:
-                pull_through_time(changes, by_states[node])
-            changes.project(node)
-    return changes
 
 
 def _changes_of_values(

@@ -20,7 +20,7 @@ from pjax_core.arrays.messages import described, is_known
 from pjax_core.copies import consensus
 from pjax_core.copies.shares import log_shares
 from pjax_core.graph import costs
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Data, Node, Operation, Parameter
 from pjax_core.operations.primitive import side_of
 

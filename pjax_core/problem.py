@@ -12,8 +12,8 @@ import jax
 
 from pjax_core import metric as metrics
 from pjax_core.arrays import arguments
-from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.layers import Layer, with_layers
 from pjax_core.trace.jaxpr import trace
 from pjax_core.trace.named.losses import require_labels

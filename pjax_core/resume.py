@@ -13,8 +13,8 @@ from pjax_core.copies import consensus, point
 from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState
 from pjax_core.copies.span import in_spans
-from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
+from pjax_core.graph.graph import Graph
 from pjax_core.problem import Problem
 
 

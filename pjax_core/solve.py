@@ -21,7 +21,7 @@ from pjax_core.arrays.norms import rms, rms_of
 from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies.consensus import State
 from pjax_core.copies.point import CopiesState, movement_of_operands
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_core.resume import resumed
 from pjax_core.until import Until, gap_of_outputs, run_until

@@ -16,7 +16,7 @@ from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.arrays.messages import described
 from pjax_core.arrays.norms import rms
 from pjax_core.copies import consensus
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Operation
 
 

@@ -20,7 +20,7 @@ from matplotlib.patches import FancyArrowPatch, Patch
 
 import pjax_core as pj
 from benchmarks import RESULTS
-from pjax_core.graph.colour import Colour, Graph
+from pjax_core.graph.graph import Colour, Graph
 from pjax_core.graph.nodes import Node, Operation
 
 SIDES = {Colour.A: "#2f6db3", Colour.B: "#c8642a"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pjax_core.algorithms.base import Algorithm, consensus_algorithm, made_once
 from pjax_core.arrays.messages import described
 from pjax_core.copies.consensus import LARGE
-from pjax_core.graph.colour import Colour
+from pjax_core.graph.graph import Colour
 
 
 @made_once

@@ -26,7 +26,7 @@ from pjax_core.copies.factored import Copies, Factored, choose, n_bytes
 from pjax_core.copies.metric import following_gaps, gaps_of_step, require_agreement, with_weights
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Operation
 from pjax_core.problem import Problem, checked_arguments, compiled
 

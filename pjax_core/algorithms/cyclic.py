@@ -8,7 +8,7 @@ from pjax_core.algorithms.base import Algorithm, consensus_algorithm, made_once,
 from pjax_core.algorithms.reflections import relaxed_reflections
 from pjax_core.copies.factored import Copies
 from pjax_core.copies.point import CopiesState, Point, of_layers
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 
 
 @made_once

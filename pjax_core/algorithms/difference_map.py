@@ -14,7 +14,7 @@ from pjax_core.arrays import arguments
 from pjax_core.copies.count import Factor, Move, equals, times
 from pjax_core.copies.factored import Copies
 from pjax_core.copies.point import Constraints, CopiesState, Point, combined, of_colour
-from pjax_core.graph.colour import Colour
+from pjax_core.graph.graph import Colour
 from pjax_core.graph.nodes import Node
 
 

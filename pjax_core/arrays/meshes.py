@@ -33,10 +33,12 @@ def without_manual_axes(shape: Shape) -> Shape:
 
 def says_more_than_shape(shape: Shape) -> bool:
     """Whether an array of this type is sharded over explicit axes, or varies over manual ones."""
-    if shape.sharding is None and shape.manual_axis_type is None:
-        return False
-    kind = _type(shape)
-    return bool(kind.sharding.mesh.explicit_axes or kind.manual_axis_type.varying)
+    return has_explicit_axes(shape) or (shape.manual_axis_type is not None and bool(varying_axes(shape)))
+
+
+def has_explicit_axes(shape: Shape) -> bool:
+    """Whether the type of an array says how it is sharded."""
+    return shape.sharding is not None and bool(_type(shape).sharding.mesh.explicit_axes)
 
 
 def is_open(*shapes: Shape) -> bool:

@@ -23,7 +23,7 @@ from jax import Array
 from pjax_core.arrays.meshes import full, shape_of_type
 from pjax_core.copies.count import low_dtype, mean_change, sources, unread_elements
 from pjax_core.copies.shares import LogShares
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.graph.sets import placed
 from pjax_core.operations.primitive import moved
@@ -222,6 +222,19 @@ class Changes:
         """A change in the units of its node, in those that an operation is projected with."""
         scale = self._scale(node, operation)
         return change if scale is None else change * scale.astype(change.dtype)
+
+    def share(self, node: Node) -> Array:
+        """The logarithm of the part of the pull that reaches a node."""
+        assert self.shares is not None
+        return self.shares.of_nodes[node]
+
+    def whole(self, node: Node, change: Array) -> Array:
+        """A change in the units of its node, divided by the part of the pull that reaches it."""
+        return change * jnp.exp2(self.exponents[node] - self.share(node)).astype(change.dtype)
+
+    def part(self, node: Node, change: Array) -> Array:
+        """A change that was divided by this part, in the units of its node."""
+        return change * jnp.exp2(self.share(node) - self.exponents[node]).astype(change.dtype)
 
     def unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
         """The change in the units of its node, in the dtype of changes."""

@@ -22,8 +22,8 @@ from pjax_core.arrays.serialization import exportable_dataclass
 from pjax_core.copies.changes import Changes, nothing
 from pjax_core.copies.count import low_dtype
 from pjax_core.copies.span import InSpan, in_spans
-from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import Fixed, with_computed
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter, fixed_value, is_fixed, sources_of
 from pjax_kernels.compose import add_to_pair, always, difference_of_pairs
 
@@ -113,9 +113,17 @@ def starts_of(
     """The value of each operation as the network computes it, from data with what is computed of them alone."""
     starts = dict(known or {})
     value = start_of(jax.tree.leaves(params), data, starts)
+    together: dict[Callable[..., Any], Sequence[Array]] = {}  # the states of a loop are of one computation
     for node in graph.nodes:
-        if node not in starts and isinstance(node, Operation) and not node.primitive.constrains_output:
+        if node in starts or not isinstance(node, Operation) or node.primitive.constrains_output:
+            continue
+        if node.unrolled is None:
             starts[node] = node.start(value)
+        else:
+            loop = node.unrolled
+            if loop.function not in together:
+                together[loop.function] = loop.read(value)
+            starts[node] = together[loop.function][loop.place].astype(node.shape.dtype)
     return starts
 
 

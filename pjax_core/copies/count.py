@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Data, Node, Operation, fixed_value, is_fixed, is_index
 from pjax_kernels import Coefficient
 
@@ -124,19 +124,19 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
 
 
 def _is_read_whole(graph: Graph, node: Operation) -> bool:
-    """Whether it is seen that all elements of the output are read, or that there is none."""
+    """Whether it is seen that all elements of the output are read: those of the last operations, by what asks them."""
     readers = graph.consumers[node]
-    return node.primitive.constrains_output or any(direct_slot(reader, node) is not None for reader in readers)
+    return not readers or any(direct_slot(reader, node) is not None for reader in readers)
 
 
 def _follows_later(graph: Graph, node: Operation) -> bool:
     """Whether data, or sizes that are variables, say which elements of the output are read."""
     return any(
-        meshes.is_open(slot.shape) or isinstance(source, Data) and is_index(source)
+        meshes.is_open(*(slot.shape for slot in consumer.slots))
+        or any(
+            isinstance(s, Data) and is_index(s) for slot in consumer.slots if node in slot.sources for s in slot.sources
+        )
         for consumer in graph.consumers[node]
-        for slot in consumer.slots
-        if node in slot.sources
-        for source in slot.sources
     )
 
 

@@ -23,7 +23,7 @@ from pjax_core.copies.count import Factor, equals, laid_out, low_dtype, sources,
 from pjax_core.copies.factored import Copies, n_bytes
 from pjax_core.copies.point import CopiesState, Point
 from pjax_core.copies.stored import Dense, means_over_copies
-from pjax_core.graph.colour import Colour, Graph
+from pjax_core.graph.graph import Colour, Graph
 from pjax_core.graph.nodes import Node, Operation
 from pjax_core.operations.primitive import Batching
 

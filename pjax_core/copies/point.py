@@ -40,8 +40,8 @@ from pjax_core.copies.count import (
 )
 from pjax_core.copies.factored import Copies, Factored
 from pjax_core.copies.weighted import Weighted
-from pjax_core.graph.colour import Colour, Graph
 from pjax_core.graph.computed import Fixed, with_computed
+from pjax_core.graph.graph import Colour, Graph
 from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, is_fixed, is_index
 from pjax_core.graph.sets import placed
 from pjax_core.operations.primitive import moved, side_of

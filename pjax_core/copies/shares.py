@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.copies.count import low_dtype
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Constant, Node, Operation, Parameter, sources_of
+from pjax_core.operations.primitive import as_they_are
 
 
 class LogShares(NamedTuple):
@@ -35,8 +37,14 @@ UNROLLED = 8
 """Ways in each step of the loop that goes along them."""
 
 
-def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
-    """Which part of what its output constraint asks reaches each node."""
+def log_shares(
+    graph: Graph, start_of: Callable[[Node], Array], asking: Mapping[Node, Array] | None = None
+) -> LogShares:
+    """Which part of what its output constraint asks reaches each node.
+
+    Or of what the nodes that are ``asking`` do, which have these shares themselves: in a step of a loop.  There
+    functions of elements have losses too, since what is wrong with one step's part grows with each.
+    """
     place = {node: i for i, node in enumerate(graph.nodes)}
     alone = _of_parameters_alone(graph)
     ways: list[tuple[int, int]] = []  # what is read and its reader, from the output back
@@ -47,6 +55,8 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
         if isinstance(node, Operation):
             inputs = [_wide(slot.read(start_of)) for slot in node.slots]
             lost = losses_of(node, inputs)
+            if lost is None and asking is not None:
+                lost = _losses_of_elements(node, inputs)
             of_slots = of_inputs(node, inputs, lost)
             if lost is not None:
                 losses[node] = lost / jnp.mean(lost)
@@ -56,9 +66,10 @@ def log_shares(graph: Graph, start_of: Callable[[Node], Array]) -> LogShares:
                     ways.append((place[source], place[node]))
                     parts.append(jnp.log2(of_slot) - _log2(len(graph.consumers[source]) * of_one))
                     averaged.append(_log2(of_one) if source in alone and node not in alone else 0.0)
-    shares, of_ways = _handed_back(np.asarray(ways), jnp.stack(parts), _asking(graph))
+    way_back, begin = _way_back(graph, ways), _asking(graph, asking)
+    shares, of_ways = _handed_back(way_back, jnp.stack(parts), begin)
     if any(not isinstance(count, float) or count > 0 for count in averaged):
-        means, _ = _handed_back(np.asarray(ways), jnp.stack(parts) + jnp.stack(averaged), _asking(graph))
+        means, _ = _handed_back(way_back, jnp.stack(parts) + jnp.stack(averaged), begin)
         shares = jnp.where(np.asarray([isinstance(node, Parameter) for node in graph.nodes]), means, shares)
     largest: dict[tuple[Node, Node], Array] = {}
     for way, of_way in zip(ways, of_ways, strict=True):
@@ -83,25 +94,45 @@ def _of_parameters_alone(graph: Graph) -> set[Node]:
     return found
 
 
-def _asking(graph: Graph) -> Array:
-    """0 for the nodes that ask, and minus infinity for all others."""
+def _asking(graph: Graph, asking: Mapping[Node, Array] | None) -> Array:
+    """The shares of the nodes that ask, of output constraints 0, and minus infinity for all others."""
+    if asking is not None:
+        return jnp.stack([jnp.asarray(asking.get(node, -jnp.inf)) for node in graph.nodes])
     asks = [isinstance(node, Operation) and node.primitive.constrains_output for node in graph.nodes]
     return jnp.where(np.asarray(asks), 0.0, -jnp.inf)
 
 
-def _handed_back(ways: np.ndarray, parts: Array, begin: Array) -> tuple[Array, Array]:
+class _WayBack(NamedTuple):
+    """The ways from readers to what they read, by places, and in which order to go them."""
+
+    sources: np.ndarray
+    readers: np.ndarray
+    order: np.ndarray
+
+
+def _way_back(graph: Graph, ways: Sequence[tuple[int, int]]) -> _WayBack:
+    """First all ways to nodes from those that follow; then to states that are only read by steps that come later."""
+    sources, readers = np.asarray(ways).T
+    is_read = np.isin(np.arange(len(graph.nodes)), sources[sources < readers])
+    (forwards,) = np.nonzero(sources < readers)
+    (from_later,) = np.nonzero((sources > readers) & ~is_read[sources])
+    rounds = [np.concatenate([from_later, forwards])] * len(set(sources[from_later]))
+    return _WayBack(sources, readers, np.concatenate([forwards, *rounds]))
+
+
+def _handed_back(ways: _WayBack, parts: Array, begin: Array) -> tuple[Array, Array]:
     """What reaches each node, and by each way, of which readers keep all but their parts.
 
     A loop: else whatever is scaled by a share is compiled to add up all the parts above it anew.
     """
-    sources, readers = (jnp.asarray(ends) for ends in ways.T)
-    from_later = jnp.where(sources < readers, parts, -jnp.inf)  # no reader of a state that comes before it
+    sources, readers, order = map(jnp.asarray, ways)
 
-    def hand_back(way: Array, shares: Array) -> Array:
-        return shares.at[sources[way]].max(shares[readers[way]] + from_later[way])
+    def hand_back(number: Array, shares: Array) -> Array:
+        way = order[number]
+        return shares.at[sources[way]].max(shares[readers[way]] + parts[way])
 
     begin = varying(begin.astype(parts.dtype), varying_axes(parts))
-    shares = lax.fori_loop(0, len(ways), hand_back, begin, unroll=UNROLLED)
+    shares = lax.fori_loop(0, len(ways.order), hand_back, begin, unroll=UNROLLED)
     return shares, shares[readers] + parts
 
 
@@ -123,6 +154,18 @@ def of_inputs(node: Operation, inputs: Sequence[Array], losses: Array | None) ->
     """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
     parts = node.primitive.parts(inputs, losses, **node.settings)
     return parts if node.emphasis == 1 else [part / node.emphasis for part in parts]
+
+
+def _losses_of_elements(node: Operation, inputs: Sequence[Array]) -> Array | None:
+    """``1 + f'(x)^2`` of a function of each element; None for other operations."""
+    primitive = node.primitive
+    x, *constants = inputs
+    if primitive.moving_inputs(len(inputs)) != 1 or primitive.spread is not as_they_are or primitive.shares is not None:
+        return None
+    if x.shape != node.shape.shape or primitive.constrains_output:
+        return None
+    _, slope = jax.jvp(lambda x: primitive.forward(x, *constants, **node.settings), (x,), (jnp.ones_like(x),))
+    return 1 + slope * slope
 
 
 def losses_of(node: Operation, inputs: Sequence[Array]) -> Array | None:

@@ -16,7 +16,7 @@ from jax import Array
 from pjax_core.arrays.meshes import says_more_than_shape
 from pjax_core.arrays.serialization import exportable_dataclass, exportable_namedtuple
 from pjax_core.copies.count import low_dtype
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Data, Node, Operation, Parameter
 from pjax_core.operations import primitives
 from pjax_kernels.compose import ChangeInSpan, Span, no_change_in_span, span_of

@@ -1,46 +1,131 @@
-"""A sweep through the time steps of a loop, from the last to the first.
+"""A sweep through the time steps of loops, from the last to the first.
 
-The states of a loop ``h_t = f(x_t, h_{t-1})`` are one node: its products read what its last operation makes of them.
-When a sweep comes to it, a state is asked to change by its other consumers and by the next time step.  This hands on a
-part of what is asked of itself, and each step further back a part of that: what a step asks is divided by its part, as
-directions are for each parameter.
+The states of a recurrence ``h_t = f(x_t, h_{t-1})`` are one node: its products read what its last operation makes of
+them.  When a sweep comes to it, a state is asked to change by its other consumers and by the next time step.  This
+hands on a part of what is asked of itself, and each step further back a part of that: what a step asks is divided by
+its part, as directions are for each parameter.  Of loops with other steps, a step is a graph of its own, and a sweep
+through that says what it asks of the states before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_core.copies import shares
+from pjax_core.copies import consensus, shares
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.count import low_dtype
-from pjax_core.graph.colour import Graph
+from pjax_core.copies.shares import log_shares
+from pjax_core.graph.computed import with_computed
+from pjax_core.graph.graph import Graph, Loop, Step
 from pjax_core.graph.nodes import Node, Operation, Slot
 
-Loop = tuple[Operation, ...]
+Chain = tuple[Operation, ...]
 """The operations of a step in the order of the computation: its products first, what makes its state last."""
 
 
-def loops(graph: Graph) -> dict[Node, Loop]:
-    """Each loop by the operation that makes its states."""
-    found: dict[Node, Loop] = {}
+def sweep(changes: Changes, nodes: Sequence[Node]) -> None:
+    """Project onto the constraint of each node, from the last to the first, and in loops from their last time step."""
+    graph = changes.graph
+    by_states = chains(graph)
+    loops = list(graph.loops)
+    for node in reversed(nodes):
+        with jax.named_scope(graph.label(node)):
+            if node in by_states:
+                pull_through_time(changes, by_states[node])
+            for loop in [loop for loop in loops if node in loop.after or node in loop.outputs]:
+                loops.remove(loop)
+                pull_through_steps(changes, loop)
+            changes.project(node)
+
+
+def pull_through_steps(changes: Changes, loop: Loop) -> None:
+    """Add to what is asked of the states of a loop what later ones ask of them."""
+    nodes: dict[Node, Any] = {node: node for node in changes.graph.nodes}
+    ends: list[Any] = [nodes.get(node) for node in (*loop.after, *loop.outputs)]
+    before = [nodes.get(node) for node in loop.before]
+    given = _given(changes, before)
+    consts, entries = given[len(before) : len(before) + loop.consts], given[len(before) + loop.consts :]
+    states = [
+        jnp.zeros(node.shape.shape, node.shape.dtype) if own is None else changes.start_of(own)
+        for node, own in zip(loop.before, before, strict=True)
+    ]
+    asked = {
+        place: changes.whole(end, changes.targets[end])
+        for place, end in enumerate(ends)
+        if end is not None and end in changes.targets
+    }
+    begin = [None if end is None else changes.share(end) for end in ends]
+    returning = [place for place, own in enumerate(before) if own is not None]
+
+    def step(later: dict[int, Array], at_step: Any) -> tuple[dict[int, Array], dict[int, Array]]:
+        states, entries, asked = at_step
+        totals = {place: later[place] + asked[place] if place in asked else later[place] for place in later}
+        found = _asked_before(loop.step, [*states, *consts, *entries], begin, asked | totals)
+        return {place: found.get(place, jnp.zeros_like(total)) for place, total in totals.items()}, totals
+
+    nothing = {place: jnp.zeros_like(states[place][0], low_dtype(states[place].dtype)) for place in returning}
+    _, totals = lax.scan(step, nothing, (states, entries, asked), reverse=True)
+    for place in returning:
+        changes.targets[ends[place]] = changes.part(ends[place], totals[place])
+
+
+def _given(changes: Changes, before: Sequence[Operation | None]) -> list[Array]:
+    """What a loop is computed from."""
+    loop = next(node for node in before if node is not None).unrolled
+    assert loop is not None
+    return [slot.read(changes.start_of) for slot in loop.slots]
+
+
+def _asked_before(
+    step: Step, given: Sequence[Array], begin: Sequence[Array | None], asked: dict[int, Array]
+) -> dict[int, Array]:
+    """What a step asks of the states before it, of what is ``asked`` of those after it and of other outputs."""
+    start_of = values_of_step(step, given)
+    asking: dict[Node, Array] = {
+        node: share for node, share in zip(step.after, begin, strict=True) if share is not None
+    }
+    changes = Changes(step.graph, start_of, log_shares(step.graph, start_of, asking))
+    for place, change in asked.items():
+        changes.targets[step.after[place]] = changes.part(step.after[place], change)
+    sweep(changes, [n for n in step.graph.nodes if isinstance(n, Operation) and n not in step.before])
+    return {
+        place: changes.whole(node, changes.targets[node])
+        for place, node in enumerate(step.before)
+        if node in changes.targets
+    }
+
+
+def values_of_step(step: Step, given: Sequence[Array]) -> Callable[[Node], Array]:
+    """The values in a step of a loop, from the arrays that it is given."""
+    data = with_computed(step.graph, None, tuple(given))
+    starts = consensus.starts_of(step.graph, list(given), data)
+    return consensus.start_of(list(given), data, starts)
+
+
+def chains(graph: Graph) -> dict[Node, Chain]:
+    """Each recurrence by the operation that makes its states."""
+    found: dict[Node, Chain] = {}
+    of_loops = {node for loop in graph.loops for node in loop.after}
     for product in graph.nodes:
-        if isinstance(product, Operation) and product.feedback is not None:
-            loop = [product]
-            while loop[-1] != product.feedback:
-                (following,) = graph.consumers[loop[-1]]
-                loop.append(following)
-            found[loop[-1]] = tuple(loop)
+        if isinstance(product, Operation) and product.feedback not in (None, *of_loops):
+            chain = [product]
+            while chain[-1] != product.feedback:
+                (following,) = graph.consumers[chain[-1]]
+                chain.append(following)
+            found[chain[-1]] = tuple(chain)
     return found
 
 
-def pull_through_time(changes: Changes, loop: Loop) -> None:
+def pull_through_time(changes: Changes, chain: Chain) -> None:
     """Add to what is asked of the states of a loop what later ones ask of them."""
-    states = loop[-1]
+    states = chain[-1]
     asked = changes.targets.get(states, jnp.zeros(states.shape.shape, low_dtype(states.shape.dtype)))
-    before = _asked_of_state_before(changes, loop)
+    before = _asked_of_state_before(changes, chain)
 
     def step(later: Array, at_step: tuple[Array, Array]) -> tuple[Array, Array]:
         time, asked = at_step
@@ -52,19 +137,19 @@ def pull_through_time(changes: Changes, loop: Loop) -> None:
     changes.targets[states] = jnp.moveaxis(totals, 0, 1)
 
 
-def _asked_of_state_before(changes: Changes, loop: Loop) -> Callable[[Array, Array], Array]:
+def _asked_of_state_before(changes: Changes, chain: Chain) -> Callable[[Array, Array], Array]:
     """What a time step asks of the state before it, given what is asked of its own, each (B, 1, M), and its place."""
-    starts = {node: changes.start_of(node) for node in loop}
-    inputs = {node: [_by_time(slot, node, changes.start_of) for slot in node.slots] for node in loop}
-    before = dict(zip(loop, (loop[0].feedback, *loop[:-1]), strict=True))
-    place = {node: [before[node] in slot.sources for slot in node.slots].index(True) for node in loop}
-    n_copies = {node: shares.copies(node)[place[node]] for node in loop}
+    starts = {node: changes.start_of(node) for node in chain}
+    inputs = {node: [_by_time(slot, node, changes.start_of) for slot in node.slots] for node in chain}
+    before = dict(zip(chain, (chain[0].feedback, *chain[:-1]), strict=True))
+    place = {node: [before[node] in slot.sources for slot in node.slots].index(True) for node in chain}
+    n_copies = {node: shares.copies(node)[place[node]] for node in chain}
 
     def asked(change: Array, time: Array) -> Array:
         def at(array: Array) -> Array:
             return array if array.ndim in (0, 2) else lax.dynamic_slice_in_dim(array, time, 1, axis=1)
 
-        for node in reversed(loop):
+        for node in reversed(chain):
             residual, own = changes.scaled(node, node, change), tuple(map(at, inputs[node]))
             found, _ = node.primitive.project(own, at(starts[node]) + residual, residual, **node.settings)
             part = _part(node, own, place[node]) / n_copies[node]

@@ -10,7 +10,7 @@ from jax import Array
 
 from pjax_core.copies.count import laid_out, mean_change, sum_over_copies
 from pjax_core.copies.stored import means_over_copies
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Node, Operation
 
 

@@ -28,10 +28,13 @@ _FUNCTIONS = _ROOTS | {"exp", "square", "sqrt", "log"}
 Readers = Mapping[Node, Set[Node]]
 
 
-def with_blocks(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, each after its sources, with one operation for each function of one value whose ways meet again."""
-    nodes = _factors_last(nodes)
-    readers: dict[Node, set[Node]] = {}
+def with_blocks(nodes: Sequence[Node], kept: Sequence[Node] = ()) -> list[Node]:
+    """The nodes, each after its sources, with one operation for each function of one value whose ways meet again.
+
+    Those that are ``kept`` are in no such function, but may be what it gives.
+    """
+    nodes = _factors_last(nodes, read_counts(nodes) + Counter(kept))
+    readers: dict[Node, set[Node]] = {node: {node} for node in kept}
     for node in nodes:
         for source in reads(node):
             readers.setdefault(source, set()).add(node)
@@ -105,9 +108,8 @@ def _block(region: Sequence[Operation]) -> Operation:
     return replace(last, name=name, primitive=smooth_function(name, forward), slots=slots, settings={})
 
 
-def _factors_last(nodes: Sequence[Node]) -> list[Node]:
+def _factors_last(nodes: Sequence[Node], counts: Counter[Node]) -> list[Node]:
     """The nodes with ``a (b s)`` as ``(a b) s`` for parameters s: a normalisation first, then its scale."""
-    counts = read_counts(nodes)
     reordered: list[Node] = []
     for node in nodes:
         found = _product_of_product(node, counts)

@@ -10,7 +10,7 @@ import jax
 from jax import Array, lax
 
 from pjax_core.arrays.serialization import exportable_dataclass
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Computed, Node, fixed_value
 
 

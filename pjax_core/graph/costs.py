@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays.meshes import Shape
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Constant, Data, Node, Operation, Slot, is_fixed, is_index, of_node
 from pjax_core.operations import costs, primitives
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 import pjax_kernels as pk
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Node, Operation
 from pjax_core.operations.primitive import Primitive, Sides, as_they_are, in_places, side_of
 from pjax_kernels.compose import LAYER_RULES, is_layer, layer_metric

@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -186,12 +186,24 @@ class Feedback(Tagged):
     """The output of a later operation, of the same tag, of which each element depends on others that come before it."""
 
 
+class Unrolled(NamedTuple):
+    """How a loop is computed at the start, step by step: ``function`` of the slots, the output at ``place`` of it."""
+
+    slots: tuple[Slot, ...]
+    function: Callable[..., Sequence[Array]]
+    place: int = 0
+
+    def read(self, values: Callable[[Node], Array]) -> Sequence[Array]:
+        """All outputs, given the values of nodes."""
+        return self.function(*(slot.read(values) for slot in self.slots))
+
+
 @dataclass(frozen=True, eq=False)
 class Operation(Tagged):
     """A primitive applied to slots.
 
     Attributes:
-        unrolled: with feedback, the slots from which the output is computed at the start, and how.
+        unrolled: with feedback, how the output is computed at the start.
         factor: of an output constraint, by what the function multiplies its value.
         emphasis: the same but for means: by what it multiplies the strength.
     """
@@ -199,7 +211,7 @@ class Operation(Tagged):
     primitive: Primitive
     slots: tuple[Slot, ...]
     settings: dict[str, Any]
-    unrolled: tuple[tuple[Slot, ...], Callable[..., Array]] | None = None
+    unrolled: Unrolled | None = None
     factor: float = 1.0
     emphasis: float = 1.0
 
@@ -211,11 +223,14 @@ class Operation(Tagged):
     @property
     def computation(self) -> tuple[tuple[Slot, ...], Callable[..., Array]]:
         """The slots from which the network computes the output, and how."""
-        return self.unrolled or (self.slots, functools.partial(self.primitive.forward, **self.settings))
+        if self.unrolled is None:
+            return self.slots, functools.partial(self.primitive.forward, **self.settings)
+        slots, function, place = self.unrolled
+        return slots, lambda *arrays: function(*arrays)[place]
 
     def reading(self, slot: Callable[[Slot], Slot], of_start: Callable[[Slot], Slot]) -> Operation:
         """The operation with other slots, and others from which the output is computed at the start."""
-        unrolled = self.unrolled and (tuple(map(of_start, self.unrolled[0])), self.unrolled[1])
+        unrolled = self.unrolled and self.unrolled._replace(slots=tuple(map(of_start, self.unrolled.slots)))
         return replace(self, slots=tuple(map(slot, self.slots)), unrolled=unrolled)
 
     def start(self, values: Callable[[Node], Array]) -> Array:
@@ -233,7 +248,7 @@ def sources_of(node: Node) -> tuple[Node, ...]:
 
 def reads(node: Node) -> tuple[Node, ...]:
     """All that the slots of a node are views of, those too from which the output is computed at the start."""
-    unrolled = node.unrolled[0] if isinstance(node, Operation) and node.unrolled is not None else ()
+    unrolled = node.unrolled.slots if isinstance(node, Operation) and node.unrolled is not None else ()
     return (*sources_of(node), *(source for slot in unrolled for source in slot.sources))
 
 

@@ -10,14 +10,19 @@ import jax
 
 from pjax_core.arrays.meshes import says_more_than_shape
 from pjax_core.graph.blocks import with_blocks
+from pjax_core.graph.graph import Loop
 from pjax_core.graph.nodes import Data, Feedback, Node, Operation, Parameter, Slot, fixed_value, ordered, read_counts
 from pjax_core.operations import primitives
 
 
-def rewritten(outputs: Sequence[Operation]) -> list[Operation]:
-    """The same constraints in fewer operations: sums of sums, rectified sums, and blocks, become one each."""
-    nodes = with_blocks(ordered(outputs))
-    uses = read_counts(nodes)
+def rewritten(outputs: Sequence[Operation], loops: Sequence[Loop] = ()) -> list[Operation]:
+    """The same constraints in fewer operations: sums of sums, rectified sums, and blocks, become one each.
+
+    What is read outside of loops stays.
+    """
+    kept = [node for loop in loops for node in loop.outputs]
+    nodes = with_blocks(ordered(outputs), kept)
+    uses = read_counts(nodes) + Counter(kept)
     new: dict[Node, Node] = {}
     typed = any(says_more_than_shape(node.shape) for node in nodes if isinstance(node, (Parameter, Data)))
 

@@ -350,12 +350,17 @@ def _signed_sum_increment(
     return _sum_increment(starts, tuple(scaled))
 
 
+def _shares_of_signed_sum(*inputs: Array, coefficients: tuple[float, ...]) -> tuple[float, ...]:
+    return (1 / (sum(c * c for c in coefficients) + 1),) * len(inputs)
+
+
 signed_sum = Primitive(
     "signed_sum",
     _signed_total,
     _project_signed_sum,
     spread=_broadcast,
     increment=_signed_sum_increment,
+    shares=_shares_of_signed_sum,
     batching=Batching.BROADCAST,
     project_with_costs=costs.project_sum,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.extend.core
 import numpy as np
 
 from pjax_core.arrays.meshes import Shape, says_more_than_shape, varying, varying_axes
+from pjax_core.graph.graph import Loop
 from pjax_core.trace import names
 
 _NOT_THE_USERS = tuple(
@@ -25,6 +26,7 @@ class Equation:
     """An equation of a jaxpr: what it computes, its settings, the shapes of its outputs, and that of JAX.
 
     ``caller`` is the one by which the function comes to it: inside calls, JAX keeps the line of their first caller.
+    ``loops`` takes those that are found on the way.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Equation:
     shapes: tuple[Shape, ...]
     of: jax.extend.core.JaxprEqn
     caller: jax.extend.core.JaxprEqn
+    loops: list[Loop] = field(default_factory=list)
 
     @property
     def shape(self) -> Shape:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from pjax_core.arrays.meshes import Shape, is_open
+from pjax_core.arrays.meshes import Shape, has_explicit_axes, is_open
 from pjax_core.graph.nodes import (
     Data,
     Operation,
@@ -188,7 +188,7 @@ def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
         return operation(primitives.einsum, x, w, shape=equation.shape, equation=labels)
     if len(x.shape.shape) == len(w.shape.shape) == len(x_contracted) == 1:
         return operation(primitives.dot, x, w, shape=equation.shape)
-    x_free, w_free = _others(x, x_contracted), _others(w, w_contracted)
+    x_free, w_free = _sharded_first(x, _others(x, x_contracted)), _others(w, w_contracted)
     length = math.prod(x.shape.shape[axis] for axis in x_contracted)
     rows = reshaped(transposed(x, (*x_free, *x_contracted)), (_size(x, x_free), length))
     columns = reshaped(transposed(w, (*w_contracted, *w_free)), (length, _size(w, w_free)))
@@ -201,7 +201,18 @@ def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
     else:
         shape = Shape((rows.shape.shape[0], columns.shape.shape[1]), dtype)
         product = operation(primitives.matmul, rows, columns, shape=shape)
-    return reshaped(product, equation.shape.shape)
+    # As the output has them, the axes of x are in their order.
+    axes = (*x_free, *(len(x.shape.shape) + place for place in range(len(w_free))))
+    shape_of = [equation.shape.shape[place] for place in map(sorted(axes).index, axes)]
+    return transposed(reshaped(product, tuple(shape_of)), tuple(map(axes.index, sorted(axes))))
+
+
+def _sharded_first(slot: Slot, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes, first those that are sharded explicitly: only such are sharded still where several become one."""
+    if not has_explicit_axes(slot.shape):
+        return axes
+    spec: Any = slot.shape.sharding
+    return tuple(sorted(axes, key=lambda axis: spec.spec[axis] is None))
 
 
 def _is_weight(slot: Slot) -> bool:

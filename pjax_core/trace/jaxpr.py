@@ -12,7 +12,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.arrays.meshes import is_open, shape_of_aval, shape_of_type, varying_axes, without_manual_axes
-from pjax_core.graph.colour import Graph, two_colour
+from pjax_core.graph.colour import two_colour
+from pjax_core.graph.graph import Graph, Loop
+from pjax_core.graph.loops import in_order, with_states
 from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
@@ -42,18 +44,21 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apar
 def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool) -> Graph:
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
     closed = jax.make_jaxpr(function)(*jax.tree.map(without_manual_axes, (params, *data)))
-    returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)])
+    loops: list[Loop] = []
+    returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)], loops)
     losses = [value for value in returned if isinstance(value, Loss)]
     if not losses or len(losses) < len(returned):
         raise ValueError(without_constraint(closed.jaxpr, returned))
-    outputs, regions = of_parameters(list(dict.fromkeys(node for loss in losses for node in loss.nodes)))
-    nodes = [in_stored_layout(node) for node in ordered(rewritten(outputs))]
+    constraints = list(dict.fromkeys(node for loss in losses for node in loss.nodes))
+    needed, loops = with_states(constraints, loops)
+    outputs, regions = of_parameters(needed)
+    nodes = [in_stored_layout(node) for node in in_order(ordered(rewritten(outputs, loops)), loops)]
     for parameter in parameters:
         if parameter not in nodes:
             raise ValueError(
                 f"parameter {parameter.name} is never used on the way to the output constraint; remove it, or use it"
             )
-    graph = two_colour(nodes, len(constants), apart)
+    graph = two_colour(nodes, len(constants), apart, loops)
     warn_of_python_loops(nodes)
     return replace(
         graph, regions=regions, holds_tracers=any(isinstance(const, jax.core.Tracer) for const in closed.consts)
@@ -63,7 +68,7 @@ def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], ap
 def values_of(function: Callable[..., Any], shapes: Sequence[Any], nodes: Sequence[Node]) -> list[Value]:
     """What ``function`` returns for arguments of these shapes, whose leaves are the outputs of ``nodes``."""
     closed = jax.make_jaxpr(function)(*shapes)
-    return run(closed.jaxpr, closed.consts, list(map(of_node, nodes)))
+    return run(closed.jaxpr, closed.consts, list(map(of_node, nodes)), [])
 
 
 def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[Node]:
@@ -74,8 +79,10 @@ def _leaves(kind: type[Parameter] | type[Data], name: str, tree: Any) -> list[No
     ]
 
 
-def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller: Any = None) -> list[Value]:
-    """What the outputs of a jaxpr stand for; ``caller`` is the equation that calls it."""
+def run(
+    jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], loops: list[Loop], caller: Any = None
+) -> list[Value]:
+    """What the outputs of a jaxpr stand for, whose loops are added to ``loops``; ``caller`` is what calls it."""
     values: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
     values |= {var: constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
@@ -87,7 +94,7 @@ def run(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value], caller:
     for eqn in jaxpr.eqns:
         inputs = [read(var) for var in eqn.invars]
         shapes = tuple(shape_of_aval(var.aval) for var in eqn.outvars)
-        equation = Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller or eqn)
+        equation = Equation(eqn.primitive.name, eqn.params, shapes, eqn, caller or eqn, loops)
         try:
             outputs = _applied(equation, inputs)
         except _OURS as error:
@@ -108,7 +115,7 @@ def _with_line(error: Exception, equation: Equation) -> Exception:
 def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of a jaxpr in an equation."""
     jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
-    return run(jaxpr, consts, inputs, equation.caller)
+    return run(jaxpr, consts, inputs, equation.loops, equation.caller)
 
 
 def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:

@@ -1,45 +1,29 @@
-"""Loops, a recurrence where their step is one, else one step after the other; and branches."""
+"""Loops, a recurrence where their step is one, else all steps at once or one after the other; and branches."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr
 
-from pjax_core.arrays.meshes import Shape, without_manual_axes
+from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Node, Operation, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import rewritten
 from pjax_core.operations import primitives
+from pjax_core.trace.all_steps import Run, Scan, all_steps, reversed_steps
 from pjax_core.trace.elementwise import positive_part
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.indices import case_of
 from pjax_core.trace.named.recurrence import tied
 from pjax_core.trace.operations import operation, reshaped, slot_of, stacked, transposed
 from pjax_core.trace.values import Elementwise, Indices, Loss, Value, is_fixed, known
-
-Run: TypeAlias = Callable[[Equation, Any, Sequence[Value]], list[Value]]
-"""The outputs of a jaxpr in an equation."""
-
-
-@dataclass(frozen=True)
-class _Loop:
-    """What a loop goes through: ``consts`` are the same in all steps, ``sequences`` have an entry for each."""
-
-    equation: Equation
-    consts: list[Value]
-    carry: list[Value]
-    sequences: list[Slot]
-
-    def body(self, run: Run, carry: Sequence[Value], entries: Sequence[Value]) -> list[Value]:
-        """The outputs of one step."""
-        return run(self.equation, self.equation.params["jaxpr"], [*self.consts, *carry, *entries])
 
 
 def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
@@ -50,22 +34,26 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
     n_carry = sum(map(_same_rank, inner.outvars, equation.of.outvars))
     first = sum(map(_same_rank, inner.invars, equation.of.invars))
     consts, carry, sequences = inputs[: first - n_carry], inputs[first - n_carry : first], inputs[first:]
-    loop = _Loop(equation, list(consts), list(carry), [slot_of(sequence) for sequence in sequences])
+    loop = Scan(equation, list(consts), list(carry), [slot_of(sequence) for sequence in sequences])
     steps = equation.params["length"]
     if steps == 0:
         raise NotImplementedError(f"{equation.where()}: a scan without steps; give it a sequence that has some")
     if not loop.carry:
-        return _mapped(loop, run)
+        return loop.all_bodies(run, [])
     of_data = all(map(is_fixed, inputs))
     found = None if of_data else _as_recurrence(loop, run)
-    if found is None and steps > 1:
-        advice = (
-            "it is of data alone: compute it outside shard_map, and pass the result as data"
-            if of_data
-            else "only a step h = activation(x @ U + h @ W + b) of rows of samples becomes one constraint of all steps"
+    if found is not None:
+        return found
+    if of_data:
+        _warn_of_steps(
+            equation, "scan", steps, "it is of data alone: compute it outside shard_map, and pass the result"
         )
-        _warn_of_steps(equation, "scan", steps, advice)
-    return _unrolled(loop, run) if found is None else found
+    elif equation.params["unroll"] < steps:  # which a user asks for by unroll=True
+        try:
+            return all_steps(loop, run)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            _warn_of_steps(equation, "scan", steps, f"its steps are not projected all at once: {error}")
+    return _unrolled(loop, run)
 
 
 def while_loop(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
@@ -120,31 +108,31 @@ def _same_rank(inside: Any, outside: Any) -> bool:
     return inside.aval.ndim == outside.aval.ndim
 
 
-def _mapped(loop: _Loop, run: Run) -> list[Value]:
-    """The outputs of a loop that carries nothing, as ``jax.lax.map`` does: those of all steps at once."""
-    inputs, params = [*loop.consts, *loop.sequences], loop.equation.params
-    axes = (None,) * len(loop.consts) + (0,) * len(loop.sequences)
-    step = jax.vmap(jaxpr_as_fun(params["jaxpr"]), axes, axis_size=params["length"])
-    return run(loop.equation, jax.make_jaxpr(step)(*(without_manual_axes(value.shape) for value in inputs)), inputs)
-
-
-def _unrolled(loop: _Loop, run: Run) -> list[Value]:
+def _unrolled(loop: Scan, run: Run) -> list[Value]:
     """The outputs of a loop by its steps, one after the other."""
-    params, carry = loop.equation.params, loop.carry
-    columns: list[list[Slot]] = [[] for _ in loop.equation.shapes[len(carry) :]]
+    params, carry = loop.equation.params, list(loop.carry)
+    columns: list[list[Value]] = [[] for _ in loop.equation.shapes[len(carry) :]]
     steps = range(params["length"])
     for step in reversed(steps) if params["reverse"] else steps:
         outputs = loop.body(run, carry, [_entry(sequence, step) for sequence in loop.sequences])
         carry = outputs[: len(carry)]
         for column, output in zip(columns, outputs[len(carry) :], strict=True):
-            column.append(slot_of(output))
+            column.append(output)
     return [
         *carry,
         *(
-            stacked(column[::-1] if params["reverse"] else column, shape)
+            _column(column[::-1] if params["reverse"] else column, shape)
             for column, shape in zip(columns, loop.equation.shapes[len(carry) :], strict=True)
         ),
     ]
+
+
+def _column(values: Sequence[Value], shape: Shape) -> Value:
+    """The outputs of all steps as one, or their output constraints."""
+    losses = [value for value in values if isinstance(value, Loss)]
+    if losses:
+        return Loss(tuple(node for loss in losses for node in loss.nodes), shape, sum(loss.count for loss in losses))
+    return stacked(list(map(slot_of, values)), shape)
 
 
 def _entry(sequence: Slot, step: int) -> Slot:
@@ -153,7 +141,7 @@ def _entry(sequence: Slot, step: int) -> Slot:
     return select("slice", lambda array: array[step], {}, shape, sequence)
 
 
-def _as_recurrence(loop: _Loop, run: Run) -> list[Value] | None:
+def _as_recurrence(loop: Scan, run: Run) -> list[Value] | None:
     """The outputs of a loop over rows of samples with the step ``h = activation(x U + h W + b)``; None for others."""
     if (
         len(loop.carry) != 1
@@ -177,18 +165,13 @@ def _as_recurrence(loop: _Loop, run: Run) -> list[Value] | None:
     if isinstance(new, Elementwise) and new.rectified is not None:  # what it adds is among the biases
         new = positive_part(slot_of(new.rectified), new.shape)
     backwards = loop.equation.params["reverse"]
-    x = transposed(_reversed(sequence) if backwards else sequence, (1, 0, 2))
+    x = transposed(reversed_steps(sequence) if backwards else sequence, (1, 0, 2))
     activation = new.function if isinstance(new, Elementwise) else lambda total: total
     biases = [_for_each_step(bias) for bias in biases]
     states = tied(x, w_x, w_h, first, biases, lambda product: _closed(product, biases, new), activation)
     last = select("slice", lambda array: array[:, -1], {}, first.shape, states)
     by_step = transposed(states, (1, 0, 2))
-    return [last, *[_reversed(by_step) if backwards else by_step for _ in outputs]]
-
-
-def _reversed(slot: Slot) -> Slot:
-    """The slot from its last step to its first."""
-    return select("rev", lambda array: array[::-1], {}, slot.shape, slot)
+    return [last, *[reversed_steps(by_step) if backwards else by_step for _ in outputs]]
 
 
 def _terms(state: Slot) -> tuple[Slot, ...] | None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -53,6 +54,9 @@ def unchanged(x: Any) -> Any:
 
 PACKAGE = SimpleNamespace(**{name: getattr(pj, name) for name in pj.__all__})
 PACKAGE.identity = PACKAGE.constant = unchanged
+PACKAGE.loop = lambda step, first, x: jnp.moveaxis(
+    lax.scan(lambda h, rows: 2 * (step(h, rows),), first, jnp.moveaxis(x, 1, 0))[1], 0, 1
+)
 PACKAGE.cross_entropy = lambda logits, labels: pj.cross_entropy(logits, labels, strength=STRENGTH)
 
 
@@ -218,6 +222,16 @@ def two_recurrences(ops: Any, p: Any, x: Any, y: Any) -> Any:
     return ops.margin_loss(ops.matmul(h[:, -1], p["out"]), y)
 
 
+def loop_of_products(ops: Any, p: Any, x: Any, y: Any) -> Any:
+    """Its state is an entry of products: one identity is the loop's own, one stands between that and these."""
+
+    def step(h: Any, rows: Any) -> Any:
+        return ops.sum_relu(ops.matmul(rows, p["w_x"]), ops.einsum("bi,i->bi", ops.identity(h), p["g"]))
+
+    h = ops.loop(step, p["h0"], x)
+    return ops.margin_loss(ops.matmul(h[:, -1], p["out"]), y)
+
+
 def levels_and_sums(ops: Any, p: Any, x: Any, y: Any) -> Any:
     total = ops.sum(ops.relu(ops.matmul(x, p["w0"]).reshape(6, 2, 3)), axis=1)
     logits = ops.matmul(ops.maximum(total, p["b"]), p["w1"])
@@ -293,6 +307,7 @@ NETWORKS = {
             (2, 3, 3),
             (2, 3),
         ),
+        Network(loop_of_products, {"w_x": (3, 4), "g": (4,), "h0": (2, 4), "out": (4, 3)}, (2, 3, 3), (2, 3)),
         Network(threshold_functions, {"w0": (5, 4), "w1": (4, 3)}, (6, 5), (6, 3)),
         Network(levels_and_sums, {"w0": (5, 6), "b": (3,), "w1": (3, 2)}, (6, 5), (6, 2)),
         Network(more_views, {"w0": (5, 3), "w1": (5, 3)}, (6, 5), (6, 3)),

@@ -296,6 +296,13 @@ class StoredCopies:
             states.append(h)
         return np.stack(states, axis=1)
 
+    def loop(self, step: Any, first: Elements, x: Elements) -> Elements:
+        """One time step after the other, each of which reads an identity of the state before."""
+        states = [first]
+        for number in range(x.shape[1]):
+            states.append(step(self.identity(states[-1]), x[:, number]))
+        return np.stack(states[1:], axis=1)
+
     def pad(self, x: Elements, widths: Any, constant_values: float) -> Elements:
         (constant,) = self.data([constant_values])
         return np.pad(x, widths, constant_values=constant)

@@ -31,6 +31,7 @@ ALTERNATING = [
     "attention",
     "unusual_products",
     "recurrent",
+    "loop_of_products",
     "levels_and_sums",
     "threshold_functions",
     "more_views",

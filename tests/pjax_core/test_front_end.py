@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import pjax_core as pj
 import pjax_kernels as pk
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Operation
 from pjax_core.operations import primitives
 from pjax_core.operations.call import call as operation
@@ -271,13 +271,13 @@ def test_labels_made_inside_from_unknown_arrays_are_not_kept() -> None:
             call()
 
 
-def test_loops_are_unrolled() -> None:
+def test_loops_are_unrolled_where_they_say_so() -> None:
     def scanned(p: Any, x: Any, y: Any) -> Any:
         def step(h: Any, rows: Any) -> tuple[Any, Any]:
             h = jax.nn.relu(rows @ p["w0"] + h + p["b0"])
             return h, h
 
-        last, states = lax.scan(step, jnp.zeros((6, 4)), jnp.stack([x, x[::-1], -x]))
+        last, states = lax.scan(step, jnp.zeros((6, 4)), jnp.stack([x, x[::-1], -x]), unroll=True)
         return pj.margin_loss((last + states.mean(0)) @ p["w1"], y)
 
     def written_out(p: Any, x: Any, y: Any) -> Any:
@@ -367,30 +367,6 @@ def test_recurrent_scans_of_any_activation(
     assert min(moved_by(5.0)) > 0
     # The first state is what the network computes: where the loss asks for little, nothing moves.
     assert max(moved_by(1e-7)) < 1e-5
-
-
-def test_other_scans_say_that_they_are_unrolled() -> None:
-    def lstm(p: Any, x: Any, y: Any) -> Any:
-        def step(state: Any, rows: Any) -> tuple[Any, None]:
-            h, c = state
-            total = rows @ p["w_x"] + h @ p["w_h"] + p["b"]
-            i, f, o = jnp.split(jax.nn.sigmoid(total[:, :6]), 3, axis=1)
-            c = f * c + i * jnp.tanh(total[:, 6:])
-            return (o * jnp.tanh(c), c), None
-
-        start = jnp.zeros((5, 2))
-        (h, _), _ = lax.scan(step, (start, start), jnp.swapaxes(x, 0, 1))
-        return pj.cross_entropy(h @ p["out"], y, strength=0.05)
-
-    params = {"w_x": NORMAL(size=(3, 8)), "w_h": NORMAL(size=(2, 8)), "b": NORMAL(size=8), "out": NORMAL(size=(2, 3))}
-    problem, labels = pj.feasibility(lstm), LABEL_OF_EACH_STEP[:, 2]
-    with pytest.warns(UserWarning, match="test_front_end.py, line .*lax.scan.*unrolled into 2 steps") as caught:
-        start, direction = pj.value_and_direction(problem, params, SEQUENCES[:, :2], labels)
-    assert len(caught) == 1
-    for _ in range(60):
-        params = jax.tree.map(lambda param, change: param - 0.3 * np.asarray(change), params, direction)
-        value, direction = pj.value_and_direction(problem, params, SEQUENCES[:, :2], labels)
-    assert value < 0.5 * start
 
 
 def test_loops_of_python_are_told_of_scan() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
-from pjax_core.graph.colour import Colour, Graph
+from pjax_core.graph.graph import Colour, Graph
 from pjax_core.graph.nodes import Constant, Data, Operation, Parameter
 from pjax_core.trace.jaxpr import trace
 

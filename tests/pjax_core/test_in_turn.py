@@ -12,7 +12,7 @@ import pytest
 
 import pjax_core as pj
 from pjax_core.algorithms.base import consensus_algorithm
-from pjax_core.graph.colour import Graph
+from pjax_core.graph.graph import Graph
 
 from ..pjax_kernels.code_generation import AS_FOR_USERS
 

@@ -112,7 +112,6 @@ def loss_with(*activations: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.filterwarnings("ignore:.*unrolled into")
 def test_constants_beside_an_open_batch(name: str) -> None:
     """They become what they are for a batch of known size, and directions are traced: those of some below."""
     loss = loss_with(ACTIVATIONS[name])

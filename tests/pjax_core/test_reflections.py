@@ -75,6 +75,7 @@ DENSE = [
     ("strides_that_leave_pixels_out", "CDR"),
     ("overlapping_pools", "DM(1)"),
     ("two_recurrences", "DR(0.3)"),
+    ("loop_of_products", "DM(0.5)"),
     ("levels_and_sums", "DM(0.5)"),
     *(("threshold_functions", algorithm) for algorithm in ("DR(0.3)", "DM(0.5)", "CDR")),
 ]

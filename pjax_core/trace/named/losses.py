@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 from pjax_core.arrays.arguments import Known, scalar
 from pjax_core.arrays.messages import described, is_known
 from pjax_core.graph import sets
-from pjax_core.graph.colour import Graph
 from pjax_core.graph.computed import fixed_values
+from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Computed, Data, Node, Operation, Slot
 from pjax_core.operations import primitives
 from pjax_core.operations.call import call

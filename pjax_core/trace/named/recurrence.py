@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from pjax_core.arrays.meshes import Shape, varying, varying_axes
-from pjax_core.graph.nodes import Feedback, Operation, Slot, of_node, select
+from pjax_core.graph.nodes import Feedback, Operation, Slot, Unrolled, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call
 from pjax_core.trace.operations import filled, operation_node
@@ -154,7 +153,7 @@ def tied(
     before = select("concatenate", _states_before, {}, states, first, of_node(later))
     product = replace(
         operation_node(primitives.recurrence, x, before, w_x, w_h, shape=states),
-        unrolled=((x, w_x, w_h, first, *biases), functools.partial(_unroll, activation=activation)),
+        unrolled=Unrolled((x, w_x, w_h, first, *biases), lambda *arrays: (_unroll(*arrays, activation=activation),)),
     )
     return of_node(replace(close(of_node(product)), tag=later.tag))
 

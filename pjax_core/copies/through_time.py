@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.copies import consensus, shares
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.count import low_dtype
@@ -69,6 +70,7 @@ def pull_through_steps(changes: Changes, loop: Loop) -> None:
         return {place: found.get(place, jnp.zeros_like(total)) for place, total in totals.items()}, totals
 
     nothing = {place: jnp.zeros_like(states[place][0], low_dtype(states[place].dtype)) for place in returning}
+    nothing = varying(nothing, varying_axes((given, asked)))
     _, totals = lax.scan(step, nothing, (states, entries, asked), reverse=True)
     for place in returning:
         changes.targets[ends[place]] = changes.part(ends[place], totals[place])

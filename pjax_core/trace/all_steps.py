@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
-from pjax_core.arrays.meshes import Shape, without_manual_axes
+from pjax_core.arrays.meshes import Shape, varying, varying_axes, without_manual_axes
 from pjax_core.copies.through_time import values_of_step
 from pjax_core.graph.colour import uncoloured
 from pjax_core.graph.graph import Loop, Step
@@ -130,6 +130,8 @@ class _States:
         self.run = run
         self.moving = _moving(scan)
         self.first = [slot_of(value) for value, moves in zip(scan.carry, self.moving, strict=True) if moves]
+        if not all(jnp.issubdtype(slot.shape.dtype, jnp.floating) for slot in self.first):
+            raise NotImplementedError("it carries integers that depend on parameters")
 
     def outputs(self) -> list[Value]:
         """Those of the loop."""
@@ -184,7 +186,7 @@ class _States:
         n_carry = len(self.scan.carry)
 
         def through(*arrays: Array) -> Any:
-            remaining = iter(arrays)
+            remaining = iter(varying(arrays, varying_axes(arrays)))
             all_inputs = [next(remaining) if is_fixed(v) else jnp.zeros(v.shape.shape, v.shape.dtype) for v in inputs]
             consts, entries = all_inputs[: len(self.scan.consts)], all_inputs[len(self.scan.consts) + len(first) :]
             states = [jnp.zeros(slot.shape.shape, slot.shape.dtype) for slot in self.first]
@@ -322,11 +324,12 @@ def _made_of(nodes: Sequence[Node], before: Sequence[Operation]) -> set[Node]:
 
 def _states_before(step: Step, n_states: int, n_consts: int, length: int, *arrays: Array) -> tuple[Array, ...]:
     """The states before each step, one step after the other."""
+    arrays = varying(arrays, varying_axes(arrays))
     first, consts, sequences = arrays[:n_states], arrays[n_states : n_states + n_consts], arrays[n_states + n_consts :]
 
     def advance(states: tuple[Array, ...], entries: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         value = values_of_step(step, [*states, *consts, *entries])
-        new = (value(node).astype(state.dtype) for node, state in zip(step.after, states, strict=False))
-        return tuple(new), states
+        new = tuple(value(node).astype(state.dtype) for node, state in zip(step.after, states, strict=False))
+        return varying(new, varying_axes(states)), states
 
     return lax.scan(advance, first, sequences, length=length)[1]

@@ -35,7 +35,15 @@ def convolutional(p, x):
     return pj.matmul(h.reshape(x.shape[0], -1), p["w"])
 
 
+def gated_loop(p, x):
+    def step(h, rows):
+        return jnp.tanh(rows @ p["w0"] + h * p["b0"]) * h, None
+
+    return jax.lax.scan(step, x[:, :6], jnp.moveaxis(x.reshape(x.shape[0], 4, 2), 1, 0))[0] @ p["w1"]
+
+
 NETWORKS = {
+    "loop": (gated_loop, {"w0": (2, 6), "b0": (6,), "w1": (6, 2)}, (16, 8)),
     "dense": (dense, {"w0": (8, 12), "b0": (12,), "w1": (12, 2)}, (16, 8)),
     "residual": (residual, {"w0": (8, 8), "b0": (8,), "w1": (8, 8), "w2": (8, 2)}, (16, 8)),
     "convolutional": (convolutional, {"f": (3, 3, 1, 4), "w": (16, 2)}, (16, 6, 6, 1)),
@@ -55,8 +63,10 @@ COMPILED = {
         ],
         "residual": ["rank one"],
         "convolutional": ["coupled"],
+        "loop": ["each"],
     },
     "manual": {
+        "loop": ["each"],
         "dense": [pj.alternating_projections(in_turn=True), pj.douglas_rachford(copies=pj.Factored())],
         "residual": ["each", "coupled"],
         "convolutional": [pj.douglas_rachford()],

@@ -31,5 +31,6 @@ def test_projections_are_named_after_their_nodes(algorithm: pj.Algorithm, genera
     problem = pj.feasibility(equal_layers)
     state = algorithm.init(problem, arrays | {"b": bias}, x, y)
     program = jax.jit(lambda state: algorithm.step(problem, state)).lower(state).compile().as_text()
-    found = {name.replace("\\", "") for name in re.findall(r'op_name="jit\(<lambda>\)/([^/"]+)/', program)}
-    assert found >= OPERATIONS
+    names = {name.replace("\\", "") for name in re.findall(r'op_name="jit\(<lambda>\)/([^"]+)"', program)}
+    # From jax 0.12 on the step, which is inlined, is a part of the name too.
+    assert {name.removeprefix("jit(step)/").split("/")[0] for name in names} >= OPERATIONS

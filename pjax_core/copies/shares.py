@@ -26,11 +26,17 @@ class LogShares(NamedTuple):
         of_ways: of the part that comes to a node from each operation that reads it.
         losses: for operations made of dot products, how much less of what it is asked each of these hands on than
             their mean, which is 1.  Of weights, the columns count as though they were alike.
+        means: by what these losses were divided.
     """
 
     of_nodes: dict[Node, Array]
     of_ways: dict[tuple[Node, Node], Array]
     losses: dict[Node, Array]
+    means: dict[Node, Array]
+
+    def of_step(self, start_of: Callable[[Node], Array]) -> LogShares:
+        """The same shares, with the losses of another step of a loop divided by these means."""
+        return self._replace(losses={node: _losses_in(node, start_of) / mean for node, mean in self.means.items()})
 
 
 UNROLLED = 8
@@ -51,6 +57,7 @@ def log_shares(
     parts: list[Array] = []
     averaged: list[Array | float] = []  # over how many copies a mean is to be taken on each way
     losses: dict[Node, Array] = {}
+    means: dict[Node, Array] = {}
     for node in reversed(graph.nodes):
         if isinstance(node, Operation):
             inputs = [_wide(slot.read(start_of)) for slot in node.slots]
@@ -59,7 +66,8 @@ def log_shares(
                 lost = _losses_of_elements(node, inputs)
             of_slots = of_inputs(node, inputs, lost)
             if lost is not None:
-                losses[node] = lost / jnp.mean(lost)
+                means[node] = jnp.mean(lost)
+                losses[node] = lost / means[node]
             for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
                 for source in dict.fromkeys(source for source in slot.sources if source in place):
                     of_one = 1.0 if isinstance(source, Parameter) else count
@@ -69,14 +77,14 @@ def log_shares(
     way_back, begin = _way_back(graph, ways), _asking(graph, asking)
     shares, of_ways = _handed_back(way_back, jnp.stack(parts), begin)
     if any(not isinstance(count, float) or count > 0 for count in averaged):
-        means, _ = _handed_back(way_back, jnp.stack(parts) + jnp.stack(averaged), begin)
-        shares = jnp.where(np.asarray([isinstance(node, Parameter) for node in graph.nodes]), means, shares)
+        of_means, _ = _handed_back(way_back, jnp.stack(parts) + jnp.stack(averaged), begin)
+        shares = jnp.where(np.asarray([isinstance(node, Parameter) for node in graph.nodes]), of_means, shares)
     largest: dict[tuple[Node, Node], Array] = {}
     for way, of_way in zip(ways, of_ways, strict=True):
         source, reader = (graph.nodes[i] for i in way)
         before = largest.get((source, reader))
         largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
-    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses)
+    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses, means)
 
 
 def _log2(count: Any) -> Any:
@@ -154,6 +162,16 @@ def of_inputs(node: Operation, inputs: Sequence[Array], losses: Array | None) ->
     """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
     parts = node.primitive.parts(inputs, losses, **node.settings)
     return parts if node.emphasis == 1 else [part / node.emphasis for part in parts]
+
+
+def _losses_in(node: Node, start_of: Callable[[Node], Array]) -> Array:
+    """The losses of an operation that has some."""
+    assert isinstance(node, Operation)
+    inputs = [_wide(slot.read(start_of)) for slot in node.slots]
+    found = losses_of(node, inputs)
+    found = _losses_of_elements(node, inputs) if found is None else found
+    assert found is not None
+    return found
 
 
 def _losses_of_elements(node: Operation, inputs: Sequence[Array]) -> Array | None:

@@ -20,7 +20,7 @@ from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.copies import consensus, shares
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.count import low_dtype
-from pjax_core.copies.shares import log_shares
+from pjax_core.copies.shares import LogShares, log_shares
 from pjax_core.graph.computed import with_computed
 from pjax_core.graph.graph import Graph, Loop, Step
 from pjax_core.graph.nodes import Node, Operation, Slot
@@ -63,10 +63,16 @@ def pull_through_steps(changes: Changes, loop: Loop) -> None:
     begin = [None if end is None else changes.share(end) for end in ends]
     returning = [place for place, own in enumerate(before) if own is not None]
 
+    # Of the last step: what each hands on more or less than this is among its losses.
+    last = jax.tree.map(lambda array: array[-1], (states, entries))
+    shares_of_last = _shares(loop.step, values_of_step(loop.step, [*last[0], *consts, *last[1]]), begin)
+
     def step(later: dict[int, Array], at_step: Any) -> tuple[dict[int, Array], dict[int, Array]]:
         states, entries, asked = at_step
         totals = {place: later[place] + asked[place] if place in asked else later[place] for place in later}
-        found = _asked_before(loop.step, [*states, *consts, *entries], begin, asked | totals)
+        start_of = values_of_step(loop.step, [*states, *consts, *entries])
+        inside = Changes(loop.step.graph, start_of, shares_of_last.of_step(start_of))
+        found = _asked_before(loop.step, inside, asked | totals)
         return {place: found.get(place, jnp.zeros_like(total)) for place, total in totals.items()}, totals
 
     nothing = {place: jnp.zeros_like(states[place][0], low_dtype(states[place].dtype)) for place in returning}
@@ -83,15 +89,14 @@ def _given(changes: Changes, before: Sequence[Operation | None]) -> list[Array]:
     return [slot.read(changes.start_of) for slot in loop.slots]
 
 
-def _asked_before(
-    step: Step, given: Sequence[Array], begin: Sequence[Array | None], asked: dict[int, Array]
-) -> dict[int, Array]:
+def _shares(step: Step, start_of: Callable[[Node], Array], begin: Sequence[Array | None]) -> LogShares:
+    """Which part of what is asked after a step reaches its nodes, where they ``begin`` with these."""
+    shares: dict[Node, Array | None] = dict(zip(step.after, begin, strict=True))
+    return log_shares(step.graph, start_of, {node: share for node, share in shares.items() if share is not None})
+
+
+def _asked_before(step: Step, changes: Changes, asked: dict[int, Array]) -> dict[int, Array]:
     """What a step asks of the states before it, of what is ``asked`` of those after it and of other outputs."""
-    start_of = values_of_step(step, given)
-    asking: dict[Node, Array] = {
-        node: share for node, share in zip(step.after, begin, strict=True) if share is not None
-    }
-    changes = Changes(step.graph, start_of, log_shares(step.graph, start_of, asking))
     for place, change in asked.items():
         changes.targets[step.after[place]] = changes.part(step.after[place], change)
     sweep(changes, [n for n in step.graph.nodes if isinstance(n, Operation) and n not in step.before])

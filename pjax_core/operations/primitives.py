@@ -399,11 +399,21 @@ def _with_small_residuals(
     change, output_change = found
     if residual is None:
         return (change,), output_change
+    step, output_step = _first_order(function, x, residual)
+    small = _is_small(residual, output)
+    return (jnp.where(small, step, change),), jnp.where(small, output_step, output_change)
+
+
+def _first_order(function: Callable[[Array], Array], x: Array, residual: Array) -> tuple[Array, Array]:
+    """The changes of input and output for a small residual."""
     x = x.astype(residual.dtype)
     _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
     step = slope * residual / (1 + slope * slope)
-    small = jnp.abs(residual) <= _SMALL * (1 + jnp.abs(output))
-    return (jnp.where(small, step, change),), jnp.where(small, slope * step - residual, output_change)
+    return step, slope * step - residual
+
+
+def _is_small(residual: Array, output: Array) -> Array:
+    return jnp.abs(residual) <= _SMALL * (1 + jnp.abs(output))
 
 
 def _project_affine(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
@@ -763,8 +773,22 @@ def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:
 
     def project(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> _Projected:
         x, *constants = inputs
-        found = pk.project_elementwise(function, x, output, constants=constants, increments=True, **settings)
-        return _with_small_residuals(lambda x: forward(x, *constants, **settings), x, output, residual, found)
+
+        def value(x: Array) -> Array:
+            return forward(x, *constants, **settings)
+
+        def nearest() -> tuple[Array, Array]:
+            found = pk.project_elementwise(function, x, output, constants=constants, increments=True, **settings)
+            (change,), output_change = _with_small_residuals(value, x, output, residual, found)
+            assert output_change is not None
+            return change, output_change
+
+        if residual is None:
+            change, output_change = nearest()
+        else:  # below the first layers all are small, and the search for the nearest points takes most of the time
+            small = jnp.all(_is_small(residual, output))
+            change, output_change = lax.cond(small, lambda: _first_order(value, x, residual), nearest)
+        return (change,), output_change
 
     def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], **settings: Any) -> Array:
         x, *constants = starts

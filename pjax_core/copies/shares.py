@@ -24,8 +24,8 @@ class LogShares(NamedTuple):
         of_nodes: the logarithm to base 2 of the part that reaches each node: where there are several ways, the largest.
             Of parameters the part that reaches the mean of all copies of them, or of what is computed of them alone.
         of_ways: of the part that comes to a node from each operation that reads it.
-        losses: for operations made of dot products, how much less of what it is asked each of these hands on than
-            their mean, which is 1.  Of weights, the columns count as though they were alike.
+        losses: for operations made of dot products, and functions of each element, how much less of what it is asked
+            each of these hands on than their mean, which is 1.  Of weights, the columns count as though they were alike.
         means: by what these losses were divided.
     """
 
@@ -48,8 +48,7 @@ def log_shares(
 ) -> LogShares:
     """Which part of what its output constraint asks reaches each node.
 
-    Or of what the nodes that are ``asking`` do, which have these shares themselves: in a step of a loop.  There
-    functions of elements have losses too, since what is wrong with one step's part grows with each.
+    Or of what the nodes that are ``asking`` do, which have these shares themselves: in a step of a loop.
     """
     place = {node: i for i, node in enumerate(graph.nodes)}
     alone = _of_parameters_alone(graph)
@@ -62,8 +61,7 @@ def log_shares(
         if isinstance(node, Operation):
             inputs = [_wide(slot.read(start_of)) for slot in node.slots]
             lost = losses_of(node, inputs)
-            if lost is None and asking is not None:
-                lost = _losses_of_elements(node, inputs)
+            lost = _losses_of_elements(node, inputs) if lost is None else lost
             of_slots = of_inputs(node, inputs, lost)
             if lost is not None:
                 means[node] = jnp.mean(lost)

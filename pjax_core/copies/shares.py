@@ -25,7 +25,7 @@ class LogShares(NamedTuple):
             Of parameters the part that reaches the mean of all copies of them, or of what is computed of them alone.
         of_ways: of the part that comes to a node from each operation that reads it.
         losses: for operations made of dot products, and functions of each element, how much less of what it is asked
-            each of these hands on than their mean, which is 1.  Of weights, the columns count as though they were alike.
+            each of these hands on than their mean, which is 1.  Of weights, columns count as though they were alike.
         means: by what these losses were divided.
     """
 

@@ -73,7 +73,7 @@ def while_loop(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Va
             break
         carry, steps = run(equation, params["body_jaxpr"], [*inputs[first:second], *carry]), steps + 1
     if steps > 1:
-        _warn_of_steps(equation, "loop", steps, "lax.scan may become one constraint of all steps")
+        _warn_of_steps(equation, "loop", steps, "lax.scan is compiled once for all")
     return carry
 
 
@@ -98,8 +98,8 @@ def warn_of_python_loops(nodes: Sequence[Node]) -> None:
         if count >= _MANY:
             warnings.warn(
                 f"{parameter.name} is used in {count} products with constraints of their own, which take longer to "
-                "compile for each; if they are steps of a loop of Python, write lax.scan(step, h, xs) with a step "
-                "h = activation(x @ U + h @ W + b) of rows of samples, which becomes one constraint of all steps",
+                "compile for each; if they are steps of a loop of Python, write lax.scan(step, h, xs), which is "
+                "compiled once for all steps",
                 stacklevel=2,
             )
 

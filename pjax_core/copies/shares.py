@@ -36,7 +36,14 @@ class LogShares(NamedTuple):
 
     def of_step(self, start_of: Callable[[Node], Array]) -> LogShares:
         """The same shares, with the losses of another step of a loop divided by these means."""
-        return self._replace(losses={node: _losses_in(node, start_of) / mean for node, mean in self.means.items()})
+
+        def losses(node: Node) -> Array:
+            assert isinstance(node, Operation)
+            found = _losses(node, _inputs(node, start_of))
+            assert found is not None
+            return found
+
+        return self._replace(losses={node: losses(node) / mean for node, mean in self.means.items()})
 
 
 UNROLLED = 8
@@ -59,9 +66,8 @@ def log_shares(
     means: dict[Node, Array] = {}
     for node in reversed(graph.nodes):
         if isinstance(node, Operation):
-            inputs = [_wide(slot.read(start_of)) for slot in node.slots]
-            lost = losses_of(node, inputs)
-            lost = _losses_of_elements(node, inputs) if lost is None else lost
+            inputs = _inputs(node, start_of)
+            lost = _losses(node, inputs)
             of_slots = of_inputs(node, inputs, lost)
             if lost is not None:
                 means[node] = jnp.mean(lost)
@@ -162,14 +168,15 @@ def of_inputs(node: Operation, inputs: Sequence[Array], losses: Array | None) ->
     return parts if node.emphasis == 1 else [part / node.emphasis for part in parts]
 
 
-def _losses_in(node: Node, start_of: Callable[[Node], Array]) -> Array:
-    """The losses of an operation that has some."""
-    assert isinstance(node, Operation)
-    inputs = [_wide(slot.read(start_of)) for slot in node.slots]
+def _inputs(node: Operation, start_of: Callable[[Node], Array]) -> list[Array]:
+    """What an operation reads, in the dtype of changes."""
+    return [_wide(slot.read(start_of)) for slot in node.slots]
+
+
+def _losses(node: Operation, inputs: Sequence[Array]) -> Array | None:
+    """Those of dot products, or of functions of each element."""
     found = losses_of(node, inputs)
-    found = _losses_of_elements(node, inputs) if found is None else found
-    assert found is not None
-    return found
+    return _losses_of_elements(node, inputs) if found is None else found
 
 
 def _losses_of_elements(node: Operation, inputs: Sequence[Array]) -> Array | None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pjax_core.graph.graph import Colour, Graph, Loop, consumers_of
-from pjax_core.graph.loops import loops_around
-from pjax_core.graph.nodes import Computed, Feedback, Node, Operation, Parameter, Slot, is_fixed, of_node, sources_of
+from pjax_core.graph.loops import loops_around, rebuilt
+from pjax_core.graph.nodes import Computed, Feedback, Node, Operation, Parameter, is_fixed, of_node, sources_of
 from pjax_core.operations import primitives
 
 
@@ -65,17 +65,11 @@ def uncoloured(nodes: Sequence[Node], data_leaves: int, loops: Sequence[Loop]) -
     What is computed from data is numbered from ``data_leaves`` on.
     """
     numbers = itertools.count(data_leaves)
-    copied: dict[Node, Node] = {}
 
-    def read(slot: Slot) -> Slot:
-        return slot.reading(lambda source: source if isinstance(source, Feedback) else copied[source])
+    def numbered(node: Node) -> Node:
+        return replace(node, index=next(numbers)) if isinstance(node, Computed) else node
 
-    for node in nodes:
-        if isinstance(node, Computed):
-            copied[node] = replace(node, index=next(numbers))
-        else:
-            copied[node] = node.reading(read, read) if isinstance(node, Operation) else node
-    graph = list(copied.values())
+    graph = list(rebuilt(nodes, leaf=numbered).values())
     computed = tuple(node for node in graph if isinstance(node, Computed))
     moving = tuple(node for node in graph if not is_fixed(node))
     return Graph(moving, {}, {}, consumers_of(graph), computed, loops=tuple(loops))

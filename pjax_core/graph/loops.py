@@ -29,19 +29,23 @@ def with_states(outputs: Sequence[Operation], loops: Sequence[Loop]) -> tuple[li
         for loop in loops
         for feedback, after in zip(loop.later, loop.after, strict=True)
     }
-    new = rebuilt(ordered(needed), lambda source: later.get(source, source))
+    new = rebuilt(ordered(needed), later=lambda source: later.get(source, source))
     return [new[node] for node in needed], [loop for loop in loops if not found.isdisjoint(loop.before)]
 
 
-def rebuilt(nodes: Iterable[Node], later: Callable[[Feedback], Node]) -> dict[Node, Any]:
-    """The nodes, each after its sources, with these replaced, and by ``later`` what comes after."""
+def rebuilt(
+    nodes: Iterable[Node],
+    leaf: Callable[[Node], Node] = lambda node: node,
+    later: Callable[[Feedback], Node] = lambda source: source,
+) -> dict[Node, Any]:
+    """The nodes, each after its sources, reading each other, with what is no operation, or comes later, replaced."""
     new: dict[Node, Any] = {}
 
     def read(slot: Slot) -> Slot:
         return slot.reading(lambda source: later(source) if isinstance(source, Feedback) else new[source])
 
     for node in nodes:
-        new[node] = node.reading(read, read) if isinstance(node, Operation) else node
+        new[node] = node.reading(read, read) if isinstance(node, Operation) else leaf(node)
     return new
 
 

@@ -88,11 +88,9 @@ def all_steps(scan: Scan, run: Run) -> list[Value]:
     values = [*scan.consts, *scan.carry, *scan.sequences]
     if not all(isinstance(value, (Slot, Elementwise)) for value in values):
         raise NotImplementedError("it carries what is no array of numbers")
-    consts = list(map(slot_of, scan.consts))
     if not scan.equation.params["reverse"]:
-        return _States(replace(scan, consts=consts), run).outputs()
-    sequences = list(map(reversed_steps, scan.sequences))
-    outputs = _States(replace(scan, consts=consts, sequences=sequences), run).outputs()
+        return _States(scan, run).outputs()
+    outputs = _States(replace(scan, sequences=list(map(reversed_steps, scan.sequences))), run).outputs()
     n_carry = len(scan.carry)
     return [*outputs[:n_carry], *(reversed_steps(slot_of(output)) for output in outputs[n_carry:])]
 
@@ -126,7 +124,8 @@ class _States:
     """A loop whose ``moving`` values are states, with all else that it carries among its sequences."""
 
     def __init__(self, scan: Scan, run: Run) -> None:
-        self.scan = scan
+        self.consts = list(map(slot_of, scan.consts))
+        self.scan = replace(scan, consts=self.consts)
         self.run = run
         self.moving = _moving(scan)
         self.first = [slot_of(value) for value, moves in zip(scan.carry, self.moving, strict=True) if moves]
@@ -139,7 +138,7 @@ class _States:
         shapes = [_over_steps(self.scan, slot.shape) for slot in self.first]
         later = tuple(Feedback("states", shape) for shape in shapes)
         step = self._step(fixed)
-        slots = (*self.first, *map(slot_of, self.scan.consts), *fixed, *self.scan.sequences)
+        slots = (*self.first, *self.consts, *fixed, *self.scan.sequences)
         counts = len(self.first), len(self.scan.consts)
         start = functools.partial(_states_before, step, *counts, self.scan.length)
         before = tuple(
@@ -153,22 +152,15 @@ class _States:
         loops: list[Loop] = []
         mapped = replace(self.scan, equation=replace(self.scan.equation, loops=loops))
         found = mapped.all_bodies(self.run, self._carried(list(map(of_node, before)), fixed))
-        after, others = _chosen(self.scan, self.moving, found, before, loops)
-        outputs = tuple(node for nodes in others.values() for node in nodes)
-        loop = Loop(before, later, after, outputs, len(self.scan.consts), step)
+        after, others, of_outputs = _chosen(self.scan, self.moving, found, before, loops)
+        loop = Loop(before, later, after, others, len(self.consts), step)
         self.scan.equation.loops.extend([*loops, loop])
-        n_carry = len(self.scan.carry)
-        places = iter(after)
-        ends = iter(last)
-        carried = [_last(of_node(next(places))) if moves else next(ends) for moves in self.moving]
-        by_var = dict(zip(_states_of(self.scan, self.moving), after, strict=True))
-        results: list[Value] = []
-        for place, (var, value) in enumerate(zip(self.scan.jaxpr.outvars[n_carry:], found[n_carry:], strict=True)):
-            if place in others:
-                results.append(_reading(value, others[place]))
-            else:
-                results.append(of_node(by_var[var]) if not isinstance(var, Literal) and var in by_var else value)
-        return [*carried, *results]
+        ends = [_last(of_node(node)) for node in after]
+        outputs = enumerate(found[len(self.moving) :])
+        return [
+            *self._carried(ends, last),
+            *(_reading(value, of_outputs[place]) if place in of_outputs else value for place, value in outputs),
+        ]
 
     def _carried(self, states: Sequence[Any], fixed: Sequence[Any]) -> list[Any]:
         """What is carried, in its order."""
@@ -207,18 +199,17 @@ class _States:
         places = iter(range(len(self.first) + len(self.scan.consts) + len(fixed) + len(self.scan.sequences)))
         states = [Parameter("state", slot.shape, next(places)) for slot in self.first]
         before = tuple(operation_node(primitives.identity, of_node(state), shape=state.shape) for state in states)
-        consts = [_given(next(places), slot_of(value), slot_of(value).shape) for value in self.scan.consts]
+        consts = [_given(next(places), slot, slot.shape) for slot in self.consts]
         entries = [_given(next(places), slot, _of_step(slot.shape)) for slot in (*fixed, *self.scan.sequences)]
         carried = self._carried(list(map(of_node, before)), entries[: len(fixed)])
         loops: list[Loop] = []
-        single = replace(self.scan, consts=list(consts), equation=replace(self.scan.equation, loops=loops))
+        single = replace(self.scan, consts=consts, equation=replace(self.scan.equation, loops=loops))
         found = single.body(self.run, carried, entries[len(fixed) :])
-        after, others = _chosen(self.scan, self.moving, found, before, loops)
-        after = (*after, *(node for nodes in others.values() for node in nodes))
-        outputs, loops = with_states(after, loops)
+        after, others, _ = _chosen(self.scan, self.moving, found, before, loops)
+        outputs, loops = with_states([*after, *others], loops)
         nodes = in_order(ordered(rewritten([*outputs, *before], loops)), loops)
         count = len(states) + len(consts) + len(entries)
-        return Step(uncoloured(nodes, count, loops), before, after)
+        return Step(uncoloured(nodes, count, loops), before, (*after, *others))
 
 
 def _given(place: int, slot: Slot, shape: Shape) -> Slot:
@@ -250,28 +241,20 @@ def _last(after: Slot) -> Slot:
     return select("slice", lambda array: array[-1], {}, _of_step(after.shape), after)
 
 
-def _states_of(scan: Scan, moving: Sequence[bool]) -> list[Any]:
-    """The variables of a step with the states after it."""
-    return [var for var, moves in zip(scan.jaxpr.outvars, moving, strict=False) if moves]
-
-
 def _chosen(
     scan: Scan, moving: Sequence[bool], found: Sequence[Value], before: Sequence[Operation], loops: Sequence[Loop]
-) -> tuple[tuple[Operation, ...], dict[int, tuple[Operation, ...]]]:
-    """The operations with new states, and those with other outputs that depend on states, by their place.
+) -> tuple[tuple[Operation, ...], tuple[Operation, ...], dict[int, tuple[Operation, ...]]]:
+    """The operations with new states, those with other outputs that depend on states, and which each output is.
 
-    Of output constraints these are what they are of.  An output that is a new state is none of these, nor is a state of
-    ``loops`` inside.
+    An output constraint is given by what it is of.  None of these is a state of ``loops`` inside.
     """
     n_carry, n_consts = len(moving), len(scan.consts)
     carried = [False] * n_consts + list(moving) + [False] * len(scan.sequences)
     depends = depending(scan.jaxpr, carried)[n_carry:]
-    states = _states_of(scan, moving)
-    read = [
-        place
-        for place, var in enumerate(scan.jaxpr.outvars[n_carry:])
-        if depends[place] and not any(var is state for state in states)
-    ]
+    of_outputs = scan.jaxpr.outvars[n_carry:]
+    states = [var for var, moves in zip(scan.jaxpr.outvars, moving, strict=False) if moves]
+    same = {place: states.index(var) for place, var in enumerate(of_outputs) if var in states}
+    read = [place for place in range(len(of_outputs)) if depends[place] and place not in same]
     new = [slot_of(value) for value, moves in zip(found, moving, strict=False) if moves]
     others = [_slots(found[n_carry + place]) for place in read]
     slots = [*new, *(slot for own in others for slot in own)]
@@ -287,10 +270,10 @@ def _chosen(
         assert isinstance(source, Operation)
         taken.add(source)
         nodes.append(source)
-    remaining = iter(nodes[len(new) :])
-    return tuple(nodes[: len(new)]), {
-        place: tuple(next(remaining) for _ in own) for place, own in zip(read, others, strict=True)
-    }
+    after, rest = tuple(nodes[: len(new)]), tuple(nodes[len(new) :])
+    remaining = iter(rest)
+    by_place = {place: tuple(next(remaining) for _ in own) for place, own in zip(read, others, strict=True)}
+    return after, rest, by_place | {place: (after[state],) for place, state in same.items()}
 
 
 def _slots(value: Value) -> tuple[Slot, ...]:

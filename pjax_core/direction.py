@@ -41,13 +41,14 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     By default, of one sweep with no algorithm, dot products moreover are asked as much more as each would hand on less
     than their mean, by the norms of its entries: else the product of what a sample loses in each layer leaves few of a
     batch that count ten layers below the output.  (Norms of weights enter by their mean.)  Likewise functions of each
-    element, by their slopes.
+    element, by their slopes.  These, and other smooth functions, are projected onto the tangents of their graphs.
 
     Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
     By default, with no algorithm, they may even be too small for float32: they are held in units of their own.  There
     one sweep takes as many products as back-propagation, and through a loop goes from the last time step to the
-    first: what a step asks of the state before it is divided by the part that it hands on, as for parameters.
+    first: what a step asks of the state before it, to first order, is divided by the part that it hands on, as for
+    parameters.
     Where several operations read a value, what each asks of it is divided by its part likewise, and the mean taken.
     For small changes what rank-one and apart layers hand down so is close to what back-propagation does, through time
     too.

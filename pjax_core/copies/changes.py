@@ -26,7 +26,7 @@ from pjax_core.copies.shares import LogShares
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.graph.sets import placed
-from pjax_core.operations.primitive import moved
+from pjax_core.operations.primitive import Primitive, moved, project_tangent_of_products
 from pjax_kernels.compose import (
     Span,
     add_to_pair,
@@ -51,12 +51,21 @@ class Changes:
             :class:`pjax_kernels.compose.ChangeInSpan`.
         shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
             ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
-            is to learn, is all that counts; likewise what each dot product of an operation is asked.
+            is to learn, is all that counts; likewise what each dot product of an operation is asked.  Smooth functions
+            are projected onto their tangents then, with ``products_to_first_order`` dot products too.
         exponents: for each node the whole number n for which its changes are held in units of ``2^n``, from its share.
             Without, changes fall below the smallest float32 ten or twenty layers below the output.
     """
 
-    def __init__(self, graph: Graph, start_of: Callable[[Node], Array], shares: LogShares | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        start_of: Callable[[Node], Array],
+        shares: LogShares | None = None,
+        *,
+        products_to_first_order: bool = False,
+    ) -> None:
+        self.products_to_first_order = products_to_first_order
         self.graph = graph
         self.start_of = start_of
         self.shares = shares
@@ -157,7 +166,12 @@ class Changes:
     ) -> tuple[tuple[Array, ...], Array]:
         """Onto an operation's graph: the mean changes of its inputs' copies, and its output's since the start."""
         primitive = node.primitive
-        inputs, estimate = tuple(map(moved, starts, changes)), self.start_of(node) + change
+        inputs = tuple(map(moved, starts, changes))
+        project_tangent = self._onto_tangent(primitive)
+        if project_tangent is not None:
+            found, change_beyond = project_tangent(inputs, residual, **node.settings)
+            return found, change + change_beyond
+        estimate = self.start_of(node) + change
         found, output_change = primitive.project(inputs, estimate, residual, **node.settings)
         assert output_change is not None
         move = None if primitive.common_move is None else primitive.common_move(inputs, found)
@@ -166,6 +180,12 @@ class Changes:
         growth = primitive.growth(starts, [moved(move, old) for old in changes], **node.settings)
         assert growth is not None
         return found, growth
+
+    def _onto_tangent(self, primitive: Primitive) -> Callable[..., tuple[tuple[Array, ...], Array]] | None:
+        """The projection to first order, where it takes the place of that onto the graph itself."""
+        if self.products_to_first_order and primitive.bilinear is not None:
+            return functools.partial(project_tangent_of_products, primitive)
+        return None if self.shares is None else primitive.project_tangent
 
     def _inputs(self, node: Operation) -> tuple[list[Array], list[Array | None]]:
         """The values in the slots at the start, and how they have changed."""

@@ -71,7 +71,7 @@ def pull_through_steps(changes: Changes, loop: Loop) -> None:
         states, entries, asked = at_step
         totals = {place: later[place] + asked[place] if place in asked else later[place] for place in later}
         start_of = values_of_step(loop.step, [*states, *consts, *entries])
-        inside = Changes(loop.step.graph, start_of, shares_of_last.of_step(start_of))
+        inside = Changes(loop.step.graph, start_of, shares_of_last.of_step(start_of), products_to_first_order=True)
         found = _asked_before(loop.step, inside, asked | totals)
         return {place: found.get(place, jnp.zeros_like(total)) for place, total in totals.items()}, totals
 

@@ -73,6 +73,8 @@ class Primitive:
             estimate has beyond the output which follows from the inputs, known beyond the rounding of both, or None.
             It returns the mean changes of the copies, one array for each input, and the change of the output.  For an
             output constraint, output, residual and change are None.
+        project_tangent: of smooth functions, whose nearest points are searched for, ``project_tangent(inputs, residual,
+            **settings)`` is the same for the tangent of the graph at the inputs.
         common_move: ``common_move(inputs, changes)`` is by how much ``project`` moves every copy of every input, where
             it moves all alike, or None where that is not seen.  The new output then follows from the moved inputs:
             those in place are free before it is written.
@@ -104,6 +106,7 @@ class Primitive:
     project: Callable[..., tuple[tuple[Array, ...], Array | None]]
     spread: Callable[..., tuple[Array, ...]] | None = as_they_are
     increment: Callable[..., Array] | None = None
+    project_tangent: Callable[..., tuple[tuple[Array, ...], Array]] | None = None
     common_move: Callable[..., Array | None] | None = None
     copywise: Primitive | None = None
     uneven: bool = False
@@ -171,6 +174,7 @@ class Primitive:
             _over_first_axis(self.project),
             spread,
             self.increment and _over_first_axis(self.increment),
+            project_tangent=self.project_tangent and _over_first_axis(self.project_tangent),
             copywise=self.copywise and self.copywise.vmapped(),
             uneven=self.uneven,
             shares=self.shares if self.constrains_output else None,
@@ -269,6 +273,19 @@ def bilinear(
         units=functools.partial(units_of_sides, sides),
         alike=sides,
     )
+
+
+def project_tangent_of_products(
+    primitive: Primitive, inputs: Sequence[Array], residual: Array, **settings: Any
+) -> tuple[tuple[Array, ...], Array]:
+    """Onto the tangents of the graphs of an operation's dot products: the mean changes of copies, and the output's."""
+    assert primitive.bilinear is not None
+    norms = primitive.bilinear.squared_norms(*(side_of(inputs, side) for side in primitive.bilinear.sides), **settings)
+    multiplier = residual / (1 + norms[0] + norms[1])
+    sums = jax.vjp(functools.partial(primitive.forward, **settings), *inputs)[1](multiplier)
+    counts = primitive.copies(*(jax.typeof(array) for array in inputs), **settings)
+    means = (total / np.maximum(count, 1) for total, count in zip(sums, counts, strict=True))
+    return tuple(means), -multiplier
 
 
 def losses_of_products(

@@ -408,24 +408,39 @@ def _first_order(function: Callable[[Array], Array], x: Array, residual: Array) 
     """The changes of input and output for a small residual."""
     x = x.astype(residual.dtype)
     _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
-    step = slope * residual / (1 + slope * slope)
-    return step, slope * step - residual
+    return residual / (slope + 1 / slope), -residual / (1 + slope * slope)  # numbers where the slope is 0 or infinite
+
+
+def _onto_tangent_of(forward: Callable[..., Array]) -> Callable[..., _Projected]:
+    """The projection onto the tangents of a function of each element of its first input."""
+
+    def project_tangent(inputs: tuple[Array, ...], residual: Array, **settings: Any) -> _Projected:
+        x, *constants = inputs
+        change, output_change = _first_order(lambda x: forward(x, *constants, **settings), x, residual)
+        return (change,), output_change
+
+    return project_tangent
 
 
 def _is_small(residual: Array, output: Array) -> Array:
     return jnp.abs(residual) <= _SMALL * (1 + jnp.abs(output))
 
 
+def _affine(x: Array, scale: Array, offset: Array) -> Array:
+    return scale * x + offset
+
+
 def _project_affine(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:
     x, scale, offset = inputs
     found = pk.project_affine(x, output, scale=scale, offset=offset, increments=True)
-    return _with_small_residuals(lambda x: scale * x + offset, x, output, residual, found)
+    return _with_small_residuals(lambda x: _affine(x, scale, offset), x, output, residual, found)
 
 
 affine = Primitive(
     "affine",
-    lambda x, scale, offset: scale * x + offset,
+    _affine,
     _project_affine,
+    project_tangent=_onto_tangent_of(_affine),
     increment=lambda starts, changes: jnp.broadcast_to(starts[1] * changes[0], starts[0].shape),
     moving=1,
 )
@@ -813,6 +828,7 @@ def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:
         forward,
         project,
         increment=increment,
+        project_tangent=_onto_tangent_of(forward) if callable(function) or function in _SMOOTH else None,
         batching=Batching.BROADCAST if isinstance(function, str) else Batching.EACH,
         project_with_costs=project_with_costs if callable(function) or function in _SMOOTH else None,
         moving=1,

@@ -39,6 +39,11 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
         change, output_change = _nearest(function, x, start, residual)
         return (change,), output_change
 
+    def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
+        function, x = _of_first(forward, inputs)
+        change, multiplier = _linearised(function, rows_of(function, x), x, residual.astype(x.dtype))
+        return (change,), -multiplier
+
     def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
         function, x = _of_first(forward, starts)
         change = jnp.asarray(changes[0]).astype(x.dtype)
@@ -58,7 +63,9 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
         _, moved = jax.jvp(function, (x,), (signs,))
         return (1 / (1 + jnp.mean(moved**2)),) * len(inputs)
 
-    return Primitive(name, forward, project, increment=increment, shares=shares, moving=1)
+    return Primitive(
+        name, forward, project, increment=increment, project_tangent=project_tangent, shares=shares, moving=1
+    )
 
 
 def _of_first(forward: Callable[..., Array], inputs: tuple[Array, ...]) -> tuple[Callable[[Array], Array], Array]:

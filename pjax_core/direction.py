@@ -41,7 +41,7 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     By default, of one sweep with no algorithm, dot products moreover are asked as much more as each would hand on less
     than their mean, by the norms of its entries: else the product of what a sample loses in each layer leaves few of a
     batch that count ten layers below the output.  (Norms of weights enter by their mean.)  Likewise functions of each
-    element, by their slopes.  These, and other smooth functions, are projected onto the tangents of their graphs.
+    element, by their slopes.  These, products of two elements, and other smooth functions are projected onto tangents.
 
     Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.

@@ -280,11 +280,12 @@ def project_tangent_of_products(
 ) -> tuple[tuple[Array, ...], Array]:
     """Onto the tangents of the graphs of an operation's dot products: the mean changes of copies, and the output's."""
     assert primitive.bilinear is not None
+    inputs = [array.astype(residual.dtype) for array in inputs]
     norms = primitive.bilinear.squared_norms(*(side_of(inputs, side) for side in primitive.bilinear.sides), **settings)
     multiplier = residual / (1 + norms[0] + norms[1])
     sums = jax.vjp(functools.partial(primitive.forward, **settings), *inputs)[1](multiplier)
     counts = primitive.copies(*(jax.typeof(array) for array in inputs), **settings)
-    means = (total / np.maximum(count, 1) for total, count in zip(sums, counts, strict=True))
+    means = (total / jnp.maximum(jnp.asarray(count, total.dtype), 1) for total, count in zip(sums, counts, strict=True))
     return tuple(means), -multiplier
 
 

@@ -162,6 +162,17 @@ def test_a_gated_loop_learns() -> None:
     assert value < 0.3 * start
 
 
+def test_directions_of_values_in_half_precision() -> None:
+    """Those of float64, up to the rounding of values."""
+    function, params = network("gated")
+    halves, x = jax.tree.map(lambda array: jnp.asarray(array, jnp.bfloat16), (params, X))
+    found = pj.direction(problem_of(function), halves, x, Y)
+    expected = pj.direction(problem_of(function), params, X, Y)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == jnp.float32
+        assert np.vdot(one, other) > 0.99 * np.linalg.norm(one) * np.linalg.norm(other)
+
+
 def stepwise(p: Any, x: Any, y: Any, loss: Any) -> Any:
     """A prediction in each step, and what is said of it there."""
 

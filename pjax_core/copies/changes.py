@@ -26,7 +26,7 @@ from pjax_core.copies.shares import LogShares
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.graph.sets import placed
-from pjax_core.operations.primitive import Primitive, moved, project_tangent_of_products
+from pjax_core.operations.primitive import moved, project_tangent_of_products
 from pjax_kernels.compose import (
     Span,
     add_to_pair,
@@ -37,7 +37,7 @@ from pjax_kernels.compose import (
 )
 
 LINEAR = -60
-"""Changes that are below 2 to this power of what they change leave every projection linear in them."""
+"""Changes that are 2 to this power of what they change leave every projection linear in them."""
 
 
 class Changes:
@@ -51,21 +51,13 @@ class Changes:
             :class:`pjax_kernels.compose.ChangeInSpan`.
         shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
             ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
-            is to learn, is all that counts; likewise what each dot product of an operation is asked.  Smooth functions
-            are projected onto their tangents then, with ``products_to_first_order`` dot products too.
+            is to learn, is all that counts; likewise what each dot product of an operation is asked.  All but output
+            constraints is projected to first order then, dot products and smooth functions onto their tangents.
         exponents: for each node the whole number n for which its changes are held in units of ``2^n``, from its share.
             Without, changes fall below the smallest float32 ten or twenty layers below the output.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        start_of: Callable[[Node], Array],
-        shares: LogShares | None = None,
-        *,
-        products_to_first_order: bool = False,
-    ) -> None:
-        self.products_to_first_order = products_to_first_order
+    def __init__(self, graph: Graph, start_of: Callable[[Node], Array], shares: LogShares | None = None) -> None:
         self.graph = graph
         self.start_of = start_of
         self.shares = shares
@@ -167,13 +159,7 @@ class Changes:
         """Onto an operation's graph: the mean changes of its inputs' copies, and its output's since the start."""
         primitive = node.primitive
         inputs = tuple(map(moved, starts, changes))
-        project_tangent = self._onto_tangent(primitive)
-        if project_tangent is not None:
-            found, change_beyond = project_tangent(inputs, residual, **node.settings)
-            return found, change + change_beyond
-        estimate = self.start_of(node) + change
-        found, output_change = primitive.project(inputs, estimate, residual, **node.settings)
-        assert output_change is not None
+        found, output_change = self.projected(node, inputs, self.start_of(node) + change, residual)
         move = None if primitive.common_move is None else primitive.common_move(inputs, found)
         if move is None:
             return found, change + output_change
@@ -181,11 +167,17 @@ class Changes:
         assert growth is not None
         return found, growth
 
-    def _onto_tangent(self, primitive: Primitive) -> Callable[..., tuple[tuple[Array, ...], Array]] | None:
-        """The projection to first order, where it takes the place of that onto the graph itself."""
-        if self.products_to_first_order and primitive.bilinear is not None:
-            return functools.partial(project_tangent_of_products, primitive)
-        return None if self.shares is None else primitive.project_tangent
+    def projected(
+        self, node: Operation, inputs: tuple[Array, ...], estimate: Array, residual: Array
+    ) -> tuple[tuple[Array, ...], Array]:
+        """The mean changes of the inputs' copies, and that of the estimate; with shares, along tangents."""
+        if self.shares is not None and node.primitive.bilinear is not None:
+            return project_tangent_of_products(node.primitive, inputs, residual, **node.settings)
+        if self.shares is not None and node.primitive.project_tangent is not None:
+            return node.primitive.project_tangent(inputs, residual, **node.settings)
+        found, output_change = node.primitive.project(inputs, estimate, residual, **node.settings)
+        assert output_change is not None
+        return found, output_change
 
     def _inputs(self, node: Operation) -> tuple[list[Array], list[Array | None]]:
         """The values in the slots at the start, and how they have changed."""
@@ -227,15 +219,14 @@ class Changes:
     def _scale(self, node: Node, operation: Operation) -> Array | None:
         """What turns changes of a node in its units into those that an operation is projected with.
 
-        These are the true ones, or where the true ones of its output are tiny, larger: the operation is linear in them
-        then.
+        These are the true ones for output constraints; of what these ask, other operations are projected with a part so
+        small that they are linear in it.
         """
         if self.shares is None:
             return None
         exponent = self.exponents[node]
         if not operation.primitive.constrains_output:
-            own = self.exponents[operation]
-            exponent = exponent - own + jnp.maximum(own, LINEAR)
+            exponent = exponent - self.exponents[operation] + LINEAR
         return jnp.ldexp(jnp.ones((), jnp.result_type(float)), exponent)
 
     def scaled(self, node: Node, operation: Operation, change: Array) -> Array:

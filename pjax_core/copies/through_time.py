@@ -71,7 +71,7 @@ def pull_through_steps(changes: Changes, loop: Loop) -> None:
         states, entries, asked = at_step
         totals = {place: later[place] + asked[place] if place in asked else later[place] for place in later}
         start_of = values_of_step(loop.step, [*states, *consts, *entries])
-        inside = Changes(loop.step.graph, start_of, shares_of_last.of_step(start_of), products_to_first_order=True)
+        inside = Changes(loop.step.graph, start_of, shares_of_last.of_step(start_of))
         found = _asked_before(loop.step, inside, asked | totals)
         return {place: found.get(place, jnp.zeros_like(total)) for place, total in totals.items()}, totals
 
@@ -146,31 +146,30 @@ def pull_through_time(changes: Changes, chain: Chain) -> None:
 
 def _asked_of_state_before(changes: Changes, chain: Chain) -> Callable[[Array, Array], Array]:
     """What a time step asks of the state before it, given what is asked of its own, each (B, 1, M), and its place."""
+    assert changes.shares is not None
+    losses, means = changes.shares.losses, changes.shares.means
     starts = {node: changes.start_of(node) for node in chain}
     inputs = {node: [_by_time(slot, node, changes.start_of) for slot in node.slots] for node in chain}
     before = dict(zip(chain, (chain[0].feedback, *chain[:-1]), strict=True))
     place = {node: [before[node] in slot.sources for slot in node.slots].index(True) for node in chain}
-    n_copies = {node: shares.copies(node)[place[node]] for node in chain}
+    parts = {}
+    for node in chain:
+        of_inputs = shares.of_inputs(node, inputs[node], losses[node] * means[node] if node in losses else None)
+        parts[node] = of_inputs[place[node]] / shares.copies(node)[place[node]]
 
     def asked(change: Array, time: Array) -> Array:
         def at(array: Array) -> Array:
             return array if array.ndim in (0, 2) else lax.dynamic_slice_in_dim(array, time, 1, axis=1)
 
         for node in reversed(chain):
-            residual, own = changes.scaled(node, node, change), tuple(map(at, inputs[node]))
-            found, _ = node.primitive.project(own, at(starts[node]) + residual, residual, **node.settings)
-            part = _part(node, own, place[node]) / n_copies[node]
-            change = changes.unscaled(node, node, found[place[node]] / part)
+            residual = changes.scaled(node, node, change)
+            if node in losses:
+                residual = residual * at(losses[node]).astype(residual.dtype)
+            found, _ = changes.projected(node, tuple(map(at, inputs[node])), at(starts[node]) + residual, residual)
+            change = changes.unscaled(node, node, found[place[node]] / parts[node])
         return change
 
     return asked
-
-
-def _part(node: Operation, inputs: tuple[Array, ...], place: int) -> float | Array:
-    """Which part of a residual reaches an input: of dot products one number for each sample, (B, 1, 1)."""
-    losses = shares.losses_of(node, inputs)
-    part = shares.of_inputs(node, inputs, losses)[place]
-    return part if losses is None else part * (jnp.mean(losses) / losses)
 
 
 def _by_time(slot: Slot, node: Operation, start_of: Callable[[Node], Array]) -> Array:

@@ -28,7 +28,6 @@ from pjax_core.operations.primitive import (
     bilinear_increment,
     losses_of_products,
     moved,
-    project_tangent_of_products,
     units_of_sides,
 )
 from pjax_core.operations.smooth import widened
@@ -166,7 +165,6 @@ def _spread_multiply(a: Array, b: Array) -> tuple[Array, ...]:
 
 
 multiply = bilinear("multiply", jnp.multiply, spread=_spread_multiply, batching=Batching.BROADCAST)
-multiply = replace(multiply, project_tangent=functools.partial(project_tangent_of_products, multiply))
 
 
 def _project_divide(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> _Projected:

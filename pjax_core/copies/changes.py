@@ -211,7 +211,7 @@ class Changes:
 
     def _weighed(self, source: Node, reader: Operation, change: Array) -> Array:
         """What one reader asks of a value, as large as if the largest part of all readers' came this way."""
-        if self.shares is None or isinstance(source, Parameter) or len(self.graph.consumers[source]) == 1:
+        if self.shares is None or len(self.graph.consumers[source]) == 1:
             return change
         lost = self.shares.of_nodes[source] - self.shares.of_ways[source, reader]
         return change * jnp.exp2(lost).astype(change.dtype)

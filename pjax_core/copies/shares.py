@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from pjax_core.arrays.meshes import varying, varying_axes
-from pjax_core.copies.count import low_dtype
+from pjax_core.arrays.meshes import is_open, varying, varying_axes
+from pjax_core.copies.count import direct_slot, low_dtype, sum_over_copies
 from pjax_core.graph.graph import Graph
-from pjax_core.graph.nodes import Constant, Node, Operation, Parameter, sources_of
+from pjax_core.graph.nodes import Constant, Node, Operation, Parameter, Slot, is_index, sources_of
 from pjax_core.operations.primitive import as_they_are
 
 
@@ -39,7 +39,7 @@ class LogShares(NamedTuple):
 
         def losses(node: Node) -> Array:
             assert isinstance(node, Operation)
-            found = _losses(node, _inputs(node, start_of))
+            found = losses_of(node, _inputs(node, start_of))
             assert found is not None
             return found
 
@@ -50,6 +50,22 @@ UNROLLED = 8
 """Ways in each step of the loop that goes along them."""
 
 
+class _Way(NamedTuple):
+    """What a node is asked by one of its readers, both by their places; numbers are logarithms to base 2.
+
+    Attributes:
+        part: which part of what the reader is asked reaches the mean of the node's copies.
+        copies: how many copies of functions of parameters alone this is a mean of, where data take part in the reader.
+        summed: how many copies of a parameter, or of a function of parameters alone, are asked what comes this way.
+    """
+
+    source: int
+    reader: int
+    part: Array
+    copies: Any
+    summed: Any
+
+
 def log_shares(
     graph: Graph, start_of: Callable[[Node], Array], asking: Mapping[Node, Array] | None = None
 ) -> LogShares:
@@ -57,38 +73,79 @@ def log_shares(
 
     Or of what the nodes that are ``asking`` do, which have these shares themselves: in a step of a loop.
     """
-    place = {node: i for i, node in enumerate(graph.nodes)}
-    alone = _of_parameters_alone(graph)
-    ways: list[tuple[int, int]] = []  # what is read and its reader, from the output back
-    parts: list[Array] = []
-    averaged: list[Array | float] = []  # over how many copies a mean is to be taken on each way
     losses: dict[Node, Array] = {}
     means: dict[Node, Array] = {}
-    for node in reversed(graph.nodes):
-        if isinstance(node, Operation):
-            inputs = _inputs(node, start_of)
-            lost = _losses(node, inputs)
-            of_slots = of_inputs(node, inputs, lost)
-            if lost is not None:
-                means[node] = jnp.mean(lost)
-                losses[node] = lost / means[node]
-            for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
-                for source in dict.fromkeys(source for source in slot.sources if source in place):
-                    of_one = 1.0 if isinstance(source, Parameter) else count
-                    ways.append((place[source], place[node]))
-                    parts.append(jnp.log2(of_slot) - _log2(len(graph.consumers[source]) * of_one))
-                    averaged.append(_log2(of_one) if source in alone and node not in alone else 0.0)
+    ways = list(_ways(graph, start_of, losses, means))
     way_back, begin = _way_back(graph, ways), _asking(graph, asking)
-    shares, of_ways = _handed_back(way_back, jnp.stack(parts), begin)
-    if any(not isinstance(count, float) or count > 0 for count in averaged):
-        of_means, _ = _handed_back(way_back, jnp.stack(parts) + jnp.stack(averaged), begin)
-        shares = jnp.where(np.asarray([isinstance(node, Parameter) for node in graph.nodes]), of_means, shares)
+    parts = jnp.stack([way.part for way in ways])
+    shares, of_ways = _handed_back(way_back, parts, begin)
+    if any(not isinstance(way.copies, float) or way.copies > 0 for way in ways):
+        of_means, ways_of_means = _handed_back(way_back, parts + jnp.stack([way.copies for way in ways]), begin)
+        is_parameter = np.asarray([isinstance(node, Parameter) for node in graph.nodes])
+        shares = jnp.where(is_parameter, of_means, shares)
+        of_ways = jnp.where(is_parameter[way_back.sources], ways_of_means, of_ways)
+    # Of what is a mean of fewer copies than another way's, less is to count, as in a sum over all.
+    most: dict[int, Any] = {}
+    for way in ways:
+        most[way.source] = _larger(most.get(way.source, 0.0), way.summed)
+    fewer = jnp.stack([jnp.asarray(most[way.source] - way.summed) for way in ways])
     largest: dict[tuple[Node, Node], Array] = {}
-    for way, of_way in zip(ways, of_ways, strict=True):
-        source, reader = (graph.nodes[i] for i in way)
+    for way, of_way in zip(ways, of_ways + fewer, strict=True):
+        source, reader = graph.nodes[way.source], graph.nodes[way.reader]
         before = largest.get((source, reader))
         largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
     return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses, means)
+
+
+def _ways(
+    graph: Graph, start_of: Callable[[Node], Array], losses: dict[Node, Array], means: dict[Node, Array]
+) -> Iterator[_Way]:
+    """All of them, from the output back; adds to ``losses`` and ``means``."""
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    alone = _of_parameters_alone(graph)
+    summed: dict[Node, Any] = {}
+    for node in reversed(graph.nodes):
+        if not isinstance(node, Operation):
+            continue
+        inputs = _inputs(node, start_of)
+        lost = losses_of(node, inputs, _weights(node))
+        if lost is not None:
+            means[node] = jnp.mean(lost) if lost.size else jnp.ones((), lost.dtype)
+            losses[node] = lost / means[node]
+        of_slots = of_inputs(node, inputs, means.get(node))
+        for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
+            for source in dict.fromkeys(source for source in slot.sources if source in place):
+                is_parameter = isinstance(source, Parameter)
+                viewed = _times_viewed(slot, source)
+                of_one = 0.0 if is_parameter else _log2(count) + viewed
+                part = jnp.log2(of_slot) - _log2(_readers(graph, node, source, start_of)) - of_one
+                at_data = source in alone and node not in alone
+                own = summed.get(node, 0.0) + (_log2(count) + viewed if is_parameter or at_data else 0.0)
+                own = own if source in alone else 0.0
+                summed[source] = _larger(summed.get(source, 0.0), own)
+                yield _Way(place[source], place[node], part, of_one if at_data else 0.0, own)
+
+
+def _readers(graph: Graph, reader: Operation, source: Node, start_of: Callable[[Node], Array]) -> float | Array:
+    """How many operations read the elements of a node's output that one of them does, in the mean."""
+    readers = graph.consumers[source]
+    if len(readers) == 1 or all(direct_slot(other, source) is not None for other in readers):
+        return float(len(readers))
+    read = [(sum_over_copies(other, source, None, start_of) > 0).astype(jnp.float32) for other in readers]
+    own = read[readers.index(reader)]
+    return jnp.sum(own * sum(read)) / jnp.maximum(jnp.sum(own), 1)
+
+
+def _times_viewed(slot: Slot, source: Node) -> float:
+    """How often a slot has each element of its only source, in the mean; the logarithm, 0 for several sources."""
+    if sum(not is_index(other) for other in slot.sources) > 1 or is_open(slot.shape, source.shape):
+        return 0.0
+    return max(0.0, float(np.log2(max(slot.shape.size, 1) / max(source.shape.size, 1))))
+
+
+def _larger(one: Any, other: Any) -> Any:
+    """The larger number, of Python if both are."""
+    return max(one, other) if isinstance(one, float) and isinstance(other, float) else jnp.maximum(one, other)
 
 
 def _log2(count: Any) -> Any:
@@ -122,9 +179,9 @@ class _WayBack(NamedTuple):
     order: np.ndarray
 
 
-def _way_back(graph: Graph, ways: Sequence[tuple[int, int]]) -> _WayBack:
+def _way_back(graph: Graph, ways: Sequence[_Way]) -> _WayBack:
     """First all ways to nodes from those that follow; then to states that are only read by steps that come later."""
-    sources, readers = np.asarray(ways).T
+    sources, readers = np.asarray([(way.source, way.reader) for way in ways]).T
     is_read = np.isin(np.arange(len(graph.nodes)), sources[sources < readers])
     (forwards,) = np.nonzero(sources < readers)
     (from_later,) = np.nonzero((sources > readers) & ~is_read[sources])
@@ -155,16 +212,17 @@ def _wide(array: Array) -> Array:
 
 def copies(node: Operation) -> list[Any]:
     """How many copies the operation holds of the elements of each slot, at most."""
-    counts = node.primitive.copies(*(slot.shape for slot in node.slots), **node.settings)
+    count = node.primitive.rows or node.primitive.copies
+    counts = count(*(slot.shape for slot in node.slots), **node.settings)
     return [
         float(np.max(count, initial=0)) if isinstance(count, (int, np.ndarray)) else jnp.max(jnp.asarray(count, float))
         for count in counts
     ]
 
 
-def of_inputs(node: Operation, inputs: Sequence[Array], losses: Array | None) -> Sequence[float | Array]:
+def of_inputs(node: Operation, inputs: Sequence[Array], mean_loss: Array | None) -> Sequence[float | Array]:
     """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
-    parts = node.primitive.parts(inputs, losses, **node.settings)
+    parts = node.primitive.parts(inputs, mean_loss, **node.settings)
     return parts if node.emphasis == 1 else [part / node.emphasis for part in parts]
 
 
@@ -173,14 +231,24 @@ def _inputs(node: Operation, start_of: Callable[[Node], Array]) -> list[Array]:
     return [_wide(slot.read(start_of)) for slot in node.slots]
 
 
-def _losses(node: Operation, inputs: Sequence[Array]) -> Array | None:
-    """Those of dot products, or of functions of each element."""
-    found = losses_of(node, inputs)
-    return _losses_of_elements(node, inputs) if found is None else found
+def losses_of(node: Operation, inputs: Sequence[Array], weights: Sequence[int] = ()) -> Array | None:
+    """By what each dot product of an operation divides what it hands on, or function of an element; None for others.
+
+    Columns of ``weights``, the places of inputs, count as though they were alike.
+    """
+    if node.primitive.losses is None:
+        return _losses_of_elements(node, inputs)
+    # Of weights alone there are no samples beside which columns of weights would count.
+    return node.primitive.losses(inputs, weights if len(weights) < len(inputs) else (), **node.settings)
+
+
+def _weights(node: Operation) -> list[int]:
+    """The places of the inputs that are parameters."""
+    return [place for place, slot in enumerate(node.slots) if all(isinstance(s, Parameter) for s in slot.sources)]
 
 
 def _losses_of_elements(node: Operation, inputs: Sequence[Array]) -> Array | None:
-    """``1 + f'(x)^2`` of a function of each element; None for other operations."""
+    """``1 + f'(x)^2`` of a function of each element, 1 where nothing is handed on; None for other operations."""
     primitive = node.primitive
     x, *constants = inputs
     if primitive.moving_inputs(len(inputs)) != 1 or primitive.spread is not as_they_are or primitive.shares is not None:
@@ -188,14 +256,5 @@ def _losses_of_elements(node: Operation, inputs: Sequence[Array]) -> Array | Non
     if x.shape != node.shape.shape or primitive.constrains_output:
         return None
     _, slope = jax.jvp(lambda x: primitive.forward(x, *constants, **node.settings), (x,), (jnp.ones_like(x),))
-    return 1 + slope * slope
-
-
-def losses_of(node: Operation, inputs: Sequence[Array]) -> Array | None:
-    """By what each dot product of an operation divides what it hands on; None for other operations."""
-    if node.primitive.losses is None:
-        return None
-    weights = [
-        place for place, slot in enumerate(node.slots) if all(isinstance(source, Parameter) for source in slot.sources)
-    ]
-    return node.primitive.losses(inputs, weights, **node.settings)
+    losses = 1 + slope * slope
+    return jnp.where(jnp.isfinite(losses), losses, 1)  # as of a square root at 0

@@ -146,15 +146,17 @@ def pull_through_time(changes: Changes, chain: Chain) -> None:
 
 def _asked_of_state_before(changes: Changes, chain: Chain) -> Callable[[Array, Array], Array]:
     """What a time step asks of the state before it, given what is asked of its own, each (B, 1, M), and its place."""
-    assert changes.shares is not None
-    losses, means = changes.shares.losses, changes.shares.means
     starts = {node: changes.start_of(node) for node in chain}
     inputs = {node: [_by_time(slot, node, changes.start_of) for slot in node.slots] for node in chain}
     before = dict(zip(chain, (chain[0].feedback, *chain[:-1]), strict=True))
     place = {node: [before[node] in slot.sources for slot in node.slots].index(True) for node in chain}
-    parts = {}
+    losses: dict[Node, Array] = {}
+    parts: dict[Node, Any] = {}
     for node in chain:
-        of_inputs = shares.of_inputs(node, inputs[node], losses[node] * means[node] if node in losses else None)
+        lost = shares.losses_of(node, inputs[node])
+        if lost is not None:
+            losses[node] = lost
+        of_inputs = shares.of_inputs(node, inputs[node], None if lost is None else jnp.ones(()))
         parts[node] = of_inputs[place[node]] / shares.copies(node)[place[node]]
 
     def asked(change: Array, time: Array) -> Array:

@@ -97,6 +97,7 @@ def as_layer(primitive: Primitive, layer: Layer, moves_x: bool) -> Primitive:
         primitive.increment,
         batching=primitive.batching,
         shares=functools.partial(_shares, layer, sides, function),
+        rows=functools.partial(_rows, sides, function),
         units=functools.partial(_units, sides) if layer.rule == "coupled" else None,
         alike=((*sides[0], -1), sides[1]),
     )
@@ -116,6 +117,13 @@ def _function(primitive: Primitive) -> Callable[..., Array]:
     if sides == ((0,), (1,)):
         return primitive.forward
     return lambda x, w, **settings: primitive.forward(*in_places((x, w), sides), **settings)
+
+
+def _rows(sides: Sides, function: Callable[..., Array], *shapes: Any, **settings: Any) -> tuple[Any, ...]:
+    """Of weights those of the output, as large as it is beside its last axis; inputs are no means."""
+    output = jax.eval_shape(functools.partial(function, **settings), *(side_of(shapes, side) for side in sides))
+    rows = output.size // max(output.shape[-1], 1)
+    return tuple(1 if place in sides[0] else rows for place in range(len(shapes)))
 
 
 def _shares(

@@ -89,6 +89,8 @@ class Primitive:
         batching: see :class:`Batching`.
         shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
             the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.
+        rows: of whole layers ``rows(*shapes, **settings)``: of how many outputs' part what reaches each input is the
+            mean; None for the number of copies.
         losses: of dot products ``losses(inputs, weights, **settings)``: ``1 + |a|^2 + |b|^2``, by which each divides
             what it hands on, in a shape that broadcasts to the output's; for a side whose places are all in
             ``weights`` with the mean of all norms.
@@ -113,6 +115,7 @@ class Primitive:
     bilinear: Bilinear | None = None
     batching: Batching = Batching.EACH
     shares: Callable[..., Sequence[float | Array]] | None = None
+    rows: Callable[..., tuple[Any, ...]] | None = None
     losses: Callable[..., Array] | None = None
     units: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
     alike: tuple[tuple[int, ...], ...] = ()
@@ -151,7 +154,7 @@ class Primitive:
         new = map(moved, starts, changes)
         return self.forward(*new, **settings) - self.forward(*starts, **settings)
 
-    def parts(self, inputs: Sequence[Array], losses: Array | None, **settings: Any) -> Sequence[float | Array]:
+    def parts(self, inputs: Sequence[Array], mean_loss: Any, **settings: Any) -> Sequence[float | Array]:
         """About which part of a residual reaches each input, by ``shares``, of dot products by their ``losses``.
 
         Of an output constraint how far it pulls each.
@@ -160,7 +163,7 @@ class Primitive:
             return self.shares(*inputs, **settings)
         if self.constrains_output:
             return (settings.get("strength", 1.0),) * len(inputs)
-        return (0.5 if losses is None else 1 / jnp.mean(losses),) * len(inputs)
+        return (0.5 if mean_loss is None else 1 / mean_loss,) * len(inputs)
 
     def vmapped(self) -> Primitive:
         """The operation on operands that all have one more axis, the first, for each element of it."""

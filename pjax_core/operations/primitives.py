@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -181,6 +181,24 @@ def _project_divide(inputs: tuple[Array, ...], output: Array, residual: Array | 
     return tuple(map(_mean_of_copies, inputs, changes)), z_change[..., 0]
 
 
+def _slopes_of_quotient(dividend: Array, divisor: Array) -> tuple[Array, Array]:
+    """The derivatives by dividend and divisor, 0 where they are no numbers."""
+    inverse = jnp.where(divisor == 0, 0, 1 / divisor)
+    return inverse, -dividend * inverse * inverse
+
+
+def _losses_of_quotients(inputs: Sequence[Array], weights: Container[int]) -> Array:
+    del weights
+    by_dividend, by_divisor = _slopes_of_quotient(*inputs)
+    return 1 + by_dividend**2 + by_divisor**2
+
+
+def _onto_tangent_of_quotients(inputs: tuple[Array, ...], residual: Array) -> _Projected:
+    multiplier = residual / _losses_of_quotients(inputs, ())
+    changes = (multiplier * slope for slope in _slopes_of_quotient(*inputs))
+    return tuple(map(_mean_of_copies, inputs, changes)), -multiplier
+
+
 def _mean_of_copies(x: Array, change: Array) -> Array:
     """The mean over the copies of each element of what broadcasts."""
     if x.shape == change.shape:
@@ -195,7 +213,9 @@ divide = Primitive(
     "divide",
     forward=jnp.divide,
     project=_project_divide,
+    project_tangent=_onto_tangent_of_quotients,
     spread=lambda *inputs, **_: tuple(jnp.broadcast_arrays(*inputs)),
+    losses=_losses_of_quotients,
     batching=Batching.BROADCAST,
 )
 

@@ -39,20 +39,6 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
         change, output_change = _nearest(function, x, start, residual)
         return (change,), output_change
 
-    def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
-        function, x = _of_first(forward, inputs)
-        change, multiplier = _linearised(function, rows_of(function, x), x, residual.astype(x.dtype))
-        return (change,), -multiplier
-
-    def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
-        function, x = _of_first(forward, starts)
-        change = jnp.asarray(changes[0]).astype(x.dtype)
-        start, first_order = jax.jvp(function, (x,), (change,))
-        rows = rows_of(function, x)
-        return jnp.where(
-            rows.like_z(_row_is_small(rows, first_order), start), first_order, function(x + change) - start
-        )
-
     def shares(*inputs: Array) -> tuple[Array, ...]:
         """By the mean square of what the function makes of a change of all entries, with signs that have no pattern."""
         function, x = _of_first(forward, inputs)
@@ -62,6 +48,21 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
         signs = jnp.where(jnp.sin(12.9898 * places + 1) < 0, -1, 1).astype(x.dtype)
         _, moved = jax.jvp(function, (x,), (signs,))
         return (1 / (1 + jnp.mean(moved**2)),) * len(inputs)
+
+    def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
+        """As if each entry were asked as much more as its row hands on less than the mean."""
+        function, x = _of_first(forward, inputs)
+        multiplier = shares(*inputs)[0] * residual.astype(x.dtype)
+        return jax.vjp(function, x)[1](multiplier), -multiplier
+
+    def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+        function, x = _of_first(forward, starts)
+        change = jnp.asarray(changes[0]).astype(x.dtype)
+        start, first_order = jax.jvp(function, (x,), (change,))
+        rows = rows_of(function, x)
+        return jnp.where(
+            rows.like_z(_row_is_small(rows, first_order), start), first_order, function(x + change) - start
+        )
 
     return Primitive(
         name, forward, project, increment=increment, project_tangent=project_tangent, shares=shares, moving=1

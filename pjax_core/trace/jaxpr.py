@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from pjax_core.arrays.meshes import is_open, shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import two_colour
@@ -44,8 +45,10 @@ def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apar
 def _traced(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool) -> Graph:
     parameters, constants = _leaves(Parameter, "params", params), _leaves(Data, "data", data)
     closed = jax.make_jaxpr(function)(*jax.tree.map(without_manual_axes, (params, *data)))
+    # Without what nothing reads, such as outputs of loops: nothing is asked of it.
+    jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
     loops: list[Loop] = []
-    returned = run(closed.jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)], loops)
+    returned = run(jaxpr, closed.consts, [of_node(node) for node in (*parameters, *constants)], loops)
     losses = [value for value in returned if isinstance(value, Loss)]
     if not losses or len(losses) < len(returned):
         raise ValueError(without_constraint(closed.jaxpr, returned))

@@ -383,3 +383,80 @@ def test_factors_of_losses_weigh_them_as_in_a_gradient(factor: float, generator:
     for name in params:
         cosine = jnp.vdot(found[name], gradient[name]) / (np.linalg.norm(found[name]) * np.linalg.norm(gradient[name]))
         assert cosine > 0.98
+
+
+def tied(p: Any, x: Any) -> Any:
+    return jnp.tanh(x @ p["a"]) @ p["a"].T
+
+
+def shared(p: Any, x: Any) -> Any:
+    """One layer several times, and its bias elsewhere too."""
+    for _ in range(4):
+        x = x + jax.nn.relu(x @ p["c"] + p["b"])
+    return x + p["b"]
+
+
+def embedded(p: Any, x: Any) -> Any:
+    """Rows for indices, and again for what is read of them."""
+    tokens = jnp.argsort(jax.lax.stop_gradient(x), axis=1)[:, :3]
+    return jnp.tanh(p["c"][tokens].mean(1) @ p["d"]) @ p["c"].T
+
+
+def normalised(p: Any, x: Any) -> Any:
+    """Weights over their norms, which depend on them too."""
+    return jnp.tanh(x @ (p["b"] * p["c"] / jnp.linalg.norm(p["c"], axis=0))) @ p["d"]
+
+
+def attention(p: Any, x: Any) -> Any:
+    """With normalised rows, softmax, and a stream past both."""
+    h = jnp.stack([x, x[:, ::-1], jnp.roll(x, 1, axis=1)], axis=1) @ p["c"]
+    rows = jax.nn.standardize(h)
+    weights = jax.nn.softmax(jnp.einsum("bsi,bti->bst", rows @ p["d"], rows), axis=-1)
+    return (h + jnp.einsum("bst,bti->bsi", weights, rows @ p["e"])).mean(1)
+
+
+def in_parts(p: Any, x: Any) -> Any:
+    """Parts of one product, and all of it, read by different operations."""
+    h = jnp.tanh(x @ p["c"])
+    first, second = jnp.split(h, 2, axis=1)
+    return jnp.concatenate([jnp.exp(first) * second, second], axis=1) @ p["d"] + h @ p["e"]
+
+
+@pytest.mark.parametrize("apply", [tied, shared, embedded, normalised, attention, in_parts])
+def test_what_is_read_in_several_places_is_asked_by_all(apply: Any, generator: np.random.Generator) -> None:
+    """Each counts as it does in a gradient: by how much it asks, and of how many copies."""
+    normal = generator.normal
+    params = {"a": normal(size=(8, 5)) / 3, "b": 1 + 0.3 * normal(size=8)}
+    params |= {name: normal(size=(8, 8)) / 3 for name in "cde"}
+    x, y = normal(size=(32, 8)), generator.integers(8, size=32)
+    used = jax.grad(lambda p: jnp.sum(jnp.sin(apply(p, x))))(params)
+    params = {name: array for name, array in params.items() if np.any(used[name])}
+
+    def loss(params: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y).mean()
+
+    def constraint(params: Any, x: Any, y: Any) -> Any:
+        return pj.cross_entropy(apply(params, x), y, strength=1e-3)
+
+    with jax.enable_x64(True):
+        gradient = jax.grad(loss)(params)
+        direction = pj.direction(pj.feasibility(constraint), params, x, y)
+    for name in params:
+        assert cosine(direction[name], gradient[name]) > 0.9
+
+
+def test_arrays_without_entries_ask_nothing(generator: np.random.Generator) -> None:
+    """As parallel scans make some."""
+
+    def constraint(p: Any, x: Any, y: Any) -> Any:
+        def combined(left: Any, right: Any) -> Any:
+            return left[0] * right[0], right[0] * left[1] + right[1]
+
+        inputs = x @ p["w"]
+        decays = jnp.broadcast_to(jax.nn.sigmoid(p["decay"]), inputs.shape)
+        return pj.cross_entropy(jax.lax.associative_scan(combined, (decays, inputs), axis=1)[1][:, -1] @ p["out"], y)
+
+    normal = generator.normal
+    params = {"w": normal(size=(4, 6)), "decay": normal(size=6), "out": normal(size=(6, 3))}
+    direction = pj.direction(pj.feasibility(constraint), params, normal(size=(8, 4, 4)), np.arange(8) % 3)
+    assert all(np.isfinite(found).all() and np.any(found) for found in direction.values())

@@ -216,3 +216,28 @@ def test_loops_that_carry_output_constraints_are_unrolled() -> None:
     with pytest.warns(UserWarning, match="test_loops.py, line .*lax.scan.* unrolled into 5 steps") as caught:
         pj.value_and_direction(pj.feasibility(function), STEPWISE, X, Y)
     print(caught[0].message)
+
+
+@pytest.mark.parametrize("kind", ["output", "state"])
+def test_what_nothing_reads_of_a_loop_is_left_out(kind: str) -> None:
+    """A parameter that nothing else uses is named; others learn as without it."""
+
+    def function(p: Any, x: Any, y: Any) -> Any:
+        def step(carry: Any, rows: Any) -> Any:
+            h, other = carry
+            new = jnp.tanh(rows @ p["i"] + h * p["g"])
+            if kind == "output":
+                return (new, other), jnp.argmax(h @ p["unused"], 1)
+            return (new, jnp.tanh(other @ p["unused"] + h)), None
+
+        return pj.cross_entropy(lax.scan(step, (nothing(x), nothing(x)), x)[0][0] @ p["out"], y)
+
+    with pytest.raises(ValueError, match=r"parameter params\['unused'\] is never used"):
+        pj.direction(pj.feasibility(function), {**STEPWISE, "unused": weights(WIDTH, WIDTH)}, X, Y)
+
+    def with_constant(p: Any, x: Any, y: Any) -> Any:
+        return function({**p, "unused": np.eye(WIDTH)}, x, y)
+
+    problem = pj.feasibility(with_constant)
+    assert all(np.isfinite(array).all() for array in pj.direction(problem, STEPWISE, X, Y).values())
+    pj.solve(problem, STEPWISE, X, Y, algorithm=pj.alternating_projections(), steps=1)

@@ -32,6 +32,7 @@ CASES = {
     "any function": Case(primitives.elementwise(lambda x, c: jnp.sin(c * x)), (NORMAL(size=5), NORMAL(size=5))),
     "affine": Case(primitives.affine, (NORMAL(size=(4, 3)), NORMAL(size=3), NORMAL(size=(4, 1)))),
     "softmax": Case(smooth_function("softmax", jax.nn.softmax), (NORMAL(size=(4, 3)),)),
+    "divide": Case(primitives.divide, (NORMAL(size=(4, 3)), 2 + NORMAL(size=3) ** 2)),
     "matmul": Case(primitives.matmul, (NORMAL(size=(4, 3)), NORMAL(size=(3, 5)))),
     "transposed": Case(primitives.matmul_transposed, (NORMAL(size=(4, 3)), NORMAL(size=(5, 3)))),
     "multiply": Case(primitives.multiply, (NORMAL(size=(4, 3)), NORMAL(size=3))),

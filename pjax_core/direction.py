@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -16,10 +16,10 @@ from pjax_core.arrays.messages import described
 from pjax_core.copies import consensus
 from pjax_core.copies.changes import Changes
 from pjax_core.copies.metric import require_agreement
-from pjax_core.copies.shares import log_shares
+from pjax_core.copies.shares import log_shares, log_shares_of_means
 from pjax_core.copies.through_time import sweep
 from pjax_core.graph.graph import Graph
-from pjax_core.graph.nodes import Node, Operation, Parameter
+from pjax_core.graph.nodes import Node, Operation
 from pjax_core.problem import Problem, checked_arguments, compiled
 from pjax_kernels.compose import difference_of_pairs
 
@@ -35,30 +35,32 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     is divided by one number, about the part of the output constraint's pull that projections let through to it: the
     product of what each operation on the way takes of a residual, ``1/(1 + |a|^2 + |b|^2)`` of dot products and
     ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times the constraint's strength and the
-    mean of its weights.  On these, then, the direction hardly depends, nor does its size on depth; as a gradient it is
-    a mean over the batch, of the rows that count, and grows with what the function multiplies the constraint by.
+    mean of its weights.  The direction's size then hardly depends on these, nor on depth; as a gradient it is a mean
+    over the batch, of the rows that count, and grows with what the function multiplies the constraint by.
 
-    By default, of one sweep with no algorithm, dot products moreover are asked as much more as each would hand on less
-    than their mean, by the norms of its entries: else the product of what a sample loses in each layer leaves few of a
-    batch that count ten layers below the output.  (Norms of weights enter by their mean.)  Likewise functions of each
-    element, by their slopes.  These, products of two elements, and other smooth functions are projected onto tangents.
+    By default, with no algorithm, there is one sweep from the output back.  Of what the output constraint asks,
+    operations below are projected with a part so small that all are linear in it, dot products and smooth functions
+    onto the tangents of their graphs: no strength is too large, and changes may be too small for float32, since they
+    are held in units of their own.  Dot products moreover are asked as much more as each would hand on less than their
+    mean, by the norms of its entries: else the product of what a sample loses in each layer leaves few of a batch that
+    count ten layers below the output.  (Norms of weights enter by their mean.)  Likewise functions of each element,
+    quotients and rows of normalisations, by their slopes.  What several operations ask of a value, or of a parameter,
+    is divided by the part of each before it is added up.  So for single dot products directions are near a gradient's,
+    but for the norms of columns; those of whole layers are damped along what inputs share.
+
+    The sweep takes as many products as back-propagation, and through a loop goes from the last time step to the first:
+    what a step asks of the state before it is divided by the part that it hands on, as for parameters.
 
     Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
-    By default, with no algorithm, they may even be too small for float32: they are held in units of their own.  There
-    one sweep takes as many products as back-propagation, and through a loop goes from the last time step to the
-    first: what a step asks of the state before it, to first order, is divided by the part that it hands on, as for
-    parameters.
-    Where several operations read a value, what each asks of it is divided by its part likewise, and the mean taken.
-    For small changes what rank-one and apart layers hand down so is close to what back-propagation does, through time
-    too.
 
     Args:
         problem: from :func:`feasibility`.
         params: a tree of floating-point arrays.
         *data: what else the problem's function takes.
         algorithm: by default one sweep in the reverse order of the computation, each operation after all that use its
-            output; without skip connections, and were all samples alike, that is a step of :func:`cyclic_projections`.
+            output; without skip connections, were all samples alike and little asked, that is a step of
+            :func:`cyclic_projections`.
         steps: how many steps, at least 1; more than one without an algorithm are steps of cyclic projections.
 
     Returns:
@@ -107,14 +109,10 @@ def _value_and_direction(
 ) -> tuple[Array, Any]:
     graph = problem.graph(params, data)
     start_of = consensus.start(graph, params, data)
-    shares = log_shares(graph, start_of)
-    exponents: Mapping[Node, Array] = {}
     if algorithm is None or algorithm.sets is not None:
         require_agreement(problem.gamma)
     if algorithm is None and steps == 1:
-        changes = Changes(graph, start_of, shares)
-        sweep(changes, graph.nodes)
-        moved, exponents = changes.of_parameters(), changes.exponents
+        directions = _of_sweep(graph, start_of)
     else:
         algorithm = algorithm or cyclic_projections()
         if algorithm.sets is None:
@@ -123,10 +121,25 @@ def _value_and_direction(
             changes = Changes(graph, start_of)
             consensus.project_changes(changes, algorithm.sets(graph, steps))
             moved = changes.of_parameters()
-    of_parameters = [(node, share) for node, share in shares.of_nodes.items() if isinstance(node, Parameter)]
-    left = {node.index: share - exponents.get(node, 0) for node, share in of_parameters}
-    directions = [-change * jnp.exp2(-left[i]).astype(change.dtype) for i, change in enumerate(moved)]
+        shares = log_shares_of_means(graph, start_of)
+        directions = [_over(change, shares[node]) for node, change in zip(graph.parameters, moved, strict=True)]
     return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
+
+
+def _of_sweep(graph: Graph, start_of: Values) -> list[Array]:
+    """The directions of one sweep from the output back."""
+    shares = log_shares(graph, start_of)
+    changes = Changes(graph, start_of, shares)
+    sweep(changes, graph.nodes)
+    return [
+        _over(change, shares.of_nodes[node] - changes.exponents[node] + shares.copies[node])
+        for node, change in zip(graph.parameters, changes.of_parameters(), strict=True)
+    ]
+
+
+def _over(change: Array, share: Array) -> Array:
+    """A change with the opposite sign, over a number of this logarithm."""
+    return -change * jnp.exp2(-share).astype(change.dtype)
 
 
 def _changes_of_values(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pjax_core.arrays.meshes import full, shape_of_type
-from pjax_core.copies.count import low_dtype, mean_change, sources, unread_elements
+from pjax_core.copies.count import low_dtype, mean_change, sources, summed_change, unread_elements
 from pjax_core.copies.shares import LogShares
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
@@ -49,10 +49,11 @@ class Changes:
         placed: the parameters in sets, once they are placed, as pairs of a value and what rounding took from it.
         spans: of parameters that data move what they move along; their ``values`` and ``targets`` are
             :class:`pjax_kernels.compose.ChangeInSpan`.
-        shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what several readers
-            ask of a value is weighed as if each let as large a part through, else the way that loses least, past what
-            is to learn, is all that counts; likewise what each dot product of an operation is asked.  All but output
-            constraints is projected to first order then, dot products and smooth functions onto their tangents.
+        shares: which parts of a pull reach the nodes; None for changes as they are.  With them, what all copies of a
+            value are asked is added up, weighed as if each reader let as large a part through, else the way that loses
+            least, past what is to learn, is all that counts; likewise what each dot product of an operation is asked.
+            All but output constraints is projected to first order then, dot products and smooth functions onto their
+            tangents.
         exponents: for each node the whole number n for which its changes are held in units of ``2^n``, from its share.
             Without, changes fall below the smallest float32 ten or twenty layers below the output.
     """
@@ -130,13 +131,12 @@ class Changes:
             change = None if change is None else self._estimated(node, change)
             if growth is None and change is None:
                 return
-            asked = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
-            found, change = self._onto_graph(node, starts, changes, *self._evened(node, *asked))
+            beyond = _beyond(growth, change, unread_elements(self.graph, node, self.start_of))
+            found, change = self._onto_graph(node, starts, changes, *self._evened(node, *beyond))
             self.values[node] = self.unscaled(node, node, change)
         for source in sources(node):
-            mean = mean_change(self.graph, node, source, found, self.start_of)
-            mean = self._weighed(source, node, self.unscaled(source, node, mean))
-            self.targets[source] = moved(mean, self.targets.get(source, self.values.get(source)))
+            asked = self._asked(source, node, found)
+            self.targets[source] = moved(asked, self.targets.get(source, self.values.get(source)))
 
     def _evened(self, node: Operation, change: Array, residual: Array) -> tuple[Array, Array]:
         """What dot products are asked, such that all hand on as much of it.
@@ -209,9 +209,15 @@ class Changes:
         # In a loop that runs once: else each residual layer is compiled to add up what all those above it ask anew.
         return replaced_if(always(scale), functools.partial(self.scaled, node, node), change)
 
-    def _weighed(self, source: Node, reader: Operation, change: Array) -> Array:
-        """What one reader asks of a value, as large as if the largest part of all readers' came this way."""
-        if self.shares is None or len(self.graph.consumers[source]) == 1:
+    def _asked(self, source: Node, reader: Operation, found: Sequence[Array]) -> Array:
+        """What one reader asks of a value: its part of the mean of all copies.
+
+        With shares the sum over its copies, as large as if the largest part of all readers' came this way.
+        """
+        if self.shares is None:
+            return self.unscaled(source, reader, mean_change(self.graph, reader, source, found, self.start_of))
+        change = self.unscaled(source, reader, summed_change(reader, source, found, self.start_of))
+        if len(self.graph.consumers[source]) == 1:
             return change
         lost = self.shares.of_nodes[source] - self.shares.of_ways[source, reader]
         return change * jnp.exp2(lost).astype(change.dtype)

@@ -160,6 +160,17 @@ def mean_change(
     return sum_over_copies(consumer, source, changes, values) / (jnp.maximum(own, 1) * jnp.maximum(holders, 1))
 
 
+def summed_change(
+    consumer: Operation, source: Node, changes: Sequence[Array], values: Callable[[Node], Array]
+) -> Array:
+    """The sum over all copies of each element of ``source`` of what they ask: of a layer's weights over its rows."""
+    rows = consumer.primitive.rows
+    if rows is not None:
+        counts = rows(*(slot.shape for slot in consumer.slots), **consumer.settings)
+        changes = [change * count for change, count in zip(changes, counts, strict=True)]
+    return sum_over_copies(consumer, source, changes, values)
+
+
 def direct_slot(consumer: Operation, source: Node) -> int | None:
     """The place of the only slot that holds ``source``, if it does so unchanged and all of it."""
     place = _sole_slot(consumer, source, set())

@@ -11,19 +11,19 @@ import numpy as np
 from jax import Array, lax
 
 from pjax_core.arrays.meshes import is_open, varying, varying_axes
-from pjax_core.copies.count import direct_slot, low_dtype, sum_over_copies
+from pjax_core.copies.count import low_dtype, sum_over_copies
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Constant, Node, Operation, Parameter, Slot, is_index, sources_of
 from pjax_core.operations.primitive import as_they_are
 
 
 class LogShares(NamedTuple):
-    """Parts of the pull of the output constraint.
+    """Parts of the pull of the output constraint, whose logarithms are to base 2.
 
     Attributes:
-        of_nodes: the logarithm to base 2 of the part that reaches each node: where there are several ways, the largest.
-            Of parameters the part that reaches the mean of all copies of them, or of what is computed of them alone.
-        of_ways: of the part that comes to a node from each operation that reads it.
+        of_nodes: the part that reaches all copies of each node together: where there are several ways, the largest.
+        of_ways: the part that comes to a node from each operation that reads it.
+        copies: how many copies each parameter has, with those of what is computed of it alone: the most of all ways.
         losses: for operations made of dot products, and functions of each element, how much less of what it is asked
             each of these hands on than their mean, which is 1.  Of weights, columns count as though they were alike.
         means: by what these losses were divided.
@@ -31,6 +31,7 @@ class LogShares(NamedTuple):
 
     of_nodes: dict[Node, Array]
     of_ways: dict[tuple[Node, Node], Array]
+    copies: dict[Node, Array]
     losses: dict[Node, Array]
     means: dict[Node, Array]
 
@@ -54,16 +55,16 @@ class _Way(NamedTuple):
     """What a node is asked by one of its readers, both by their places; numbers are logarithms to base 2.
 
     Attributes:
-        part: which part of what the reader is asked reaches the mean of the node's copies.
-        copies: how many copies of functions of parameters alone this is a mean of, where data take part in the reader.
-        summed: how many copies of a parameter, or of a function of parameters alone, are asked what comes this way.
+        part: which part of what the reader is asked reaches all its copies of the node.
+        summed: of parameters, and of what is computed of them alone, how many copies are asked what comes this way.
+        of_mean: which part of what the reader is asked reaches the mean of all copies.
     """
 
     source: int
     reader: int
     part: Array
-    copies: Any
     summed: Any
+    of_mean: Any
 
 
 def log_shares(
@@ -76,25 +77,25 @@ def log_shares(
     losses: dict[Node, Array] = {}
     means: dict[Node, Array] = {}
     ways = list(_ways(graph, start_of, losses, means))
-    way_back, begin = _way_back(graph, ways), _asking(graph, asking)
     parts = jnp.stack([way.part for way in ways])
-    shares, of_ways = _handed_back(way_back, parts, begin)
-    if any(not isinstance(way.copies, float) or way.copies > 0 for way in ways):
-        of_means, ways_of_means = _handed_back(way_back, parts + jnp.stack([way.copies for way in ways]), begin)
-        is_parameter = np.asarray([isinstance(node, Parameter) for node in graph.nodes])
-        shares = jnp.where(is_parameter, of_means, shares)
-        of_ways = jnp.where(is_parameter[way_back.sources], ways_of_means, of_ways)
-    # Of what is a mean of fewer copies than another way's, less is to count, as in a sum over all.
-    most: dict[int, Any] = {}
-    for way in ways:
-        most[way.source] = _larger(most.get(way.source, 0.0), way.summed)
-    fewer = jnp.stack([jnp.asarray(most[way.source] - way.summed) for way in ways])
+    shares, of_ways = _handed_back(_way_back(graph, ways), parts, _asking(graph, asking))
     largest: dict[tuple[Node, Node], Array] = {}
-    for way, of_way in zip(ways, of_ways + fewer, strict=True):
+    copies: dict[Node, Any] = {}
+    for way, of_way in zip(ways, of_ways, strict=True):
         source, reader = graph.nodes[way.source], graph.nodes[way.reader]
         before = largest.get((source, reader))
         largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
-    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses, means)
+        if isinstance(source, Parameter):
+            copies[source] = _larger(copies.get(source, 0.0), way.summed)
+    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, copies, losses, means)
+
+
+def log_shares_of_means(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Array]:
+    """Which part reaches the mean of all copies of each node, or of what is computed of it alone, in a step of CP."""
+    ways = list(_ways(graph, start_of, {}, {}))
+    parts = jnp.stack([way.of_mean for way in ways])
+    shares, _ = _handed_back(_way_back(graph, ways), parts, _asking(graph, None))
+    return dict(zip(graph.nodes, shares, strict=True))
 
 
 def _ways(
@@ -115,32 +116,23 @@ def _ways(
         of_slots = of_inputs(node, inputs, means.get(node))
         for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
             for source in dict.fromkeys(source for source in slot.sources if source in place):
-                is_parameter = isinstance(source, Parameter)
-                viewed = _times_viewed(slot, source)
-                of_one = 0.0 if is_parameter else _log2(count) + viewed
-                part = jnp.log2(of_slot) - _log2(_readers(graph, node, source, start_of)) - of_one
+                part = jnp.log2(of_slot)
                 at_data = source in alone and node not in alone
-                own = summed.get(node, 0.0) + (_log2(count) + viewed if is_parameter or at_data else 0.0)
-                own = own if source in alone else 0.0
+                is_mean = isinstance(source, Parameter) or at_data
+                own = summed.get(node, 0.0) + _copies(node, slot, source, count, start_of) if source in alone else 0.0
                 summed[source] = _larger(summed.get(source, 0.0), own)
-                yield _Way(place[source], place[node], part, of_one if at_data else 0.0, own)
+                held = _log2(len(graph.consumers[source]) * (1.0 if is_mean else count))
+                yield _Way(place[source], place[node], part, own, part - held)
 
 
-def _readers(graph: Graph, reader: Operation, source: Node, start_of: Callable[[Node], Array]) -> float | Array:
-    """How many operations read the elements of a node's output that one of them does, in the mean."""
-    readers = graph.consumers[source]
-    if len(readers) == 1 or all(direct_slot(other, source) is not None for other in readers):
-        return float(len(readers))
-    read = [(sum_over_copies(other, source, None, start_of) > 0).astype(jnp.float32) for other in readers]
-    own = read[readers.index(reader)]
-    return jnp.sum(own * sum(read)) / jnp.maximum(jnp.sum(own), 1)
-
-
-def _times_viewed(slot: Slot, source: Node) -> float:
-    """How often a slot has each element of its only source, in the mean; the logarithm, 0 for several sources."""
-    if sum(not is_index(other) for other in slot.sources) > 1 or is_open(slot.shape, source.shape):
-        return 0.0
-    return max(0.0, float(np.log2(max(slot.shape.size, 1) / max(source.shape.size, 1))))
+def _copies(node: Operation, slot: Slot, source: Node, count: Any, start_of: Callable[[Node], Array]) -> Any:
+    """The logarithm of how many copies of each element of a source a slot has, in the mean."""
+    if sum(not is_index(other) for other in slot.sources) > 1:
+        return jnp.log2(jnp.maximum(jnp.mean(sum_over_copies(node, source, None, start_of)), 1))
+    sizes = slot.shape.size, source.shape.size
+    if is_open(slot.shape, source.shape):
+        return _log2(count) + jnp.log2(jnp.asarray(sizes[0], float)) - jnp.log2(jnp.asarray(sizes[1], float))
+    return _log2(count) + max(0.0, float(np.log2(max(sizes[0], 1) / max(sizes[1], 1))))
 
 
 def _larger(one: Any, other: Any) -> Any:

@@ -216,7 +216,8 @@ def _given(place: int, slot: Slot, shape: Shape) -> Slot:
     """What a step is given in the place of a slot: a constant as it is, else an array."""
     if known(slot) is not None and shape == slot.shape:
         return slot
-    return of_node(Data(" and ".join(source.name for source in slot.sources), shape, place))
+    kind = Parameter if all(isinstance(source, Parameter) for source in slot.sources) else Data
+    return of_node(kind(" and ".join(source.name for source in slot.sources), shape, place))
 
 
 def _of_step(shape: Shape) -> Shape:

@@ -89,11 +89,11 @@ def loop_in_loop(p: Any, x: Any) -> Any:
 
 CELL = {"w": (INPUTS + WIDTH, WIDTH), "b": (WIDTH,)}
 LOOPS: dict[str, tuple[Callable[[Any, Any], Any], dict[str, tuple[int, ...]], float]] = {
-    "gated": (gated, {**CELL, "g": (INPUTS + WIDTH, WIDTH), "h0": (WIDTH,)}, 0.88),
-    "fori": (fori, CELL, 0.98),
-    "layers": (layers, {"i": (INPUTS, WIDTH), "ws": (STEPS, WIDTH, WIDTH), "bs": (STEPS, WIDTH)}, 0.95),
-    "states": (states_of_all_kinds, {**CELL, "g": (1, WIDTH), "v": (INPUTS, WIDTH)}, 0.88),
-    "loop in loop": (loop_in_loop, CELL, 0.85),
+    "gated": (gated, {**CELL, "g": (INPUTS + WIDTH, WIDTH), "h0": (WIDTH,)}, 0.98),
+    "fori": (fori, CELL, 0.99),
+    "layers": (layers, {"i": (INPUTS, WIDTH), "ws": (STEPS, WIDTH, WIDTH), "bs": (STEPS, WIDTH)}, 0.99),
+    "states": (states_of_all_kinds, {**CELL, "g": (1, WIDTH), "v": (INPUTS, WIDTH)}, 0.95),
+    "loop in loop": (loop_in_loop, CELL, 0.95),
 }
 """With the shapes of parameters, and the least cosine of small directions with the gradient."""
 

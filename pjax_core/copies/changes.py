@@ -17,6 +17,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -26,7 +27,7 @@ from pjax_core.copies.shares import LogShares
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Feedback, Node, Operation, Parameter, Slot, is_index
 from pjax_core.graph.sets import placed
-from pjax_core.operations.primitive import moved, project_tangent_of_products
+from pjax_core.operations.primitive import Primitive, moved, side_of
 from pjax_kernels.compose import (
     Span,
     add_to_pair,
@@ -258,6 +259,20 @@ class Changes:
         scale = self._scale(node, operation)
         change = change.astype(low_dtype(node.shape.dtype))
         return change if scale is None else change * (1 / scale).astype(change.dtype)
+
+
+def project_tangent_of_products(
+    primitive: Primitive, inputs: Sequence[Array], residual: Array, **settings: Any
+) -> tuple[tuple[Array, ...], Array]:
+    """Onto the tangents of the graphs of an operation's dot products: the mean changes of copies, and the output's."""
+    assert primitive.bilinear is not None
+    inputs = [array.astype(residual.dtype) for array in inputs]
+    norms = primitive.bilinear.squared_norms(*(side_of(inputs, side) for side in primitive.bilinear.sides), **settings)
+    multiplier = residual / (1 + norms[0] + norms[1])
+    sums = jax.vjp(functools.partial(primitive.forward, **settings), *inputs)[1](multiplier)
+    counts = primitive.copies(*(jax.typeof(array) for array in inputs), **settings)
+    means = (total / jnp.maximum(jnp.asarray(count, total.dtype), 1) for total, count in zip(sums, counts, strict=True))
+    return tuple(means), -multiplier
 
 
 def _beyond(growth: Array | None, change: Array | None, unread: Array | None) -> tuple[Array, Array]:

@@ -278,20 +278,6 @@ def bilinear(
     )
 
 
-def project_tangent_of_products(
-    primitive: Primitive, inputs: Sequence[Array], residual: Array, **settings: Any
-) -> tuple[tuple[Array, ...], Array]:
-    """Onto the tangents of the graphs of an operation's dot products: the mean changes of copies, and the output's."""
-    assert primitive.bilinear is not None
-    inputs = [array.astype(residual.dtype) for array in inputs]
-    norms = primitive.bilinear.squared_norms(*(side_of(inputs, side) for side in primitive.bilinear.sides), **settings)
-    multiplier = residual / (1 + norms[0] + norms[1])
-    sums = jax.vjp(functools.partial(primitive.forward, **settings), *inputs)[1](multiplier)
-    counts = primitive.copies(*(jax.typeof(array) for array in inputs), **settings)
-    means = (total / jnp.maximum(jnp.asarray(count, total.dtype), 1) for total, count in zip(sums, counts, strict=True))
-    return tuple(means), -multiplier
-
-
 def losses_of_products(
     sides: Sides, squared_norms: Callable[..., Any], inputs: Sequence[Array], weights: Container[int], **settings: Any
 ) -> Array:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import pjax_core as pj
+from pjax_core.copies.changes import project_tangent_of_products
 from pjax_core.operations import primitives
-from pjax_core.operations.primitive import Primitive, project_tangent_of_products
+from pjax_core.operations.primitive import Primitive
 from pjax_core.operations.smooth import smooth_function
 
 NORMAL = np.random.default_rng(12).normal

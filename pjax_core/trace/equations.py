@@ -82,7 +82,7 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
     raise ValueError(
         f"{equation.where()}: {equation.words} of the output constraint {_without_strength(losses)}; return it as "
         "it is, or a mean or a sum of several, or a positive number times one that has a strength, multiplied by it; "
-        "pass a traced number as strength=, one for each sample as weights=; what has no strength, such as "
+        "pass a traced number as strength=, a mask or a number for each row as weights=; what has no strength, such as "
         "margin_loss, is added up, or returned in a list, as it is"
     )
 

@@ -52,7 +52,8 @@ def scan(equation: Equation, inputs: Sequence[Value], run: Run) -> list[Value]:
         try:
             return all_steps(loop, run)
         except (NotImplementedError, TypeError, ValueError) as error:
-            _warn_of_steps(equation, "scan", steps, f"its steps are not projected all at once: {error}")
+            reason = str(error).removeprefix(f"{equation.where()}: ")
+            _warn_of_steps(equation, "scan", steps, f"its steps are not projected all at once: {reason}")
     return _unrolled(loop, run)
 
 

@@ -44,6 +44,7 @@ AT_DEPTH = (
 CONTENDERS = (
     *(f"{rule}; {name}" for rule in ("gradients", "each", "layer") for name in RATES),
     *(f"{rule}; Adam" for rule in directions.RULES if rule not in ("each", "layer") and ", b = " not in rule),
+    *(f"{rule}; none" for rule in directions.RULES if "steps" in rule),
 )
 """Likewise of the shallow ones."""
 FIELDS = ("network", "contender", "rate", "seed", "epoch", "accuracy", "seconds")

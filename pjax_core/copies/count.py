@@ -118,9 +118,12 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
     if _follows_later(graph, node):
         chosen = sum(sum_over_copies(consumer, node, None, values) for consumer in consumers)
         return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
-    with jax.ensure_compile_time_eval():
-        copies = np.asarray(sum(sum_over_copies(consumer, node, None, fixed_value) for consumer in consumers))
-    return None if (copies > 0).all() else jnp.asarray(np.broadcast_to(copies <= 0, node.shape.shape))
+    if node not in graph.unread:
+        with jax.ensure_compile_time_eval():
+            copies = np.asarray(sum(sum_over_copies(consumer, node, None, fixed_value) for consumer in consumers))
+        graph.unread[node] = None if (copies > 0).all() else np.broadcast_to(copies <= 0, node.shape.shape)
+    unread = graph.unread[node]
+    return None if unread is None else jnp.asarray(unread)
 
 
 def _is_read_whole(graph: Graph, node: Operation) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 from jax import Array
 
 from pjax_core.graph.nodes import Computed, Feedback, Node, Operation, Parameter, sources_of
@@ -54,6 +55,11 @@ class Graph:
     def keys(self) -> dict[Node, str]:
         """The nodes' places among all, as states name them: strings, the keys that exported functions may have."""
         return {node: str(place) for place, node in enumerate(self.nodes)}
+
+    @functools.cached_property
+    def unread(self) -> dict[Node, np.ndarray | None]:
+        """Which elements of outputs no operation reads, where this was asked."""
+        return {}
 
     @functools.cached_property
     def operations(self) -> tuple[Operation, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,7 +76,8 @@ def log_shares(
     """
     losses: dict[Node, Array] = {}
     means: dict[Node, Array] = {}
-    ways = list(_ways(graph, start_of, losses, means))
+    alone = _of_parameters_alone(graph) if asking is None else set()  # a step's parameters are its states
+    ways = list(_ways(graph, start_of, alone, losses, means))
     parts = jnp.stack([way.part for way in ways])
     shares, of_ways = _handed_back(_way_back(graph, ways), parts, _asking(graph, asking))
     largest: dict[tuple[Node, Node], Array] = {}
@@ -92,18 +93,21 @@ def log_shares(
 
 def log_shares_of_means(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Array]:
     """Which part reaches the mean of all copies of each node, or of what is computed of it alone, in a step of CP."""
-    ways = list(_ways(graph, start_of, {}, {}))
+    ways = list(_ways(graph, start_of, _of_parameters_alone(graph), {}, {}))
     parts = jnp.stack([way.of_mean for way in ways])
     shares, _ = _handed_back(_way_back(graph, ways), parts, _asking(graph, None))
     return dict(zip(graph.nodes, shares, strict=True))
 
 
 def _ways(
-    graph: Graph, start_of: Callable[[Node], Array], losses: dict[Node, Array], means: dict[Node, Array]
+    graph: Graph,
+    start_of: Callable[[Node], Array],
+    alone: Container[Node],
+    losses: dict[Node, Array],
+    means: dict[Node, Array],
 ) -> Iterator[_Way]:
-    """All of them, from the output back; adds to ``losses`` and ``means``."""
+    """All of them, from the output back; adds to ``losses`` and ``means``.  Nodes ``alone`` are of parameters."""
     place = {node: i for i, node in enumerate(graph.nodes)}
-    alone = _of_parameters_alone(graph)
     summed: dict[Node, Any] = {}
     for node in reversed(graph.nodes):
         if not isinstance(node, Operation):

@@ -36,6 +36,8 @@ RATES = {
     "none": ("0.03", "0.1", "0.3"),
 }
 """Those that are tried of each optimiser."""
+OF_STEPS = ("0.003", "0.01", "0.03")
+"""Without an optimiser, of several steps of an algorithm, which are longer."""
 AT_DEPTH = (
     *(f"gradients; {name}" for name in ("momentum", "Adam", "Muon")),
     "each; Adam", "each; Muon", "layer; Adam", "layer; Muon", "layer, coupled, b = 30, c = 3; Adam",
@@ -59,7 +61,8 @@ def learned(network: str, contender: str, data_dir: Path | None) -> list[Row]:
     """A row for each seed and epoch."""
     rule, name = contender.split("; ")
     folder = ["--data-dir", str(data_dir)] if data_dir else []
-    rates = ["--rates", *RATES[name], "--choosing-seeds", "11"]
+    of_steps = name == "none" and "steps" in rule
+    rates = ["--rates", *(OF_STEPS if of_steps else RATES[name]), "--choosing-seeds", "11"]
     arguments = directions.parse_arguments([*NETWORKS[network].split(), *rates, *folder])
     _, rate, runs = directions.find(
         rule, directions.optimizer_of(name.lower()), arguments, directions.splits(arguments)

@@ -170,7 +170,7 @@ def summed_change(
     rows = consumer.primitive.rows
     if rows is not None:
         counts = rows(*(slot.shape for slot in consumer.slots), **consumer.settings)
-        changes = [change * count for change, count in zip(changes, counts, strict=True)]
+        changes = [change * count for change, count in zip(changes, counts, strict=False)]  # costs do not change
     return sum_over_copies(consumer, source, changes, values)
 
 

@@ -56,7 +56,8 @@ class _Way(NamedTuple):
 
     Attributes:
         part: which part of what the reader is asked reaches all its copies of the node.
-        summed: of parameters, and of what is computed of them alone, how many copies are asked what comes this way.
+        summed: of parameters, and of what is computed of them alone, how many copies of them, and of what data take
+            part in, are asked what comes this way.
         of_mean: which part of what the reader is asked reaches the mean of all copies.
     """
 
@@ -123,7 +124,9 @@ def _ways(
                 part = jnp.log2(of_slot)
                 at_data = source in alone and node not in alone
                 is_mean = isinstance(source, Parameter) or at_data
-                own = summed.get(node, 0.0) + _copies(node, slot, source, count, start_of) if source in alone else 0.0
+                own = summed.get(node, 0.0) if source in alone else 0.0
+                if source in alone and is_mean:
+                    own = own + _copies(node, slot, source, count, start_of)
                 summed[source] = _larger(summed.get(source, 0.0), own)
                 held = _log2(len(graph.consumers[source]) * (1.0 if is_mean else count))
                 yield _Way(place[source], place[node], part, own, part - held)

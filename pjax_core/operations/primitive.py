@@ -74,7 +74,8 @@ class Primitive:
             It returns the mean changes of the copies, one array for each input, and the change of the output.  For an
             output constraint, output, residual and change are None.
         project_tangent: of smooth functions, whose nearest points are searched for, ``project_tangent(inputs, residual,
-            **settings)`` is the same for the tangent of the graph at the inputs.
+            **settings)`` is the same for the tangent of the graph at the inputs, in directions; of functions of whole
+            rows each entry as if asked as much more as its row hands on less than the mean.
         common_move: ``common_move(inputs, changes)`` is by how much ``project`` moves every copy of every input, where
             it moves all alike, or None where that is not seen.  The new output then follows from the moved inputs:
             those in place are free before it is written.
@@ -91,9 +92,9 @@ class Primitive:
             the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.
         rows: of whole layers ``rows(*shapes, **settings)``: of how many outputs' part what reaches each input is the
             mean; None for the number of copies.
-        losses: of dot products ``losses(inputs, weights, **settings)``: ``1 + |a|^2 + |b|^2``, by which each divides
-            what it hands on, in a shape that broadcasts to the output's; for a side whose places are all in
-            ``weights`` with the mean of all norms.
+        losses: of dot products, and of quotients, ``losses(inputs, weights, **settings)``: ``1 + |a|^2 + |b|^2``, or 1
+            plus the squared derivatives, by which each divides what it hands on, in a shape that broadcasts to the
+            output's; of dot products for a side whose places are all in ``weights`` with the mean of all norms.
         units: ``units(costs)``, given the costs of inputs and output, is by what these are multiplied in units
             in which they cost the same, and the operation is the same.
         alike: places of inputs, -1 for the output, that must have one cost for that.
@@ -155,7 +156,7 @@ class Primitive:
         return self.forward(*new, **settings) - self.forward(*starts, **settings)
 
     def parts(self, inputs: Sequence[Array], mean_loss: Any, **settings: Any) -> Sequence[float | Array]:
-        """About which part of a residual reaches each input, by ``shares``, of dot products by their ``losses``.
+        """About which part of a residual reaches each input, by ``shares``, of others by the mean of ``losses``.
 
         Of an output constraint how far it pulls each.
         """

@@ -16,10 +16,16 @@ Places = tuple[int | None, ...]
 """For each axis of the argument the axis of an array with the same entries; None where they are taken together."""
 
 _MOVE = frozenset(
-    {"conv_general_dilated", "cumsum", "cumprod", "cummax", "cummin", "dot_general", "dynamic_update_slice", "gather",
-     "rev", "scatter", "sort"}
+    {"cond", "conv_general_dilated", "cumsum", "cumprod", "cummax", "cummin", "dot_general", "dynamic_update_slice",
+     "gather", "rev", "scan", "scatter", "sort", "while"}
 )  # fmt: skip
-"""What leaves the length of an axis as it is, but not its entries in their places."""
+"""What may leave the length of an axis as it is, but not its entries in their places."""
+
+_OF_MATRICES = frozenset(
+    {"cholesky", "custom_linear_solve", "eig", "eigh", "fft", "householder_product", "lu", "qr", "schur", "svd",
+     "triangular_solve", "tridiagonal_solve"}
+)  # fmt: skip
+"""What takes the entries along the last axes of matrices together, or of transforms along as many as they say."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ def _places(jaxpr: Jaxpr, known: Mapping[Any, Places]) -> list[Places | None]:
         dependent = [(_shape(var), place) for var, place in zip(eqn.invars, inputs, strict=True) if place]
         if not dependent:
             continue
-        inner = next((eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params), None)
+        calls = () if eqn.primitive.name in _MOVE else ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        inner = next((eqn.params[name] for name in calls if name in eqn.params), None)
         if inner is not None:
             inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
             found = _places(inner, {v: p for v, p in zip(inner.invars, inputs, strict=True) if p})
@@ -115,6 +122,9 @@ def _moved(eqn: Any, before: tuple[int, ...], places: Places, after: tuple[int, 
             return None if place in axes else place - sum(axis < place for axis in axes)
         if name in ("reshape", "squeeze", "expand_dims"):
             return _same_entries(before, place, after)
+        if name in _OF_MATRICES:
+            rank = max(len(_shape(var)) for var in eqn.invars)
+            return place if place < rank - len(params.get("fft_lengths", ("rows", "columns"))) else None
         kept = len(before) == len(after) and before[place] == after[place] and name not in _MOVE
         return place if kept else None
 

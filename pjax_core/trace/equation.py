@@ -16,9 +16,8 @@ from pjax_core.arrays.meshes import Shape, says_more_than_shape, varying, varyin
 from pjax_core.graph.graph import Loop
 from pjax_core.trace import names
 
-_NOT_THE_USERS = tuple(
-    str(Path(module.__file__).parent) + "/" for module in (jax, np) if module.__file__ is not None
-) + (str(Path(__file__).parents[1]) + "/",)
+_OF_JAX, _OF_NUMPY = (str(Path(str(module.__file__)).parent) + "/" for module in (jax, np))
+_NOT_THE_USERS = (_OF_JAX, _OF_NUMPY, str(Path(__file__).parents[1]) + "/")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,17 @@ class Equation:
     def words(self) -> str:
         """What users call it."""
         return names.WORDS.get(self.name, self.name)
+
+    @property
+    def inner(self) -> Any:
+        """Of a call, the jaxpr that it calls."""
+        return next((self.params[name] for name in names.JAXPR_PARAMETERS if name in self.params), None)
+
+    @property
+    def calls_jax(self) -> bool:
+        """Whether it is a call of one of JAX's own functions."""
+        info = getattr(getattr(self.inner, "jaxpr", self.inner), "debug_info", None)
+        return str(getattr(info, "func_filename", None)).startswith(_OF_JAX)
 
     def for_types(self, inputs: Iterable[Shape]) -> Equation:
         """The equation with outputs that vary where inputs of these types do."""

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from pjax_core.arrays.meshes import Shape, has_explicit_axes, is_open
 from pjax_core.graph.nodes import (
@@ -28,7 +28,6 @@ from pjax_core.graph.nodes import (
 from pjax_core.operations import primitives
 from pjax_core.operations.call import Composite, call_p
 from pjax_core.operations.primitive import Primitive
-from pjax_core.operations.smooth import smooth_function
 from pjax_core.trace import conditions, names
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import (
@@ -443,7 +442,7 @@ def _argmax(equation: Equation, x: Value) -> Value:
         made = f"the number of the first condition on values that holds, of {equation.where()}"
         return Indices(made, "such numbers choose by jnp.select alone", equation.shape, first=x.of[1:])
     if conditions.is_condition(x):
-        raise NotImplementedError(refusal(equation, [x]))
+        raise NotImplementedError(refusal(equation))
     return _indices(equation, equation.shape, _with_axis_moved(slot_of(x), axis, -1))
 
 
@@ -504,18 +503,6 @@ def with_data(equation: Equation, inputs: Sequence[Value]) -> Slot | None:
     return operation(primitives.elementwise(of_elements, equation.name), x, *slots, shape=shape)
 
 
-def _of_several(equation: Equation, *inputs: Value) -> Slot:
-    """A smooth function of each element of several values, as one of those side by side."""
-    found = with_data(equation, inputs)
-    if found is not None:
-        return found
-    slots = [broadcast_to(slot, equation.shape.shape) for slot in broadcast_by_operation(*map(slot_of, inputs))]
-    function, places = equation.bind(), range(len(slots))
-    primitive = smooth_function(equation.name, lambda x: function(*(lax.index_in_dim(x, i, 0, False) for i in places)))
-    side_by_side = stacked(slots, Shape((len(slots), *equation.shape.shape), equation.shape.dtype))
-    return operation(primitive, side_by_side, shape=equation.shape)
-
-
 # Views that become others, or none.
 
 
@@ -525,42 +512,14 @@ def _transpose(equation: Equation, x: Value) -> Slot:
 
 # What has none.
 
-_DECOMPOSED = "matrices are decomposed of data alone: do so outside, and pass the result"
-_ADVICE = {
-    "cholesky": _DECOMPOSED,
-    "eigh": _DECOMPOSED,
-    "fft": "it is linear: multiply by its matrix, such as x @ jnp.fft.fft(jnp.eye(n)).real, which is computed once",
-    "lt_to": "a piecewise linear function is a sum of changes of slope times jax.nn.relu(x - knot)",
-    "lu": _DECOMPOSED,
-    "qr": _DECOMPOSED,
-    "svd": _DECOMPOSED,
-    "triangular_solve": _DECOMPOSED,
-}
-"""What to write in the place of equations that have no projection."""
 
-
-def require_real(equation: Equation, inputs: Sequence[Value]) -> None:
-    """Raise ``NotImplementedError`` for complex numbers that move; those just converted are real still."""
-    is_complex = any(jnp.issubdtype(shape.dtype, jnp.complexfloating) for shape in equation.shapes)
-    if is_complex and equation.name not in ("convert_element_type", "fft") and not all(map(is_fixed, inputs)):
-        raise NotImplementedError(
-            f"{equation.where()}: complex numbers that depend on parameters have no projection; compute with their "
-            "real and imaginary parts, as arrays of their own"
-        )
-
-
-def refusal(equation: Equation, inputs: Sequence[Value]) -> str:
+def refusal(equation: Equation) -> str:
     """Why an equation has no projection, and what to do."""
-    dtypes = [value.shape.dtype for value in inputs if not is_fixed(value)]
-    if any(not jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
-        return (
-            "truth values and integers that depend on parameters choose by jnp.where alone; truth values may be joined "
-            "by &, |, ~, jnp.any and jnp.all, and made numbers by astype(float); indices must be data"
-        )
-    advice = _ADVICE.get(
-        equation.name, "write it with other functions, give it one by pj.primitive, or let it take data alone"
+    return (
+        f"{equation.words} of truth values or integers that depend on parameters has no projection; these choose by "
+        "jnp.where alone; truth values may be joined by &, |, ~, jnp.any and jnp.all, and made numbers by "
+        "astype(float); indices must be data"
     )
-    return f"{equation.words} of values that depend on parameters has no projection; {advice}"
 
 
 RULES: dict[str, Rule] = {
@@ -571,7 +530,6 @@ RULES: dict[str, Rule] = {
     "mul": _mul,
     "div": _div,
     "pow": _pow,
-    "atan2": _of_several,
     "dot_general": _dot_general,
     "conv_general_dilated": _conv,
     "reduce_sum": _reduce_sum,

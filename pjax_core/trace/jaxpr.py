@@ -20,16 +20,17 @@ from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
 from pjax_core.trace import names
+from pjax_core.trace.arraywise import arraywise, as_a_whole, goes_on
 from pjax_core.trace.conditions import is_condition, viewed
 from pjax_core.trace.elementwise import elementwise
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, require_real, with_data
+from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, with_data
 from pjax_core.trace.indices import with_indices
 from pjax_core.trace.instead import INSTEAD
 from pjax_core.trace.loops import CONTROL, warn_of_python_loops
 from pjax_core.trace.named.ordinary import without_constraint
 from pjax_core.trace.operations import constant, slot_of
-from pjax_core.trace.values import Indices, Loss, Value, is_fixed, known
+from pjax_core.trace.values import Arraywise, Indices, Loss, Value, is_fixed, known
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
@@ -121,23 +122,39 @@ def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list
     return run(jaxpr, consts, inputs, equation.loops, equation.caller)
 
 
+def _called(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
+    """The outputs of a call, as those of its equations, or of one of JAX's functions without projections as a whole."""
+    known_loops = len(equation.loops)
+    try:
+        return _run_inside(equation, equation.inner, inputs)
+    except NotImplementedError:
+        found = as_a_whole(equation, inputs) if equation.calls_jax else None
+        if found is None:
+            raise
+        del equation.loops[known_loops:]
+        return found
+
+
 def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
     if equation.name in names.INLINED:
-        inner = next(equation.params[name] for name in names.JAXPR_PARAMETERS if name in equation.params)
-        return _run_inside(equation, inner, inputs)
+        return _called(equation, inputs)
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
-    require_real(equation, inputs)
+    if goes_on(equation, inputs):
+        found = arraywise(equation, inputs)
+        if found is not None:
+            return found
+    inputs = [slot_of(value) if isinstance(value, Arraywise) else value for value in inputs]
     if any(isinstance(value, Indices) for value in inputs):
         if equation.name == "cond":
             return CONTROL["cond"](equation, inputs, _run_inside)
         return [with_indices(equation, inputs)]
     if all(map(is_fixed, inputs)) and equation.name not in CALLS:
         return _fixed(equation.for_types(value.shape for value in inputs), [slot_of(value) for value in inputs])
-    found = elementwise(equation, inputs)
-    if found is not None:
-        return [found]
+    of_elements = elementwise(equation, inputs)
+    if of_elements is not None:
+        return [of_elements]
     if equation.name in names.IDENTITIES:
         return list(inputs)
     if has_rule(equation):
@@ -155,10 +172,11 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
             return [viewed(equation, inputs)]
         if are_numbers:
             return _views(equation, [slot_of(value) for value in inputs])
-    found = with_data(equation, inputs)
+    of_one = with_data(equation, inputs)
+    found = arraywise(equation, inputs) if of_one is None else [of_one]
     if found is None:
-        raise NotImplementedError(f"{equation.where()}: {refusal(equation, inputs)}")
-    return [found]
+        raise NotImplementedError(f"{equation.where()}: {refusal(equation)}")
+    return found
 
 
 def _views(equation: Equation, slots: Sequence[Slot]) -> list[Value]:

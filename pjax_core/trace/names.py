@@ -27,6 +27,9 @@ IDENTITIES = frozenset(
 )  # fmt: skip
 """What leaves values as they are. No derivative is taken, so that one that is stopped is none either."""
 
+LOOPS = frozenset({"scan", "while"})
+"""What repeats a jaxpr."""
+
 SIZE = "dim_as_value"
 """A size that is a variable, as a number."""
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from pjax_core.arrays.meshes import Shape, shape_of_type
 from pjax_core.graph.nodes import Constant, Operation, Slot, is_fixed, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.functions import recognised
-from pjax_core.trace.values import Elementwise, Loss, Value
+from pjax_core.trace.values import Arraywise, Elementwise, Loss, Value
 
 
 def operation(primitive: Primitive, *slots: Slot, shape: Shape | None = None, **settings: Any) -> Slot:
@@ -66,10 +68,10 @@ def slot_of(value: Value) -> Slot:
             f"{', '.join(node.name for node in value.nodes)} is used in the network; an output constraint is what the "
             "function given to feasibility returns"
         )
-    if not isinstance(value, Elementwise):
+    if not isinstance(value, (Elementwise, Arraywise)):
         raise NotImplementedError("truth values or integers that depend on parameters are used as numbers")
     if value.slot is None:
-        value.slot = _computed(value)
+        value.slot = _computed(value) if isinstance(value, Elementwise) else value.make(value)
     return value.slot
 
 
@@ -156,6 +158,24 @@ def transposed(slot: Slot, permutation: tuple[int, ...]) -> Slot:
 def stacked(slots: Sequence[Slot], shape: Shape) -> Slot:
     """Slots one after the other along a new first axis."""
     return select("stack", lambda *arrays: jnp.stack(arrays), {"axis": 0}, shape, *slots)
+
+
+def joined(slots: Sequence[Slot]) -> tuple[Slot, Callable[[Array], Sequence[Array]]]:
+    """Slots as one, side by side where they have one shape, else with all entries in a row; and what takes it apart."""
+    shapes = [slot.shape.shape for slot in slots]
+    dtype = jnp.result_type(*(slot.shape.dtype for slot in slots))
+    if len(slots) == 1:
+        return slots[0], lambda x: (x,)
+    if len(set(shapes)) == 1:
+        return stacked(slots, Shape((len(slots), *shapes[0]), dtype)), list
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
+
+    def parts(x: Array) -> Sequence[Array]:
+        return [part.reshape(shape) for part, shape in zip(jnp.split(x, ends[:-1]), shapes, strict=True)]
+
+    flat = [reshaped(slot, (math.prod(slot.shape.shape),)) for slot in slots]
+    shape = Shape((ends[-1],), dtype)
+    return select("concatenate", lambda *arrays: jnp.concatenate(arrays), {"dimension": 0}, shape, *flat), parts
 
 
 def broadcast_to(slot: Slot, shape: tuple[int, ...]) -> Slot:

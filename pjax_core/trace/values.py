@@ -43,6 +43,35 @@ class Elementwise:
 
 
 @dataclass(frozen=True, eq=False)
+class Application:
+    """A function of arrays, which returns several, and the values that it takes."""
+
+    function: Callable[..., Any]
+    inputs: tuple[Value, ...]
+
+
+@dataclass(eq=False)
+class Arraywise:
+    """One output of equations without rules that no operation computes yet, since it may be a step to others.
+
+    Attributes:
+        name: of the first of these equations.
+        bases: what it is a function of.
+        applied: the last of these equations.
+        place: of the output among all of that.
+        make: the output of the operation, made where it is real, kept in ``slot``.
+    """
+
+    name: str
+    bases: tuple[Slot, ...]
+    applied: Application
+    place: int
+    shape: Shape
+    make: Callable[[Arraywise], Slot] = field(repr=False)
+    slot: Slot | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Truth:
     """Truth values that depend on parameters.
 
@@ -92,7 +121,7 @@ class Loss:
     count: int = 1
 
 
-Value: TypeAlias = "Slot | Elementwise | Truth | Indices | Loss"
+Value: TypeAlias = "Slot | Elementwise | Arraywise | Truth | Indices | Loss"
 
 
 def is_fixed(value: Value) -> bool:

@@ -593,11 +593,11 @@ def plus(term: Function) -> Function:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (with_hidden(lambda h: jnp.fft.fft(h).real), "jnp.fft of values.*no projection; .*multiply by its matrix"),
+        (with_hidden(lambda h: jax.scipy.linalg.sqrtm(h @ h.T).real @ h), "schur of values.*no derivative in reverse"),
+        (with_hidden(lambda h: jnp.fft.fft(h)), "complex64 .*of fft, is used by what is projected; .*such as .real"),
         (with_hidden(lambda h: h + jnp.argsort(h, 1)), "uses the indices that jnp.sort or argsort .*jnp.where"),
         (with_hidden(lambda h: h * jnp.argmax(h, 1, keepdims=True)), "indices that jnp.argmax .*jax.nn.softmax"),
         (with_hidden(lambda h: h * lax.top_k(h, 4)[1]), "the indices that lax.top_k of values .*jnp.max"),
-        (with_hidden(lambda h: h[jnp.round(h[:, 0]).astype(int)]), "integers that depend on.*indices must be data"),
         (
             with_hidden(lambda h: h.at[:, np.array([0, 2])].max(h[:, :2])),
             "places other than whole rows; write jnp.where",
@@ -606,7 +606,6 @@ def plus(term: Function) -> Function:
             with_hidden(lambda h: h.at[np.array([0, 9])].max(h[:2], mode="clip")),
             "at clipped places, or at places other than whole rows",
         ),
-        (with_hidden(lambda h: h @ jnp.linalg.inv(h[:4])), "jnp.linalg.solve, inv or det of values.*outside"),
         (with_hidden(lambda h: lax.while_loop(lambda s: s[0, 0] > 1, jnp.tanh, h)), "lax.while_loop.*lax.fori_loop"),
         (
             with_hidden(lambda h: h * (jnp.stack([h > 0, h > 1]).argmax(0))),
@@ -623,9 +622,6 @@ def plus(term: Function) -> Function:
         (with_hidden(lambda h: h * jnp.argmax(h > 0, 1, keepdims=True)), r"truth values .*joined by &, \|"),
         (with_hidden(lambda h: h * jnp.sum(h > h[::-1])), r"a condition .*count by astype\(float\)"),
         (with_hidden(lambda h: h.at[np.array([0, 0])].multiply(h[:2])), "at indices that may repeat; pass unique_ind"),
-        (with_hidden(lambda h: lax.rem(h, h[::-1])), "% of values .*pj.primitive"),
-        (with_hidden(lambda h: jnp.abs(h + 1j)), "complex numbers that .*real and imaginary parts"),
-        (with_hidden(lambda h: jnp.interp(h, np.arange(3.0), np.ones(3))), "jnp.interp of values .*changes of slope"),
         (
             plus(lambda p, x: 1e-4 * sum(jnp.sum(w**2) for w in p.values())),
             r"params\['v'\], params\['w'\] .*squared_er",

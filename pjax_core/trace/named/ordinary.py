@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value
+from pjax_core.trace.values import Arraywise, Elementwise, Indices, Loss, Truth, Value
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 """What comes before the last of these is the network."""
@@ -61,7 +61,7 @@ def _described(value: Value) -> str:
     if isinstance(value, Loss):
         return value.nodes[0].name
     shape = ",".join(map(str, value.shape.shape))
-    if isinstance(value, (Truth, Indices)):
+    if isinstance(value, (Arraywise, Truth, Indices)):
         return f"{np.dtype(value.shape.dtype).name}[{shape}]"
     sources = value.base.sources if isinstance(value, Elementwise) else value.sources
     return f"{np.dtype(value.shape.dtype).name}[{shape}], computed from {', '.join(n.name for n in sources)}"

@@ -5,8 +5,8 @@ Writes bench.json (of pytest-benchmark), bench.md (the table) and roofline.png; 
 --output.
 
 A comparison is of ratios: the least time of a row over that of its group's baseline in the same run, now and then. So
-a slower machine, or one that is busy throughout, changes nothing.  Groups beyond the threshold are measured again, at most
-three times.
+a slower machine, or one that is busy throughout, changes nothing.  Groups beyond the threshold are measured again, at
+most three times.
 """
 
 from __future__ import annotations

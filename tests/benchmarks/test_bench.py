@@ -175,9 +175,10 @@ def test_nothing_in_common_fails(tmp_path, capsys):
     assert "no row in common" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("again", "code"), [(3, 0), (4, 1)])
+@pytest.mark.parametrize(("again", "code"), [([3], 0), ([4, 3], 0), ([4, 5, 4], 1)])
 def test_what_became_slower_is_measured_again(tmp_path, monkeypatch, again, code):
-    runs = [results(small_base=2, small_xla=5, large_base=10, large_xla=10), results(small_base=2, small_xla=again)]
+    runs = [results(small_base=2, small_xla=5, large_base=10, large_xla=10)]
+    runs += [results(small_base=2, small_xla=time) for time in again]
     chosen = []
 
     def measure(arguments):
@@ -188,7 +189,7 @@ def test_what_became_slower_is_measured_again(tmp_path, monkeypatch, again, code
     path = tmp_path / "old.json"
     path.write_text(json.dumps(OLD))
     assert bench.main(["--compare", str(path)]) == code
-    assert chosen[1] == ["bench_x.py::small_base", "bench_x.py::small_xla"]
+    assert chosen[1:] == [["bench_x.py::small_base", "bench_x.py::small_xla"]] * len(again)
     assert path.read_text() == json.dumps(OLD)
 
 

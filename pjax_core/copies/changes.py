@@ -136,6 +136,8 @@ class Changes:
             found, change = self._onto_graph(node, starts, changes, *self._evened(node, *beyond))
             self.values[node] = self.unscaled(node, node, change)
         for source in sources(node):
+            if self.shares is not None and not any(slot.asks(source) for slot in node.slots):
+                continue
             asked = self._asked(source, node, found)
             self.targets[source] = moved(asked, self.targets.get(source, self.values.get(source)))
 

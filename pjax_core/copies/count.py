@@ -171,7 +171,7 @@ def summed_change(
     if rows is not None:
         counts = rows(*(slot.shape for slot in consumer.slots), **consumer.settings)
         changes = [change * count for change, count in zip(changes, counts, strict=False)]  # costs do not change
-    return sum_over_copies(consumer, source, changes, values)
+    return sum_over_copies(consumer, source, changes, values, asked=True)
 
 
 def direct_slot(consumer: Operation, source: Node) -> int | None:
@@ -190,14 +190,23 @@ def _sole_slot(consumer: Operation, source: Node, steps: set[str]) -> int | None
 
 
 def sum_over_copies(
-    consumer: Operation, source: Node, changes: Sequence[Array] | None, values: Callable[[Node], Array]
+    consumer: Operation,
+    source: Node,
+    changes: Sequence[Array] | None,
+    values: Callable[[Node], Array],
+    *,
+    asked: bool = False,
 ) -> Array:
-    """The sum of changes over the copies of each element of ``source``, or with None the number of copies."""
+    """The sum of changes over the copies of each element of ``source``, or with None the number of copies.
+
+    Of what is ``asked`` without those that are stopped.
+    """
     total: Any = jnp.zeros(source.shape.shape, low_dtype(source.shape.dtype))
     multiplicities = consumer.primitive.copies(*(slot.shape for slot in consumer.slots), **consumer.settings)
     for place, (slot, multiplicity) in enumerate(zip(consumer.slots, multiplicities, strict=True)):
         if source in slot.sources:
             copies = jnp.ones(slot.shape.shape, total.dtype) if changes is None else changes[place]
             copies = jnp.asarray(multiplicity, total.dtype) * copies
-            total = total + slot.sum_over_copies(source, copies, values, counts=changes is None).astype(total.dtype)
+            found = slot.sum_over_copies(source, copies, values, counts=changes is None, asked=asked)
+            total = total + found.astype(total.dtype)
     return total

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -14,7 +13,7 @@ from pjax_core.arrays.meshes import is_open, varying, varying_axes
 from pjax_core.copies.count import low_dtype, sum_over_copies
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Constant, Node, Operation, Parameter, Slot, is_index, sources_of
-from pjax_core.operations.primitive import as_they_are
+from pjax_core.operations.primitive import as_they_are, losses_by_slopes
 
 
 class LogShares(NamedTuple):
@@ -89,6 +88,7 @@ def log_shares(
         largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
         if isinstance(source, Parameter):
             copies[source] = _larger(copies.get(source, 0.0), way.summed)
+    shares = jnp.where(jnp.isneginf(shares), 0, shares)  # of nodes that nothing is asked of
     return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, copies, losses, means)
 
 
@@ -121,7 +121,8 @@ def _ways(
         of_slots = of_inputs(node, inputs, means.get(node))
         for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
             for source in dict.fromkeys(source for source in slot.sources if source in place):
-                part = jnp.log2(of_slot)
+                of_mean = jnp.log2(of_slot)
+                part = of_mean if slot.asks(source) else jnp.full_like(of_mean, -jnp.inf)
                 at_data = source in alone and node not in alone
                 is_mean = isinstance(source, Parameter) or at_data
                 own = summed.get(node, 0.0) if source in alone else 0.0
@@ -129,7 +130,7 @@ def _ways(
                     own = own + _copies(node, slot, source, count, start_of)
                 summed[source] = _larger(summed.get(source, 0.0), own)
                 held = _log2(len(graph.consumers[source]) * (1.0 if is_mean else count))
-                yield _Way(place[source], place[node], part, own, part - held)
+                yield _Way(place[source], place[node], part, own, of_mean - held)
 
 
 def _copies(node: Operation, slot: Slot, source: Node, count: Any, start_of: Callable[[Node], Array]) -> Any:
@@ -254,6 +255,4 @@ def _losses_of_elements(node: Operation, inputs: Sequence[Array]) -> Array | Non
         return None
     if x.shape != node.shape.shape or primitive.constrains_output:
         return None
-    _, slope = jax.jvp(lambda x: primitive.forward(x, *constants, **node.settings), (x,), (jnp.ones_like(x),))
-    losses = 1 + slope * slope
-    return jnp.where(jnp.isfinite(losses), losses, 1)  # as of a square root at 0
+    return losses_by_slopes(lambda x: primitive.forward(x, *constants, **node.settings), x)

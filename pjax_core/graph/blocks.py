@@ -73,6 +73,7 @@ def _may_be_inside(node: Node) -> bool:
         isinstance(node, Operation)
         and node.unrolled is None
         and (node.primitive in _INSIDE or node.primitive.name in _FUNCTIONS)
+        and all(len(slot.asked) == len(slot.sources) for slot in node.slots)  # with stops it has slopes of its own
     )
 
 

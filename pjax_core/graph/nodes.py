@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,9 @@ from jax import Array
 
 from pjax_core.arrays.meshes import Shape, shape_of_type, transposed, varying, varying_axes
 from pjax_core.operations.primitive import Primitive
+
+STOPPED = "stop_gradient"
+"""The name of a step past which directions ask nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,18 +66,38 @@ class Slot:
         """The slot's value, given those of the sources."""
         return self.apply(*map(values, self.sources))
 
+    @functools.cached_property
+    def asked(self) -> frozenset[int]:
+        """The places of the sources that directions ask something of: those that are not stopped on the way."""
+        reaching: list[frozenset[int]] = [frozenset([place]) for place in range(len(self.sources))]
+        for step in self.steps:
+            reaching.append(frozenset().union(*(() if step.name == STOPPED else reaching[p] for p in step.places)))
+        return reaching[-1]
+
+    def asks(self, source: Node) -> bool:
+        """Whether directions ask something of a source."""
+        return any(self.sources[place] == source for place in self.asked)
+
     def sum_over_copies(
-        self, source: Node, copies: Array, values: Callable[[Node], Array], *, counts: bool = False
+        self,
+        source: Node,
+        copies: Array,
+        values: Callable[[Node], Array],
+        *,
+        counts: bool = False,
+        asked: bool = False,
     ) -> Array:
         """The sum over the elements of the slot that are copies of each element of ``source``.
 
-        What ``counts`` is the same on all devices, and may be known while tracing.
+        What ``counts`` is the same on all devices, and may be known while tracing.  Only copies that are not stopped
+        count for what is ``asked``.
         """
         if not self.steps:
             return copies
         # In float32 or wider, even for values in half precision: counts and changes must not be rounded to that.
-        moving = [node for node in self.sources if not is_index(node)]
-        shapes = tuple(shape_of_type(n.shape, jnp.promote_types(n.shape.dtype, jnp.float32)) for n in moving)
+        moving = [place for place, node in enumerate(self.sources) if not is_index(node)]
+        wide = (self.sources[place].shape for place in moving)
+        shapes = tuple(shape_of_type(shape, jnp.promote_types(shape.dtype, jnp.float32)) for shape in wide)
         if counts:
             shapes = tuple(Shape(shape.shape, shape.dtype) for shape in shapes)
         indices = {node: values(node) for node in self.sources if is_index(node)}
@@ -83,7 +107,8 @@ class Slot:
             return self.apply(*(indices[node] if is_index(node) else next(remaining) for node in self.sources))
 
         sums = transposed(view, shapes, copies.astype(jax.eval_shape(view, *shapes).dtype))
-        return jnp.asarray(sum(total for node, total in zip(moving, sums, strict=True) if node == source))
+        counted = [self.sources[place] == source and (place in self.asked or not asked) for place in moving]
+        return jnp.asarray(sum(itertools.compress(sums, counted)))
 
     def reading(self, source: Callable[[Node], Node]) -> Slot:
         """The same view of other sources."""

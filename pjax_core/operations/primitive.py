@@ -289,6 +289,13 @@ def losses_of_products(
     return 1 + jnp.asarray(sum(jnp.mean(norm) if mean else norm for norm, mean in zip(norms, means, strict=True)))
 
 
+def losses_by_slopes(function: Callable[[Array], Array], x: Array) -> Array:
+    """``1 + f'(x)^2`` of a function of each element, 1 where nothing is handed on."""
+    _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+    losses = 1 + slope * slope
+    return jnp.where(jnp.isfinite(losses), losses, 1)  # as of a square root at 0
+
+
 def units_of_sides(sides: Sides, costs: Sequence[Array]) -> tuple[Array, ...]:
     """The root of the output's cost over that of the other side, of the output the product of both."""
     one, other = (jnp.sqrt(costs[-1] / costs[side[0]]) for side in reversed(sides))

@@ -26,6 +26,7 @@ from pjax_core.operations.primitive import (
     Primitive,
     bilinear,
     bilinear_increment,
+    losses_by_slopes,
     losses_of_products,
     moved,
     units_of_sides,
@@ -798,6 +799,15 @@ def elementwise(function: str | Callable[..., Array], name: str | None = None) -
     if isinstance(function, str):
         return _NAMED[function]
     return _elementwise(function, name or str(getattr(function, "__name__", "elementwise")))
+
+
+def straight_through(function: Callable[[Array], Array], free: Callable[[Array], Array]) -> Primitive:
+    """The operation of the scalar function ``free``, in directions with the slopes of another one of its values."""
+    return replace(
+        _elementwise(free, "straight-through"),
+        project_tangent=_onto_tangent_of(function),
+        losses=lambda inputs, weights: losses_by_slopes(function, inputs[0]),
+    )
 
 
 def _elementwise(function: str | Callable[..., Array], name: str) -> Primitive:

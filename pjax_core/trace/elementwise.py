@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from pjax_core.arrays.meshes import Shape, full
 from pjax_core.graph.nodes import Slot
 from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
-from pjax_core.trace.operations import slot_of
-from pjax_core.trace.values import Elementwise, Indices, Truth, Value, is_fixed, number_of
+from pjax_core.trace.operations import slot_of, stopped_view
+from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, is_fixed, number_of
 
 _LINEAR = frozenset({"add", "add_any", "sub", "mul", "div", "neg"})
 _OF_SOME_NUMBERS = frozenset({"log", "sqrt", "rsqrt"})
@@ -55,7 +56,10 @@ def elementwise(equation: Equation, inputs: Sequence[Value]) -> Value | None:
         if name in ("add", "add_any", "sub"):
             return None
     compared = (equation, tuple(inputs)) if equation.shape.dtype == bool else None
-    return Elementwise(base, _composed(equation, inputs, numbers), equation.shape, "elementwise", compared=compared)
+    function = _composed(equation, inputs, numbers)
+    freed = [_freed(value) for value in inputs]
+    free = None if freed == list(inputs) else _composed(equation, freed, numbers)
+    return Elementwise(base, function, equation.shape, "elementwise", free=free, compared=compared)
 
 
 def positive_part(value: Value, shape: Shape) -> Elementwise:
@@ -66,14 +70,48 @@ def positive_part(value: Value, shape: Shape) -> Elementwise:
     return Elementwise(value.base, lambda x: jnp.maximum(inside(x), 0), shape, "relu", rectified=value)
 
 
+def stopped(value: Value) -> Value:
+    """A value through which directions ask nothing; algorithms move it as they do others."""
+    if isinstance(value, (Truth, Indices, Loss)) or is_fixed(value):
+        return value
+    if not isinstance(value, Elementwise) or value.name in ("affine", "relu"):
+        return stopped_view(slot_of(value))
+    function = value.function
+    return replace(value, function=lambda x: lax.stop_gradient(function(x)), slot=None, free=value.free or function)
+
+
+def _freed(value: Value) -> Value:
+    """A value with the slopes that values have."""
+    return replace(value, function=value.free, free=None) if isinstance(value, Elementwise) and value.free else value
+
+
+def with_own_slope(equation: Equation, value: Value, output: Value) -> Value:
+    """What a function with ``custom_vjp`` makes of a value: of each element, then with the slope that is given it."""
+    if not isinstance(output, Elementwise) or output.name == "affine" or output.shape != value.shape:
+        return output
+    if not isinstance(value, (Slot, Elementwise)) or _base(value) is not output.base:
+        return output
+    inside = value.function if isinstance(value, Elementwise) else _itself
+    function, called = output.function, equation.bind()
+
+    def with_slope(x: Array) -> Array:
+        argument = inside(x)
+        start = lax.stop_gradient(argument)
+        (slope,) = jax.vjp(lambda a: called(a)[0], start)[1](jnp.ones_like(start))
+        return lax.stop_gradient(function(x)) + slope * (argument - start)
+
+    free = output.free or function
+    return replace(output, name="elementwise", function=with_slope, slot=None, free=free, rectified=None)
+
+
 def _converted(equation: Equation, value: Value) -> Value | None:
     """A function of each element in another precision, or of truth values as numbers."""
     if not isinstance(value, Elementwise) or not jnp.issubdtype(equation.shape.dtype, jnp.floating):
         return None
-    function = value.function
+    function, free = value.function, value.free
     if not jnp.issubdtype(value.shape.dtype, jnp.floating):
-        function = functools.partial(_as_numbers, function)
-    return replace(value, function=function, shape=equation.shape, slot=None)
+        function, free = functools.partial(_as_numbers, function), free and functools.partial(_as_numbers, free)
+    return replace(value, function=function, free=free, shape=equation.shape, slot=None)
 
 
 def _as_numbers(function: Callable[[Array], Array], x: Array) -> Array:

@@ -17,6 +17,7 @@ from pjax_core.graph.graph import Loop
 from pjax_core.trace import names
 
 _OF_JAX, _OF_NUMPY = (str(Path(str(module.__file__)).parent) + "/" for module in (jax, np))
+_TREES = ("/jax/_src/tree.py", "/jax/_src/tree_util.py")
 _NOT_THE_USERS = (_OF_JAX, _OF_NUMPY, str(Path(__file__).parents[1]) + "/")
 
 
@@ -55,6 +56,17 @@ class Equation:
         """Whether it is a call of one of JAX's own functions."""
         info = getattr(getattr(self.inner, "jaxpr", self.inner), "debug_info", None)
         return str(getattr(info, "func_filename", None)).startswith(_OF_JAX)
+
+    @property
+    def is_stopped_by_jax(self) -> bool:
+        """Whether one of JAX's own functions called ``stop_gradient``: there it has no part in what a value means."""
+        traceback: Any = self.of.source_info.traceback
+        frames = iter(traceback.frames if traceback else ())
+        for frame in frames:
+            if frame.function_name == "stop_gradient":
+                break
+        caller = next((frame.file_name for frame in frames if not frame.file_name.endswith(_TREES)), "")
+        return caller.startswith(_OF_JAX)
 
     def for_types(self, inputs: Iterable[Shape]) -> Equation:
         """The equation with outputs that vary where inputs of these types do."""

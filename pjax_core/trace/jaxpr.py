@@ -16,13 +16,13 @@ from pjax_core.arrays.meshes import is_open, shape_of_aval, shape_of_type, varyi
 from pjax_core.graph.colour import two_colour
 from pjax_core.graph.graph import Graph, Loop
 from pjax_core.graph.loops import in_order, with_states
-from pjax_core.graph.nodes import Computed, Data, Node, Parameter, Slot, of_node, ordered, select
+from pjax_core.graph.nodes import STOPPED, Computed, Data, Node, Parameter, Slot, of_node, ordered, select
 from pjax_core.graph.rewrite import in_stored_layout, rewritten
 from pjax_core.graph.sets import of_parameters
 from pjax_core.trace import names
 from pjax_core.trace.arraywise import arraywise, as_a_whole, goes_on
 from pjax_core.trace.conditions import is_condition, viewed
-from pjax_core.trace.elementwise import elementwise
+from pjax_core.trace.elementwise import elementwise, stopped, with_own_slope
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.equations import CALLS, RULES, average, has_rule, refusal, with_data
 from pjax_core.trace.indices import with_indices
@@ -126,7 +126,10 @@ def _called(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of a call, as those of its equations, or of one of JAX's functions without projections as a whole."""
     known_loops = len(equation.loops)
     try:
-        return _run_inside(equation, equation.inner, inputs)
+        outputs = _run_inside(equation, equation.inner, inputs)
+        if equation.name not in names.WITH_OWN_SLOPES or not len(inputs) == len(outputs) == 1 or equation.calls_jax:
+            return outputs
+        return [with_own_slope(equation, inputs[0], outputs[0])]
     except NotImplementedError:
         found = as_a_whole(equation, inputs) if equation.calls_jax else None
         if found is None:
@@ -155,6 +158,8 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     of_elements = elementwise(equation, inputs)
     if of_elements is not None:
         return [of_elements]
+    if equation.name == STOPPED and not equation.is_stopped_by_jax:
+        return [stopped(inputs[0])]
     if equation.name in names.IDENTITIES:
         return list(inputs)
     if has_rule(equation):

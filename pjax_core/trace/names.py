@@ -8,6 +8,9 @@ INLINED = frozenset(
 )  # fmt: skip
 """Calls of a jaxpr that is one of their parameters."""
 
+WITH_OWN_SLOPES = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
+"""Calls whose derivatives are given beside them."""
+
 JAXPR_PARAMETERS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Where these keep it."""
 

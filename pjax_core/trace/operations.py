@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 from pjax_core.arrays.meshes import Shape, shape_of_type
-from pjax_core.graph.nodes import Constant, Operation, Slot, is_fixed, of_node, select
+from pjax_core.graph.nodes import STOPPED, Constant, Operation, Slot, is_fixed, of_node, select
 from pjax_core.operations import primitives
 from pjax_core.operations.primitive import Primitive
 from pjax_core.trace.functions import recognised
@@ -79,6 +79,8 @@ def _computed(value: Elementwise) -> Slot:
     """The output of the operation that an elementwise function is."""
     if value.name == "relu":
         return operation(primitives.sum_relu, slot_of(value.rectified or value.base), shape=value.shape)
+    if value.free is not None:
+        return operation(primitives.straight_through(value.function, value.free), value.base, shape=value.shape)
     if value.name != "affine":
         function, settings = recognised(value.function)
         if function == "relu":
@@ -131,6 +133,11 @@ def _before_new_axes(slot: Slot) -> Slot:
             break
         slot = before
     return slot
+
+
+def stopped_view(slot: Slot) -> Slot:
+    """The slot, through which directions ask nothing."""
+    return select(STOPPED, lambda array: array, {}, slot.shape, slot)
 
 
 def reshaped(slot: Slot, shape: tuple[int, ...]) -> Slot:

@@ -27,6 +27,7 @@ class Elementwise:
         name: "affine" for ``scale x + offset``, "relu", a name that has a projection of its own, or "elementwise".
         scale, offset: of an affine function.
         slot: the output of the operation, once there is one.
+        free: the same with the slopes that its values have, where ``stop_gradient`` or ``custom_vjp`` give it others.
         rectified: of "relu" what it is the positive part of, where that is an affine function of ``base``.
         compared: of truth values the rule that makes them of other values, and these.
     """
@@ -38,6 +39,7 @@ class Elementwise:
     scale: float = 1.0
     offset: float = 0.0
     slot: Slot | None = field(default=None, repr=False)
+    free: Callable[[Array], Array] | None = None
     rectified: Elementwise | None = field(default=None, repr=False)
     compared: tuple[Equation, tuple[Value, ...]] | None = field(default=None, repr=False)
 

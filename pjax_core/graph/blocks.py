@@ -7,6 +7,7 @@ direction that the residual had.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
@@ -73,7 +74,6 @@ def _may_be_inside(node: Node) -> bool:
         isinstance(node, Operation)
         and node.unrolled is None
         and (node.primitive in _INSIDE or node.primitive.name in _FUNCTIONS)
-        and all(len(slot.asked) == len(slot.sources) for slot in node.slots)  # with stops it has slopes of its own
     )
 
 
@@ -97,16 +97,18 @@ def _block(region: Sequence[Operation]) -> Operation:
     outside = list(dict.fromkeys(source for node in region for source in sources_of(node) if source not in region))
     outside.sort(key=is_fixed)
 
-    def forward(*arrays: Array) -> Array:
+    def forward(*arrays: Array, stops: bool = False) -> Array:
         values = dict(zip(outside, arrays, strict=True))
         for node in region:
-            inputs = (slot.read(values.__getitem__) for slot in node.slots)
+            inputs = (slot.apply(*map(values.__getitem__, slot.sources), stops=stops) for slot in node.slots)
             values[node] = node.primitive.forward(*inputs, **node.settings)
         return values[last]
 
     name = f"block ({', '.join(dict.fromkeys(node.name for node in region if node.primitive not in _LINEAR))})"
     slots = tuple(map(of_node, outside))
-    return replace(last, name=name, primitive=smooth_function(name, forward), slots=slots, settings={})
+    stopped = any(len(slot.asked) < len(slot.sources) for node in region for slot in node.slots)
+    primitive = smooth_function(name, forward, functools.partial(forward, stops=True) if stopped else None)
+    return replace(last, name=name, primitive=primitive, slots=slots, settings={})
 
 
 def _factors_last(nodes: Sequence[Node], counts: Counter[Node]) -> list[Node]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from pjax_core.arrays.meshes import Shape, shape_of_type, transposed, varying, varying_axes
 from pjax_core.operations.primitive import Primitive
@@ -55,11 +55,12 @@ class Slot:
     steps: tuple[Step, ...]
     shape: Shape
 
-    def apply(self, *sources: Array) -> Array:
-        """The selection from these sources."""
+    def apply(self, *sources: Array, stops: bool = False) -> Array:
+        """The selection from these sources; with ``stops`` derivatives end where directions do."""
         arrays = list(sources)
         for step in self.steps:
-            arrays.append(step(*(arrays[place] for place in step.places)))
+            selected = step(*(arrays[place] for place in step.places))
+            arrays.append(lax.stop_gradient(selected) if stops and step.name == STOPPED else selected)
         return arrays[-1]
 
     def read(self, values: Callable[[Node], Array]) -> Array:

@@ -25,11 +25,14 @@ _Point: TypeAlias = tuple[Array, Array, Array]
 """The changes of an argument and of its output, and the squared length of both in each row."""
 
 
-def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
+def smooth_function(
+    name: str, forward: Callable[..., Array], stopping: Callable[..., Array] | None = None
+) -> Primitive:
     """The operation ``z = forward(x, *data)``, projected onto by linearisation, row by row.
 
     A small residual is projected to first order.  For a larger one the point found is never farther than ``x`` with its
-    own output, and is the nearest where the function is not bent much between them.
+    own output, and is the nearest where the function is not bent much between them.  Directions go by the derivatives
+    of ``stopping``, the same function with ``stop_gradient`` in it.
     """
 
     def project(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> tuple[tuple[Array], Array]:
@@ -41,7 +44,7 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
 
     def shares(*inputs: Array) -> tuple[Array, ...]:
         """By the mean square of what the function makes of a change of all entries, with signs that have no pattern."""
-        function, x = _of_first(forward, inputs)
+        function, x = _of_first(stopping or forward, inputs)
         places: Array = jnp.zeros(x.shape, x.dtype)
         for axis in range(x.ndim):
             places = places + (axis + 1.6) * lax.broadcasted_iota(x.dtype, x.shape, axis)
@@ -51,7 +54,7 @@ def smooth_function(name: str, forward: Callable[..., Array]) -> Primitive:
 
     def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
         """As if each entry were asked as much more as its row hands on less than the mean."""
-        function, x = _of_first(forward, inputs)
+        function, x = _of_first(stopping or forward, inputs)
         multiplier = shares(*inputs)[0] * residual.astype(x.dtype)
         return jax.vjp(function, x)[1](multiplier), -multiplier
 

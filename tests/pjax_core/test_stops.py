@@ -64,6 +64,11 @@ def nearest_entries(p: Any, x: Any) -> Any:
     return straight_through(h, p["u"][jnp.argmin(distances, axis=1)]) @ p["v"]
 
 
+def written_softmax(h: Any) -> Any:
+    exponentials = jnp.exp(h - lax.stop_gradient(jnp.max(h, axis=1, keepdims=True)))
+    return exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
+
+
 FUNCTIONS: dict[str, Function] = {
     "own derivatives": lambda p, x: sign(rounded(x @ p["w"]) @ p["u"]) @ p["v"],
     "weights with own derivatives": lambda p, x: jnp.tanh(x @ rounded(p["w"])) @ p["v"],
@@ -74,6 +79,10 @@ FUNCTIONS: dict[str, Function] = {
     "through tanh": lambda p, x: (lambda h: straight_through(jnp.tanh(h), jnp.sign(h)))(x @ p["w"]) @ p["v"],
     "past a stream": lambda p, x: (lambda h: h + straight_through(h, jnp.round(h)))(x @ p["w"]) @ p["v"],
     "weights": lambda p, x: jnp.tanh(x @ straight_through(p["w"], jnp.round(4 * p["w"]) / 4)) @ p["v"],
+    "softmax": lambda p, x: 3 * written_softmax(3 * jnp.tanh(x @ p["w"])) @ p["v"],
+    "normalised": lambda p, x: (
+        (lambda h: h / lax.stop_gradient(jnp.sqrt(jnp.sum(h**2, 1, keepdims=True))))(x @ p["w"]) @ p["v"]
+    ),
     "gate": lambda p, x: (lambda h: h * lax.stop_gradient(jax.nn.sigmoid(h)))(x @ p["w"]) @ p["v"],
     "all below": lambda p, x: lax.stop_gradient(jnp.tanh(x @ p["w"])) @ p["v"],
     "from other view": from_other_view,
@@ -139,6 +148,15 @@ def test_algorithms_project_onto_the_function_itself(one: Any, other: Any, algor
         np.testing.assert_allclose(
             changes[0][key], changes[1][key], rtol=1e-3, atol=1e-3 * np.abs(changes[1][key]).max()
         )
+
+
+def test_a_function_with_a_stop_inside_is_one_constraint_still() -> None:
+    problem = pj.feasibility(constraint(lambda p, x: written_softmax(x @ p["w"])))
+    graph = problem.graph(
+        {"w": np.ones((6, 8), np.float32)}, (np.ones((4, 6), np.float32), np.ones((4, 8), np.float32))
+    )
+    assert [node.name for node in graph.nodes if node.name.startswith("block")]
+    assert "maximum" not in [node.name for node in graph.nodes]
 
 
 def test_stops_of_jax_itself_are_none() -> None:

@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,11 +132,12 @@ def write(results: Results, output: Path) -> None:
     roofline(results).savefig(output / "roofline.png", dpi=150)
 
 
-def ratios(results: Results) -> dict[Key, float]:
-    """The least time of each row over that of its group's baseline: other work on a machine only ever adds to it."""
+def ratios(results: Results, seconds: Callable[[dict[str, Any]], float] | None = None) -> dict[Key, float]:
+    """The median time of each row over that of its group's baseline, or another time of both."""
+    seconds = seconds or median
     bases = baselines(results)
     return {
-        (row["group"], row["extra_info"]["contender"]): least(row) / least(bases[row["group"]])
+        (row["group"], row["extra_info"]["contender"]): seconds(row) / seconds(bases[row["group"]])
         for row in results["benchmarks"]
         if not row["extra_info"]["baseline"] and row["group"] in bases
     }
@@ -158,13 +159,13 @@ def median(row: dict[str, Any]) -> float:
 
 
 def least(row: dict[str, Any]) -> float:
-    """Seconds of the fastest round of calls."""
+    """Seconds of the fastest round of calls: other work on a machine only ever adds to it."""
     return float(row["stats"]["min"])
 
 
 def changes(old: Results, new: Results) -> list[Change]:
     """Of the rows that both runs have."""
-    then, now = ratios(old), ratios(new)
+    then, now = ratios(old, least), ratios(new, least)
     return [Change(*key, then[key], now[key]) for key in now if key in then]
 
 

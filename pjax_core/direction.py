@@ -51,6 +51,9 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     The sweep takes as many products as back-propagation, and through a loop goes from the last time step to the first:
     what a step asks of the state before it is divided by the part that it hands on, as for parameters.
 
+    As in a gradient nothing is asked past ``lax.stop_gradient``, and functions of each element with ``jax.custom_vjp``
+    have the slopes that are given them.  Algorithms go by the function's values alone.
+
     Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.
 

@@ -92,9 +92,10 @@ class Primitive:
             the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.
         rows: of whole layers ``rows(*shapes, **settings)``: of how many outputs' part what reaches each input is the
             mean; None for the number of copies.
-        losses: of dot products, quotients, and functions with slopes of their own, ``losses(inputs, weights,
-            **settings)``: ``1 + |a|^2 + |b|^2``, or 1 plus the squared derivatives, by which each divides what it hands on, in a shape that broadcasts to the
-            output's; of dot products for a side whose places are all in ``weights`` with the mean of all norms.
+        losses: of dot products, of quotients, and of functions with slopes of their own, ``losses(inputs, weights,
+            **settings)``: ``1 + |a|^2 + |b|^2``, or 1 plus the squared derivatives, by which each divides what it hands
+            on, in a shape that broadcasts to the output's; of dot products for a side whose places are all in
+            ``weights`` with the mean of all norms.
         units: ``units(costs)``, given the costs of inputs and output, is by what these are multiplied in units
             in which they cost the same, and the operation is the same.
         alike: places of inputs, -1 for the output, that must have one cost for that.

@@ -132,9 +132,18 @@ def write(results: Results, output: Path) -> None:
     roofline(results).savefig(output / "roofline.png", dpi=150)
 
 
-def ratios(results: Results, seconds: Callable[[dict[str, Any]], float] | None = None) -> dict[Key, float]:
+def median(row: dict[str, Any]) -> float:
+    """Seconds of a call."""
+    return float(row["stats"]["median"])
+
+
+def least(row: dict[str, Any]) -> float:
+    """Seconds of the fastest round of calls: other work on a machine only ever adds to it."""
+    return float(row["stats"]["min"])
+
+
+def ratios(results: Results, seconds: Callable[[dict[str, Any]], float] = median) -> dict[Key, float]:
     """The median time of each row over that of its group's baseline, or another time of both."""
-    seconds = seconds or median
     bases = baselines(results)
     return {
         (row["group"], row["extra_info"]["contender"]): seconds(row) / seconds(bases[row["group"]])
@@ -151,16 +160,6 @@ def baselines(results: Results) -> dict[str, dict[str, Any]]:
 def keys(results: Results) -> set[Key]:
     """The rows that are not baselines."""
     return set(ratios(results))
-
-
-def median(row: dict[str, Any]) -> float:
-    """Seconds of a call."""
-    return float(row["stats"]["median"])
-
-
-def least(row: dict[str, Any]) -> float:
-    """Seconds of the fastest round of calls: other work on a machine only ever adds to it."""
-    return float(row["stats"]["min"])
 
 
 def changes(old: Results, new: Results) -> list[Change]:

@@ -128,6 +128,36 @@ def test_far_points_do_not_touch_near_ones(rng: Generator) -> None:
     assert np.isnan(beside[1][0])
 
 
+MANY = 3000, 7
+"""So many elements that far ones are gathered."""
+
+SCALES = np.linspace(0.5, 2, MANY[1])
+OF_MANY: dict[str, tuple[str | Callable[..., Any], tuple[Array, ...], Callable[[Array], Array]]] = {
+    "tanh": ("tanh", (), np.tanh),
+    "log": ("log", (), np.log),
+    "constants": (lambda x, c: c * jnp.tanh(x), (SCALES,), lambda x: SCALES * np.tanh(x)),
+    "an array that it holds": (lambda x: SCALES * jnp.tanh(x), (), lambda x: SCALES * np.tanh(x)),
+}
+
+
+@pytest.mark.parametrize("name", OF_MANY)
+def test_far_ones_among_many_are_as_among_few(name: str, rng: Generator) -> None:
+    """They are gathered; 500 rows alone are not.  One element is bad."""
+    f, constants, values = OF_MANY[name]
+    project = jax.jit(lambda x, z: pk.project_elementwise(f, x, z, constants=constants, increments=True))
+    x = np.abs(rng.normal(size=MANY)) + 0.1
+    for far in (1, 1500, 9000):
+        z = values(x)
+        z.reshape(-1)[rng.permutation(x.size)[:far]] += 3 * rng.normal(size=far)
+        z[7, 3] = np.nan
+        parts = [project(x[i : i + 500], z[i : i + 500]) for i in range(0, MANY[0], 500)]
+        found = [np.asarray(changes) for changes in project(x, z)]
+        for changes, alone in zip(found, map(np.concatenate, zip(*parts, strict=True)), strict=True):
+            np.testing.assert_allclose(changes, alone, rtol=1e-9, atol=1e-12)
+        assert np.argwhere(~np.isfinite(found[1])).tolist() == [[7, 3]]
+        assert far / 2 < (np.hypot(*found) > 1e-3).sum() <= far
+
+
 @pytest.mark.parametrize("name", ["log", "sqrt", "rsqrt"])
 def test_inputs_outside_the_domain_move_into_it(name: str, rng: Generator) -> None:
     x, z = -np.abs(rng.normal(size=COUNT)), rng.normal(size=COUNT)

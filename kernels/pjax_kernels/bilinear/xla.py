@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.export import is_symbolic_dim
 
 from pjax_kernels import root, roots, sums
-from pjax_kernels.meshes import in_shards, shards
+from pjax_kernels.far import replaced_where
 
 SMALL = 1 << 16
 """Entries of which all squares are computed anew for one root that is far."""
 
-LEAST_ROWS, MOST_BLOCKS = 64, 32
-"""Rows with far roots are gathered in blocks of so many at least, and so many blocks at most."""
+LEAST_ROWS = 64
+"""Rows with far roots are gathered in blocks of so many at least."""
 
 Squares: TypeAlias = Callable[[Array, Array, roots.Equations], tuple[Array, Array]]
 """``P`` and ``M`` of the equations of ``a`` and ``b``."""
@@ -62,23 +61,11 @@ def squares_of_far(a: Array, b: Array, equations: roots.Equations) -> tuple[Arra
     p, q, z, residual = equations
     # Half the limit, from which on roots are not taken from p and q alone: rounded anew, it may be on the other side.
     far = jnp.abs(root.quick_scaled_residual(p, q, z, residual)) > root.near_limits(z.dtype)[2] / 2
-    parts = shards(z.size)
-    squares = [in_shards(square.value.reshape(-1), parts) for square in root.squares(p, q)]
-    a, b = (in_shards(array.reshape(-1, array.shape[-1]), parts) for array in (a, b))
-    far = in_shards(far.reshape(-1), parts)
-    far_first, most = jnp.argsort(~far, axis=1), jnp.max(jnp.sum(far, axis=1))
-    block = min(far.shape[1], max(LEAST_ROWS, far.shape[1] // MOST_BLOCKS))
-
-    def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        start, *squares = state
-        rows = lax.dynamic_slice_in_dim(far_first, start, block, 1)
-        some_a, some_b = (jax.vmap(lambda x, k: x[k])(array, rows) for array in (a, b))
-        found = squares_of_all(some_a, some_b, equations)
-        replace = jax.vmap(lambda x, k, new: x.at[k].set(new))
-        return start + block, *(replace(old, rows, new) for old, new in zip(squares, found, strict=True))
-
-    start = jnp.zeros_like(most)
-    _, plus, minus = lax.while_loop(lambda state: state[0] < most, advance, (start, *squares))
+    squares = tuple(square.value.reshape(-1) for square in root.squares(p, q))
+    rows = [array.reshape(-1, array.shape[-1]) for array in (a, b)]
+    plus, minus = replaced_where(
+        far.reshape(-1), lambda a, b: squares_of_all(a, b, equations), rows, squares, least=LEAST_ROWS
+    )
     return plus.reshape(z.shape), minus.reshape(z.shape)
 
 

@@ -17,25 +17,44 @@ from pjax_kernels.elementwise.pieces import Pieces, piecewise_increments
 from pjax_kernels.kernel import of_increments
 
 
-def _xla_increments(x: Array, z: Array, residual: Array, function: Curve | Pieces) -> tuple[Array, Array]:
+def _xla_increments(
+    x: Array, z: Array, residual: Array | None, constants: Sequence[Array], limits: Any, *, f: Any, fixed: Any
+) -> tuple[Array, Array]:
+    function = _function(f, x, constants, limits, fixed)
+    gap = z - function.value(x) if residual is None else residual
     if isinstance(function, Pieces):
-        return piecewise_increments(x, z, residual, function)
-    return xla.smooth_increments(x, z, residual, function)
+        return piecewise_increments(x, z, gap, function)
+
+    def curve_of(*constants: Array) -> Any:
+        return elementwise_function(f, constants, dict(fixed))
+
+    return xla.smooth_increments(x, z, gap, curve_of, constants, of_any_shape=_is_of_any_shape(f, x, constants))
 
 
-def _of_operands(increments_of: Callable[..., Any]) -> Callable[..., Any]:
-    """The increments of operands, from the increments of ``x``, ``z``, the residual and a function."""
+def _reference_increments(
+    x: Array, z: Array, residual: Array | None, constants: Sequence[Array], limits: Any, *, f: Any, fixed: Any
+) -> tuple[Array, Array]:
+    function = _function(f, x, constants, limits, fixed)
+    return reference.increments(x, z, z - function.value(x) if residual is None else residual, function)
 
-    def increments(
-        x: Array, z: Array, residual: Array | None, constants: Any, limits: Any, *, f: Any, fixed: Any
-    ) -> tuple[Array, Array]:
-        function = elementwise_function(f, constants, {**dict(fixed), **limits})
-        _require_elementwise(f, x, constants)
-        gap = z - function.value(x) if residual is None else residual
-        found: tuple[Array, Array] = increments_of(x, z, gap, function)
-        return found
 
-    return increments
+def _function(f: Any, x: Array, constants: Sequence[Array], limits: Any, fixed: Any) -> Curve | Pieces:
+    _require_elementwise(f, x, constants)
+    return elementwise_function(f, constants, {**dict(fixed), **limits})
+
+
+def _is_of_any_shape(f: Any, x: Array, constants: Sequence[Array]) -> bool:
+    """Whether it is seen that a function takes some elements alone: it may hold an array in the shape of all."""
+    if not callable(f):
+        return True
+    for length in (3, 5):  # of which an array that it holds has one at most
+        some = [jax.ShapeDtypeStruct((length,), array.dtype) for array in (x, *constants)]
+        try:
+            if jax.eval_shape(f, *some).shape != (length,):
+                return False
+        except (TypeError, ValueError):
+            return False
+    return True
 
 
 def _require_elementwise(f: Any, x: Array, constants: Sequence[Array]) -> None:
@@ -46,7 +65,7 @@ def _require_elementwise(f: Any, x: Array, constants: Sequence[Array]) -> None:
 
 _KERNEL = of_increments(
     KERNEL,
-    {"reference": _of_operands(reference.increments), "xla": _of_operands(_xla_increments)},
+    {"reference": _reference_increments, "xla": _xla_increments},
     formula=derivative.elementwise_formula,
 )
 

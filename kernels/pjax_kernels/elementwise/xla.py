@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from pjax_kernels.elementwise.curves import PARTS, Curve
+from pjax_kernels.far import replaced_where
 from pjax_kernels.roots import replaced_if
 
 NEAR_STEPS = 3
-"""Newton steps that near points take."""
+"""Newton steps that are enough up to a curve's reach."""
 
 FAR_STEPS = 20
 """Steps of the damped iteration from the best of the starts."""
+
+SMALL = 1 << 13
+"""Elements of which all are searched for where one is far."""
+
+LEAST_FAR = 1 << 10
+"""Far ones are gathered in blocks of so many at least."""
 
 
 class _Aim(NamedTuple):
@@ -29,20 +38,50 @@ class _Aim(NamedTuple):
     """The estimate of ``z``: the residual may know better how far it is from the anchor."""
 
 
-def smooth_increments(x: Array, z: Array, residual: Array, curve: Curve) -> tuple[Array, Array]:
-    """The changes of ``x`` and ``z``; ``residual`` is ``z - f(x)``."""
-    anchor = curve.anchors[0](x, z)
-    inside = anchor == x
-    aim = _Aim(anchor, jnp.where(inside, 0, anchor - x), jnp.where(inside, residual, z - curve.value(anchor)), z)
-    near = inside & (jnp.abs(residual) <= curve.reach(anchor, curve.value(anchor)))
-    changes = _polished(curve, aim, _first_step(curve, aim))
+CurveOf: TypeAlias = Callable[..., Curve]
+"""The curve of a function, given its constants."""
 
-    def with_far_ones(near_changes: tuple[Array, Array]) -> tuple[Array, Array]:
-        far = _far_changes(curve, x, z, aim, near_changes)
-        return tuple(jnp.where(near, *pair) for pair in zip(near_changes, far, strict=True))  # type: ignore[return-value]
 
-    x_change, z_change = replaced_if(~jnp.all(near), with_far_ones, changes)
+def smooth_increments(
+    x: Array, z: Array, residual: Array, curve_of: CurveOf, constants: Sequence[Array] = (), *, of_any_shape: bool
+) -> tuple[Array, Array]:
+    """The changes of ``x`` and ``z``; ``residual`` is ``z - f(x)``.
+
+    ``of_any_shape`` says that the function takes some of the elements, with as many of each of its constants.
+    """
+    curve = curve_of(*constants)
+    aim = _aim(curve, curve.anchors[0], x, z, residual)
+    # How many steps each needs after the first: their errors are powers of the residual's part of the reach, the 3rd,
+    # the 7th and the 15th.
+    eps = float(jnp.finfo(x.dtype).eps)
+    size, reach = jnp.abs(aim.residual), curve.reach(aim.anchor, curve.value(aim.anchor))
+    size = jnp.where(aim.anchor == x, size, jnp.inf) if aim.anchor is not x else size
+    beyond = [~(size <= limit * reach) for limit in (eps ** (1 / 3), eps ** (1 / 7), 1)]
+    steps = 1 + sum(b.astype(x.dtype) for b in beyond)
+    far, hardest = beyond[-1], jnp.max(steps, initial=1)
+    changes = _polished(curve, aim, _first_step(curve, aim), steps, jnp.minimum(hardest, NEAR_STEPS))
+
+    def search(x: Array, z: Array, residual: Array, near: tuple[Array, Array], *constants: Array) -> Any:
+        return _far_changes(curve_of(*constants), x, z, residual, near)
+
+    def with_far_ones(near: tuple[Array, Array]) -> Any:
+        if of_any_shape and not is_symbolic_dim(x.size) and SMALL < x.size < 2**31:  # places have 32 bits
+            operands = jax.tree.map(jnp.ravel, (x, z, residual, near, *constants))
+            found = replaced_where(far.ravel(), search, operands, operands[3], least=LEAST_FAR)
+            return jax.tree.map(lambda change: change.reshape(x.shape), found)
+        return tuple(map(functools.partial(jnp.where, far), search(x, z, residual, near, *constants), near))
+
+    x_change, z_change = replaced_if(hardest > NEAR_STEPS, with_far_ones, changes)
     return x_change, z_change
+
+
+def _aim(curve: Curve, branch: Callable[[Array, Array], Array], x: Array, z: Array, residual: Array) -> _Aim:
+    """What is minimised from the anchor on a branch."""
+    anchor = branch(x, z)
+    if anchor is x:
+        return _Aim(x, jnp.zeros_like(x), residual, z)
+    inside = anchor == x
+    return _Aim(anchor, jnp.where(inside, 0, anchor - x), jnp.where(inside, residual, z - curve.value(anchor)), z)
 
 
 def _slopes(curve: Curve, anchor: Array, t: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -74,14 +113,16 @@ def _newton_step(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
     return x_gap * x_slope + z_gap * z_slope, jnp.where(curved > 0.1 * flat, curved, flat)
 
 
-def _polished(curve: Curve, aim: _Aim, t: Array, *, unroll: bool = True) -> tuple[Array, Array]:
-    """The changes of x and z after a few Newton steps, in a loop that is quicker to compile unless ``unroll``."""
+def _polished(
+    curve: Curve, aim: _Aim, t: Array, steps: float | Array = NEAR_STEPS, most: float | Array = NEAR_STEPS
+) -> tuple[Array, Array]:
+    """The changes of x and z after Newton steps, of each element its own number, ``most`` at the most."""
 
-    def newton(_: int, t: Array) -> Array:
+    def newton(k: Array, t: Array) -> Array:
         slope, divisor = _newton_step(curve, aim, t)
-        return _inside(curve, aim.anchor, t - slope / divisor)
+        return jnp.where(k < steps, _inside(curve, aim.anchor, t - slope / divisor), t)
 
-    t = lax.fori_loop(0, NEAR_STEPS, newton, t, unroll=unroll)
+    t = lax.fori_loop(0, jnp.asarray(most, jnp.int32), newton, t)
     (x_slope, z_slope), _ = _slopes(curve, aim.anchor, t)
     x_gap, z_gap = _gaps(curve, aim, t)
     # Where the curve is steep, the difference cancels; at a nearest point the gap is at right angles to the curve.
@@ -93,21 +134,19 @@ def _polished(curve: Curve, aim: _Aim, t: Array, *, unroll: bool = True) -> tupl
     return x_gap, jnp.where(steep & agree, upright, z_gap)
 
 
-def _far_changes(curve: Curve, x: Array, z: Array, aim: _Aim, near_changes: tuple[Array, Array]) -> tuple[Array, Array]:
+def _far_changes(curve: Curve, x: Array, z: Array, residual: Array, near: tuple[Array, Array]) -> tuple[Array, Array]:
     """The nearest of the changes found from several starts on all branches, and of those given."""
-    best = aim.offset, -aim.residual, aim.offset**2 + aim.residual**2
-    best = _nearer(best, near_changes)
-    for branch in curve.anchors:
-        anchor = branch(x, z)
-        own = jnp.where(anchor == aim.anchor, aim.residual, z - curve.value(anchor))
-        branch_aim = _Aim(anchor, jnp.where(anchor == x, 0, anchor - x), own, z)
-        starts = curve.starts(anchor, z, own)
+    first, *others = (_aim(curve, branch, x, z, residual) for branch in curve.anchors)
+    best = first.offset, -first.residual, first.offset**2 + first.residual**2
+    best = _nearer(best, near)
+    for aim in (first, *others):
+        starts = curve.starts(aim.anchor, z, aim.residual)
         # Where f reaches z another valley may begin than that of the best start.
-        chosen = _best_start(curve, branch_aim, starts), _inside(curve, anchor, starts[PARTS - 1])
+        chosen = _best_start(curve, aim, starts), _inside(curve, aim.anchor, starts[PARTS - 1])
 
-        def search(k: Array, best: _Best, aim: _Aim = branch_aim, chosen: tuple[Array, Array] = chosen) -> _Best:
+        def search(k: Array, best: _Best, aim: _Aim = aim, chosen: tuple[Array, Array] = chosen) -> _Best:
             t = _descended(curve, aim, jnp.where(k == 0, *chosen))
-            return _nearer(best, _polished(curve, aim, t, unroll=False))
+            return _nearer(best, _polished(curve, aim, t))
 
         best = lax.fori_loop(0, len(chosen), search, best)  # else all of it would be compiled for each start
     return best[:2]
@@ -153,17 +192,19 @@ def _best_start(curve: Curve, aim: _Aim, starts: Array) -> Array:
 
 
 def _descended(curve: Curve, aim: _Aim, t: Array) -> Array:
-    """Down from ``t``, by Newton steps that are shortened where they lead up."""
+    """Down from ``t``, by Newton steps that are shortened where they lead up, until those that polish are enough."""
+    enough = float(jnp.finfo(t.dtype).eps) ** 0.5
 
-    def step(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        t, squared, longest = carry
+    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        k, t, squared, longest = carry
         slope, divisor = _newton_step(curve, aim, t)
         move = jnp.clip(-slope / divisor, -longest, longest)
         new = _inside(curve, aim.anchor, t + move)
         new_squared = _squared(curve, aim, new)
         down = new_squared < squared
         longest = jnp.where(down, jnp.maximum(longest, 2 * jnp.abs(move)), jnp.abs(move) / 4)
-        return jnp.where(down, new, t), jnp.where(down, new_squared, squared), longest
+        longest = jnp.where(jnp.abs(move) <= enough * jnp.abs(t), 0, longest)  # it stays: no other one tells in it
+        return k + 1, jnp.where(down, new, t), jnp.where(down, new_squared, squared), longest
 
-    start = t, _squared(curve, aim, t), jnp.full_like(t, jnp.inf)
-    return lax.fori_loop(0, FAR_STEPS, step, start)[0]
+    start = jnp.zeros((), jnp.int32), t, _squared(curve, aim, t), jnp.full_like(t, jnp.inf)
+    return lax.while_loop(lambda carry: (carry[0] < FAR_STEPS) & jnp.any(carry[3] > 0), step, start)[1]

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
+
+from pjax_kernels import sums
 
 
 def sphere(value: Array, norm: Array, *, axis: tuple[int, ...]) -> Array:
@@ -72,12 +75,33 @@ def simplex(value: Array, total: Array, *, axis: int) -> Array:
     # Below the largest entry, so that neither large entries nor their sum take the total's digits; what is lower by the
     # total becomes 0, however much lower it is.
     value = jnp.maximum(value - jnp.max(value, axis, keepdims=True), -total)
-    ordered = jnp.flip(jnp.sort(value, axis), axis)
-    count = lax.broadcasted_iota(value.dtype, value.shape, axis) + 1
-    thresholds = (jnp.cumsum(ordered, axis) - total) / count
-    positive = jnp.sum(ordered > thresholds, axis, keepdims=True)
-    chosen = jnp.where(count == positive, thresholds, 0)
-    return jnp.maximum(value - jnp.sum(chosen, axis, keepdims=True), 0)
+
+    known, known_total = lax.stop_gradient((value, total))
+
+    # Newton's method, from below: the function is convex and piecewise linear, and once the entries above stay, a step
+    # ends at the root.
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        threshold = jnp.maximum(*state)
+        above = known > threshold
+        terms = jnp.where(above, known, 0), above.astype(known.dtype)
+        return threshold, _threshold(*_sums(terms, axis), known_total, axis)
+
+    lowest = jnp.broadcast_to(-known_total, jnp.sum(known, axis, keepdims=True).shape)
+    last, _ = lax.while_loop(lambda state: jnp.any(state[1] > state[0]), step, step((lowest, lowest)))
+    above = value > last
+    return jnp.maximum(value - _threshold(jnp.sum(value, axis, where=above), jnp.sum(above, axis), total, axis), 0)
+
+
+def _threshold(found: Array, count: Array, total: Array, axis: int) -> Array:
+    """What so many entries, of this sum, must be lowered by to have the total."""
+    return (jnp.expand_dims(found, axis) - total) / jnp.maximum(jnp.expand_dims(count, axis), 1)
+
+
+def _sums(terms: tuple[Array, Array], axis: int) -> tuple[Array, Array]:
+    """Those of two arrays over the axis, in one pass."""
+    in_rows = axis % terms[0].ndim == terms[0].ndim - 1 and not is_symbolic_dim(terms[0].shape[axis])
+    first, second = sums.over_rows(terms) if in_rows else sums.over_axis(terms, axis)
+    return first, second
 
 
 def orthonormal(value: Array) -> Array:

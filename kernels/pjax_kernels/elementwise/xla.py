@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -50,34 +50,33 @@ def smooth_increments(
     ``of_any_shape`` says that the function takes some of the elements, with as many of each of its constants.
     """
     curve = curve_of(*constants)
-    aim = _aim(curve, curve.anchors[0], x, z, residual)
+    aim = _aim(curve, curve.anchors[0](x, z), x, z, residual)
     # How many steps each needs after the first: their errors are powers of the residual's part of the reach, the 3rd,
     # the 7th and the 15th.
     eps = float(jnp.finfo(x.dtype).eps)
     size, reach = jnp.abs(aim.residual), curve.reach(aim.anchor, curve.value(aim.anchor))
     size = jnp.where(aim.anchor == x, size, jnp.inf) if aim.anchor is not x else size
     beyond = [~(size <= limit * reach) for limit in (eps ** (1 / 3), eps ** (1 / 7), 1)]
-    steps = 1 + sum(b.astype(x.dtype) for b in beyond)
+    steps = jnp.asarray(1 + sum(b.astype(x.dtype) for b in beyond))
     far, hardest = beyond[-1], jnp.max(steps, initial=1)
-    changes = _polished(curve, aim, _first_step(curve, aim), steps, jnp.minimum(hardest, NEAR_STEPS))
+    search = functools.partial(_searched, curve_of)
 
-    def search(x: Array, z: Array, residual: Array, near: tuple[Array, Array], *constants: Array) -> Any:
-        return _far_changes(curve_of(*constants), x, z, residual, near)
-
-    def with_far_ones(near: tuple[Array, Array]) -> Any:
+    def with_far_ones(near: _Place) -> _Place:
+        operands = x, z, residual, *constants
         if of_any_shape and not is_symbolic_dim(x.size) and SMALL < x.size < 2**31:  # places have 32 bits
-            operands = jax.tree.map(jnp.ravel, (x, z, residual, near, *constants))
-            found = replaced_where(far.ravel(), search, operands, operands[3], least=LEAST_FAR)
-            return jax.tree.map(lambda change: change.reshape(x.shape), found)
-        return tuple(map(functools.partial(jnp.where, far), search(x, z, residual, near, *constants), near))
+            found = replaced_where(far.ravel(), search, *jax.tree.map(jnp.ravel, (operands, near)), least=LEAST_FAR)
+            return jax.tree.map(lambda array: array.reshape(x.shape), found)
+        return jax.tree.map(functools.partial(jnp.where, far), search(*operands), near)
 
-    x_change, z_change = replaced_if(hardest > NEAR_STEPS, with_far_ones, changes)
-    return x_change, z_change
+    near = _first_step(curve, aim), *((aim.anchor,) if len(curve.anchors) > 1 else ())
+    t, *anchor = replaced_if(hardest > NEAR_STEPS, with_far_ones, near)
+    if anchor:
+        aim = _aim(curve, anchor[0], x, z, residual)
+    return _polished(curve, aim, t, steps, jnp.minimum(hardest, NEAR_STEPS))
 
 
-def _aim(curve: Curve, branch: Callable[[Array, Array], Array], x: Array, z: Array, residual: Array) -> _Aim:
-    """What is minimised from the anchor on a branch."""
-    anchor = branch(x, z)
+def _aim(curve: Curve, anchor: Array, x: Array, z: Array, residual: Array) -> _Aim:
+    """What is minimised from an anchor."""
     if anchor is x:
         return _Aim(x, jnp.zeros_like(x), residual, z)
     inside = anchor == x
@@ -104,25 +103,23 @@ def _inside(curve: Curve, anchor: Array, t: Array) -> Array:
     return t if curve.lowest is None else jnp.maximum(t, curve.lowest(anchor))
 
 
-def _newton_step(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
+def _newton_step(curve: Curve, aim: _Aim, t: Array, gaps: tuple[Array, Array]) -> tuple[Array, Array]:
     """Half the derivative of the squared distance, and what to divide it by for a step downhill."""
     (x_slope, z_slope), (x_bend, z_bend) = _slopes(curve, aim.anchor, t)
-    x_gap, z_gap = _gaps(curve, aim, t)
+    x_gap, z_gap = gaps
     flat = x_slope**2 + z_slope**2
     curved = flat + x_gap * x_bend + z_gap * z_bend
     return x_gap * x_slope + z_gap * z_slope, jnp.where(curved > 0.1 * flat, curved, flat)
 
 
-def _polished(
-    curve: Curve, aim: _Aim, t: Array, steps: float | Array = NEAR_STEPS, most: float | Array = NEAR_STEPS
-) -> tuple[Array, Array]:
+def _polished(curve: Curve, aim: _Aim, t: Array, steps: Array, most: Array) -> tuple[Array, Array]:
     """The changes of x and z after Newton steps, of each element its own number, ``most`` at the most."""
 
     def newton(k: Array, t: Array) -> Array:
-        slope, divisor = _newton_step(curve, aim, t)
+        slope, divisor = _newton_step(curve, aim, t, _gaps(curve, aim, t))
         return jnp.where(k < steps, _inside(curve, aim.anchor, t - slope / divisor), t)
 
-    t = lax.fori_loop(0, jnp.asarray(most, jnp.int32), newton, t)
+    t = lax.fori_loop(0, most.astype(jnp.int32), newton, t)
     (x_slope, z_slope), _ = _slopes(curve, aim.anchor, t)
     x_gap, z_gap = _gaps(curve, aim, t)
     # Where the curve is steep, the difference cancels; at a nearest point the gap is at right angles to the curve.
@@ -131,36 +128,39 @@ def _polished(
     _, height = curve.point(aim.anchor, t)
     rounded = jnp.minimum(jnp.abs(aim.residual), jnp.abs(height) + jnp.abs(aim.target))
     agree = jnp.abs(upright - z_gap) <= 16 * jnp.finfo(t.dtype).eps * rounded
-    return x_gap, jnp.where(steep & agree, upright, z_gap)
+    z_gap = jnp.where(steep & agree, upright, z_gap)
+    nearer = x_gap**2 + z_gap**2 <= (aim.offset**2 + aim.residual**2) * (1 + 8 * jnp.finfo(t.dtype).eps)
+    return jnp.where(nearer, x_gap, aim.offset), jnp.where(
+        nearer, z_gap, -aim.residual
+    )  # never farther than the anchor
 
 
-def _far_changes(curve: Curve, x: Array, z: Array, residual: Array, near: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The nearest of the changes found from several starts on all branches, and of those given."""
-    first, *others = (_aim(curve, branch, x, z, residual) for branch in curve.anchors)
-    best = first.offset, -first.residual, first.offset**2 + first.residual**2
-    best = _nearer(best, near)
-    for aim in (first, *others):
-        starts = curve.starts(aim.anchor, z, aim.residual)
-        # Where f reaches z another valley may begin than that of the best start.
-        chosen = _best_start(curve, aim, starts), _inside(curve, aim.anchor, starts[PARTS - 1])
+_Place: TypeAlias = tuple[Array, ...]
+"""Points of curves: ``t``, and their anchors where a curve has several branches."""
 
-        def search(k: Array, best: _Best, aim: _Aim = aim, chosen: tuple[Array, Array] = chosen) -> _Best:
-            t = _descended(curve, aim, jnp.where(k == 0, *chosen))
-            return _nearer(best, _polished(curve, aim, t))
+
+def _searched(curve_of: CurveOf, x: Array, z: Array, residual: Array, *constants: Array) -> _Place:
+    """About the nearest of the points found from several starts on all branches."""
+    curve = curve_of(*constants)
+    best = jnp.zeros_like(x), jnp.zeros_like(x), jnp.full_like(x, jnp.inf)
+    for branch in curve.anchors:
+        anchor = branch(x, z)
+        aim = _aim(curve, anchor, x, z, residual)
+        starts = curve.starts(anchor, z, aim.residual)
+        # Its own valley, that of the best start, and another that may begin where f reaches z.
+        chosen = jnp.stack([jnp.zeros_like(x), _best_start(curve, aim, starts), starts[PARTS - 1]])
+
+        def search(k: Array, best: _Best, aim: _Aim = aim, chosen: Array = chosen) -> _Best:
+            t, squared = _descended(curve, aim, _inside(curve, aim.anchor, chosen[k]))
+            nearer = squared < best[2]
+            return tuple(map(functools.partial(jnp.where, nearer), (t, aim.anchor, squared), best))  # type: ignore[return-value]
 
         best = lax.fori_loop(0, len(chosen), search, best)  # else all of it would be compiled for each start
-    return best[:2]
+    return best[:2] if len(curve.anchors) > 1 else best[:1]
 
 
 _Best: TypeAlias = tuple[Array, Array, Array]
-"""The changes of x and z that are the smallest so far, and the square of their norm."""
-
-
-def _nearer(best: _Best, changes: tuple[Array, Array]) -> _Best:
-    """The smaller changes; of two that are equally small up to rounding, the later ones have taken more steps."""
-    squared = changes[0] ** 2 + changes[1] ** 2
-    nearer = squared <= best[2] * (1 + 8 * jnp.finfo(squared.dtype).eps)
-    return tuple(jnp.where(nearer, *pair) for pair in zip((*changes, squared), best, strict=True))  # type: ignore[return-value]
+"""The place on its branch, the anchor and the squared distance of the nearest points so far."""
 
 
 def _gaps(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
@@ -171,19 +171,18 @@ def _gaps(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
     return aim.offset + x_change, jnp.where(smaller, height - aim.target, z_change - aim.residual)
 
 
-def _squared(curve: Curve, aim: _Aim, t: Array) -> Array:
-    """The squared distance at ``t``."""
-    x_gap, z_gap = _gaps(curve, aim, t)
-    squared = x_gap**2 + z_gap**2
+def _squared(gaps: tuple[Array, Array]) -> Array:
+    """The squared distance."""
+    squared = gaps[0] ** 2 + gaps[1] ** 2
     return jnp.where(jnp.isnan(squared), jnp.inf, squared)
 
 
 def _best_start(curve: Curve, aim: _Aim, starts: Array) -> Array:
-    """The nearest of the starts, though ``x`` may be nearer still: its own valley has been searched."""
+    """The nearest of the starts."""
 
     def keep_better(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         t = _inside(curve, aim.anchor, starts[i])
-        squared = _squared(curve, aim, t)
+        squared = _squared(_gaps(curve, aim, t))
         better = squared < carry[1]
         return jnp.where(better, t, carry[0]), jnp.where(better, squared, carry[1])
 
@@ -191,20 +190,32 @@ def _best_start(curve: Curve, aim: _Aim, starts: Array) -> Array:
     return lax.fori_loop(0, starts.shape[0], keep_better, first)[0]
 
 
-def _descended(curve: Curve, aim: _Aim, t: Array) -> Array:
-    """Down from ``t``, by Newton steps that are shortened where they lead up, until those that polish are enough."""
+def _descended(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
+    """Down from ``t`` to where steps that polish are enough, and the squared distance there.
+
+    By Newton steps that are shortened where they lead up.
+    """
     enough = float(jnp.finfo(t.dtype).eps) ** 0.5
 
-    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        k, t, squared, longest = carry
-        slope, divisor = _newton_step(curve, aim, t)
-        move = jnp.clip(-slope / divisor, -longest, longest)
+    def step(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+        k, t, squared, move, longest = carry
         new = _inside(curve, aim.anchor, t + move)
-        new_squared = _squared(curve, aim, new)
+        gaps = _gaps(curve, aim, new)
+        new_squared = _squared(gaps)
+        slope, divisor = _newton_step(curve, aim, new, gaps)
         down = new_squared < squared
         longest = jnp.where(down, jnp.maximum(longest, 2 * jnp.abs(move)), jnp.abs(move) / 4)
-        longest = jnp.where(jnp.abs(move) <= enough * jnp.abs(t), 0, longest)  # it stays: no other one tells in it
-        return k + 1, jnp.where(down, new, t), jnp.where(down, new_squared, squared), longest
+        t, squared = jnp.where(down, new, t), jnp.where(down, new_squared, squared)
+        move = jnp.where(down, jnp.clip(-slope / divisor, -longest, longest), move / 4)
+        # One that is there stays: no other one tells in it.
+        move = jnp.where(jnp.abs(move) <= enough * jnp.abs(t), 0, move)
+        return k + 1, t, squared, move, longest
 
-    start = jnp.zeros((), jnp.int32), t, _squared(curve, aim, t), jnp.full_like(t, jnp.inf)
-    return lax.while_loop(lambda carry: (carry[0] < FAR_STEPS) & jnp.any(carry[3] > 0), step, start)[1]
+    infinite = jnp.full_like(t, jnp.inf)
+    start = jnp.zeros((), jnp.int32), t, infinite, jnp.zeros_like(t), infinite
+
+    def goes_on(carry: tuple[Array, Array, Array, Array, Array]) -> Array:
+        return (carry[0] == 0) | (carry[0] < FAR_STEPS) & jnp.any(jnp.abs(carry[3]) > 0)
+
+    _, t, squared, *_ = lax.while_loop(goes_on, step, start)
+    return t, squared

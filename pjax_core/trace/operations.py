@@ -29,6 +29,8 @@ def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = Non
     """A primitive applied to slots."""
     slots = tuple(_without_conversion(slot) for slot in slots)
     moving = primitive.moving_inputs(len(slots))
+    dtypes = [slot.shape.dtype for slot in slots if jnp.issubdtype(slot.shape.dtype, jnp.floating)]
+    slots = (*(_of_numbers(slot, dtypes) for slot in slots[:moving]), *slots[moving:])
     for place, slot in enumerate(slots[moving:], moving):
         sources = [source.name for source in slot.sources if not is_fixed(source)]
         if sources:
@@ -53,10 +55,18 @@ def _without_conversion(slot: Slot) -> Slot:
     """The slot before it changed its precision, which operations choose for themselves."""
     while slot.last is not None and slot.last.name == "convert_element_type":
         before = slot.before_last()
-        if not jnp.issubdtype(before.shape.dtype, jnp.floating):
+        if not all(jnp.issubdtype(s.shape.dtype, jnp.floating) for s in (slot, before)):
             break
         slot = before
     return slot
+
+
+def _of_numbers(slot: Slot, dtypes: Sequence[Any]) -> Slot:
+    """Integers that never move as floating-point numbers, as JAX takes them beside those of these dtypes."""
+    if jnp.issubdtype(slot.shape.dtype, jnp.floating) or not slot.is_fixed or not dtypes:
+        return slot
+    shape = shape_of_type(slot.shape, jnp.result_type(*dtypes))
+    return select("convert_element_type", lambda array: array.astype(shape.dtype), {}, shape, slot)
 
 
 def slot_of(value: Value) -> Slot:

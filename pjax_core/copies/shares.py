@@ -22,7 +22,6 @@ class LogShares(NamedTuple):
     Attributes:
         of_nodes: the part that reaches all copies of each node together: where there are several ways, the largest.
         of_ways: the part that comes to a node from each operation that reads it.
-        copies: how many copies each parameter has, with those of what is computed of it alone: the most of all ways.
         losses: for operations made of dot products, and functions of each element, how much less of what it is asked
             each of these hands on than their mean, which is 1.  Of weights, columns count as though they were alike.
         means: by what these losses were divided.
@@ -30,7 +29,6 @@ class LogShares(NamedTuple):
 
     of_nodes: dict[Node, Array]
     of_ways: dict[tuple[Node, Node], Array]
-    copies: dict[Node, Array]
     losses: dict[Node, Array]
     means: dict[Node, Array]
 
@@ -54,17 +52,12 @@ class _Way(NamedTuple):
     """What a node is asked by one of its readers, both by their places; numbers are logarithms to base 2.
 
     Attributes:
-        part: which part of what the reader is asked reaches all its copies of the node.
-        summed: of parameters, and of what is computed of them alone, how many copies of them, and of what data take
-            part in, are asked what comes this way.
-        of_mean: which part of what the reader is asked reaches the mean of all copies.
+        part: which part of what the reader is asked reaches all its copies of the node, or the mean of all copies.
     """
 
     source: int
     reader: int
     part: Array
-    summed: Any
-    of_mean: Any
 
 
 def log_shares(
@@ -76,26 +69,22 @@ def log_shares(
     """
     losses: dict[Node, Array] = {}
     means: dict[Node, Array] = {}
-    alone = _of_parameters_alone(graph) if asking is None else set()  # a step's parameters are its states
-    ways = list(_ways(graph, start_of, alone, losses, means))
+    ways = list(_ways(graph, start_of, losses, means))
     parts = jnp.stack([way.part for way in ways])
     shares, of_ways = _handed_back(_way_back(graph, ways), parts, _asking(graph, asking))
     largest: dict[tuple[Node, Node], Array] = {}
-    copies: dict[Node, Any] = {}
     for way, of_way in zip(ways, of_ways, strict=True):
         source, reader = graph.nodes[way.source], graph.nodes[way.reader]
         before = largest.get((source, reader))
         largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
-        if isinstance(source, Parameter):
-            copies[source] = _larger(copies.get(source, 0.0), way.summed)
     shares = jnp.where(jnp.isneginf(shares), 0, shares)  # of nodes that nothing is asked of
-    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, copies, losses, means)
+    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses, means)
 
 
 def log_shares_of_means(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Array]:
     """Which part reaches the mean of all copies of each node, or of what is computed of it alone, in a step of CP."""
-    ways = list(_ways(graph, start_of, _of_parameters_alone(graph), {}, {}))
-    parts = jnp.stack([way.of_mean for way in ways])
+    ways = list(_ways(graph, start_of, {}, {}, _of_parameters_alone(graph)))
+    parts = jnp.stack([way.part for way in ways])
     shares, _ = _handed_back(_way_back(graph, ways), parts, _asking(graph, None))
     return dict(zip(graph.nodes, shares, strict=True))
 
@@ -103,13 +92,15 @@ def log_shares_of_means(graph: Graph, start_of: Callable[[Node], Array]) -> dict
 def _ways(
     graph: Graph,
     start_of: Callable[[Node], Array],
-    alone: Container[Node],
     losses: dict[Node, Array],
     means: dict[Node, Array],
+    alone: Container[Node] | None = None,
 ) -> Iterator[_Way]:
-    """All of them, from the output back; adds to ``losses`` and ``means``.  Nodes ``alone`` are of parameters."""
+    """All of them, from the output back; adds to ``losses`` and ``means``.
+
+    To the means of all copies if the nodes that are of parameters ``alone`` are given.
+    """
     place = {node: i for i, node in enumerate(graph.nodes)}
-    summed: dict[Node, Any] = {}
     for node in reversed(graph.nodes):
         if not isinstance(node, Operation):
             continue
@@ -121,16 +112,14 @@ def _ways(
         of_slots = of_inputs(node, inputs, means.get(node))
         for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
             for source in dict.fromkeys(source for source in slot.sources if source in place):
-                of_mean = jnp.log2(of_slot)
-                part = of_mean if slot.asks(source) else jnp.full_like(of_mean, -jnp.inf)
-                at_data = source in alone and node not in alone
-                is_mean = isinstance(source, Parameter) or at_data
-                own = summed.get(node, 0.0) if source in alone else 0.0
-                if source in alone and is_mean:
-                    own = own + _copies(node, slot, source, count, start_of)
-                summed[source] = _larger(summed.get(source, 0.0), own)
-                held = _log2(len(graph.consumers[source]) * (1.0 if is_mean else count))
-                yield _Way(place[source], place[node], part, own, of_mean - held)
+                part = jnp.log2(of_slot)
+                if alone is not None:
+                    of_parameter = isinstance(source, Parameter) or (source in alone and node not in alone)
+                    held = _copies(node, slot, source, count, start_of) if of_parameter else _log2(count)
+                    part = part - (_log2(float(len(graph.consumers[source]))) + held)
+                elif not slot.asks(source):
+                    part = jnp.full_like(part, -jnp.inf)
+                yield _Way(place[source], place[node], part)
 
 
 def _copies(node: Operation, slot: Slot, source: Node, count: Any, start_of: Callable[[Node], Array]) -> Any:
@@ -141,11 +130,6 @@ def _copies(node: Operation, slot: Slot, source: Node, count: Any, start_of: Cal
     if is_open(slot.shape, source.shape):
         return _log2(count) + jnp.log2(jnp.asarray(sizes[0], float)) - jnp.log2(jnp.asarray(sizes[1], float))
     return _log2(count) + max(0.0, float(np.log2(max(sizes[0], 1) / max(sizes[1], 1))))
-
-
-def _larger(one: Any, other: Any) -> Any:
-    """The larger number, of Python if both are."""
-    return max(one, other) if isinstance(one, float) and isinstance(other, float) else jnp.maximum(one, other)
 
 
 def _log2(count: Any) -> Any:
@@ -223,7 +207,11 @@ def copies(node: Operation) -> list[Any]:
 def of_inputs(node: Operation, inputs: Sequence[Array], mean_loss: Array | None) -> Sequence[float | Array]:
     """What part of a residual of the operation, or of a strength, reaches each of its inputs, besides the copies."""
     parts = node.primitive.parts(inputs, mean_loss, **node.settings)
-    return parts if node.emphasis == 1 else [part / node.emphasis for part in parts]
+    if not node.primitive.constrains_output:
+        return parts
+    return [
+        part / (node.factor * jnp.asarray(node.shape.size, float)) for part in parts
+    ]  # over all that are mapped over
 
 
 def _inputs(node: Operation, start_of: Callable[[Node], Array]) -> list[Array]:

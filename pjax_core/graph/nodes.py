@@ -231,7 +231,6 @@ class Operation(Tagged):
     Attributes:
         unrolled: with feedback, how the output is computed at the start.
         factor: of an output constraint, by what the function multiplies its value.
-        emphasis: the same but for means: by what it multiplies the strength.
     """
 
     primitive: Primitive
@@ -239,7 +238,6 @@ class Operation(Tagged):
     settings: dict[str, Any]
     unrolled: Unrolled | None = None
     factor: float = 1.0
-    emphasis: float = 1.0
 
     @property
     def feedback(self) -> Feedback | None:

@@ -154,7 +154,12 @@ def _project(inputs: tuple[Array, ...], output: None, residual: None, *, region:
 
 
 within = Primitive(
-    "within", _mean_squared_distance, _project, constrains_output=True, project_with_costs=costs.of_set(_project)
+    "within",
+    _mean_squared_distance,
+    _project,
+    constrains_output=True,
+    project_with_costs=costs.of_set(_project),
+    shares=lambda value, *_, region: jnp.asarray(value.size, float) / 2,
 )
 """A value in a set; what follows the value are limits, data of shapes that broadcast to that of the value."""
 

@@ -89,7 +89,9 @@ class Primitive:
         bilinear: for operations made of dot products.
         batching: see :class:`Batching`.
         shares: ``shares(*inputs, **settings)`` is for each input about which part of a residual reaches it, times what
-            the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.
+            the output grows by with it; None for a half, and for dot products for one over the mean of ``losses``.  Of
+            an output constraint how far it pulls in all, over the derivative of its loss: the change of the value that
+            it asks is about so many times minus that; None for what both say.
         rows: of whole layers ``rows(*shapes, **settings)``: of how many outputs' part what reaches each input is the
             mean; None for the number of copies.
         losses: of dot products, of quotients, and of functions with slopes of their own, ``losses(inputs, weights,
@@ -116,7 +118,7 @@ class Primitive:
     uneven: bool = False
     bilinear: Bilinear | None = None
     batching: Batching = Batching.EACH
-    shares: Callable[..., Sequence[float | Array]] | None = None
+    shares: Callable[..., Any] | None = None
     rows: Callable[..., tuple[Any, ...]] | None = None
     losses: Callable[..., Array] | None = None
     units: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
@@ -157,15 +159,24 @@ class Primitive:
         return self.forward(*new, **settings) - self.forward(*starts, **settings)
 
     def parts(self, inputs: Sequence[Array], mean_loss: Any, **settings: Any) -> Sequence[float | Array]:
-        """About which part of a residual reaches each input, by ``shares``, of others by the mean of ``losses``.
-
-        Of an output constraint how far it pulls each.
-        """
+        """About which part of a residual reaches each input, by ``shares``, of others by the mean of ``losses``."""
+        if self.constrains_output:
+            return (self._pull(*inputs, **settings),) * len(inputs)
         if self.shares is not None:
             return self.shares(*inputs, **settings)
-        if self.constrains_output:
-            return (settings.get("strength", 1.0),) * len(inputs)
         return (0.5 if mean_loss is None else 1 / mean_loss,) * len(inputs)
+
+    def _pull(self, value: Array, *data: Array, **settings: Any) -> Array:
+        """How far an output constraint pulls in all, for what its loss falls by: as far as the loss falls along it."""
+        if self.shares is not None:
+            return self.shares(value, *data, **settings)
+        change = self.project((value, *data), None, None, **settings)[0][0]
+        size = jnp.max(jnp.abs(change), initial=0)
+        along = change / jnp.where(size == 0, 1, size)
+        _, slope = jax.jvp(
+            lambda value: jnp.mean(self.forward(value, *data, **settings)), (value.astype(along.dtype),), (along,)
+        )
+        return jnp.where(slope < 0, size * jnp.sum(along * along) / jnp.where(slope < 0, -slope, 1), 1)
 
     def vmapped(self) -> Primitive:
         """The operation on operands that all have one more axis, the first, for each element of it."""

@@ -907,17 +907,21 @@ def _weighted_mean(losses: Array, weights: Array | None) -> Array:
     return jnp.sum(jnp.where(weights == 0, 0, weights * losses)) / total
 
 
-def _pull(inputs: tuple[Array, ...], strength: float, weights: Array | None) -> tuple[float | Array, ...]:
-    """How far a loss pulls in the mean, for each of its inputs; where all weights are 0, it does not matter."""
+def _pull_of_rows(
+    shape: tuple[int, ...],
+    weights: Array | None,
+    strength: float | Array,
+    of_weighted: Callable[[Any], Any] = lambda w: w,
+) -> Array:
+    """How far losses of this shape pull in all, for what their mean by the weights falls by.
+
+    Where all weights are 0, it does not matter.  ``of_weighted`` is the pull of one by its strength times its weight.
+    """
     if weights is None:
-        return (strength,) * len(inputs)
-    mean = jnp.mean(weights.astype(jnp.promote_types(weights.dtype, jnp.float32)))
-    return (strength * jnp.where(mean == 0, 1, mean),) * len(inputs)
-
-
-def _pull_by_weights(*inputs: Array, strength: float = 1.0) -> tuple[float | Array, ...]:
-    """Of a value, what is wanted of it, and perhaps weights."""
-    return _pull(inputs, strength, inputs[2] if len(inputs) > 2 else None)
+        return jnp.asarray(math.prod(shape), float) * of_weighted(strength)
+    wide = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+    total = jnp.sum(of_weighted(strength * jnp.broadcast_to(wide, shape)))
+    return jnp.where(total == 0, 1, total)
 
 
 def _margin_violation(logits: Array, labels: Array, weights: Array | None = None) -> Array:
@@ -937,7 +941,7 @@ margin_loss = Primitive(
     _project_margin,
     constrains_output=True,
     project_with_costs=costs.of_set(_project_margin),
-    shares=_pull_by_weights,
+    shares=lambda logits, _, weights=None: _pull_of_rows(logits.shape[:-1], weights, 0.5),
 )
 """Of logits, labels, and perhaps the fraction of the way that each row goes."""
 
@@ -988,11 +992,10 @@ def _project_cross_entropy(
 
 
 def _pull_of_cross_entropy(
-    *inputs: Array, strength: float, class_weights: tuple[float, ...] | None = None
-) -> tuple[float | Array, ...]:
-    logits, labels, *given = inputs
+    logits: Array, labels: Array, *given: Array, strength: float, class_weights: tuple[float, ...] | None = None
+) -> Array:
     weights = _cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)[1]
-    return _pull(inputs, strength, weights)
+    return _pull_of_rows(logits.shape[:-1], weights, strength)
 
 
 cross_entropy = Primitive(
@@ -1006,7 +1009,9 @@ cross_entropy = Primitive(
 """Of logits, labels (probabilities, or class numbers), and perhaps a weight for each row."""
 
 
-def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array]) -> Primitive:
+def _error(
+    name: str, error: Callable[[Array], Array], prox: Callable[..., Array], pull: Callable[[Any], Any]
+) -> Primitive:
     """The output constraint of an error of each element: of a prediction, a target, and perhaps weights."""
 
     def mean(prediction: Array, target: Array, weights: Array | None = None, *, strength: float) -> Array:
@@ -1020,14 +1025,15 @@ def _error(name: str, error: Callable[[Array], Array], prox: Callable[..., Array
         options = {"weights": weights[0]} if weights else {}
         return (prox(prediction, target, strength=strength, increments=True, **options),), None
 
+    def shares(prediction: Array, _: Array, weights: Array | None = None, *, strength: float | Array) -> Array:
+        return _pull_of_rows(prediction.shape, weights, strength, pull)
+
     with_costs = costs.of_loss(project)
-    return Primitive(
-        name, mean, project, constrains_output=True, project_with_costs=with_costs, shares=_pull_by_weights
-    )
+    return Primitive(name, mean, project, constrains_output=True, project_with_costs=with_costs, shares=shares)
 
 
-squared_error = _error("squared_error", jnp.square, pk.prox_squared_error)
-absolute_error = _error("absolute_error", jnp.abs, pk.prox_absolute_error)
+squared_error = _error("squared_error", jnp.square, pk.prox_squared_error, lambda s: s / (1 + 2 * s))
+absolute_error = _error("absolute_error", jnp.abs, pk.prox_absolute_error, lambda s: s)
 
 
 def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array]) -> Primitive:

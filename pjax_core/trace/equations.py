@@ -124,7 +124,7 @@ def _factor(equation: Equation, inputs: Sequence[Value], numbers: Sequence[float
 def _stronger(node: Operation, factor: float) -> Operation:
     """Another output constraint, with a multiple of the strength, and of the value."""
     settings = node.settings | {"strength": factor * node.settings["strength"]}
-    return replace(node, settings=settings, factor=factor * node.factor, emphasis=factor * node.emphasis, tag=object())
+    return replace(node, settings=settings, factor=factor * node.factor, tag=object())
 
 
 _JOIN_LOSSES = frozenset({"add", "add_any", "stack", "concatenate"})

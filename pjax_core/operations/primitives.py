@@ -1036,6 +1036,33 @@ squared_error = _error("squared_error", jnp.square, pk.prox_squared_error, lambd
 absolute_error = _error("absolute_error", jnp.abs, pk.prox_absolute_error, lambda s: s)
 
 
+def _multiplied(constraint: Primitive) -> Primitive:
+    """The same output constraint times a number, which comes after its other data, as the strength is."""
+
+    def weighed(inputs: Sequence[Array]) -> tuple[Array, ...]:
+        value, wanted, *weights, number = inputs
+        return value, wanted, weights[0] * number if weights else number
+
+    def value(*inputs: Array, **settings: Any) -> Array:
+        return inputs[-1] * constraint.forward(*inputs[:-1], **settings)
+
+    def project(inputs: tuple[Array, ...], *others: Any, **settings: Any) -> tuple[tuple[Array, ...], Array | None]:
+        return constraint.project(weighed(inputs), *others, **settings)
+
+    def shares(*inputs: Array, **settings: Any) -> Array:
+        assert constraint.shares is not None
+        return constraint.shares(*weighed(inputs), **settings) / jnp.where(inputs[-1] == 0, 1, inputs[-1])
+
+    with_costs = costs.of_loss(project)
+    return Primitive(
+        constraint.name, value, project, constrains_output=True, project_with_costs=with_costs, shares=shares
+    )
+
+
+MULTIPLIED = {constraint: _multiplied(constraint) for constraint in (cross_entropy, squared_error, absolute_error)}
+"""Output constraints times a number that is data."""
+
+
 def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array]) -> Primitive:
     """The output constraint of a loss with its proximal operator, both functions of a prediction and of data."""
 

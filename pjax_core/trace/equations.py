@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.arrays.meshes import Shape, has_explicit_axes, is_open
+from pjax_core.graph import sets
 from pjax_core.graph.nodes import (
     Data,
     Operation,
@@ -34,6 +35,7 @@ from pjax_core.trace.operations import (
     broadcast_by_operation,
     broadcast_to,
     constant,
+    filled,
     operation,
     operation_node,
     reshaped,
@@ -61,8 +63,11 @@ def _call(equation: Equation, *inputs: Value) -> Value:
     return Loss((node,), equation.shape, math.prod(equation.shape.shape))
 
 
-def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
-    """What becomes of output constraints: several are joined, means are taken, numbers multiply their strengths."""
+def average(equation: Equation, inputs: Sequence[Value]) -> Loss | Slot:
+    """What becomes of output constraints: several are joined, means are taken, numbers multiply their strengths.
+
+    Nothing is left of one times 0.
+    """
     losses = [value for value in inputs if isinstance(value, Loss)]
     numbers = [number_of(value) for value in inputs if not isinstance(value, Loss)]
     first = losses[0]
@@ -74,15 +79,20 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss:
     factor = _factor(equation, inputs, numbers)
     if factor is not None and math.isclose(factor * first.count, 1):
         return Loss(tuple(replace(node, factor=factor * node.factor) for node in first.nodes), equation.shape)
-    if factor is not None and 0 < factor < math.inf and all("strength" in node.settings for node in first.nodes):
+    if factor == 0:
+        return filled(0.0, equation.shape)
+    if factor is not None and 0 < factor < math.inf and all(map(_can_be_multiplied, first.nodes)):
         return Loss(tuple(_stronger(node, factor) for node in first.nodes), equation.shape, first.count)
+    by = _traced_factor(equation, inputs)
+    if by is not None and all(node.primitive in primitives.MULTIPLIED for node in first.nodes):
+        return Loss(tuple(_times(node, by) for node in first.nodes), equation.shape)
     if equation.name in _JOIN_LOSSES and len(losses) < len(inputs):
         raise ValueError(f"{equation.where()}: {_penalty(first, inputs)}")
     raise ValueError(
         f"{equation.where()}: {equation.words} of the output constraint {_without_strength(losses)}; return it as "
-        "it is, or a mean or a sum of several, or a positive number times one that has a strength, multiplied by it; "
-        "pass a traced number as strength=, a mask or a number for each row as weights=; what has no strength, such as "
-        "margin_loss, is added up, or returned in a list, as it is"
+        "it is, a mean or a sum of several, or a positive number times one: one that is data times cross_entropy, "
+        "squared_error or absolute_error alone, once, and none times one of pj.output that has no strength; weigh rows "
+        "by weights="
     )
 
 
@@ -102,11 +112,11 @@ def _penalty(loss: Loss, inputs: Sequence[Value]) -> str:
     what = f"a term computed from {of} is added to the output constraint {loss.nodes[0].name}"
     if not leaves or any(isinstance(node, Data) for node in leaves):
         return (
-            f"{what}; each summand must be an output constraint: pj.squared_error(prediction, target, strength=...) "
+            f"{what}; each summand must be an output constraint: a number times pj.squared_error(prediction, target) "
             "or another, or one of your own by pj.output, which takes the proximal operator of a loss"
         )
     return (
-        f"{what}; a penalty of parameters w is pj.squared_error(w, jnp.zeros(w.shape), strength=...) for their "
+        f"{what}; a penalty of parameters w is 1e-3 * pj.squared_error(w, jnp.zeros(w.shape)) for the mean of their "
         "squares, pj.absolute_error for their sizes, or a set that holds them, such as pj.within(w, pj.Box(-1, 1)); or "
         "shrink them between calls of pj.solve"
     )
@@ -114,17 +124,37 @@ def _penalty(loss: Loss, inputs: Sequence[Value]) -> str:
 
 def _factor(equation: Equation, inputs: Sequence[Value], numbers: Sequence[float | None]) -> float | None:
     """The number that an equation multiplies a loss by; None for other equations."""
-    if len(numbers) != 1 or not numbers[0]:
+    if len(numbers) != 1 or numbers[0] is None:
         return None
     if equation.name == "mul":
         return numbers[0]
-    return 1 / numbers[0] if equation.name == "div" and isinstance(inputs[0], Loss) else None
+    return 1 / numbers[0] if equation.name == "div" and isinstance(inputs[0], Loss) and numbers[0] else None
+
+
+def _traced_factor(equation: Equation, inputs: Sequence[Value]) -> Slot | None:
+    """The same of a number that is data."""
+    others = [value for value in inputs if not isinstance(value, Loss)]
+    if equation.name != "mul" or len(others) != 1 or not is_fixed(others[0]) or equation.shape.shape:
+        return None
+    return slot_of(others[0])
+
+
+def _can_be_multiplied(node: Operation) -> bool:
+    """Whether it has a strength, or is a set, of which a multiple is the same."""
+    return "strength" in node.settings or node.primitive in (primitives.margin_loss, sets.within)
 
 
 def _stronger(node: Operation, factor: float) -> Operation:
-    """Another output constraint, with a multiple of the strength, and of the value."""
-    settings = node.settings | {"strength": factor * node.settings["strength"]}
+    """Another output constraint, with a multiple of the strength, if it has one, and of the value."""
+    settings = dict(node.settings)
+    if "strength" in settings:
+        settings["strength"] *= factor
     return replace(node, settings=settings, factor=factor * node.factor, tag=object())
+
+
+def _times(node: Operation, by: Slot) -> Operation:
+    """The same by a number that is data."""
+    return replace(node, primitive=primitives.MULTIPLIED[node.primitive], slots=(*node.slots, by), tag=object())
 
 
 _JOIN_LOSSES = frozenset({"add", "add_any", "stack", "concatenate"})

@@ -460,3 +460,127 @@ def test_arrays_without_entries_ask_nothing(generator: np.random.Generator) -> N
     params = {"w": normal(size=(4, 6)), "decay": normal(size=6), "out": normal(size=(6, 3))}
     direction = pj.direction(pj.feasibility(constraint), params, normal(size=(8, 4, 4)), np.arange(8) % 3)
     assert all(np.isfinite(found).all() and np.any(found) for found in direction.values())
+
+
+def two_layers(p: Any, x: Any) -> Any:
+    return jnp.tanh(x @ p["w"]) @ p["v"]
+
+
+def of_own_prox(strength: float) -> Any:
+    return pj.output(
+        "own",
+        loss=lambda h, t: jnp.mean((h - t) ** 2),
+        prox=lambda h, t: (h + 2 * strength * t) / (1 + 2 * strength),
+    )
+
+
+def binary_cross_entropy(h: Any, t: Any) -> Any:
+    return jnp.mean(jnp.logaddexp(0, h) - jnp.where(t > 0, h, 0))
+
+
+OF_VALUES: dict[str, tuple[Any, Any]] = {
+    "squared": (lambda h, t, s: pj.squared_error(h, t, strength=s), lambda h, t: jnp.mean((h - t) ** 2)),
+    "absolute": (lambda h, t, s: pj.absolute_error(h, t, strength=s), lambda h, t: jnp.mean(jnp.abs(h - t))),
+    "classes": (
+        lambda h, t, s: pj.cross_entropy(h, jax.nn.softmax(t), strength=s),
+        lambda h, t: optax.softmax_cross_entropy(h, jax.nn.softmax(t)).mean(),
+    ),
+    "binary": (
+        lambda h, t, s: pj.cross_entropy(jnp.stack([jnp.zeros_like(h), h], -1), (t > 0).astype(int), strength=s),
+        binary_cross_entropy,
+    ),
+    "margin": (
+        lambda h, t, s: pj.margin_loss(h, (t > 0).astype(h.dtype)),
+        lambda h, t: jnp.mean(jnp.sum(jnp.where(t > 0, jnp.maximum(1 - h, 0), jnp.maximum(h, 0)) ** 2, -1)),
+    ),
+    "within": (
+        lambda h, t, s: pj.within(h, pj.Box(-0.1, 0.1)),
+        lambda h, t: jnp.mean((h - jnp.clip(h, -0.1, 0.1)) ** 2),
+    ),
+    "own": (lambda h, t, s: of_own_prox(s)(h, t), lambda h, t: jnp.mean((h - t) ** 2)),
+    "masked": (
+        lambda h, t, s: pj.squared_error(h, t, strength=s, weights=(t[:, :1] > 0).astype(h.dtype)),
+        lambda h, t: jnp.sum((h - t) ** 2 * (t[:, :1] > 0)) / (h.shape[1] * jnp.sum(t[:, 0] > 0)),
+    ),
+    "mapped": (
+        lambda h, t, s: jnp.mean(jax.vmap(lambda h, t: pj.squared_error(h, t, strength=s))(h, t)),
+        lambda h, t: jnp.mean((h - t) ** 2),
+    ),
+    "mapped, sum": (
+        lambda h, t, s: jnp.sum(jax.vmap(lambda h, t: pj.squared_error(h, t, strength=s))(h, t)),
+        lambda h, t: jnp.mean((h - t) ** 2) * len(h),
+    ),
+}
+STRONG = {"squared", "margin", "within", "own", "masked", "mapped", "mapped, sum"}
+"""Those whose pull is a multiple of the derivative, however strong."""
+
+
+def of_two_layers(width: int) -> tuple[dict[str, Any], Any, Any]:
+    generator = np.random.default_rng(5)
+    p = {"w": generator.normal(size=(9, 8)) / 3, "v": generator.normal(size=(8, width)) / 3}
+    x, t = generator.normal(size=(40, 9)), generator.normal(size=(40, width))
+    return jax.tree.map(np.float32, (p, x, t))
+
+
+@pytest.mark.parametrize("width", [2, 12])
+@pytest.mark.parametrize("name", OF_VALUES)
+def test_directions_are_as_large_as_the_gradient_of_what_the_function_returns(name: str, width: int) -> None:
+    ours, loss = OF_VALUES[name]
+    p, x, t = of_two_layers(width)
+    gradient = jax.grad(lambda p: loss(two_layers(p, x), t))(p)
+    for strength in (0.03, 3.0) if name in STRONG else (0.03,):
+        factor = 1.0 if name == "own" else 0.5  # of that the strength is not known
+        constraint = functools.partial(weighed_by, factor, ours, strength)
+        found = pj.direction(pj.feasibility(constraint), p, x, t)
+        for key in p:
+            size = np.linalg.norm(found[key]) / (factor * np.linalg.norm(gradient[key]))
+            assert 0.9 < size < 1.05, key
+
+
+def weighed_by(factor: float, constraint: Any, strength: float, p: Any, x: Any, t: Any) -> Any:
+    return factor * constraint(two_layers(p, x), t, strength)
+
+
+@pytest.mark.parametrize("by", [1.0, 0.1, 0.0])
+def test_a_sum_of_output_constraints_is_weighed_as_its_value_is(by: float) -> None:
+    """Whatever their widths and strengths, by numbers of Python, and by data."""
+    p, x, t = of_two_layers(12)
+    labels = np.argmax(t[:, :3], axis=1)
+
+    def ours(p: Any, x: Any, by: Any) -> Any:
+        h = two_layers(p, x)
+        classes = pj.cross_entropy(h[:, :3], labels, strength=0.05)
+        return 3 * pj.squared_error(h, t, strength=0.7) + by * classes + 0 * pj.margin_loss(h, jnp.ones_like(h))
+
+    def loss(p: Any) -> Any:
+        h = two_layers(p, x)
+        classes = optax.softmax_cross_entropy_with_integer_labels(h[:, :3], labels).mean()
+        return 3 * jnp.mean((h - t) ** 2) + by * classes
+
+    value, gradient = jax.value_and_grad(loss)(p)
+    for problem, arguments in (
+        (pj.feasibility(ours), (np.float32(by),)),
+        (pj.feasibility(lambda p, x: ours(p, x, by)), ()),
+    ):
+        found_value, found = pj.value_and_direction(problem, p, x, *arguments)
+        np.testing.assert_allclose(found_value, value, rtol=1e-6)
+        for key in p:
+            size = np.linalg.norm(gradient[key])
+            assert np.linalg.norm(found[key] - gradient[key]) < 0.2 * size
+            assert 0.95 < np.linalg.norm(found[key]) / size < 1.05
+
+
+def test_algorithms_take_a_number_that_is_data_for_the_strength() -> None:
+    p, x, t = of_two_layers(4)
+
+    def ours(p: Any, x: Any, by: Any) -> Any:
+        return by * pj.squared_error(two_layers(p, x), t, strength=2.0)
+
+    for algorithm in (pj.alternating_projections(), pj.douglas_rachford(copies="dense")):
+        found = pj.solve(pj.feasibility(ours), p, x, np.float32(0.25), algorithm=algorithm, steps=3)
+        known = pj.solve(
+            pj.feasibility(lambda p, x: pj.squared_error(two_layers(p, x), t, strength=0.5)),
+            p, x, algorithm=algorithm, steps=3,
+        )  # fmt: skip
+        for one, other in zip(jax.tree.leaves(found.change), jax.tree.leaves(known.change), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-9)

@@ -80,7 +80,7 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
 
 def value_and_direction(
     problem: Problem, params: Any, *data: Any, algorithm: Algorithm | None = None, steps: int = 1
-) -> tuple[Array, Any]:
+) -> tuple[Any, Any]:
     """What the problem's function is on arrays, its outputs added up, and :func:`direction`.
 
     Args:
@@ -92,7 +92,8 @@ def value_and_direction(
 
     Returns:
         The value, one number: of ``cross_entropy`` the mean cross-entropy, of ``margin_loss`` the mean squared distance
-        to it, times what the function multiplies it by; and a tree like ``params``.
+        to it, times what the function multiplies it by; and a tree like ``params``.  Of a problem with ``has_aux`` the
+        value comes in a pair with what else the function returns.
 
     Raises:
         TypeError: as :func:`direction`.
@@ -109,7 +110,7 @@ def value_and_direction(
 @compiled(1, 2)
 def _value_and_direction(
     problem: Problem, algorithm: Algorithm | None, steps: int, params: Any, data: tuple[Any, ...]
-) -> tuple[Array, Any]:
+) -> tuple[Any, Any]:
     graph = problem.graph(params, data)
     start_of = consensus.start(graph, params, data)
     if algorithm is None or algorithm.sets is not None:
@@ -126,7 +127,9 @@ def _value_and_direction(
             moved = changes.of_parameters()
         shares = log_shares_of_means(graph, start_of)
         directions = [_over(change, shares[node]) for node, change in zip(graph.parameters, moved, strict=True)]
-    return _value(graph, start_of), jax.tree.unflatten(jax.tree.structure(params), directions)
+    value = _value(graph, start_of)
+    found = jax.tree.unflatten(jax.tree.structure(params), directions)
+    return ((value, problem.aux(params, *data)) if problem.has_aux else value), found
 
 
 def _of_sweep(graph: Graph, start_of: Values) -> list[Array]:

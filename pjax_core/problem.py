@@ -26,11 +26,13 @@ class Problem:
     Two problems are the same if their functions are, as for :func:`jax.jit`: a lambda made in a loop is a new one.
     ``layer`` says how layers are constraints of their own; None for one constraint for each dot product.
     ``metric`` says what values cost, None for 1 (:func:`pjax_core.metric.of_problem`).
+    ``has_aux`` says whether the function returns a pair, of which the first is the output constraint.
     """
 
     function: Callable[..., Any]
     layer: Layer | None = None
     metric: Any = None
+    has_aux: bool = False
     _graphs: dict[Any, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
     _captured: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """"tracers" if the function was found to have captured some, which no cache must keep."""
@@ -52,7 +54,7 @@ class Problem:
         settings = (config.jax_enable_x64, config.jax_numpy_dtype_promotion)
         key = (structure, tuple(map(jax.typeof, leaves)), settings, apart)
         if key not in self._graphs:
-            graph = plain = trace(self.function, params, given, apart)
+            graph = plain = trace(self._constraint, params, given, apart)
             if self.layer is not None:
                 graph = with_layers(graph, self.layer)
             if self.metric is not None and not isinstance(self.metric, metrics.Gaps):
@@ -63,8 +65,26 @@ class Problem:
             self._graphs[key] = graph
         return self._graphs[key]
 
-    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None, Any]]:
-        return Problem, (self.function, self.layer, self.metric)
+    def _constraint(self, *arguments: Any) -> Any:
+        """The output constraint that the function returns."""
+        return pair(self.function(*arguments))[0] if self.has_aux else self.function(*arguments)
+
+    def aux(self, *arguments: Any) -> Any:
+        """What the function returns besides."""
+        return pair(self.function(*arguments))[1]
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None, Any, bool]]:
+        return Problem, (self.function, self.layer, self.metric, self.has_aux)
+
+
+def pair(returned: Any) -> tuple[Any, Any]:
+    """What a function with ``has_aux`` returns; ``TypeError`` where it is no pair."""
+    if not isinstance(returned, (tuple, list)) or len(returned) != 2:
+        raise TypeError(
+            f"with has_aux=True the function must return a pair, an output constraint and what else there is, but it "
+            f"returned one {type(returned).__name__}"
+        )
+    return returned[0], returned[1]
 
 
 def compiled(*static_argnums: int, inline: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -91,7 +111,9 @@ def compiled(*static_argnums: int, inline: bool = False) -> Callable[[Callable[.
     return decorate
 
 
-def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "each", metric: Any = None) -> Problem:
+def feasibility(
+    function: Callable[..., Any], *, dot_products: str | Layer = "each", metric: Any = None, has_aux: bool = False
+) -> Problem:
     """The problem of finding parameters that satisfy the output constraint which ``function`` returns.
 
     Args:
@@ -109,6 +131,8 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
             constraint is projected to the point with the least sum of squared changes, each times its cost; all
             copies of a value cost the same, so that they agree on plain means.  Costs may be
             traced: then one that is not positive makes what it touches NaN.
+        has_aux: whether the function returns a pair, an output constraint and a tree of anything else that
+            :func:`value_and_direction` is to return beside the value, such as logits, or running statistics.
 
     Returns:
         The problem. Compiled code is kept for each function: make a lambda once, outside loops, as for ``jax.jit``.
@@ -129,10 +153,10 @@ def feasibility(function: Callable[..., Any], *, dot_products: str | Layer = "ea
         raise ValueError(f'dot_products is {dot_products!r}; pass "each", "layer", or pj.Layer(...)')
     named = {"each": None, "layer": Layer()}
     layer = dot_products if isinstance(dot_products, Layer) else named[dot_products]
-    problem = Problem(function, layer, metrics.of_problem(metric))
+    problem = Problem(function, layer, metrics.of_problem(metric), has_aux)
     if problem._captured:
         return problem
-    return _problems.setdefault((problem.function, problem.layer, problem.metric), problem)
+    return _problems.setdefault((problem.function, problem.layer, problem.metric, has_aux), problem)
 
 
 _problems: weakref.WeakValueDictionary[tuple[Any, ...], Problem] = weakref.WeakValueDictionary()

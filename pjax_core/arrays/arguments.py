@@ -120,18 +120,21 @@ def _array(label: str, leaf: Any) -> Array:
         plain = isinstance(leaf, (str, bytes, int, float, complex, type(None)))
         raise TypeError(
             f"{label} is {f'{described(leaf)}, ' if plain else ''}of type {type(leaf).__name__}; params and data are "
-            "trees of arrays: give other settings to the network by its closure, and register a class of your own "
-            "that holds arrays with jax.tree_util.register_dataclass"
+            "trees of arrays: give other settings to the network by its closure, such as the second part of "
+            "eqx.partition(module, eqx.is_inexact_array), and register a class of your own that holds arrays with "
+            "jax.tree_util.register_dataclass"
         ) from None
 
 
 def _require_kind(label: str, array: Array) -> None:
-    """Raise ``TypeError`` unless the array has floating-point numbers, or in data integers or random keys."""
-    others = () if label.startswith("params") else (jnp.integer, jax.dtypes.prng_key)
+    """Raise ``TypeError`` unless the array has floating-point numbers, or in data integers, masks or random keys."""
+    is_parameter = label.startswith("params")
+    others = () if is_parameter else (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, *others)):
+        hint = ", and what is not trained as data, such as the rest of nnx.split(module, nnx.Param, ...)"
         raise TypeError(
-            f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point arrays "
-            "(class labels as jax.nn.one_hot; masks in data as mask.astype(int))"
+            f"{label} has dtype {array.dtype}; projections move values continuously, so pass floating-point arrays"
+            f"{hint if is_parameter else ''}"
         )
 
 

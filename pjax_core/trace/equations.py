@@ -136,7 +136,7 @@ def _traced_factor(equation: Equation, inputs: Sequence[Value]) -> Slot | None:
     others = [value for value in inputs if not isinstance(value, Loss)]
     if equation.name != "mul" or len(others) != 1 or not is_fixed(others[0]) or equation.shape.shape:
         return None
-    return slot_of(others[0])
+    return slot_of(others[0]) if number_of(others[0]) is None else None
 
 
 def _can_be_multiplied(node: Operation) -> bool:

@@ -381,7 +381,7 @@ def test_loops_of_python_are_told_of_scan() -> None:
     assert len(caught) == 1
 
 
-def test_masks_and_objects_in_data_are_told_what_to_pass() -> None:
+def test_masks_in_data_select_and_objects_are_told_what_to_pass() -> None:
     def masked(p: Any, x: Any, y: Any, mask: Any) -> Any:
         return pj.squared_error(jnp.where(mask, x, 0) @ p["w"], y)
 
@@ -390,20 +390,83 @@ def test_masks_and_objects_in_data_are_told_what_to_pass() -> None:
             return "its content"
 
     params, algorithm = {"w": PARAMS["w0"][:, :3]}, pj.alternating_projections()
-    for wrong, message in (
-        (X > 0, r"dtype bool.*mask.astype\(int\)"),
-        (Object(), r"data\[2\] is of type Object.*register_dataclass"),
-    ):
-        with pytest.raises(TypeError, match=message) as caught:
-            pj.solve(pj.feasibility(masked), params, X, LABELS, wrong, algorithm=algorithm, steps=1)
-        assert "its content" not in str(caught.value)
+    with pytest.raises(TypeError, match=r"data\[2\] is of type Object.*register_dataclass") as caught:
+        pj.solve(pj.feasibility(masked), params, X, LABELS, Object(), algorithm=algorithm, steps=1)
+    assert "its content" not in str(caught.value)
 
     def dropped(p: Any, x: Any, y: Any, mask: Any, key: Any) -> Any:
         return masked(p, jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0), y, mask != 0)
 
-    found = [changes(dropped, params, X, LABELS, (X > 0).astype(int), jax.random.key(seed))["w"] for seed in (0, 0, 1)]
+    found = [changes(dropped, params, X, LABELS, X > 0, jax.random.key(seed))["w"] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(found[0], found[1])
     assert np.linalg.norm(found[0] - found[2]) > 0
+
+
+WHOLE = np.array([[1, 0, 2], [0, 3, -1], [1, 1, 1], [2, 0, 0]])
+OF_NUMBERS: dict[str, tuple[Function, Any, np.ndarray]] = {
+    "integers": (lambda x: x, WHOLE, np.ones((4, 2))),
+    "bytes": (lambda x: x + x, WHOLE.astype(np.uint8) * 50, np.ones((4, 2))),
+    "truths": (lambda x: x > 0, WHOLE, np.ones((4, 2))),
+    "masks": (lambda x: jnp.where(x, 1.5, -0.5), WHOLE > 0, np.ones((4, 2))),
+    "cut": (lambda x: (3 * x).astype(int), WHOLE / 7, np.ones((4, 2))),
+    "rounded truths": (lambda x: jnp.round(x).astype(bool), WHOLE / 3, np.ones((4, 2))),
+    "an integer target": (lambda x: x, WHOLE / 3, WHOLE[:, :2]),
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_integers_and_truths_of_data_are_numbers_as_in_jax(name: str) -> None:
+    """And a cast to integers is none of precision, which operations choose for themselves."""
+    of_data, x, target = OF_NUMBERS[name]
+    w = np.float32(np.random.default_rng(3).normal(size=(3, 2)))
+    x = np.float32(x) if x.dtype == float else x
+    for product in (jnp.matmul, lambda x, w: jnp.einsum("bi,io->bo", x, w)):
+        problem = pj.feasibility(lambda w, x, t: pj.squared_error(product(of_data(x), w), t))  # noqa: B023
+        value, direction = pj.value_and_direction(problem, w, x, target)
+        expected, gradient = jax.value_and_grad(lambda w: jnp.mean((product(of_data(x), w) - target) ** 2))(w)  # noqa: B023
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        assert np.vdot(direction, gradient) > 0.9 * np.linalg.norm(direction) * np.linalg.norm(gradient)
+
+
+def test_what_else_a_function_returns_comes_beside_the_value() -> None:
+    """As of ``jax.value_and_grad``; the projections are those without it."""
+
+    def with_aux(p: Any, x: Any, y: Any) -> Any:
+        logits = x @ p["w0"] @ p["w1"]
+        return pj.cross_entropy(logits, y), {"logits": logits, "right": logits.argmax(-1) == y.argmax(-1)}
+
+    params = {name: PARAMS[name] for name in ("w0", "w1")}
+    problem, plain = pj.feasibility(with_aux, has_aux=True), pj.feasibility(lambda *arguments: with_aux(*arguments)[0])
+    (value, aux), direction = jax.jit(functools.partial(pj.value_and_direction, problem))(params, X, LABELS)
+    expected_value, expected = pj.value_and_direction(plain, params, X, LABELS)
+    assert float(value) == float(expected_value)
+    jax.tree.map(np.testing.assert_array_equal, direction, expected)
+    np.testing.assert_allclose(aux["logits"], X @ params["w0"] @ params["w1"], rtol=1e-5, atol=1e-5)
+    assert aux["right"].dtype == bool
+    solved = [
+        pj.solve(each, params, X, LABELS, algorithm=pj.alternating_projections(), steps=2) for each in (problem, plain)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *(solution.change for solution in solved))
+    with pytest.raises(ValueError, match="cross_entropy, float32.*has_aux=True"):
+        pj.direction(pj.feasibility(with_aux), params, X, LABELS)
+    with pytest.raises(TypeError, match="has_aux=True the function must return a pair"):
+        pj.direction(pj.feasibility(lambda *a: with_aux(*a)[0], has_aux=True), params, X, LABELS)
+
+
+def test_weights_of_classes_may_be_arrays_and_data() -> None:
+    w, numbers, weights = PARAMS["w0"][:, :3], np.array([0, 2, 1, -1] * 9)[: len(X)], [1.0, 0.5, 4.0]
+
+    def found(function: Function, *data: Any) -> Any:
+        return pj.value_and_direction(pj.feasibility(function), w, X, *data)
+
+    for labels in (numbers, np.float32(jax.nn.one_hot(numbers, 3))):
+        known = found(lambda w, x: pj.cross_entropy(x @ w, labels, class_weights=weights))  # noqa: B023
+        inside = found(lambda w, x: pj.cross_entropy(x @ w, labels, class_weights=jnp.asarray(weights)))  # noqa: B023
+        given = found(lambda w, x, c: pj.cross_entropy(x @ w, labels, class_weights=c), np.float32(weights))  # noqa: B023
+        for other in (inside, given):
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), other, known)
+    with pytest.raises(ValueError, match=r"class_weights have shape \(2,\)"):
+        found(lambda w, x: pj.cross_entropy(x @ w, numbers, class_weights=[1.0, 2.0]))
 
 
 def test_open_batch_sizes() -> None:
@@ -552,6 +615,9 @@ def test_ordinary_losses_name_the_line_and_the_constraint(loss: Function, constr
         pj.solve(problem, PARAMS, X, LABELS, algorithm=pj.alternating_projections(), steps=1)
 
 
+OF_A_PROX = pj.output("of a prox", loss=lambda h, y: jnp.sum((h - y) ** 2), prox=lambda h, y: (h + y) / 2)
+
+
 def logits(p: Any, x: Any) -> Any:
     return x @ p["w0"] @ p["w1"] + p["b0"][:3]
 
@@ -566,9 +632,9 @@ def logits(p: Any, x: Any) -> Any:
         ),
         (lambda p, x, y: -0.5 * pj.cross_entropy(logits(p, x), y), ValueError, "line .*a positive number times one"),
         (
-            lambda p, x, y: (pj.margin_loss(logits(p, x), y) + pj.cross_entropy(logits(p, x), y)) / 2,
+            lambda p, x, y: (OF_A_PROX(logits(p, x), y) + pj.cross_entropy(logits(p, x), y)) / 2,
             ValueError,
-            "/ of the output constraint margin_loss.*what has no strength, such as margin_loss, is added up",
+            "/ of the output constraint of a prox.*none times one of pj.output that has no strength",
         ),
         (lambda p, x, y: pj.margin_loss(logits(p, x) + pj.margin_loss(logits(p, x), y), y), ValueError, "margin_loss"),
     ],
@@ -626,8 +692,14 @@ def plus(term: Function) -> Function:
             plus(lambda p, x: 1e-4 * sum(jnp.sum(w**2) for w in p.values())),
             r"params\['v'\], params\['w'\] .*squared_er",
         ),
-        (plus(lambda p, x: jnp.linalg.norm(p["w"])), r"a penalty of parameters w is pj.squared_error\(w, .*pj.within"),
-        (plus(lambda p, x: jnp.mean(jnp.abs(x @ p["w"]))), "each summand must be an output constraint: pj.squared_e"),
+        (
+            plus(lambda p, x: jnp.linalg.norm(p["w"])),
+            r"a penalty of parameters w is 1e-3 \* pj.squared_error\(w, .*pj.within",
+        ),
+        (
+            plus(lambda p, x: jnp.mean(jnp.abs(x @ p["w"]))),
+            "each summand must be an output constraint: a number times pj.squared_e",
+        ),
         (lambda p, x, y: pj.cross_entropy(x @ p["w"] @ p["v"], x[:, :3] @ p["v"].T[:, :3]), "labels come from"),
     ],
 )

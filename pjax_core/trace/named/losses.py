@@ -50,7 +50,7 @@ def cross_entropy(
     *,
     strength: float | Array = 5.0,
     weights: ArrayLike | None = None,
-    class_weights: Sequence[float] | None = None,
+    class_weights: ArrayLike | Sequence[float] | None = None,
 ) -> Array:
     """Output constraint that pulls logits towards low softmax cross-entropy, as its proximal operator does.
 
@@ -61,7 +61,7 @@ def cross_entropy(
         strength: how far the loss pulls, in units of logits; positive.  It may be traced, or be one of the data, so
             that a schedule compiles once; nothing checks its sign then.
         weights: of each row's loss, not negative; data, of a shape that broadcasts to ``(...)``.
-        class_weights: a number for each class, by which the loss of a row of that class is multiplied.
+        class_weights: (C,), a number for each class, by which the loss of a row of that class is multiplied; data.
 
     Returns:
         The mean cross-entropy, by the weights.
@@ -74,13 +74,28 @@ def cross_entropy(
     strength, weights = _strength_and_weights("cross_entropy", strength, weights)
     settings: dict[str, Any] = {"strength": strength}
     if class_weights is not None:
-        if len(class_weights) != jnp.shape(logits)[-1]:
+        class_weights = class_weights if isinstance(class_weights, Array) else np.asarray(class_weights)
+        if jnp.shape(class_weights) != jnp.shape(logits)[-1:]:
             raise ValueError(
-                f"cross_entropy: there are {len(class_weights)} class_weights, but logits are of shape "
-                f"{jnp.shape(logits)}"
+                f"cross_entropy: class_weights have shape {jnp.shape(class_weights)}, but logits are of shape "
+                f"{jnp.shape(logits)}; pass a number for each class"
             )
-        settings["class_weights"] = tuple(map(float, class_weights))
+        if is_known(class_weights):
+            settings["class_weights"] = tuple(map(float, np.asarray(class_weights)))
+        else:
+            labels, own = _weighted_labels(labels, jnp.asarray(class_weights))
+            weights = own if weights is None else own * jnp.asarray(weights)
     return _constrain(primitives.cross_entropy, logits, labels, weights, **settings)
+
+
+def _weighted_labels(labels: ArrayLike, class_weights: Array) -> tuple[Array, Array]:
+    """Probabilities and the weights of rows that stand for labels and the weights of classes."""
+    labels = jnp.asarray(labels)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = jax.nn.one_hot(labels, class_weights.size, dtype=class_weights.dtype)
+    weighted = labels * class_weights
+    own = jnp.sum(weighted, axis=-1)
+    return weighted / jnp.where(own == 0, 1, own)[..., None], own
 
 
 def squared_error(
@@ -201,7 +216,7 @@ def _constrain(
             f"{name}: logits have shape {jnp.shape(logits)} and labels {jnp.shape(labels)}; they must agree and have "
             f"an axis{hint}"
         )
-    if jnp.issubdtype(jnp.result_type(labels), jnp.integer) and not as_numbers:
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.floating) and not as_numbers:
         labels = jnp.asarray(labels, jnp.result_type(logits))
     data = {"labels": labels}
     if weights is not None:
@@ -223,6 +238,8 @@ def _constrain_prediction(
         raise ValueError(
             f"{name}: the prediction has shape {jnp.shape(prediction)}, the target {jnp.shape(target)}; they must agree"
         )
+    if not jnp.issubdtype(jnp.result_type(target), jnp.floating):
+        target = jnp.asarray(target, jnp.result_type(prediction))
     data = {"the target": target}
     if weights is not None:
         _require_broadcast(name, "weights", weights, jnp.shape(prediction))

@@ -41,7 +41,8 @@ def without_constraint(jaxpr: Jaxpr, returned: Sequence[Value]) -> str:
     others = [var for var, value in zip(jaxpr.outvars, returned, strict=True) if not isinstance(value, Loss)]
     eqn = next((eqn for eqn in jaxpr.eqns if others and others[0] in eqn.outvars), None)
     where = "" if eqn is None else f"{Equation(eqn.primitive.name, eqn.params, (), eqn, eqn).where()}: "
-    instead = _constraint_instead(jaxpr)
+    of_losses = any(isinstance(value, Loss) for value in returned)
+    instead = None if of_losses and others[0].aval.shape else _constraint_instead(jaxpr)
     such = (
         f"in the place of this loss {instead}"
         if instead
@@ -53,6 +54,7 @@ def without_constraint(jaxpr: Jaxpr, returned: Sequence[Value]) -> str:
     return (
         f"{where}the function given to feasibility must return an output constraint, {such}; a mean or a sum of "
         f"several, or a tree of them, but it returned {found}"
+        + ("; pj.feasibility(function, has_aux=True) takes a pair of one and anything else" if of_losses else "")
     )
 
 

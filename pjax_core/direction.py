@@ -34,9 +34,9 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     returned with the opposite sign, as a gradient points: any optimiser of optax takes them.  Each parameter's change
     is divided by one number, about the part of the output constraint's pull that projections let through to it: the
     product of what each operation on the way takes of a residual, ``1/(1 + |a|^2 + |b|^2)`` of dot products and
-    ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times the constraint's strength and the
-    mean of its weights.  The direction's size then hardly depends on these, nor on depth; as a gradient it is a mean
-    over the batch, of the rows that count, and grows with what the function multiplies the constraint by.
+    ``1/(n + 1)`` of a sum of n, and of the shares of copies of hidden values, times how far the constraint pulls for
+    what its value falls by.  The direction is then about as large as the gradient of what the function returns: a mean
+    over the batch, of the rows that count; in a sum each constraint counts as its value does, whatever its strength.
 
     By default, with no algorithm, there is one sweep from the output back.  Of what the output constraint asks,
     operations below are projected with a part so small that all are linear in it, dot products and smooth functions

@@ -34,7 +34,7 @@ def readme() -> dict[str, Any]:
 def test_pages_have_the_snippets_that_are_checked_here() -> None:
     counts = {str(page.relative_to(ROOT)): len(snippets(str(page.relative_to(ROOT)))) for page in PAGES}
     ours = {name: count for name, count in counts.items() if count and not name.startswith("kernels")}
-    assert ours == {"README.md": 4, "docs/algorithms.md": 1, "docs/networks.md": 1, "docs/training.md": 1}
+    assert ours == {"README.md": 4, "docs/algorithms.md": 1, "docs/networks.md": 1, "docs/training.md": 2}
 
 
 def test_readme_fits() -> None:
@@ -76,8 +76,18 @@ def test_an_operation_of_ones_own_is_projected_onto() -> None:
     assert violation < 1e-3
 
 
+def test_losses_of_several_kinds_have_the_direction_of_their_sum() -> None:
+    names = run(snippets("docs/training.md")[0])
+    params, data = names["params"], (names["x"], names["noise"], 0.001)
+    (value, aux), gradient = jax.value_and_grad(names["autoencoder"], has_aux=True)(params, *data)
+    np.testing.assert_allclose(names["value"], value, rtol=1e-5)
+    np.testing.assert_allclose(names["aux"]["codes"], aux["codes"], rtol=1e-5, atol=1e-5)
+    for one, other in zip(jax.tree.leaves(names["direction"]), jax.tree.leaves(gradient), strict=True):
+        assert np.linalg.norm(one - other) < 0.3 * np.linalg.norm(other)
+
+
 def test_a_layer_learns_by_its_kernel() -> None:
-    losses = run(snippets("docs/training.md")[0])["losses"]
+    losses = run(snippets("docs/training.md")[1])["losses"]
     assert losses[-1] < 0.2 * losses[0]
 
 

@@ -1063,8 +1063,10 @@ MULTIPLIED = {constraint: _multiplied(constraint) for constraint in (cross_entro
 """Output constraints times a number that is data."""
 
 
-def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array]) -> Primitive:
+def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array] | None) -> Primitive:
     """The output constraint of a loss with its proximal operator, both functions of a prediction and of data."""
+    if prox is None:
+        return _constraint_by_steps(name, loss)
 
     def project(
         inputs: tuple[Array, ...], output: None, residual: None, **settings: Any
@@ -1072,3 +1074,20 @@ def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[...,
         return (prox(*inputs, **settings) - inputs[0],), None
 
     return Primitive(name, loss, project, constrains_output=True)
+
+
+def _constraint_by_steps(name: str, loss: Callable[..., Array]) -> Primitive:
+    """The output constraint of a loss, for its proximal operator a step against the derivative."""
+
+    def value(*inputs: Array, strength: float, **settings: Any) -> Array:
+        del strength
+        return loss(*inputs, **settings)
+
+    def project(
+        inputs: tuple[Array, ...], output: None, residual: None, *, strength: float, **settings: Any
+    ) -> tuple[tuple[Array, ...], None]:
+        prediction, *data = inputs
+        slope = jax.grad(lambda prediction: loss(prediction, *data, **settings).astype(float))(prediction)
+        return (-strength * math.prod(prediction.shape[:-1]) * slope,), None
+
+    return Primitive(name, value, project, constrains_output=True)

@@ -113,7 +113,7 @@ def _penalty(loss: Loss, inputs: Sequence[Value]) -> str:
     if not leaves or any(isinstance(node, Data) for node in leaves):
         return (
             f"{what}; each summand must be an output constraint: a number times pj.squared_error(prediction, target) "
-            "or another, or one of your own by pj.output, which takes the proximal operator of a loss"
+            "or another, or one of your own, pj.output(name, loss=...)(prediction, *data)"
         )
     return (
         f"{what}; a penalty of parameters w is 1e-3 * pj.squared_error(w, jnp.zeros(w.shape)) for the mean of their "

@@ -584,3 +584,34 @@ def test_algorithms_take_a_number_that_is_data_for_the_strength() -> None:
         )  # fmt: skip
         for one, other in zip(jax.tree.leaves(found.change), jax.tree.leaves(known.change), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-9)
+
+
+OF_DERIVATIVES: dict[str, Any] = {
+    "huber": lambda h, t: optax.huber_loss(h[:, :6], t[:, :6]).mean(),
+    "quantile": lambda h, t: jnp.mean(jnp.maximum(0.9 * (t - h), -0.1 * (t - h))),
+    "poisson": lambda h, t: jnp.mean(jnp.exp(h) - jnp.abs(t) * h),
+    "normal": lambda h, t: jnp.mean(jnp.sum((t[:, :6] - h[:, :6]) ** 2 * jnp.exp(-h[:, 6:]) + h[:, 6:], -1)),
+    "contrast": lambda h, t: optax.softmax_cross_entropy(h[:, :6] @ h[:, 6:].T, jnp.eye(len(h))).mean(),
+}
+
+
+@pytest.mark.parametrize("name", OF_DERIVATIVES)
+def test_any_loss_of_a_prediction_is_an_output_constraint(name: str) -> None:
+    """By its derivative, in a sum with others; algorithms lower it too."""
+    loss = OF_DERIVATIVES[name]
+    p, x, t = of_two_layers(12)
+
+    def ours(p: Any, x: Any, t: Any) -> Any:
+        h = two_layers(p, x)
+        return pj.squared_error(h, t) + 0.3 * pj.output(name, loss=loss)(h, t)
+
+    value, gradient = jax.value_and_grad(
+        lambda p: jnp.mean((two_layers(p, x) - t) ** 2) + 0.3 * loss(two_layers(p, x), t)
+    )(p)
+    found_value, found = pj.value_and_direction(pj.feasibility(ours), p, x, t)
+    np.testing.assert_allclose(found_value, value, rtol=1e-5)
+    for key in p:
+        assert np.linalg.norm(found[key] - gradient[key]) < 0.2 * np.linalg.norm(gradient[key])
+    alone = pj.feasibility(lambda p, x, t: pj.output(name, loss=loss)(two_layers(p, x), t))
+    solution = pj.solve(alone, p, x, t, algorithm=pj.alternating_projections(), steps=50)
+    assert loss(two_layers(solution.params, x), t) < loss(two_layers(p, x), t)

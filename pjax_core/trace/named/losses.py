@@ -171,21 +171,24 @@ def within(value: ArrayLike, region: sets.Region) -> Array:
     return _apply_to_data(sets.within, value, {"region": setting}, **limits)
 
 
-def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array]) -> Callable[..., Any]:
-    """An output constraint from a loss and its proximal operator.
+def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array] | None = None) -> Callable[..., Any]:
+    """An output constraint from a loss, and its proximal operator.
 
     Args:
         name: what error messages and profiles call it.
         loss: ``loss(prediction, *data, **settings)``, in ``jax.numpy``, returns a number.
         prox: ``prox(prediction, *data, **settings)``, in ``jax.numpy``, returns the prediction that makes the loss
             of a row and half the squared distance from the one given, over the strength, as small as possible; for a
-            set the nearest point of it.
+            set the nearest point of it.  None for what that is for a small strength: a step against the loss's
+            derivative by the prediction, times the number of rows, the first axes, and the setting ``strength``, 0.05
+            by default.  Directions ask for no more; algorithms take it as it is, so that a large strength overshoots.
 
     Returns:
         A function of a prediction, of data and of settings by keyword, which returns the loss.
 
     Source: paper, section 3.3.
     """
+    defaults = {} if prox is not None else {"strength": 0.05}
     operation = primitives.output_constraint(name, loss, prox)
 
     def constraint(prediction: ArrayLike, *data: ArrayLike, **settings: Any) -> Any:
@@ -193,7 +196,7 @@ def output(name: str, *, loss: Callable[..., Array], prox: Callable[..., Array])
             if isinstance(setting, Array):
                 raise TypeError(f"{name}: the setting {key} is {described(setting)}; pass arrays as data, by position")
         named = {f"argument {place}": array for place, array in enumerate(data, 1)}
-        return _apply_to_data(operation, prediction, settings, **named)
+        return _apply_to_data(operation, prediction, defaults | settings, **named)
 
     constraint.__name__ = constraint.__qualname__ = name
     constraint.__doc__ = f"The output constraint {name!r}."

@@ -42,7 +42,8 @@ def without_constraint(jaxpr: Jaxpr, returned: Sequence[Value]) -> str:
     eqn = next((eqn for eqn in jaxpr.eqns if others and others[0] in eqn.outvars), None)
     where = "" if eqn is None else f"{Equation(eqn.primitive.name, eqn.params, (), eqn, eqn).where()}: "
     of_losses = any(isinstance(value, Loss) for value in returned)
-    instead = None if of_losses and others[0].aval.shape else _constraint_instead(jaxpr)
+    of_arrays = any(value.shape.shape for value in returned if not isinstance(value, Loss))
+    instead = None if of_losses and of_arrays else _constraint_instead(jaxpr)
     such = (
         f"in the place of this loss {instead}"
         if instead
@@ -53,7 +54,8 @@ def without_constraint(jaxpr: Jaxpr, returned: Sequence[Value]) -> str:
     )
     return (
         f"{where}the function given to feasibility must return an output constraint, {such}; a mean or a sum of "
-        f"several, or a tree of them, but it returned {found}"
+        f"several, or a tree of them, but it returned {found}; any other loss of a prediction is "
+        "pj.output(name, loss=...)(prediction, *data)"
         + ("; pj.feasibility(function, has_aux=True) takes a pair of one and anything else" if of_losses else "")
     )
 

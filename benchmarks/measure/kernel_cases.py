@@ -392,6 +392,19 @@ def of_one_shape(kernel: Callable[..., Any], batch: int, width: int, an_element:
     return elementwise(kernel, ((batch, width), (batch, width)), an_element * batch * width)
 
 
+def function_of_elements(f: str, values: Callable[[Array], Array], batch: int, width: int, far: int) -> Case:
+    """``project_elementwise`` of small residuals, as below the first layers in training, of which some are far."""
+    case = of_one_shape(partial(pk.project_elementwise, f), batch, width, 100)
+
+    def arrays(rng: Generator) -> tuple[Array, ...]:
+        x, residual = rng.standard_normal((2, batch, width), np.float32)
+        z = values(x) + 0.01 * residual
+        z.reshape(-1)[rng.permutation(z.size)[:far]] += 3
+        return x, z
+
+    return case._replace(arrays=arrays)
+
+
 def averages(batch: int, size: int, channels: int) -> Case:
     """``project_average_pool`` of images in windows of 2 x 2."""
     kernel = partial(pk.project_average_pool, window=(1, 2, 2, 1))
@@ -626,8 +639,10 @@ BENCHMARKS = {
         "64 x 28 x 28 x 32, 2 x 2": averages(64, 28, 32),
     },
     "project_elementwise": {
-        f"tanh, {batch} x {width}": of_one_shape(partial(pk.project_elementwise, "tanh"), batch, width, 100)
-        for batch, width in ((32, 32), (256, 1024))
+        "tanh, 32 x 32": of_one_shape(partial(pk.project_elementwise, "tanh"), 32, 32, 100),
+        "tanh, 256 x 1024, none far": function_of_elements("tanh", np.tanh, 256, 1024, far=0),
+        "tanh, 256 x 1024, 100 far": function_of_elements("tanh", np.tanh, 256, 1024, far=100),
+        "tanh, 256 x 1024": of_one_shape(partial(pk.project_elementwise, "tanh"), 256, 1024, 100),
     },
     "project_min": {
         "32 x 32": rows_of_entries(32, 32, pk.project_min),

@@ -195,7 +195,7 @@ def _descended(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
 
     By Newton steps that are shortened where they lead up.
     """
-    enough = float(jnp.finfo(t.dtype).eps) ** 0.5
+    eps = float(jnp.finfo(t.dtype).eps)
 
     def step(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
         k, t, squared, move, longest = carry
@@ -207,8 +207,8 @@ def _descended(curve: Curve, aim: _Aim, t: Array) -> tuple[Array, Array]:
         longest = jnp.where(down, jnp.maximum(longest, 2 * jnp.abs(move)), jnp.abs(move) / 4)
         t, squared = jnp.where(down, new, t), jnp.where(down, new_squared, squared)
         move = jnp.where(down, jnp.clip(-slope / divisor, -longest, longest), move / 4)
-        # One that is there stays: no other one tells in it.
-        move = jnp.where(jnp.abs(move) <= enough * jnp.abs(t), 0, move)
+        enough = jnp.maximum(eps**0.5 * jnp.abs(t), eps * jnp.minimum(jnp.sqrt(squared), 1))
+        move = jnp.where(jnp.abs(move) <= enough, 0, move)  # one that is there stays: no other one tells in it
         return k + 1, t, squared, move, longest
 
     infinite = jnp.full_like(t, jnp.inf)

@@ -67,17 +67,17 @@ class Problem:
 
     def _constraint(self, *arguments: Any) -> Any:
         """The output constraint that the function returns."""
-        return pair(self.function(*arguments))[0] if self.has_aux else self.function(*arguments)
+        return _pair(self.function(*arguments))[0] if self.has_aux else self.function(*arguments)
 
     def aux(self, *arguments: Any) -> Any:
         """What the function returns besides."""
-        return pair(self.function(*arguments))[1]
+        return _pair(self.function(*arguments))[1]
 
     def __reduce__(self) -> tuple[type[Problem], tuple[Callable[..., Any], Layer | None, Any, bool]]:
         return Problem, (self.function, self.layer, self.metric, self.has_aux)
 
 
-def pair(returned: Any) -> tuple[Any, Any]:
+def _pair(returned: Any) -> tuple[Any, Any]:
     """What a function with ``has_aux`` returns; ``TypeError`` where it is no pair."""
     if not isinstance(returned, (tuple, list)) or len(returned) != 2:
         raise TypeError(

@@ -654,7 +654,24 @@ def _at_rank_increment(starts: tuple[Array, ...], changes: tuple[Array | None, .
     return (case_at_rank(new, cases, ranks) - case_at_rank(scores, cases, ranks)) + case_at_rank(new, growth, ranks)
 
 
-at_rank = Primitive("at_rank", case_at_rank, _project_at_rank, increment=_at_rank_increment, moving=2)
+def _at_rank_along_tangent(inputs: tuple[Array, ...], residual: Array) -> _Projected:
+    """Of a residual so small that the same case stays chosen: it takes half of it."""
+    scores, cases, ranks = inputs
+    places = jnp.arange(scores.shape[-1], dtype=residual.dtype)
+    number = case_at_rank(scores, jnp.broadcast_to(places[:, None], (*scores.shape, 1)), ranks)
+    half = residual / 2
+    of_cases = jnp.where((places == number)[..., None], half[..., None, :], 0)
+    return (jnp.zeros(scores.shape, half.dtype), of_cases), -half
+
+
+at_rank = Primitive(
+    "at_rank",
+    case_at_rank,
+    _project_at_rank,
+    increment=_at_rank_increment,
+    project_tangent=_at_rank_along_tangent,
+    moving=2,
+)
 """Of the cases ``(..., N, D)`` that whose score among ``(..., N)`` has the rank, 0 for the largest; data ``(...)``."""
 
 

@@ -42,6 +42,7 @@ CASES = {
         (NORMAL(size=(2, 5, 4, 3)), NORMAL(size=(3, 3, 3, 2))),
         {"strides": (2, 1), "padding": "SAME"},
     ),
+    "at a rank": Case(primitives.at_rank, (NORMAL(size=(6, 4)), NORMAL(size=(6, 4, 3)), np.arange(6) % 4)),
 }
 
 

@@ -138,8 +138,7 @@ def _of_sweep(graph: Graph, start_of: Values) -> list[Array]:
     changes = Changes(graph, start_of, shares)
     sweep(changes, graph.nodes)
     return [
-        _over(change, shares.of_nodes[node] - changes.exponents[node])
-        for node, change in zip(graph.parameters, changes.of_parameters(), strict=True)
+        -changes.whole(node, change) for node, change in zip(graph.parameters, changes.of_parameters(), strict=True)
     ]
 
 

@@ -245,7 +245,8 @@ def _named(graph: Graph) -> dict[str, Node]:
 
 def _network(graph: Graph, layered: Graph, nodes: Mapping[str, Node], params: Any, data: tuple[Any, ...]) -> Network:
     start_of = consensus.start(layered, params, data)
-    shares = log_shares(layered, start_of).of_nodes
+    found = log_shares(layered, start_of)
+    shares = dict(zip(found.places, found.nodes, strict=True))
     names = {node: name for name, node in nodes.items()}
     return Network(
         values={name: start_of(node) for name, node in nodes.items()},

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
 from pjax_core.arrays.meshes import full, shape_of_type
 from pjax_core.copies.count import low_dtype, mean_change, sources, summed_change, unread_elements
@@ -55,16 +56,15 @@ class Changes:
             least, past what is to learn, is all that counts; likewise what each dot product of an operation is asked.
             All but output constraints is projected to first order then, dot products and smooth functions onto their
             tangents.
-        exponents: for each node the whole number n for which its changes are held in units of ``2^n``, from its share.
-            Without, changes fall below the smallest float32 ten or twenty layers below the output.
+        units: those that the changes of each node are held in, with shares.  Without, changes fall below the smallest
+            float32 ten or twenty layers below the output.
     """
 
     def __init__(self, graph: Graph, start_of: Callable[[Node], Array], shares: LogShares | None = None) -> None:
         self.graph = graph
         self.start_of = start_of
         self.shares = shares
-        of_nodes = {} if shares is None else shares.of_nodes
-        self.exponents = {node: jnp.rint(share).astype(jnp.int32) for node, share in of_nodes.items()}
+        self.units = None if shares is None else _Units.of(shares)
         self.values: dict[Node, Any] = {}
         self.targets: dict[Node, Any] = {}
         self.placed: dict[Parameter, tuple[Array, Array]] = {}
@@ -206,11 +206,10 @@ class Changes:
 
     def _estimated(self, node: Operation, change: Array) -> Array:
         """The change of the mean of a node's copies, in the units that the node is projected with."""
-        scale = self._scale(node, node)
-        if scale is None or len(self.graph.consumers[node]) == 1:
+        if self.shares is None or len(self.graph.consumers[node]) == 1:
             return self.scaled(node, node, change)
         # In a loop that runs once: else each residual layer is compiled to add up what all those above it ask anew.
-        return replaced_if(always(scale), functools.partial(self.scaled, node, node), change)
+        return replaced_if(always(self.share(node)), functools.partial(self.scaled, node, node), change)
 
     def _asked(self, source: Node, reader: Operation, found: Sequence[Array]) -> Array:
         """What one reader asks of a value: its part of the mean of all copies.
@@ -222,45 +221,92 @@ class Changes:
         change = self.unscaled(source, reader, summed_change(reader, source, found, self.start_of))
         if len(self.graph.consumers[source]) == 1:
             return change
-        lost = self.shares.of_nodes[source] - self.shares.of_ways[source, reader]
-        return change * jnp.exp2(lost).astype(change.dtype)
+        assert self.units is not None
+        return change * _at(self.units.lost, self.shares.pairs[source, reader]).astype(change.dtype)
 
-    def _scale(self, node: Node, operation: Operation) -> Array | None:
+    def _scale(self, node: Node, operation: Operation) -> Array | float | None:
         """What turns changes of a node in its units into those that an operation is projected with.
 
         These are the true ones for output constraints; of what these ask, other operations are projected with a part so
         small that they are linear in it.
         """
-        if self.shares is None:
+        if self.shares is None or self.units is None:
             return None
-        exponent = self.exponents[node]
-        if not operation.primitive.constrains_output:
-            exponent = exponent - self.exponents[operation] + LINEAR
-        return jnp.ldexp(jnp.ones((), jnp.result_type(float)), exponent)
+        return 2.0**LINEAR if node == operation else _at(self.units.scales, self.shares.pairs[node, operation])
 
     def scaled(self, node: Node, operation: Operation, change: Array) -> Array:
         """A change in the units of its node, in those that an operation is projected with."""
         scale = self._scale(node, operation)
-        return change if scale is None else change * scale.astype(change.dtype)
+        return change if scale is None else change * jnp.asarray(scale, change.dtype)
+
+    def unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
+        """The change in the units of its node, in the dtype of changes."""
+        change = change.astype(low_dtype(node.shape.dtype))
+        if self.shares is None or self.units is None:
+            return change
+        if node == operation:
+            return change * 2.0**-LINEAR
+        return change * _at(self.units.inverses, self.shares.pairs[node, operation]).astype(change.dtype)
 
     def share(self, node: Node) -> Array:
         """The logarithm of the part of the pull that reaches a node."""
         assert self.shares is not None
-        return self.shares.of_nodes[node]
+        return _at(self.shares.nodes, self.shares.places[node])
 
     def whole(self, node: Node, change: Array) -> Array:
         """A change in the units of its node, divided by the part of the pull that reaches it."""
-        return change * jnp.exp2(self.exponents[node] - self.share(node)).astype(change.dtype)
+        assert self.shares is not None
+        assert self.units is not None
+        return change * _at(self.units.wholes, self.shares.places[node]).astype(change.dtype)
 
     def part(self, node: Node, change: Array) -> Array:
         """A change that was divided by this part, in the units of its node."""
-        return change * jnp.exp2(self.share(node) - self.exponents[node]).astype(change.dtype)
+        assert self.shares is not None
+        assert self.units is not None
+        return change * _at(self.units.parts, self.shares.places[node]).astype(change.dtype)
 
-    def unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
-        """The change in the units of its node, in the dtype of changes."""
-        scale = self._scale(node, operation)
-        change = change.astype(low_dtype(node.shape.dtype))
-        return change if scale is None else change * (1 / scale).astype(change.dtype)
+
+class _Units(NamedTuple):
+    """Powers of 2 near the shares of all nodes: the units that changes are held in, and what turns them into others.
+
+    Together: else each number would be a kernel of its own for the compiler.
+
+    Attributes:
+        wholes: of each node what makes of a change in its units that over its share.
+        parts: the inverses.
+        scales: for each pair of a node and a reader what makes of a change of the node in its units one in those that
+            the reader is projected with.
+        inverses: those of the scales.
+        lost: by how much more than the part that comes this way reaches the node by the largest.
+    """
+
+    wholes: Array
+    parts: Array
+    scales: Array
+    inverses: Array
+    lost: Array
+
+    @classmethod
+    def of(cls, shares: LogShares) -> _Units:
+        """Those of the shares."""
+        exponents = jnp.rint(shares.nodes).astype(jnp.int32)
+        source = np.asarray([shares.places[node] for node, _ in shares.pairs])
+        reader = np.asarray([shares.places[reader] for _, reader in shares.pairs])
+        asks = np.asarray([isinstance(r, Operation) and r.primitive.constrains_output for _, r in shares.pairs])
+        scale = exponents[source] + jnp.where(asks, 0, LINEAR - exponents[reader])
+        one = jnp.ones((), jnp.result_type(float))
+        return cls(
+            jnp.exp2(exponents - shares.nodes),
+            jnp.exp2(shares.nodes - exponents),
+            jnp.ldexp(one, scale),
+            jnp.ldexp(one, -scale),
+            jnp.exp2(shares.nodes[source] - shares.ways),
+        )
+
+
+def _at(numbers: Array, place: int) -> Array:
+    """One of several numbers, as a slice."""
+    return lax.index_in_dim(numbers, place, keepdims=False)
 
 
 def project_tangent_of_products(

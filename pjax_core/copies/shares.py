@@ -20,15 +20,19 @@ class LogShares(NamedTuple):
     """Parts of the pull of the output constraint, whose logarithms are to base 2.
 
     Attributes:
-        of_nodes: the part that reaches all copies of each node together: where there are several ways, the largest.
-        of_ways: the part that comes to a node from each operation that reads it.
+        nodes: the part that reaches all copies of each node together: where there are several ways, the largest.
+        ways: the part that comes to a node from an operation that reads it, for each pair of these.
+        places: of the nodes among the former.
+        pairs: of a node and a reader among the latter.
         losses: for operations made of dot products, and functions of each element, how much less of what it is asked
             each of these hands on than their mean, which is 1.  Of weights, columns count as though they were alike.
         means: by what these losses were divided.
     """
 
-    of_nodes: dict[Node, Array]
-    of_ways: dict[tuple[Node, Node], Array]
+    nodes: Array
+    ways: Array
+    places: dict[Node, int]
+    pairs: dict[tuple[Node, Node], int]
     losses: dict[Node, Array]
     means: dict[Node, Array]
 
@@ -72,13 +76,12 @@ def log_shares(
     ways = list(_ways(graph, start_of, losses, means))
     parts = jnp.stack([way.part for way in ways])
     shares, of_ways = _handed_back(_way_back(graph, ways), parts, _asking(graph, asking))
-    largest: dict[tuple[Node, Node], Array] = {}
-    for way, of_way in zip(ways, of_ways, strict=True):
-        source, reader = graph.nodes[way.source], graph.nodes[way.reader]
-        before = largest.get((source, reader))
-        largest[source, reader] = of_way if before is None else jnp.maximum(before, of_way)
+    pairs: dict[tuple[Node, Node], int] = {}
+    numbers = [pairs.setdefault((graph.nodes[way.source], graph.nodes[way.reader]), len(pairs)) for way in ways]
+    if len(pairs) < len(ways):
+        of_ways = jnp.full(len(pairs), -jnp.inf, of_ways.dtype).at[np.asarray(numbers)].max(of_ways)
     shares = jnp.where(jnp.isneginf(shares), 0, shares)  # of nodes that nothing is asked of
-    return LogShares(dict(zip(graph.nodes, shares, strict=True)), largest, losses, means)
+    return LogShares(shares, of_ways, {node: i for i, node in enumerate(graph.nodes)}, pairs, losses, means)
 
 
 def log_shares_of_means(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Array]:

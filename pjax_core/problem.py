@@ -131,7 +131,7 @@ def feasibility(
             constraint is projected to the point with the least sum of squared changes, each times its cost; all
             copies of a value cost the same, so that they agree on plain means.  Costs may be
             traced: then one that is not positive makes what it touches NaN.
-        has_aux: whether the function returns a pair, an output constraint and a tree of anything else that
+        has_aux: whether the function returns a pair, an output constraint and a tree of arrays that
             :func:`value_and_direction` is to return beside the value, such as logits, or running statistics.
 
     Returns:

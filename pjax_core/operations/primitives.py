@@ -1098,13 +1098,18 @@ def _constraint_by_steps(name: str, loss: Callable[..., Array]) -> Primitive:
 
     def value(*inputs: Array, strength: float, **settings: Any) -> Array:
         del strength
-        return loss(*inputs, **settings)
+        found = loss(*inputs, **settings)
+        if jnp.shape(found):
+            raise ValueError(f"{name}: the loss has shape {jnp.shape(found)}; return one number, such as its mean")
+        return found
 
     def project(
         inputs: tuple[Array, ...], output: None, residual: None, *, strength: float, **settings: Any
     ) -> tuple[tuple[Array, ...], None]:
         prediction, *data = inputs
-        slope = jax.grad(lambda prediction: loss(prediction, *data, **settings).astype(float))(prediction)
+        slope = jax.grad(lambda prediction: value(prediction, *data, strength=strength, **settings).astype(float))(
+            prediction
+        )
         return (-strength * math.prod(prediction.shape[:-1]) * slope,), None
 
     return Primitive(name, value, project, constrains_output=True)

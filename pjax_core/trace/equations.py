@@ -17,6 +17,7 @@ from jax import Array
 from pjax_core.arrays.meshes import Shape, has_explicit_axes, is_open
 from pjax_core.graph import sets
 from pjax_core.graph.nodes import (
+    Computed,
     Data,
     Operation,
     Parameter,
@@ -74,7 +75,7 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss | Slot:
     if equation.name in _KEEP_LOSSES and math.prod(equation.shape.shape) <= math.prod(first.shape.shape):
         return Loss(first.nodes, equation.shape, first.count)
     joins = equation.name in _JOIN_LOSSES and set(numbers) <= ({0.0} if "add" in equation.name else set())
-    if joins and all(loss.count == 1 for loss in losses):
+    if joins and not any(loss.shape.shape for loss in losses if loss.count > 1):
         return Loss(tuple(node for loss in losses for node in loss.nodes), equation.shape)
     factor = _factor(equation, inputs, numbers)
     if factor is not None and math.isclose(factor * first.count, 1):
@@ -84,15 +85,16 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss | Slot:
     if factor is not None and 0 < factor < math.inf and all(map(_can_be_multiplied, first.nodes)):
         return Loss(tuple(_stronger(node, factor) for node in first.nodes), equation.shape, first.count)
     by = _traced_factor(equation, inputs)
-    if by is not None and all(node.primitive in primitives.MULTIPLIED for node in first.nodes):
-        return Loss(tuple(_times(node, by) for node in first.nodes), equation.shape)
+    found = () if by is None else tuple(_times(node, by) for node in first.nodes)
+    if found and all(node is not None for node in found):
+        return Loss(tuple(node for node in found if node is not None), equation.shape)
     if equation.name in _JOIN_LOSSES and len(losses) < len(inputs):
         raise ValueError(f"{equation.where()}: {_penalty(first, inputs)}")
     raise ValueError(
         f"{equation.where()}: {equation.words} of the output constraint {_without_strength(losses)}; return it as "
         "it is, a mean or a sum of several, or a positive number times one: one that is data times cross_entropy, "
-        "squared_error or absolute_error alone, once, and none times one of pj.output that has no strength; weigh rows "
-        "by weights="
+        "squared_error or absolute_error that are not mapped over, and none times one of pj.output that has no "
+        "strength; weigh rows by weights="
     )
 
 
@@ -134,9 +136,18 @@ def _factor(equation: Equation, inputs: Sequence[Value], numbers: Sequence[float
 def _traced_factor(equation: Equation, inputs: Sequence[Value]) -> Slot | None:
     """The same of a number that is data."""
     others = [value for value in inputs if not isinstance(value, Loss)]
-    if equation.name != "mul" or len(others) != 1 or not is_fixed(others[0]) or equation.shape.shape:
+    if len(others) != 1 or not is_fixed(others[0]) or equation.shape.shape or number_of(others[0]) is not None:
         return None
-    return slot_of(others[0]) if number_of(others[0]) is None else None
+    if equation.name == "mul":
+        return slot_of(others[0])
+    if equation.name == "div" and isinstance(inputs[0], Loss):
+        return _of_data("1 / data", jnp.reciprocal, slot_of(others[0]))
+    return None
+
+
+def _of_data(name: str, function: Callable[..., Array], *slots: Slot) -> Slot:
+    """A function of numbers that are data."""
+    return of_node(Computed(name, Shape((), slots[0].shape.dtype), -1, function, slots))
 
 
 def _can_be_multiplied(node: Operation) -> bool:
@@ -152,9 +163,17 @@ def _stronger(node: Operation, factor: float) -> Operation:
     return replace(node, settings=settings, factor=factor * node.factor, tag=object())
 
 
-def _times(node: Operation, by: Slot) -> Operation:
-    """The same by a number that is data."""
-    return replace(node, primitive=primitives.MULTIPLIED[node.primitive], slots=(*node.slots, by), tag=object())
+def _times(node: Operation, by: Slot) -> Operation | None:
+    """The same by a number that is data; None where it takes none."""
+    primitive, slots = node.primitive, node.slots
+    if primitive in primitives.MULTIPLIED.values():
+        slots, by = slots[:-1], _of_data("* of data", jnp.multiply, slots[-1], by)
+    else:
+        multiplied = primitives.MULTIPLIED.get(primitive)
+        if multiplied is None:
+            return None
+        primitive = multiplied
+    return replace(node, primitive=primitive, slots=(*slots, by), tag=object())
 
 
 _JOIN_LOSSES = frozenset({"add", "add_any", "stack", "concatenate"})

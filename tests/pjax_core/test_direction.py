@@ -541,6 +541,13 @@ def weighed_by(factor: float, constraint: Any, strength: float, p: Any, x: Any, 
     return factor * constraint(two_layers(p, x), t, strength)
 
 
+def test_a_loss_is_one_number() -> None:
+    p, x, t = of_two_layers(4)
+    of_rows = pj.output("of rows", loss=lambda h, t: jnp.mean((h - t) ** 2, -1))
+    with pytest.raises(ValueError, match=r"of rows: the loss has shape \(40,\); return one number"):
+        pj.direction(pj.feasibility(lambda p, x, t: of_rows(two_layers(p, x), t)), p, x, t)
+
+
 @pytest.mark.parametrize("by", [1.0, 0.1, 0.0])
 def test_a_sum_of_output_constraints_is_weighed_as_its_value_is(by: float) -> None:
     """Whatever their widths and strengths, by numbers of Python, and by data."""
@@ -550,7 +557,8 @@ def test_a_sum_of_output_constraints_is_weighed_as_its_value_is(by: float) -> No
     def ours(p: Any, x: Any, by: Any) -> Any:
         h = two_layers(p, x)
         classes = pj.cross_entropy(h[:, :3], labels, strength=0.05)
-        return 3 * pj.squared_error(h, t, strength=0.7) + by * classes + 0 * pj.margin_loss(h, jnp.ones_like(h))
+        squared = jnp.sum(jax.vmap(lambda h, t: pj.squared_error(h, t, strength=0.7))(h, t)) * 3 / len(t)
+        return squared + by * (by * (2 * classes)) / (2 * (by + 1e-9)) + 0 * pj.margin_loss(h, jnp.ones_like(h))
 
     def loss(p: Any) -> Any:
         h = two_layers(p, x)

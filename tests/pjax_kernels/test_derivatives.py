@@ -280,17 +280,17 @@ def test_captured_arrays_of_a_map(rng: np.random.Generator) -> None:
 
 
 def rapid(x: Any) -> Any:
-    """Of more waves than are searched."""
-    return jnp.sin(1e3 * x**2)
+    """Of waves so short that hardly a step down is short enough."""
+    return jnp.sin(1e13 * x**2)
 
 
 @pytest.mark.parametrize("increments", [False, True])
 def test_where_no_nearer_point_is_found_the_one_above_x_moves_with_x(
     increments: bool, rng: np.random.Generator
 ) -> None:
-    x, z, dx, dz = (jnp.asarray(3 * rng.normal(size=2000)) for _ in range(4))
+    x, z, dx, dz = (jnp.asarray(3 * rng.normal(size=20_000)) for _ in range(4))
     stays = pk.project_elementwise(rapid, x, z, increments=True)[0] == 0
-    assert 0 < jnp.sum(stays) < 200
+    assert 2 < jnp.sum(stays) < 200
     call = partial(pk.project_elementwise, rapid, increments=increments)
     moved_x, moved_z = forward_mode(call, (x, z), (dx, dz))
     expected = forward_mode(rapid, (x,), (dx,)) - (dz if increments else 0)

@@ -222,48 +222,41 @@ class Changes:
         if len(self.graph.consumers[source]) == 1:
             return change
         assert self.units is not None
-        return change * _at(self.units.lost, self.shares.pairs[source, reader]).astype(change.dtype)
+        return change * self.units.at_way(self.units.lost, source, reader).astype(change.dtype)
 
-    def _scale(self, node: Node, operation: Operation) -> Array | float | None:
-        """What turns changes of a node in its units into those that an operation is projected with.
+    def scaled(self, node: Node, operation: Operation, change: Array) -> Array:
+        """A change in the units of its node, in those that an operation is projected with.
 
         These are the true ones for output constraints; of what these ask, other operations are projected with a part so
         small that they are linear in it.
         """
-        if self.shares is None or self.units is None:
-            return None
-        return 2.0**LINEAR if node == operation else _at(self.units.scales, self.shares.pairs[node, operation])
-
-    def scaled(self, node: Node, operation: Operation, change: Array) -> Array:
-        """A change in the units of its node, in those that an operation is projected with."""
-        scale = self._scale(node, operation)
-        return change if scale is None else change * jnp.asarray(scale, change.dtype)
+        if self.units is None:
+            return change
+        scale = 2.0**LINEAR if node == operation else self.units.at_way(self.units.scales, node, operation)
+        return change * jnp.asarray(scale, change.dtype)
 
     def unscaled(self, node: Node, operation: Operation, change: Array) -> Array:
         """The change in the units of its node, in the dtype of changes."""
         change = change.astype(low_dtype(node.shape.dtype))
-        if self.shares is None or self.units is None:
+        if self.units is None:
             return change
-        if node == operation:
-            return change * 2.0**-LINEAR
-        return change * _at(self.units.inverses, self.shares.pairs[node, operation]).astype(change.dtype)
+        scale = 2.0**-LINEAR if node == operation else self.units.at_way(self.units.inverses, node, operation)
+        return change * jnp.asarray(scale, change.dtype)
 
     def share(self, node: Node) -> Array:
         """The logarithm of the part of the pull that reaches a node."""
-        assert self.shares is not None
-        return _at(self.shares.nodes, self.shares.places[node])
+        assert self.units is not None
+        return self.units.at_node(self.units.shares, node)
 
     def whole(self, node: Node, change: Array) -> Array:
         """A change in the units of its node, divided by the part of the pull that reaches it."""
-        assert self.shares is not None
         assert self.units is not None
-        return change * _at(self.units.wholes, self.shares.places[node]).astype(change.dtype)
+        return change * self.units.at_node(self.units.wholes, node).astype(change.dtype)
 
     def part(self, node: Node, change: Array) -> Array:
         """A change that was divided by this part, in the units of its node."""
-        assert self.shares is not None
         assert self.units is not None
-        return change * _at(self.units.parts, self.shares.places[node]).astype(change.dtype)
+        return change * self.units.at_node(self.units.parts, node).astype(change.dtype)
 
 
 class _Units(NamedTuple):
@@ -272,6 +265,9 @@ class _Units(NamedTuple):
     Together: else each number would be a kernel of its own for the compiler.
 
     Attributes:
+        places: of nodes among what there is for each.
+        pairs: of nodes and readers likewise.
+        shares: the logarithm of the part of the pull that reaches each node.
         wholes: of each node what makes of a change in its units that over its share.
         parts: the inverses.
         scales: for each pair of a node and a reader what makes of a change of the node in its units one in those that
@@ -280,6 +276,9 @@ class _Units(NamedTuple):
         lost: by how much more than the part that comes this way reaches the node by the largest.
     """
 
+    places: dict[Node, int]
+    pairs: dict[tuple[Node, Node], int]
+    shares: Array
     wholes: Array
     parts: Array
     scales: Array
@@ -296,6 +295,9 @@ class _Units(NamedTuple):
         scale = exponents[source] + jnp.where(asks, 0, LINEAR - exponents[reader])
         one = jnp.ones((), jnp.result_type(float))
         return cls(
+            shares.places,
+            shares.pairs,
+            shares.nodes,
             jnp.exp2(exponents - shares.nodes),
             jnp.exp2(shares.nodes - exponents),
             jnp.ldexp(one, scale),
@@ -303,10 +305,13 @@ class _Units(NamedTuple):
             jnp.exp2(shares.nodes[source] - shares.ways),
         )
 
+    def at_node(self, numbers: Array, node: Node) -> Array:
+        """The one of a node, as a slice."""
+        return lax.index_in_dim(numbers, self.places[node], keepdims=False)
 
-def _at(numbers: Array, place: int) -> Array:
-    """One of several numbers, as a slice."""
-    return lax.index_in_dim(numbers, place, keepdims=False)
+    def at_way(self, numbers: Array, node: Node, reader: Node) -> Array:
+        """The one of a node and a reader."""
+        return lax.index_in_dim(numbers, self.pairs[node, reader], keepdims=False)
 
 
 def project_tangent_of_products(

@@ -246,7 +246,7 @@ class Changes:
     def share(self, node: Node) -> Array:
         """The logarithm of the part of the pull that reaches a node."""
         assert self.units is not None
-        return self.units.at_node(self.units.shares, node)
+        return self.units.at_node(self.units.shares.nodes, node)
 
     def whole(self, node: Node, change: Array) -> Array:
         """A change in the units of its node, divided by the part of the pull that reaches it."""
@@ -265,9 +265,7 @@ class _Units(NamedTuple):
     Together: else each number would be a kernel of its own for the compiler.
 
     Attributes:
-        places: of nodes among what there is for each.
-        pairs: of nodes and readers likewise.
-        shares: the logarithm of the part of the pull that reaches each node.
+        shares: what they are near.
         wholes: of each node what makes of a change in its units that over its share.
         parts: the inverses.
         scales: for each pair of a node and a reader what makes of a change of the node in its units one in those that
@@ -276,9 +274,7 @@ class _Units(NamedTuple):
         lost: by how much more than the part that comes this way reaches the node by the largest.
     """
 
-    places: dict[Node, int]
-    pairs: dict[tuple[Node, Node], int]
-    shares: Array
+    shares: LogShares
     wholes: Array
     parts: Array
     scales: Array
@@ -295,9 +291,7 @@ class _Units(NamedTuple):
         scale = exponents[source] + jnp.where(asks, 0, LINEAR - exponents[reader])
         one = jnp.ones((), jnp.result_type(float))
         return cls(
-            shares.places,
-            shares.pairs,
-            shares.nodes,
+            shares,
             jnp.exp2(exponents - shares.nodes),
             jnp.exp2(shares.nodes - exponents),
             jnp.ldexp(one, scale),
@@ -307,11 +301,11 @@ class _Units(NamedTuple):
 
     def at_node(self, numbers: Array, node: Node) -> Array:
         """The one of a node, as a slice."""
-        return lax.index_in_dim(numbers, self.places[node], keepdims=False)
+        return lax.index_in_dim(numbers, self.shares.places[node], keepdims=False)
 
     def at_way(self, numbers: Array, node: Node, reader: Node) -> Array:
         """The one of a node and a reader."""
-        return lax.index_in_dim(numbers, self.pairs[node, reader], keepdims=False)
+        return lax.index_in_dim(numbers, self.shares.pairs[node, reader], keepdims=False)
 
 
 def project_tangent_of_products(

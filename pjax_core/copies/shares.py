@@ -212,9 +212,8 @@ def of_inputs(node: Operation, inputs: Sequence[Array], mean_loss: Array | None)
     parts = node.primitive.parts(inputs, mean_loss, **node.settings)
     if not node.primitive.constrains_output:
         return parts
-    return [
-        part / (node.factor * jnp.asarray(node.shape.size, float)) for part in parts
-    ]  # over all that are mapped over
+    # The value is the sum over all that are mapped over.
+    return [part / (node.factor * jnp.asarray(node.shape.size, float)) for part in parts]
 
 
 def _inputs(node: Operation, start_of: Callable[[Node], Array]) -> list[Array]:

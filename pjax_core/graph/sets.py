@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 import pjax_kernels as pk
 from pjax_core.arrays.messages import is_known
 from pjax_core.graph.nodes import Constant, Operation, Parameter, fixed_value, ordered
-from pjax_core.operations import costs
+from pjax_core.operations import costs, primitives
 from pjax_core.operations.primitive import Primitive
 from pjax_kernels.compose import add_to_pair, require_box
 
@@ -159,7 +159,7 @@ within = Primitive(
     _project,
     constrains_output=True,
     project_with_costs=costs.of_set(_project),
-    shares=lambda value, *_, region: jnp.asarray(value.size, float) / 2,
+    shares=lambda value, *_, region: primitives.pull_of_losses(value.shape, None, 0.5),
 )
 """A value in a set; what follows the value are limits, data of shapes that broadcast to that of the value."""
 

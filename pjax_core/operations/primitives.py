@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 import pjax_kernels as pk
 from pjax_core.arrays.meshes import like
@@ -924,7 +925,7 @@ def _weighted_mean(losses: Array, weights: Array | None) -> Array:
     return jnp.sum(jnp.where(weights == 0, 0, weights * losses)) / total
 
 
-def _pull_of_rows(
+def pull_of_losses(
     shape: tuple[int, ...],
     weights: Array | None,
     strength: float | Array,
@@ -958,13 +959,13 @@ margin_loss = Primitive(
     _project_margin,
     constrains_output=True,
     project_with_costs=costs.of_set(_project_margin),
-    shares=lambda logits, _, weights=None: _pull_of_rows(logits.shape[:-1], weights, 0.5),
+    shares=lambda logits, _, weights=None: pull_of_losses(logits.shape[:-1], weights, 0.5),
 )
 """Of logits, labels, and perhaps the fraction of the way that each row goes."""
 
 
-def _cross_entropy_rows(
-    logits: Array, labels: Array, weights: Array | None, class_weights: tuple[float, ...] | None
+def cross_entropy_rows(
+    logits: Array, labels: Array, weights: Array | None, class_weights: ArrayLike | tuple[float, ...] | None
 ) -> tuple[Array, Array | None]:
     """The probabilities of each row, and its weight; None where each has weight 1."""
     indices = jnp.issubdtype(labels.dtype, jnp.integer)
@@ -989,7 +990,7 @@ def _mean_cross_entropy(
     class_weights: tuple[float, ...] | None = None,
 ) -> Array:
     del strength  # it weighs the loss against the movement of the logits, and there is no movement here
-    labels, weights = _cross_entropy_rows(logits, labels, weights, class_weights)
+    labels, weights = cross_entropy_rows(logits, labels, weights, class_weights)
     # Masked classes, at -inf, have no label: nothing is lost there.
     losses = labels * jnp.where(labels == 0, 0, jax.nn.log_softmax(logits, axis=-1))
     return _weighted_mean(-jnp.sum(losses, axis=-1), weights)
@@ -1004,15 +1005,15 @@ def _project_cross_entropy(
     class_weights: tuple[float, ...] | None = None,
 ) -> tuple[tuple[Array, ...], None]:
     logits, labels, *given = inputs
-    labels, weights = _cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)
+    labels, weights = cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)
     return (pk.prox_cross_entropy(logits, labels, strength=strength, weights=weights, increments=True),), None
 
 
 def _pull_of_cross_entropy(
     logits: Array, labels: Array, *given: Array, strength: float, class_weights: tuple[float, ...] | None = None
 ) -> Array:
-    weights = _cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)[1]
-    return _pull_of_rows(logits.shape[:-1], weights, strength)
+    weights = cross_entropy_rows(logits, labels, given[0] if given else None, class_weights)[1]
+    return pull_of_losses(logits.shape[:-1], weights, strength)
 
 
 cross_entropy = Primitive(
@@ -1043,7 +1044,7 @@ def _error(
         return (prox(prediction, target, strength=strength, increments=True, **options),), None
 
     def shares(prediction: Array, _: Array, weights: Array | None = None, *, strength: float | Array) -> Array:
-        return _pull_of_rows(prediction.shape, weights, strength, pull)
+        return pull_of_losses(prediction.shape, weights, strength, pull)
 
     with_costs = costs.of_loss(project)
     return Primitive(name, mean, project, constrains_output=True, project_with_costs=with_costs, shares=shares)
@@ -1077,7 +1078,8 @@ def _multiplied(constraint: Primitive) -> Primitive:
 
 
 MULTIPLIED = {constraint: _multiplied(constraint) for constraint in (cross_entropy, squared_error, absolute_error)}
-"""Output constraints times a number that is data."""
+MULTIPLIED |= {constraint: constraint for constraint in MULTIPLIED.values()}
+"""Output constraints times a number that is data, of those that take one, and of those that have one."""
 
 
 def output_constraint(name: str, loss: Callable[..., Array], prox: Callable[..., Array] | None) -> Primitive:

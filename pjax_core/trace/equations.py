@@ -85,9 +85,8 @@ def average(equation: Equation, inputs: Sequence[Value]) -> Loss | Slot:
     if factor is not None and 0 < factor < math.inf and all(map(_can_be_multiplied, first.nodes)):
         return Loss(tuple(_stronger(node, factor) for node in first.nodes), equation.shape, first.count)
     by = _traced_factor(equation, inputs)
-    found = () if by is None else tuple(_times(node, by) for node in first.nodes)
-    if found and all(node is not None for node in found):
-        return Loss(tuple(node for node in found if node is not None), equation.shape)
+    if by is not None and all(node.primitive in primitives.MULTIPLIED for node in first.nodes):
+        return Loss(tuple(_times(node, by) for node in first.nodes), equation.shape)
     if equation.name in _JOIN_LOSSES and len(losses) < len(inputs):
         raise ValueError(f"{equation.where()}: {_penalty(first, inputs)}")
     raise ValueError(
@@ -163,17 +162,12 @@ def _stronger(node: Operation, factor: float) -> Operation:
     return replace(node, settings=settings, factor=factor * node.factor, tag=object())
 
 
-def _times(node: Operation, by: Slot) -> Operation | None:
-    """The same by a number that is data; None where it takes none."""
-    primitive, slots = node.primitive, node.slots
-    if primitive in primitives.MULTIPLIED.values():
+def _times(node: Operation, by: Slot) -> Operation:
+    """The same by a number that is data."""
+    slots, multiplied = node.slots, primitives.MULTIPLIED[node.primitive]
+    if multiplied is node.primitive:
         slots, by = slots[:-1], _of_data("* of data", jnp.multiply, slots[-1], by)
-    else:
-        multiplied = primitives.MULTIPLIED.get(primitive)
-        if multiplied is None:
-            return None
-        primitive = multiplied
-    return replace(node, primitive=primitive, slots=(*slots, by), tag=object())
+    return replace(node, primitive=multiplied, slots=(*slots, by), tag=object())
 
 
 _JOIN_LOSSES = frozenset({"add", "add_any", "stack", "concatenate"})

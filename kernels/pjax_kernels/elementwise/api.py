@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,27 +21,31 @@ from pjax_kernels.kernel import of_increments
 def _xla_increments(
     x: Array, z: Array, residual: Array | None, constants: Sequence[Array], limits: Any, *, f: Any, fixed: Any
 ) -> tuple[Array, Array]:
-    function = _function(f, x, constants, limits, fixed)
-    gap = z - function.value(x) if residual is None else residual
+    function, gap = _function_and_gap(x, z, residual, constants, limits, f=f, fixed=fixed)
     if isinstance(function, Pieces):
         return piecewise_increments(x, z, gap, function)
 
     def curve_of(*constants: Array) -> Any:
         return elementwise_function(f, constants, dict(fixed))
 
-    return xla.smooth_increments(x, z, gap, curve_of, constants, of_any_shape=_is_of_any_shape(f, x, constants))
+    of_any_shape = partial(_is_of_any_shape, f, x, constants)
+    return xla.smooth_increments(x, z, gap, curve_of, constants, of_any_shape=of_any_shape)
 
 
 def _reference_increments(
     x: Array, z: Array, residual: Array | None, constants: Sequence[Array], limits: Any, *, f: Any, fixed: Any
 ) -> tuple[Array, Array]:
-    function = _function(f, x, constants, limits, fixed)
-    return reference.increments(x, z, z - function.value(x) if residual is None else residual, function)
+    function, gap = _function_and_gap(x, z, residual, constants, limits, f=f, fixed=fixed)
+    return reference.increments(x, z, gap, function)
 
 
-def _function(f: Any, x: Array, constants: Sequence[Array], limits: Any, fixed: Any) -> Curve | Pieces:
+def _function_and_gap(
+    x: Array, z: Array, residual: Array | None, constants: Sequence[Array], limits: Any, *, f: Any, fixed: Any
+) -> tuple[Curve | Pieces, Array]:
+    """The function, and what ``z`` has beyond its values, known or not."""
     _require_elementwise(f, x, constants)
-    return elementwise_function(f, constants, {**dict(fixed), **limits})
+    function = elementwise_function(f, constants, {**dict(fixed), **limits})
+    return function, z - function.value(x) if residual is None else residual
 
 
 def _is_of_any_shape(f: Any, x: Array, constants: Sequence[Array]) -> bool:

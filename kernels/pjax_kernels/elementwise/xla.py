@@ -43,7 +43,13 @@ CurveOf: TypeAlias = Callable[..., Curve]
 
 
 def smooth_increments(
-    x: Array, z: Array, residual: Array, curve_of: CurveOf, constants: Sequence[Array] = (), *, of_any_shape: bool
+    x: Array,
+    z: Array,
+    residual: Array,
+    curve_of: CurveOf,
+    constants: Sequence[Array],
+    *,
+    of_any_shape: Callable[[], bool],
 ) -> tuple[Array, Array]:
     """The changes of ``x`` and ``z``; ``residual`` is ``z - f(x)``.
 
@@ -63,7 +69,7 @@ def smooth_increments(
 
     def with_far_ones(near: _Place) -> _Place:
         operands = x, z, residual, *constants
-        if of_any_shape and not is_symbolic_dim(x.size) and SMALL < x.size < 2**31:  # places have 32 bits
+        if not is_symbolic_dim(x.size) and SMALL < x.size < 2**31 and of_any_shape():  # places have 32 bits
             found = replaced_where(far.ravel(), search, *jax.tree.map(jnp.ravel, (operands, near)), least=LEAST_FAR)
             return jax.tree.map(lambda array: array.reshape(x.shape), found)
         return jax.tree.map(functools.partial(jnp.where, far), search(*operands), near)
@@ -129,10 +135,9 @@ def _polished(curve: Curve, aim: _Aim, t: Array, steps: Array, most: Array) -> t
     rounded = jnp.minimum(jnp.abs(aim.residual), jnp.abs(height) + jnp.abs(aim.target))
     agree = jnp.abs(upright - z_gap) <= 16 * jnp.finfo(t.dtype).eps * rounded
     z_gap = jnp.where(steep & agree, upright, z_gap)
+    # Never farther than the anchor.
     nearer = x_gap**2 + z_gap**2 <= (aim.offset**2 + aim.residual**2) * (1 + 8 * jnp.finfo(t.dtype).eps)
-    return jnp.where(nearer, x_gap, aim.offset), jnp.where(
-        nearer, z_gap, -aim.residual
-    )  # never farther than the anchor
+    return jnp.where(nearer, x_gap, aim.offset), jnp.where(nearer, z_gap, -aim.residual)
 
 
 _Place: TypeAlias = tuple[Array, ...]

@@ -83,19 +83,11 @@ def cross_entropy(
         if is_known(class_weights):
             settings["class_weights"] = tuple(map(float, np.asarray(class_weights)))
         else:
-            labels, own = _weighted_labels(labels, jnp.asarray(class_weights))
-            weights = own if weights is None else own * jnp.asarray(weights)
+            given = None if weights is None else jnp.asarray(weights)
+            labels, weights = primitives.cross_entropy_rows(
+                jnp.asarray(logits), jnp.asarray(labels), given, class_weights
+            )
     return _constrain(primitives.cross_entropy, logits, labels, weights, **settings)
-
-
-def _weighted_labels(labels: ArrayLike, class_weights: Array) -> tuple[Array, Array]:
-    """Probabilities and the weights of rows that stand for labels and the weights of classes."""
-    labels = jnp.asarray(labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        labels = jax.nn.one_hot(labels, class_weights.size, dtype=class_weights.dtype)
-    weighted = labels * class_weights
-    own = jnp.sum(weighted, axis=-1)
-    return weighted / jnp.where(own == 0, 1, own)[..., None], own
 
 
 def squared_error(

@@ -17,14 +17,27 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 def floating_arrays(kernel: str, **arguments: ArrayLike) -> dict[str, Array]:
     """The arguments as arrays; a ``TypeError`` names the first that is not floating-point."""
-    arrays = {name: jnp.asarray(value) for name, value in arguments.items()}
-    for name, array in arrays.items():
+    arrays = {}
+    for name, value in arguments.items():
+        try:
+            array = arrays[name] = as_array(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{kernel}: {name} is a {type(value).__name__}; pass a floating-point array") from error
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(
                 f"{kernel}: {name} has dtype {array.dtype}; projections move values continuously, "
                 f"so pass a floating-point array, such as {name}.astype(jnp.float32)"
             )
     return arrays
+
+
+def as_array(value: ArrayLike) -> Array:
+    """``jnp.asarray``, which compiles a program for each shape of a NumPy array whose dtype it is not told."""
+    if not isinstance(value, np.ndarray):
+        return jnp.asarray(value)
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    with np.errstate(over="ignore"):  # as in JAX, what float32 does not hold is infinite
+        return jnp.asarray(value.astype(dtype, copy=False), dtype)
 
 
 def floating_trees(kernel: str, **arguments: Any) -> tuple[list[Array], Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pjax_kernels.arguments import padding_pairs, positive_pair, require_box
+from pjax_kernels.arguments import as_array, padding_pairs, positive_pair, require_box
 from pjax_kernels.average_pool.windows import WindowsOfArray
 from pjax_kernels.average_pool.windows import place as place_windows
 from pjax_kernels.dense.span import (
@@ -32,6 +32,7 @@ __all__ = [
     "WindowsOfArray",
     "add_to_pair",
     "always",
+    "as_array",
     "conv2d",
     "difference_of_pairs",
     "elementwise_function",

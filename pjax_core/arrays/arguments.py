@@ -15,6 +15,7 @@ from jax import Array
 
 from pjax_core.arrays.meshes import varying, varying_axes
 from pjax_core.arrays.messages import described, is_known
+from pjax_kernels.compose import as_array
 
 
 def problem_arguments(params: Any, data: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -111,7 +112,7 @@ def scalar(value: Any) -> Any:
 
 def _array(label: str, leaf: Any) -> Array:
     try:
-        return jnp.asarray(leaf)
+        return as_array(leaf)
     except (TypeError, ValueError):
         if hasattr(leaf, "dtype"):
             what = f"has dtype {leaf.dtype!s}, which JAX does not have; pass {label}.astype(np.float32)"

@@ -48,6 +48,16 @@ def test_a_second_call_compiles_nothing(name: str, implementation: str) -> None:
     assert_different(first, other)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_arrays_of_numpy_compile_nothing_of_their_own(dtype: type) -> None:
+    """Each of another shape would take a program, which is as long as that of a small kernel."""
+    rng = np.random.default_rng(0)
+    x, w, z = (rng.normal(size=size).astype(dtype) for size in ((7, 3), (3, 11), (7, 11)))
+    with compilations() as seen:
+        pk.project_dense(x, w, z)
+    assert sum("backend_compile" in event for event in seen) == 1
+
+
 def test_a_second_call_under_a_transformation_compiles_nothing(rng: np.random.Generator) -> None:
     x, w, z = rng.normal(size=(3, 4, 5)), rng.normal(size=(3, 5, 2)), rng.normal(size=(3, 4, 2))
 

@@ -187,6 +187,12 @@ def test_integer_arrays_are_refused(kernel: str) -> None:
                 call(*changed)
 
 
+@pytest.mark.parametrize("value", ["three", None, object(), [[1.0, 2.0], [3.0]], {"a": 1.0}, np.array(["three"])])
+def test_what_is_no_array_is_named(value: Any) -> None:
+    with pytest.raises(TypeError, match=f"project_box: value is a {type(value).__name__}; pass a floating-point array"):
+        pk.project_box(value)
+
+
 @pytest.mark.parametrize("kernel", CALLS)
 def test_unknown_implementation_lists_the_choices(kernel: str) -> None:
     call, arrays = CALLS[kernel]

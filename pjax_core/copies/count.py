@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from pjax_core.arrays import meshes
+from pjax_core.arrays.known import computed
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Data, Node, Operation, fixed_value, is_fixed, is_index
 from pjax_kernels import Coefficient
@@ -119,8 +120,7 @@ def unread_elements(graph: Graph, node: Operation, values: Callable[[Node], Arra
         chosen = sum(sum_over_copies(consumer, node, None, values) for consumer in consumers)
         return jnp.broadcast_to(jnp.asarray(chosen) <= 0, node.shape.shape)
     if node not in graph.unread:
-        with jax.ensure_compile_time_eval():
-            copies = np.asarray(sum(sum_over_copies(consumer, node, None, fixed_value) for consumer in consumers))
+        copies = computed(lambda: sum(sum_over_copies(consumer, node, None, fixed_value) for consumer in consumers))
         graph.unread[node] = None if (copies > 0).all() else np.broadcast_to(copies <= 0, node.shape.shape)
     unread = graph.unread[node]
     return None if unread is None else jnp.asarray(unread)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
+from pjax_core.arrays.known import computed
 from pjax_core.arrays.meshes import is_open
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
@@ -142,8 +143,7 @@ class Primitive:
             if is_open(*shapes):
                 return _count_copies(self, *key)
             if key not in self._counts:
-                with jax.ensure_compile_time_eval():
-                    self._counts[key] = tuple(map(_common, _count_copies(self, *key)))
+                self._counts[key] = tuple(map(_common, computed(functools.partial(_count_copies, self, *key))))
             return self._counts[key]
         assert self.spread is not None
         laid_out = jax.eval_shape(functools.partial(self.spread, **settings), *shapes)

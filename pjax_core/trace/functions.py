@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pjax_core.arrays.known import computed
 from pjax_kernels.compose import elementwise_function
 
 _POINTS = np.array(
@@ -65,5 +64,4 @@ def _named(name: str, settings: tuple[tuple[str, Any], ...]) -> np.ndarray:
 
 
 def _values(function: Callable[[Array], Array]) -> np.ndarray:
-    with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
-        return np.asarray(function(jnp.asarray(_POINTS, jnp.float32)), np.float64)
+    return np.asarray(computed(function, _POINTS.astype(np.float32)), np.float64)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from pjax_core.arrays.known import exact_outputs
 from pjax_core.arrays.meshes import is_open, shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import two_colour
 from pjax_core.graph.graph import Graph, Loop
@@ -31,6 +32,7 @@ from pjax_core.trace.loops import CONTROL, warn_of_python_loops
 from pjax_core.trace.named.ordinary import without_constraint
 from pjax_core.trace.operations import constant, slot_of
 from pjax_core.trace.values import Arraywise, Indices, Loss, Value, is_fixed, known
+from pjax_kernels.compose import as_array
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:
@@ -197,9 +199,12 @@ def _fixed(equation: Equation, slots: Sequence[Slot]) -> list[Value]:
     arrays = list(map(known, slots))
     depends_on_sizes = equation.name == names.SIZE or is_open(*equation.shapes)
     if all(array is not None for array in arrays) and not depends_on_sizes:
-        with jax.ensure_compile_time_eval():
-            outputs = equation.bind()(*map(jnp.asarray, arrays))
-        return [constant(array) for array in (outputs if equation.of.primitive.multiple_results else [outputs])]
+        found: Any = exact_outputs(equation.of, arrays)
+        if found is None:
+            with jax.ensure_compile_time_eval():
+                outputs = equation.bind()(*map(as_array, arrays))
+            found = outputs if equation.of.primitive.multiple_results else [outputs]
+        return list(map(constant, found))
     if equation.name == "scan" and varying_axes(equation.shapes):  # whose step was traced for other types
         return CONTROL["scan"](equation, slots, _run_inside)
     if equation.name in names.VIEWS:

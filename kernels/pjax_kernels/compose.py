@@ -18,6 +18,7 @@ from pjax_kernels.dense.span import (
     span_of,
 )
 from pjax_kernels.elementwise.functions import elementwise_function
+from pjax_kernels.known import computed, exact_outputs
 from pjax_kernels.layer.api import RULES as LAYER_RULES
 from pjax_kernels.layer.api import is_layer
 from pjax_kernels.layer.xla import metric as layer_metric
@@ -33,9 +34,11 @@ __all__ = [
     "add_to_pair",
     "always",
     "as_array",
+    "computed",
     "conv2d",
     "difference_of_pairs",
     "elementwise_function",
+    "exact_outputs",
     "is_layer",
     "layer_metric",
     "max_pool",

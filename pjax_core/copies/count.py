@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 
 from pjax_core.arrays import meshes
-from pjax_core.arrays.known import computed
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Data, Node, Operation, fixed_value, is_fixed, is_index
 from pjax_kernels import Coefficient
+from pjax_kernels.compose import computed
 
 Deviations: TypeAlias = Any
 """A pytree of arrays, of fixed shape for each operation."""

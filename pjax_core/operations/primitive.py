@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array, lax
 
 import pjax_kernels as pk
-from pjax_core.arrays.known import computed
 from pjax_core.arrays.meshes import is_open
+from pjax_kernels.compose import computed
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 """The places of the inputs on either side of a bilinear map."""

@@ -12,7 +12,6 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from pjax_core.arrays.known import exact_outputs
 from pjax_core.arrays.meshes import is_open, shape_of_aval, shape_of_type, varying_axes, without_manual_axes
 from pjax_core.graph.colour import two_colour
 from pjax_core.graph.graph import Graph, Loop
@@ -32,7 +31,7 @@ from pjax_core.trace.loops import CONTROL, warn_of_python_loops
 from pjax_core.trace.named.ordinary import without_constraint
 from pjax_core.trace.operations import constant, slot_of
 from pjax_core.trace.values import Arraywise, Indices, Loss, Value, is_fixed, known
-from pjax_kernels.compose import as_array
+from pjax_kernels.compose import as_array, exact_outputs
 
 
 def trace(function: Callable[..., Any], params: Any, data: tuple[Any, ...], apart: bool = False) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import jax
@@ -14,6 +13,7 @@ from jax.typing import ArrayLike
 
 from pjax_kernels.consensus import consensus_increments
 from pjax_kernels.dot_products import BilinearMap, DotProducts, Tree
+from pjax_kernels.known import computed
 
 
 def bilinear_map_increments(
@@ -41,14 +41,12 @@ def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, *, precision
         return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
 
     is_open = any(is_symbolic_dim(leaf.size) for leaf in jax.tree.leaves((x, w, z)))
-    # Evaluated once, while tracing, if no size is a variable: every other way counts anew in every call.
-    with contextlib.nullcontext() if is_open else jax.ensure_compile_time_eval():
-        counted_x, counted_w, one = ones((x, w, z))
-        length, x_copies, w_copies = jax.tree.map(
-            _compact, (product(counted_x, counted_w), to_x(one, counted_w), to_w(one, counted_x))
-        )
-        _require_selection(to_x, to_w, counted_w, one, (length, x_copies, w_copies))
-    x_ones, w_ones = ones((x, w))  # not those above, which would be constants of the compiled program
+    counts = None if is_open else _counts(product, to_x, to_w, (x, w, z))
+    x_ones, w_ones = ones((x, w))  # not of NumPy, which would be constants of the compiled program
+    if counts is None:
+        one = ones(z)
+        counts = product(x_ones, w_ones), to_x(one, w_ones), to_w(one, x_ones)
+    length, x_copies, w_copies = counts
     return DotProducts(
         product,
         of_x=lambda x: product(x, w_ones),
@@ -63,30 +61,52 @@ def dot_products(bilinear: BilinearMap, x: Tree, w: Tree, z: Array, *, precision
     )
 
 
+def _counts(
+    product: Callable[[Tree, Tree], Array],
+    to_x: Callable[[Array, Tree], Tree],
+    to_w: Callable[[Array, Tree], Tree],
+    like: tuple[Tree, Tree, Array],
+) -> tuple[ArrayLike, Tree, Tree] | None:
+    """The length of the dot products, and how many copies they hold of each entry; None of a map that is traced.
+
+    Counted once, while tracing: every other way counts anew in every call.
+    """
+    x, w, one = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), like)
+    counts = computed(lambda x, w, one: (product(x, w), to_x(one, w), to_w(one, x)), x, w, one)
+    if counts is None:
+        return None
+    _require_selection(to_x, to_w, w, one, jax.tree.leaves(counts))
+    return jax.tree.map(_compact, counts)
+
+
 def _require_selection(
-    to_x: Callable[[Array, Tree], Tree], to_w: Callable[[Array, Tree], Tree], w_ones: Tree, one: Array, counts: Tree
+    to_x: Callable[[Array, Tree], Tree],
+    to_w: Callable[[Array, Tree], Tree],
+    w_ones: Tree,
+    one: np.ndarray,
+    counts: list[np.ndarray],
 ) -> None:
     """Raise ``ValueError`` where the map is found to do more than select entries.
 
     All counts must be whole, and the pairs of one entry of ``x`` in the first and in the last output be single.  That
     costs a few evaluations while tracing, and tells a factor from a selection; the reference looks at every pair.
     """
-    found = [np.asarray(count) for count in jax.tree.leaves(counts) if not isinstance(count, jax.core.Tracer)]
-    if len(found) < len(jax.tree.leaves(counts)) or any(count.size == 0 for count in found):
+    if any(count.size == 0 for count in counts):
         return
-    wrong = next((count[count != abs(np.rint(count))] for count in found if (count != abs(np.rint(count))).any()), None)
+    wrong = next((c[c != abs(np.rint(c))] for c in counts if (c != abs(np.rint(c))).any()), None)
     for output in {0, one.size - 1}:
-        at_output = jnp.zeros(one.size, one.dtype).at[output].set(1).reshape(one.shape)
-        leaves, structure = jax.tree.flatten(to_x(at_output, w_ones))
-        flat = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
+        at_output = np.zeros_like(one)
+        at_output.flat[output] = 1
+        leaves, structure = jax.tree.flatten(computed(to_x, at_output, w_ones))
+        flat = np.concatenate([leaf.ravel() for leaf in leaves])
         if wrong is None and flat.any():
             unit = np.zeros(flat.size, one.dtype)
             unit[np.argmax(abs(flat))] = 1
             parts = np.split(unit, np.cumsum([leaf.size for leaf in leaves])[:-1])
             entry = jax.tree.unflatten(
-                structure, [jnp.asarray(p.reshape(leaf.shape)) for p, leaf in zip(parts, leaves, strict=True)]
+                structure, [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)]
             )
-            pairs = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(to_w(at_output, entry))])
+            pairs = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(computed(to_w, at_output, entry))])
             wrong = pairs[~np.isin(pairs, (0, 1))] if not np.isin(pairs, (0, 1)).all() else None
     if wrong is not None:
         raise ValueError(
@@ -103,12 +123,9 @@ def transposed(linear: Callable[[Tree], Array], like: Tree, c: Array) -> Tree:
     return result
 
 
-def _compact(counts: Array) -> ArrayLike:
+def _compact(counts: np.ndarray) -> np.ndarray:
     """With length 1 along every axis where nothing changes: counts are constants in the compiled program."""
-    if isinstance(counts, jax.core.Tracer):  # of a map that depends on traced values, or of sizes that are variables
-        return counts
-    compact = np.asarray(counts)
-    for axis in range(compact.ndim):
-        first = compact.take([0], axis) if compact.shape[axis] else compact
-        compact = first if (compact == first).all() else compact
-    return compact
+    for axis in range(counts.ndim):
+        first = counts.take([0], axis) if counts.shape[axis] else counts
+        counts = first if (counts == first).all() else counts
+    return counts

@@ -1,7 +1,7 @@
 """Arrays that are known while JAX traces, computed by NumPy.
 
 However small, a program takes XLA tens of milliseconds to compile, and a network asks for many: how many copies there
-are of each element, what is left of its constants, which functions it has.
+are of each element, what is left of its constants, which functions it has.  A bilinear map asks what it selects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pjax_kernels.compose import as_array
+from pjax_kernels.arguments import as_array
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 """Calls of a jaxpr, and the parameter that holds it."""
@@ -25,9 +25,14 @@ _MOST = 1 << 22
 """Numbers of an array up to which NumPy, in one thread, is not slower than compilation."""
 
 
-def computed(function: Callable[..., Any], *arrays: np.ndarray) -> Any:
-    """``function`` of known arrays, up to the rounding of functions such as ``exp``."""
+def computed(function: Callable[..., Any], *arrays: Any) -> Any:
+    """``function`` of known arrays, up to the rounding of functions such as ``exp``.
+
+    None where it has captured an array that is not known.
+    """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arrays)
+    if any(isinstance(array, jax.core.Tracer) for array in closed.consts):
+        return None
     with jax.ensure_compile_time_eval():  # for equations that JAX computes
         found = _evaluated(closed, jax.tree.leaves(arrays))
     return jax.tree.unflatten(jax.tree.structure(shapes), found)

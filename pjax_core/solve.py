@@ -277,7 +277,12 @@ def evaluate(function: Callable[..., Any], params: Any, *data: Any) -> Any:
 
     Returns:
         What ``function`` returns.
+
+    Raises:
+        TypeError: ``function`` is none, such as a problem.
     """
+    if not callable(function):
+        raise TypeError(f"function is a {type(function).__name__}; pass the network, a function of params and data")
     # jax.jit keeps no function alive, nor what it has captured; but bound methods, made wherever they are read, would
     # be compiled each time.
     compiled = functools.partial(_of_method, function) if inspect.ismethod(function) else jax.jit(function)

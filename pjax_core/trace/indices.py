@@ -60,9 +60,10 @@ def _viewed(equation: Equation, *inputs: Value) -> Value | None:
 def _beside(equation: Equation, *inputs: Value) -> Value | None:
     """An index for one axis, with known ones for others, as ``h[jnp.arange(n), jnp.argmax(h, 1)]`` has them."""
     arrays = [None if isinstance(value, Indices) else known(value) for value in inputs]
-    if arrays.count(None) != 1 or equation.params["dimension"] != len(equation.shape.shape) - 1:
+    unknown = [value for value, array in zip(inputs, arrays, strict=True) if array is None]
+    if len(unknown) != 1 or equation.params["dimension"] != len(equation.shape.shape) - 1:
         return None
-    index = inputs[arrays.index(None)]
+    (index,) = unknown
     return replace(index, beside=tuple(arrays)) if isinstance(index, Indices) and index.scores is not None else None
 
 

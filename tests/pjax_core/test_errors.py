@@ -53,6 +53,11 @@ def test_shapes_that_do_not_fit(params: Any, data: Any) -> None:
         solve(lambda p, x, y: pj.margin_loss(x @ p["w"] + x, y), params, x, y)
 
 
+def test_a_problem_is_no_network(params: Any, data: Any) -> None:
+    with pytest.raises(TypeError, match="function is a Problem; pass the network, a function of params and data"):
+        pj.evaluate(pj.feasibility(margin), params, *data)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_, np.complex64])
 def test_arrays_that_are_not_floating_point(params: Any, data: Any, dtype: Any) -> None:
     x, y = data

@@ -16,6 +16,7 @@ from pjax_core.arrays.messages import described
 from pjax_core.operations.call import call
 from pjax_core.operations.primitive import Primitive
 from pjax_core.operations.primitive import bilinear as bilinear_primitive
+from pjax_kernels.compose import computed
 
 
 def primitive(
@@ -94,27 +95,33 @@ def _require_dot_products(
 ) -> None:
     """Raise ``ValueError`` unless one output is linear in each operand, and a dot product where both hold signs."""
     of_both = functools.partial(function, **dict(settings))
-    with jax.ensure_compile_time_eval():
-        generator = np.random.default_rng(0)
-        x, w = (jnp.asarray(generator.choice([-1.0, 1.0], shape), jnp.float32) for shape in shapes)
-        output = jax.eval_shape(of_both, x, w)
-        unit = jnp.zeros(output.size, output.dtype).at[output.size // 2].set(1).reshape(output.shape)
-        for place, (operand, of_one) in enumerate([(x, lambda x: of_both(x, w)), (w, lambda w: of_both(x, w))]):
-            try:
-                (coefficients,) = jax.linear_transpose(of_one, operand)(unit)
-            except (AssertionError, NotImplementedError, TypeError, ValueError) as error:  # as JAX finds it
-                raise ValueError(f"{name}: the function is not linear in operand {place}") from error
-            if isinstance(coefficients, jax.core.Tracer):
-                raise ValueError(
-                    f"{name}: the function has captured an array whose values are not known yet, as under jax.jit; "
-                    "which entries a dot product has must be known: capture a NumPy array, or pass it as an operand"
-                )
-            wrong = jnp.abs(coefficients)[~jnp.isin(jnp.abs(coefficients), jnp.array([0, 1]))]
-            if wrong.size:
-                raise ValueError(
-                    f"{name}: an output has {wrong[0]:.4g} times a product of entries, or several products of one "
-                    "entry; each must be a dot product of different entries, with coefficients 0 and 1"
-                )
+    generator = np.random.default_rng(0)
+    operands = [generator.choice([-1, 1], shape).astype(np.float32) for shape in shapes]
+    output = jax.eval_shape(of_both, *operands)
+    unit = np.zeros(output.shape, output.dtype)
+    unit.flat[output.size // 2] = 1
+
+    def coefficients(unit: Array, x: Array, w: Array, place: int) -> Array:
+        of_one = (lambda x: of_both(x, w)) if place == 0 else (lambda w: of_both(x, w))
+        (found,) = jax.linear_transpose(of_one, (x, w)[place])(unit)
+        return found
+
+    for place in (0, 1):
+        try:
+            found = computed(functools.partial(coefficients, place=place), unit, *operands)
+        except (AssertionError, NotImplementedError, TypeError, ValueError) as error:  # as JAX finds it
+            raise ValueError(f"{name}: the function is not linear in operand {place}") from error
+        if found is None:
+            raise ValueError(
+                f"{name}: the function has captured an array whose values are not known yet, as under jax.jit; "
+                "which entries a dot product has must be known: capture a NumPy array, or pass it as an operand"
+            )
+        wrong = abs(found)[~np.isin(abs(found), (0, 1))]
+        if wrong.size:
+            raise ValueError(
+                f"{name}: an output has {wrong[0]:.4g} times a product of entries, or several products of one "
+                "entry; each must be a dot product of different entries, with coefficients 0 and 1"
+            )
 
 
 def _operation(declared: Primitive) -> Callable[..., Array]:

@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     print(
         "| network | gradient: trace, s | lower | compile | direction: trace, s | lower | compile | programs |",
-        "| --- " * 9 + "|",
+        "| --- " * 8 + "|",
         sep="\n",
     )
     for name in options.only:

@@ -39,7 +39,10 @@ def computed(function: Callable[..., Any], *arrays: Any) -> Any:
 
 
 def exact_outputs(equation: Any, arrays: Sequence[np.ndarray | Array]) -> list[np.ndarray] | None:
-    """The outputs of an equation, as JAX computes them to the last digit; None where NumPy may not."""
+    """The outputs of an equation, as JAX computes them to the last digit, or below the normal numbers better.
+
+    None where NumPy may not.
+    """
     if not all(map(_is_at_hand, arrays)):
         return None
     return _by_numpy(_EXACT, equation, list(map(np.asarray, arrays)))
@@ -93,7 +96,7 @@ def _by_jax(equation: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return list(map(np.asarray, found if primitive.multiple_results else [found]))
 
 
-def _without_settings(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+def _without_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arrays, **_: function(*arrays)
 
 
@@ -116,7 +119,18 @@ def _pad(array: np.ndarray, value: np.ndarray, *, padding_config: Any, **_: Any)
     return wider[tuple(slice(max(-low, 0), end) for end, (low, _, _) in zip(ends, padding_config, strict=True))]
 
 
-def _iota(*, dtype: Any, shape: Sequence[int], dimension: int, **_: Any) -> np.ndarray:
+def _reshape(array: np.ndarray, *, new_sizes: Any, dimensions: Any, **_: Any) -> np.ndarray | None:
+    return array.reshape(new_sizes) if dimensions is None else None  # else of axes in another order
+
+
+def _select_n(which: np.ndarray, *cases: np.ndarray) -> np.ndarray | None:
+    return np.where(which != 0, cases[1], cases[0]) if len(cases) == 2 else None
+
+
+def _iota(*, dtype: Any, shape: Sequence[int], dimension: int, **_: Any) -> np.ndarray | None:
+    """Half precision does not hold all whole numbers, and other ways of counting round otherwise."""
+    if jnp.issubdtype(dtype, np.floating) and jnp.finfo(dtype).bits < 32:
+        return None
     along = np.arange(shape[dimension]).astype(dtype)
     return np.broadcast_to(along.reshape([-1 if axis == dimension else 1 for axis in range(len(shape))]), shape)
 
@@ -156,7 +170,7 @@ _EXACT: dict[str, Callable[..., Any]] = {
             "copy_p": np.asarray, "eq": np.equal, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal,
             "lt": np.less, "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal,
             "neg": np.negative, "not": np.invert, "or": np.bitwise_or,
-            "select_n": lambda which, *cases: np.choose(which.astype(int), cases), "sub": np.subtract,
+            "select_n": _select_n, "sub": np.subtract,
         }
     ),
     "broadcast_in_dim": _broadcast_in_dim,
@@ -165,7 +179,7 @@ _EXACT: dict[str, Callable[..., Any]] = {
     "expand_dims": lambda array, *, dimensions, **_: np.expand_dims(array, tuple(dimensions)),
     "iota": _iota,
     "pad": _pad,
-    "reshape": lambda array, *, new_sizes, **_: array.reshape(new_sizes),
+    "reshape": _reshape,
     "rev": lambda array, *, dimensions, **_: np.flip(array, dimensions),
     "slice": lambda array, *, start_indices, limit_indices, strides, **_: array[
         tuple(map(slice, start_indices, limit_indices, strides or [1] * array.ndim))

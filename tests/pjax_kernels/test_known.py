@@ -60,6 +60,9 @@ ROUNDED: dict[str, Callable[..., Any]] = {
 BY_JAX: dict[str, Callable[..., Any]] = {
     "convolution": lambda a, b: lax.conv(a[None, :1], b[:1, :1, :2, None].reshape(1, 1, 2, 1), (1, 1), "SAME"),
     "sorted": lambda a, b: jnp.sort(b, 1),
+    "reshaped along other axes": lambda a, b: jax.lax.reshape(a, (4, 6), (2, 0, 1)),
+    "one of three": lambda a, b: lax.select_n(b.astype(jnp.int32) % 3, a, b, -a),
+    "counted in half precision": lambda a, b: jnp.arange(2000, dtype=jnp.bfloat16),
     "to integers": lambda a, b: a.astype(jnp.int8),
     "whole quotients": lambda a, b: lax.div(lax.convert_element_type(a, jnp.int32), jnp.int32(3)),
 }

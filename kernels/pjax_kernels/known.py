@@ -58,8 +58,9 @@ def _is_at_hand(array: np.ndarray | Array) -> bool:
 
 def _evaluated(closed: Any, arrays: Sequence[Any]) -> list[np.ndarray]:
     """The outputs of a jaxpr of these arrays."""
-    values = dict(zip(closed.jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
-    values |= dict(zip(closed.jaxpr.invars, map(np.asarray, arrays), strict=True))
+    given = zip((*closed.jaxpr.constvars, *closed.jaxpr.invars), (*closed.consts, *arrays), strict=True)
+    # Of 64 bits, where JAX has them.
+    values = {variable: np.asarray(array, variable.aval.dtype) for variable, array in given}
 
     def value_of(variable: Any) -> np.ndarray:
         return np.asarray(variable.val, variable.aval.dtype) if hasattr(variable, "val") else values[variable]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -45,6 +44,7 @@ from pjax_core.trace.operations import (
     transposed,
 )
 from pjax_core.trace.values import Elementwise, Indices, Loss, Truth, Value, is_fixed, known, number_of
+from pjax_kernels.compose import computed
 
 Rule = Callable[..., Any]
 CALLS = frozenset({call_p.name})
@@ -339,8 +339,7 @@ def _has_one_summand(slot: Slot, axes: tuple[int, ...]) -> bool:
     numbers = np.arange(1.0, 1 + math.prod(entries.shape.shape)).reshape(entries.shape.shape)
 
     def with_entries(own: np.ndarray) -> np.ndarray:
-        with jax.ensure_compile_time_eval():
-            return np.asarray(slot.read(lambda source: jnp.asarray(own) if source is entries else fixed_value(source)))
+        return computed(lambda own: slot.read(lambda source: own if source is entries else fixed_value(source)), own)
 
     return not with_entries(0 * numbers).any() and bool((np.count_nonzero(with_entries(numbers), axes) == 1).all())
 

@@ -97,6 +97,16 @@ def _jitted(function: Callable[..., Any], *arrays: Any) -> Any:
     return jax.jit(function)(*arrays)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_arrays_of_64_bits_are_those_of_jax(x64: bool) -> None:
+    captured = np.full((2, 3, 4), 1 / 3)
+    with jax.enable_x64(x64), np.errstate(all="raise"):
+        found = computed(lambda a: a * captured, A.astype(float))
+        expected = jax.jit(lambda a: a * captured)(A.astype(float))
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_every_rule_is_compared() -> None:
     used = set()
     for function in (EXACT | ROUNDED).values():

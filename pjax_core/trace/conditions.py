@@ -178,7 +178,13 @@ def _select(equation: Equation, which: Value, *cases: Value) -> Value:
         otherwise, case = map(slot_of, cases)
         if otherwise is case:  # as lax.cond under vmap chooses what its branches stop the gradient of
             return case
-        return chosen(condition(which), case, otherwise, equation.shape)
+        found = condition(which)
+        if isinstance(found, Truth) and not jnp.issubdtype(equation.shape.dtype, jnp.floating):
+            raise NotImplementedError(
+                f"{equation.where()}: a condition that depends on parameters chooses between integers; let it choose "
+                "between floating-point numbers, such as 1.0 and -1.0"
+            )
+        return chosen(found, case, otherwise, equation.shape)
     known_case = number_of(which)
     if known_case is not None:
         return cases[int(known_case)]

@@ -53,6 +53,16 @@ def test_shapes_that_do_not_fit(params: Any, data: Any) -> None:
         solve(lambda p, x, y: pj.margin_loss(x @ p["w"] + x, y), params, x, y)
 
 
+def test_integers_that_parameters_choose_twice_are_refused(params: Any, data: Any) -> None:
+    def signed(params: Any, x: Any, y: Any) -> Any:
+        scores = linear(params, x)
+        sign = jnp.where(scores[0, 0] > 0, 1, -1)
+        return pj.margin_loss(jnp.where(scores.sum() > 1, -sign, sign) * scores, y)
+
+    with pytest.raises(NotImplementedError, match=r"test_errors.py, line .* such as 1.0 and -1.0"):
+        solve(signed, params, *data)
+
+
 def test_a_problem_is_no_network(params: Any, data: Any) -> None:
     with pytest.raises(TypeError, match="function is a Problem; pass the network, a function of params and data"):
         pj.evaluate(pj.feasibility(margin), params, *data)  # type: ignore[arg-type]

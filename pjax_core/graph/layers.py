@@ -14,7 +14,7 @@ from jax import Array
 import pjax_kernels as pk
 from pjax_core.graph.graph import Graph
 from pjax_core.graph.nodes import Node, Operation
-from pjax_core.operations.primitive import Primitive, Sides, as_they_are, in_places, side_of
+from pjax_core.operations.primitive import Primitive, Projected, Sides, as_they_are, in_places, side_of
 from pjax_kernels.compose import LAYER_RULES, is_layer, layer_metric
 
 
@@ -70,9 +70,7 @@ def as_layer(primitive: Primitive, layer: Layer, moves_x: bool) -> Primitive:
     assert primitive.bilinear is not None
     sides, function = primitive.bilinear.sides, _function(primitive)
 
-    def project(
-        inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-    ) -> tuple[tuple[Array, ...], Array]:
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> Projected:
         x, w = (side_of(inputs, side) for side in sides)
         *changes, output_change = pk.project_layer(
             functools.partial(function, **settings) if settings else function,

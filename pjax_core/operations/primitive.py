@@ -21,6 +21,9 @@ from pjax_kernels.compose import computed
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 """The places of the inputs on either side of a bilinear map."""
 
+Projected = tuple[tuple[Array, ...], Array]
+"""The changes of the inputs, and that of the output."""
+
 
 def as_they_are(*inputs: Array, **_: Any) -> tuple[Array, ...]:
     """One copy of each element."""
@@ -113,7 +116,7 @@ class Primitive:
     project: Callable[..., tuple[tuple[Array, ...], Array | None]]
     spread: Callable[..., tuple[Array, ...]] | None = as_they_are
     increment: Callable[..., Array] | None = None
-    project_tangent: Callable[..., tuple[tuple[Array, ...], Array]] | None = None
+    project_tangent: Callable[..., Projected] | None = None
     common_move: Callable[..., Array | None] | None = None
     copywise: Primitive | None = None
     uneven: bool = False
@@ -237,7 +240,7 @@ def bilinear(
     *,
     sides: Sides = ((0,), (1,)),
     spread: Callable[..., tuple[Array, ...]] | None = None,
-    project: Callable[..., tuple[tuple[Array, ...], Array]] | None = None,
+    project: Callable[..., Projected] | None = None,
     squared_norms: Callable[..., tuple[Array, Array]] | None = None,
     batching: Batching = Batching.EACH,
 ) -> Primitive:
@@ -250,9 +253,7 @@ def bilinear(
     def function(x: Any, w: Any, **settings: Any) -> Array:
         return forward(*in_places((x, w), sides), **settings)
 
-    def project_map(
-        inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-    ) -> tuple[tuple[Array, ...], Array]:
+    def project_map(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> Projected:
         x, w = (side_of(inputs, side) for side in sides)
         *changes, z_change = pk.project_bilinear_map(
             functools.partial(function, **settings), x, w, output, residual=residual, increments=True
@@ -308,6 +309,16 @@ def losses_by_slopes(function: Callable[[Array], Array], x: Array) -> Array:
     return jnp.where(jnp.isfinite(losses), losses, 1)  # as of a square root at 0
 
 
+def by_kernel(kernel: Callable[..., Any], **options: Any) -> Callable[..., Projected]:
+    """The projection by a kernel that takes the inputs and then the output."""
+
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> Projected:
+        *changes, output_change = kernel(*inputs, output, residual=residual, increments=True, **options, **settings)
+        return tuple(changes), output_change
+
+    return project
+
+
 def units_of_sides(sides: Sides, costs: Sequence[Array]) -> tuple[Array, ...]:
     """The root of the output's cost over that of the other side, of the output the product of both."""
     one, other = (jnp.sqrt(costs[-1] / costs[side[0]]) for side in reversed(sides))
@@ -324,9 +335,7 @@ def _laid_out(name: str, sides: Sides) -> Primitive:
             start=jnp.zeros((), inputs[0].dtype),
         )
 
-    def project(
-        inputs: tuple[Array, ...], output: Array, residual: Array | None, **_: Any
-    ) -> tuple[tuple[Array, ...], Array]:
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None, **_: Any) -> Projected:
         a, b = (jnp.concatenate([inputs[place] for place in side], axis=-1) for side in sides)
         *changes, z_change = pk.project_bilinear(a, b, output, residual=residual, increments=True)
         ends = (np.cumsum([inputs[place].shape[-1] for place in side])[:-1] for side in sides)

@@ -14,14 +14,12 @@ from jax.typing import ArrayLike
 
 from pjax_core.arrays.messages import described
 from pjax_core.operations.call import call
-from pjax_core.operations.primitive import Primitive
+from pjax_core.operations.primitive import Primitive, Projected
 from pjax_core.operations.primitive import bilinear as bilinear_primitive
 from pjax_kernels.compose import computed
 
 
-def primitive(
-    name: str, *, forward: Callable[..., Array], project: Callable[..., tuple[tuple[Array, ...], Array]]
-) -> Callable[..., Array]:
+def primitive(name: str, *, forward: Callable[..., Array], project: Callable[..., Projected]) -> Callable[..., Array]:
     """An operation from the function that it computes and the projection onto its graph.
 
     The operation holds one copy of each element of its inputs.  Check ``project`` with :func:`check_projection`.
@@ -38,9 +36,7 @@ def primitive(
     Source: paper, section 3.
     """
 
-    def project_changes(
-        inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any
-    ) -> tuple[tuple[Array, ...], Array]:
+    def project_changes(inputs: tuple[Array, ...], output: Array, residual: Array | None, **settings: Any) -> Projected:
         del residual  # a user's projection takes values: changes below their rounding are lost in it
         returned = project(inputs, output, **settings)
         _require_shapes(name, (inputs, output), returned)
@@ -135,7 +131,7 @@ def _operation(declared: Primitive) -> Callable[..., Array]:
     return operation
 
 
-def _require_shapes(name: str, given: tuple[tuple[Array, ...], Array], returned: Any) -> None:
+def _require_shapes(name: str, given: Projected, returned: Any) -> None:
     """Raise ``ValueError`` unless a projection returns what it was given: inputs and an output of the same shapes."""
     expected = [jnp.shape(array) for array in (*given[0], given[1])]
     is_pair = isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[0], (tuple, list))

@@ -4,9 +4,9 @@
     python -m benchmarks.studies.contenders --data-dir FOLDER --networks 784-128-10 --contenders "layer; Adam"
 
 Gradients and directions with the same optimisers, on MNIST, by the functions of directions.py. The rate of each is the
-best of three on images that are held back, seed 11; then test accuracy after each epoch, of three seeds, of deep
-networks of five, and the seconds of the processors until then, without compilation. What is found takes the place of
-the same rows in docs/results/contenders.csv, from which contenders.png is drawn.
+best of three on images that are held back, seed 11, of deep networks seeds 11 to 15; then test accuracy after each
+epoch, of three seeds, of deep networks of five, and the seconds of the processors until then, without compilation. What
+is found takes the place of the same rows in docs/results/contenders.csv, from which contenders.png is drawn.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from benchmarks import RESULTS
 from benchmarks.studies import directions
 
-DEEP = "--batch 128 --samples 20000 --epochs 2 --seeds 1 2 3 4 5 --residual"
+DEEP = "--batch 128 --samples 20000 --epochs 2 --seeds 1 2 3 4 5 --strength 0.3 --residual"
 NETWORKS = {
     "784-128-10": "--hidden 128",
     "784-256-256-10": "--hidden 256 256",
@@ -62,8 +62,9 @@ def learned(network: str, contender: str, data_dir: Path | None) -> list[Row]:
     rule, name = contender.split("; ")
     folder = ["--data-dir", str(data_dir)] if data_dir else []
     of_steps = name == "none" and "steps" in rule
-    rates = ["--rates", *(OF_STEPS if of_steps else RATES[name]), "--choosing-seeds", "11"]
-    arguments = directions.parse_arguments([*NETWORKS[network].split(), *rates, *folder])
+    seeds = ["--choosing-seeds", *("11 12 13 14 15" if is_deep(network) else "11").split()]
+    rates = ["--rates", *(OF_STEPS if of_steps else RATES[name])]
+    arguments = directions.parse_arguments([*NETWORKS[network].split(), *rates, *seeds, *folder])
     _, rate, runs = directions.find(
         rule, directions.optimizer_of(name.lower()), arguments, directions.splits(arguments)
     )

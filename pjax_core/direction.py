@@ -52,7 +52,7 @@ def direction(problem: Problem, params: Any, *data: Any, algorithm: Algorithm | 
     what a step asks of the state before it is divided by the part that it hands on, as for parameters.
 
     As in a gradient nothing is asked past ``lax.stop_gradient``, and functions of each element with ``jax.custom_vjp``
-    have the slopes that are given them.  Algorithms go by the function's values alone.
+    or ``jax.custom_jvp`` have the slopes that are given them.  Algorithms go by the function's values alone.
 
     Changes are held apart from values, so that float32 loses none however small they are; only the reflecting
     algorithms (``douglas_rachford``, ``difference_map``, ``cyclic_douglas_rachford``) add them to values in between.

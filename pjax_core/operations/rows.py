@@ -21,6 +21,9 @@ _MOVE = frozenset(
 )  # fmt: skip
 """What may leave the length of an axis as it is, but not its entries in their places."""
 
+_OPAQUE = frozenset({"ffi_call", "io_callback", "pallas_call", "pure_callback"})
+"""What says nothing of where its entries come from."""
+
 _OF_MATRICES = frozenset(
     {"cholesky", "custom_linear_solve", "eig", "eigh", "fft", "householder_product", "lu", "qr", "schur", "svd",
      "triangular_solve", "tridiagonal_solve"}
@@ -86,7 +89,7 @@ def _places(jaxpr: Jaxpr, known: Mapping[Any, Places]) -> list[Places | None]:
         dependent = [(_shape(var), place) for var, place in zip(eqn.invars, inputs, strict=True) if place]
         if not dependent:
             continue
-        calls = () if eqn.primitive.name in _MOVE else ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        calls = () if eqn.primitive.name in _MOVE | _OPAQUE else ("jaxpr", "call_jaxpr", "fun_jaxpr")
         inner = next((eqn.params[name] for name in calls if name in eqn.params), None)
         if inner is not None:
             inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
@@ -125,7 +128,7 @@ def _moved(eqn: Any, before: tuple[int, ...], places: Places, after: tuple[int, 
         if name in _OF_MATRICES:
             rank = max(len(_shape(var)) for var in eqn.invars)
             return place if place < rank - len(params.get("fft_lengths", ("rows", "columns"))) else None
-        kept = len(before) == len(after) and before[place] == after[place] and name not in _MOVE
+        kept = len(before) == len(after) and before[place] == after[place] and name not in _MOVE | _OPAQUE
         return place if kept else None
 
     return tuple(None if place is None else new(place) for place in places)

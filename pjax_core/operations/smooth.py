@@ -43,13 +43,9 @@ def smooth_function(
         return (change,), output_change
 
     def shares(*inputs: Array) -> tuple[Array, ...]:
-        """By the mean square of what the function makes of a change of all entries, with signs that have no pattern."""
+        """By the mean square of what the function makes of a change of all entries."""
         function, x = _of_first(stopping or forward, inputs)
-        places: Array = jnp.zeros(x.shape, x.dtype)
-        for axis in range(x.ndim):
-            places = places + (axis + 1.6) * lax.broadcasted_iota(x.dtype, x.shape, axis)
-        signs = jnp.where(jnp.sin(12.9898 * places + 1) < 0, -1, 1).astype(x.dtype)
-        _, moved = jax.jvp(function, (x,), (signs,))
+        _, moved = jax.jvp(function, (x,), (_signs(x),))
         return (1 / (1 + jnp.mean(moved**2)),) * len(inputs)
 
     def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
@@ -70,6 +66,67 @@ def smooth_function(
     return Primitive(
         name, forward, project, increment=increment, project_tangent=project_tangent, shares=shares, moving=1
     )
+
+
+def reverse_function(name: str, forward: Callable[..., Array]) -> Primitive:
+    """The operation ``z = forward(x, *data)`` of a function whose derivative is known in reverse alone.
+
+    As ``custom_vjp`` gives it.  Projected along the derivative, by as much as comes nearest of some parts of the way.
+    """
+
+    def shares(*inputs: Array) -> tuple[Array, ...]:
+        """By the mean square of what is asked of the entries for each output, from signs that have no pattern."""
+        function, x = _of_first(forward, inputs)
+        z, backwards = jax.vjp(function, x)
+        (asked,) = backwards(_signs(z))
+        return (1 / (1 + jnp.sum(asked**2) / max(z.size, 1)),) * len(inputs)
+
+    def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
+        function, x = _of_first(forward, inputs)
+        multiplier = shares(*inputs)[0] * residual.astype(x.dtype)
+        return jax.vjp(function, x)[1](multiplier), -multiplier
+
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> tuple[tuple[Array], Array]:
+        function, x = _of_first(forward, inputs)
+        start, rows = function(x), rows_of(function, x)
+        residual = output - start if residual is None else residual.astype(x.dtype)
+        (change,), output_change = project_tangent(inputs, residual)
+        small, target = _row_is_small(rows, residual), change
+
+        def at(change: Array) -> _Point:
+            output_change = function(x + change) - start - residual
+            return change, output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
+
+        def nearer(k: Array, point: _Point) -> _Point:
+            new = at(jnp.asarray(PARTS, x.dtype)[k] * target)
+            return _where(rows, new[2] < point[2], new, point)
+
+        nearest = lax.fori_loop(0, jnp.where(jnp.all(small), 0, len(PARTS)), nearer, at(jnp.zeros_like(x)))
+        change, output_change, _ = _where(rows, small, (target, output_change, nearest[2]), nearest)
+        return (change,), output_change
+
+    def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
+        """To first order by a difference over a longer way, both ways, where a change is small."""
+        function, x = _of_first(forward, starts)
+        change, rows, start = jnp.asarray(changes[0]).astype(x.dtype), rows_of(function, x), function(x)
+        size = rows.sum_x(change**2) ** 0.5
+        enough = jnp.finfo(x.dtype).eps ** (1 / 3) * (1 + rows.sum_x(x**2) ** 0.5)
+        times = enough / jnp.where(size > 0, size, 1)
+        step = rows.like_x(times, x) * change
+        first_order = (function(x + step) - function(x - step)) / (2 * rows.like_z(times, start))
+        return jnp.where(rows.like_z(size < enough, start), first_order, function(x + change) - start)
+
+    return Primitive(
+        name, forward, project, increment=increment, project_tangent=project_tangent, shares=shares, moving=1
+    )
+
+
+def _signs(x: Array) -> Array:
+    """Signs for all entries that have no pattern."""
+    places: Array = jnp.zeros(x.shape, x.dtype)
+    for axis in range(x.ndim):
+        places = places + (axis + 1.6) * lax.broadcasted_iota(x.dtype, x.shape, axis)
+    return jnp.where(jnp.sin(12.9898 * places + 1) < 0, -1, 1).astype(x.dtype)
 
 
 def _of_first(forward: Callable[..., Array], inputs: tuple[Array, ...]) -> tuple[Callable[[Array], Array], Array]:

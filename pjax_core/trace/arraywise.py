@@ -18,7 +18,7 @@ from jax import Array
 from pjax_core.arrays.meshes import Shape
 from pjax_core.graph.nodes import Node, Slot
 from pjax_core.operations.call import call_p
-from pjax_core.operations.smooth import smooth_function
+from pjax_core.operations.smooth import reverse_function, smooth_function
 from pjax_core.trace import names
 from pjax_core.trace.equation import Equation
 from pjax_core.trace.operations import joined, operation, slot_of
@@ -59,7 +59,7 @@ def arraywise(equation: Equation, inputs: Sequence[Value]) -> list[Value] | None
     several = function if equation.of.primitive.multiple_results else lambda *arrays: [function(*arrays)]
     applied = Application(several, tuple(inputs))
     names_before = [value.name for value in inputs if isinstance(value, Arraywise) and value.name != _CONVERTED]
-    name = names_before[0] if names_before else str(equation.params.get("name", equation.name))
+    name = names_before[0] if names_before else str(equation.params.get("name") or equation.name)
     bases = tuple({_told(base): base for value in inputs for base in _bases(value)}.values())
     make = functools.partial(_operation, equation)
     return [Arraywise(name, bases, applied, place, shape, make) for place, shape in enumerate(equation.shapes)]
@@ -121,8 +121,10 @@ def _operation(equation: Equation, value: Arraywise) -> Slot:
         given = zip((*moving, *fixed), (*parts(x), *data), strict=True)
         return _computed(value, {_told(base): array.astype(base.shape.dtype) for base, array in given}).astype(x.dtype)
 
-    _require_derivative(equation, value, forward, [slot.shape, *(base.shape for base in fixed)])
-    return operation(smooth_function(value.name, forward), slot, *fixed, shape=value.shape)
+    shapes = [slot.shape, *(base.shape for base in fixed)]
+    _require_derivative(equation, value, forward, shapes)
+    make = smooth_function if _has_both_derivatives(forward, shapes) else reverse_function
+    return operation(make(value.name, forward), slot, *fixed, shape=value.shape)
 
 
 def _require_derivative(
@@ -136,6 +138,12 @@ def _require_derivative(
             f"{equation.where()}: {value.name} of values that depend on parameters has no projection, and no "
             "derivative in reverse to make one of; write it with other functions, or give it one by pj.primitive"
         ) from error
+
+
+def _has_both_derivatives(function: Callable[..., Array], shapes: Sequence[Shape]) -> bool:
+    """Whether a function has a derivative forwards, too: through ``custom_vjp`` there is none."""
+    forwards = jax.make_jaxpr(lambda x, *data: jax.jvp(lambda x: function(x, *data), (x,), (x,)))
+    return not names.occurs(frozenset({names.IN_REVERSE_ALONE}), forwards(*shapes))
 
 
 def _computed(value: Value, arrays: dict[Any, Any]) -> Any:

@@ -86,13 +86,15 @@ def _freed(value: Value) -> Value:
 
 
 def with_own_slope(equation: Equation, value: Value, output: Value) -> Value:
-    """What a function with ``custom_vjp`` makes of a value: of each element, then with the slope that is given it."""
-    if not isinstance(output, Elementwise) or output.name == "affine" or output.shape != value.shape:
+    """What a function with a derivative of its own makes of a value: of each element, then with the slope given it."""
+    if not isinstance(value, (Slot, Elementwise)) or is_fixed(value) or output.shape != value.shape:
         return output
-    if not isinstance(value, (Slot, Elementwise)) or _base(value) is not output.base:
+    base = _base(value)
+    if output is not value and not (isinstance(output, Elementwise) and output.base is base):
         return output
     inside = value.function if isinstance(value, Elementwise) else _itself
-    function, called = output.function, equation.bind()
+    function, free = (output.function, output.free) if isinstance(output, Elementwise) else (_itself, None)
+    called = equation.bind()
 
     def with_slope(x: Array) -> Array:
         argument = inside(x)
@@ -100,8 +102,7 @@ def with_own_slope(equation: Equation, value: Value, output: Value) -> Value:
         (slope,) = jax.vjp(lambda a: called(a)[0], start)[1](jnp.ones_like(start))
         return lax.stop_gradient(function(x)) + slope * (argument - start)
 
-    free = output.free or function
-    return replace(output, name="elementwise", function=with_slope, slot=None, free=free, rectified=None)
+    return Elementwise(base, with_slope, output.shape, "elementwise", free=free or function)
 
 
 def _converted(equation: Equation, value: Value) -> Value | None:

@@ -58,6 +58,11 @@ class Equation:
         return str(getattr(info, "func_filename", None)).startswith(_OF_JAX)
 
     @property
+    def has_own_derivative(self) -> bool:
+        """Whether it is a call of a function of the user's with ``custom_vjp`` or ``custom_jvp``."""
+        return self.name in names.WITH_OWN_DERIVATIVES and not self.calls_jax
+
+    @property
     def is_stopped_by_jax(self) -> bool:
         """Whether one of JAX's own functions called ``stop_gradient``: there it has no part in what a value means."""
         traceback: Any = self.of.source_info.traceback

@@ -30,7 +30,7 @@ from pjax_core.trace.instead import INSTEAD
 from pjax_core.trace.loops import CONTROL, warn_of_python_loops
 from pjax_core.trace.named.ordinary import without_constraint
 from pjax_core.trace.operations import constant, slot_of
-from pjax_core.trace.values import Arraywise, Indices, Loss, Value, is_fixed, known
+from pjax_core.trace.values import Arraywise, Elementwise, Indices, Loss, Value, is_fixed, known
 from pjax_kernels.compose import as_array, exact_outputs
 
 
@@ -124,15 +124,21 @@ def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list
 
 
 def _called(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
-    """The outputs of a call, as those of its equations, or of one of JAX's functions without projections as a whole."""
+    """The outputs of a call, as those of its equations, or as a whole where these have no projection or no slope."""
     known_loops = len(equation.loops)
     try:
         outputs = _run_inside(equation, equation.inner, inputs)
-        if equation.name not in names.WITH_OWN_SLOPES or not len(inputs) == len(outputs) == 1 or equation.calls_jax:
+        if not equation.has_own_derivative:
             return outputs
-        return [with_own_slope(equation, inputs[0], outputs[0])]
+        if len(inputs) == len(outputs) == 1:
+            outputs = [with_own_slope(equation, inputs[0], outputs[0])]
+            if isinstance(outputs[0], Elementwise) and outputs[0].free:
+                return outputs
+        # Only now is it known whether what is inside, such as a kernel, has a derivative.
+        outputs = [slot_of(value) if isinstance(value, Arraywise) else value for value in outputs]
+        return (as_a_whole(equation, inputs) if names.occurs(names.STEPS, equation.inner) else None) or outputs
     except NotImplementedError:
-        found = as_a_whole(equation, inputs) if equation.calls_jax else None
+        found = as_a_whole(equation, inputs) if equation.calls_jax or equation.has_own_derivative else None
         if found is None:
             raise
         del equation.loops[known_loops:]

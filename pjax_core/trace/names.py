@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.extend.core
+
 INLINED = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
      "remat", "remat2", "checkpoint", "custom_lin"}
 )  # fmt: skip
 """Calls of a jaxpr that is one of their parameters."""
 
-WITH_OWN_SLOPES = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
+WITH_OWN_DERIVATIVES = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
 """Calls whose derivatives are given beside them."""
+
+IN_REVERSE_ALONE = "custom_lin"
+"""What JAX leaves of a derivative forwards that there is not."""
+
+STEPS = frozenset({"argmax", "argmin", "ceil", "floor", "round", "sign"})
+"""Functions with no slope, to which some other derivative is given on purpose."""
 
 JAXPR_PARAMETERS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Where these keep it."""
@@ -64,3 +74,12 @@ WORDS = {
     "top_k": "lax.top_k", "while": "lax.while_loop", "xor": "^",
 }  # fmt: skip
 """What users call the equations that are named otherwise."""
+
+
+def occurs(names: frozenset[str], jaxpr: Any) -> bool:
+    """Whether equations of such names are in a jaxpr, or in one that it calls."""
+    return any(
+        eqn.primitive.name in names
+        or any(occurs(names, inner) for inner in jax.extend.core.jaxprs_in_params(eqn.params))
+        for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns
+    )

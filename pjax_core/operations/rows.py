@@ -21,7 +21,7 @@ _MOVE = frozenset(
 )  # fmt: skip
 """What may leave the length of an axis as it is, but not its entries in their places."""
 
-_OPAQUE = frozenset({"ffi_call", "io_callback", "pallas_call", "pure_callback"})
+_OPAQUE = frozenset({"ffi_call", "io_callback", "pallas_call", "pure_callback", "shard_map"})
 """What says nothing of where its entries come from."""
 
 _OF_MATRICES = frozenset(

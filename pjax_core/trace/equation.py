@@ -82,6 +82,8 @@ class Equation:
 
     def bind(self) -> Callable[..., Any]:
         """The function of arrays that it computes, which inside ``shard_map`` all vary alike."""
+        if self.name == names.SHARD_MAP:
+            return _over_devices(self.params)
         primitive, params = self.of.primitive, self.of.primitive.get_bind_params(self.of.params)
         return lambda *arrays: primitive.bind(*varying(arrays, varying_axes(arrays)), **params)
 
@@ -101,3 +103,15 @@ class Equation:
             code = linecache.getline(frame.file_name, frame.line_num).strip()
             return f"{Path(frame.file_name).name}, line {frame.line_num}" + (f" ({code})" if code else "")
         return "the function given to feasibility"
+
+
+def _over_devices(params: dict[str, Any]) -> Callable[..., Any]:
+    """The function that :func:`jax.shard_map` made: as an equation alone JAX does not differentiate it."""
+    return jax.shard_map(
+        jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(params["jaxpr"], ())),
+        mesh=params["mesh"],
+        in_specs=params["in_specs"],
+        out_specs=list(params["out_specs"]),
+        axis_names=params["newly_manual_axes"],
+        check_vma=params["check_vma"],
+    )

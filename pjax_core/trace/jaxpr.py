@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -149,6 +150,13 @@ def _applied(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of an equation."""
     if equation.name in names.INLINED:
         return _called(equation, inputs)
+    if equation.name in names.PRINTED and not all(map(is_fixed, inputs)):
+        warnings.warn(
+            f"{equation.where()}: what depends on parameters is not printed; print in the function called outside of "
+            "feasibility",
+            stacklevel=2,
+        )
+        return []
     if any(isinstance(value, Loss) for value in inputs):
         return [average(equation, inputs)]
     if goes_on(equation, inputs):

@@ -43,6 +43,12 @@ IDENTITIES = frozenset(
 LOOPS = frozenset({"scan", "while"})
 """What repeats a jaxpr."""
 
+SHARD_MAP = "shard_map"
+"""A function of the part of each device."""
+
+PRINTED = frozenset({"debug_callback", "debug_print"})
+"""What only looks at values."""
+
 SIZE = "dim_as_value"
 """A size that is a variable, as a number."""
 

@@ -229,3 +229,34 @@ for name, network in NETWORKS.items():
 
 def test_functions_are_recognised_in_shard_map_outside_jit_too(run_on_devices: Callable[[str, int], str]) -> None:
     run_on_devices(RECOGNISED, 2)
+
+
+IN_THE_NETWORK = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, PartitionSpec as S
+import pjax_core as pj
+
+mesh = jax.make_mesh((4,), ("parts",), axis_types=(AxisType.Auto,))
+
+def over_parts(h, w):
+    return jax.lax.psum(jnp.tanh(h) @ w, "parts")
+
+def network(p, x):
+    layer = jax.shard_map(over_parts, mesh=mesh, in_specs=(S(None, "parts"), S("parts")), out_specs=S())
+    return layer(x @ p["w"], p["v"])
+
+normal = np.random.default_rng(5).normal
+params = {"w": 0.6 * normal(size=(6, 8)), "v": 0.4 * normal(size=(8, 3))}
+params, x, y = jax.tree.map(np.float32, (params, normal(size=(32, 6)), normal(size=(32, 3))))
+problem = pj.feasibility(lambda p, x, y: pj.squared_error(network(p, x), y))
+value, gradient = jax.value_and_grad(lambda p: jnp.mean((network(p, x) - y) ** 2))(params)
+found, direction = pj.value_and_direction(problem, params, x, y)
+np.testing.assert_allclose(found, value, rtol=1e-5)
+for key, change in direction.items():
+    sizes = np.linalg.norm(change) * np.linalg.norm(gradient[key])
+    assert np.vdot(change, gradient[key]) > 0.95 * sizes > 0, key
+"""
+
+
+def test_shard_map_in_a_network_is_a_function_of_arrays(run_on_devices: Callable[[str, int], str]) -> None:
+    run_on_devices(IN_THE_NETWORK, 4)

@@ -381,6 +381,20 @@ def test_loops_of_python_are_told_of_scan() -> None:
     assert len(caught) == 1
 
 
+def test_what_looks_at_values_is_left_out_with_a_warning() -> None:
+    def function(p: Any, x: Any, y: Any) -> Any:
+        h = jnp.tanh(x @ p)
+        jax.debug.print("{h}", h=h)
+        jax.debug.callback(print, h)
+        return pj.squared_error(h, y)
+
+    params, x, y = np.ones((3, 2), np.float32), np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
+    with pytest.warns(UserWarning, match=r"test_front_end.py.*not printed; print in the function") as caught:
+        value = pj.value_and_direction(pj.feasibility(function), params, x, y)[0]
+    assert len(caught) == 2
+    np.testing.assert_allclose(value, (1 - np.tanh(3)) ** 2, rtol=1e-4)
+
+
 def test_masks_in_data_select_and_objects_are_told_what_to_pass() -> None:
     def masked(p: Any, x: Any, y: Any, mask: Any) -> Any:
         return pj.squared_error(jnp.where(mask, x, 0) @ p["w"], y)

@@ -27,29 +27,40 @@ class LogShares(NamedTuple):
         losses: for operations made of dot products, and functions of each element, how much less of what it is asked
             each of these hands on than their mean, which is 1.  Of weights, columns count as though they were alike.
         means: by what these losses were divided.
+        parts: for other operations the part of what they are asked that reaches their inputs, where values decide.
     """
 
     nodes: Array
     ways: Array
     places: dict[Node, int]
     pairs: dict[tuple[Node, Node], int]
-    losses: dict[Node, Array]
-    means: dict[Node, Array]
+    losses: dict[Operation, Array]
+    means: dict[Operation, Array]
+    parts: dict[Operation, Array]
 
     def of_step(self, start_of: Callable[[Node], Array]) -> LogShares:
-        """The same shares, with the losses of another step of a loop divided by these means."""
+        """The same shares, with what each operation of another step of a loop hands on less among the losses."""
 
-        def losses(node: Node) -> Array:
-            assert isinstance(node, Operation)
+        def losses(node: Operation) -> Array:
             found = losses_of(node, _inputs(node, start_of))
             assert found is not None
             return found
 
-        return self._replace(losses={node: losses(node) / mean for node, mean in self.means.items()})
+        by_products = {node: losses(node) / mean for node, mean in self.means.items()}
+        others = {node: part / of_inputs(node, _inputs(node, start_of), None)[0] for node, part in self.parts.items()}
+        return self._replace(losses=by_products | others)
 
 
 UNROLLED = 8
 """Ways in each step of the loop that goes along them."""
+
+
+class _OfOperations(NamedTuple):
+    """The last fields of :class:`LogShares`."""
+
+    losses: dict[Operation, Array]
+    means: dict[Operation, Array]
+    parts: dict[Operation, Array]
 
 
 class _Way(NamedTuple):
@@ -71,9 +82,8 @@ def log_shares(
 
     Or of what the nodes that are ``asking`` do, which have these shares themselves: in a step of a loop.
     """
-    losses: dict[Node, Array] = {}
-    means: dict[Node, Array] = {}
-    ways = list(_ways(graph, start_of, losses, means))
+    found = _OfOperations({}, {}, {})
+    ways = list(_ways(graph, start_of, found))
     parts = jnp.stack([way.part for way in ways])
     shares, of_ways = _handed_back(_way_back(graph, ways), parts, _asking(graph, asking))
     pairs: dict[tuple[Node, Node], int] = {}
@@ -81,12 +91,12 @@ def log_shares(
     if len(pairs) < len(ways):
         of_ways = jnp.full(len(pairs), -jnp.inf, of_ways.dtype).at[np.asarray(numbers)].max(of_ways)
     shares = jnp.where(jnp.isneginf(shares), 0, shares)  # of nodes that nothing is asked of
-    return LogShares(shares, of_ways, {node: i for i, node in enumerate(graph.nodes)}, pairs, losses, means)
+    return LogShares(shares, of_ways, {node: i for i, node in enumerate(graph.nodes)}, pairs, *found)
 
 
 def log_shares_of_means(graph: Graph, start_of: Callable[[Node], Array]) -> dict[Node, Array]:
     """Which part reaches the mean of all copies of each node, or of what is computed of it alone, in a step of CP."""
-    ways = list(_ways(graph, start_of, {}, {}, _of_parameters_alone(graph)))
+    ways = list(_ways(graph, start_of, _OfOperations({}, {}, {}), _of_parameters_alone(graph)))
     parts = jnp.stack([way.part for way in ways])
     shares, _ = _handed_back(_way_back(graph, ways), parts, _asking(graph, None))
     return dict(zip(graph.nodes, shares, strict=True))
@@ -95,11 +105,10 @@ def log_shares_of_means(graph: Graph, start_of: Callable[[Node], Array]) -> dict
 def _ways(
     graph: Graph,
     start_of: Callable[[Node], Array],
-    losses: dict[Node, Array],
-    means: dict[Node, Array],
+    found: _OfOperations,
     alone: Container[Node] | None = None,
 ) -> Iterator[_Way]:
-    """All of them, from the output back; adds to ``losses`` and ``means``.
+    """All of them, from the output back; adds to what is ``found``.
 
     To the means of all copies if the nodes that are of parameters ``alone`` are given.
     """
@@ -110,9 +119,11 @@ def _ways(
         inputs = _inputs(node, start_of)
         lost = losses_of(node, inputs, _weights(node))
         if lost is not None:
-            means[node] = jnp.mean(lost) if lost.size else jnp.ones((), lost.dtype)
-            losses[node] = lost / means[node]
-        of_slots = of_inputs(node, inputs, means.get(node))
+            found.means[node] = jnp.mean(lost) if lost.size else jnp.ones((), lost.dtype)
+            found.losses[node] = lost / found.means[node]
+        of_slots = of_inputs(node, inputs, found.means.get(node))
+        if lost is None and isinstance(of_slots[0], Array) and not node.primitive.constrains_output:
+            found.parts[node] = of_slots[0]
         for slot, of_slot, count in zip(node.slots, of_slots, copies(node), strict=True):
             for source in dict.fromkeys(source for source in slot.sources if source in place):
                 part = jnp.log2(of_slot)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +15,9 @@ from jax import Array
 
 import pjax_kernels as pk
 from pjax_core.graph.graph import Graph
-from pjax_core.graph.nodes import Node, Operation
-from pjax_core.operations.primitive import Primitive, Projected, Sides, as_they_are, in_places, side_of
+from pjax_core.graph.nodes import Node, Operation, Parameter
+from pjax_core.operations import primitives
+from pjax_core.operations.primitive import Batching, Primitive, Projected, Sides, as_they_are, in_places, side_of
 from pjax_kernels.compose import LAYER_RULES, is_layer, layer_metric
 
 
@@ -56,12 +59,30 @@ def _with_layer(node: Operation, layer: Layer) -> Operation:
     """The operation with one constraint, where it is a layer."""
     if node.primitive.bilinear is None:
         return node
+    if node.primitive is primitives.matmul_transposed:
+        return replace(node, primitive=_of_stored_rows(as_layer(primitives.matmul, layer, not node.slots[0].is_fixed)))
     sides, shapes = node.primitive.bilinear.sides, [slot.shape for slot in node.slots]
     function = functools.partial(_function(node.primitive), **node.settings)
     if not is_layer(function, *(side_of(shapes, side) for side in sides)):
         return node
     x_moves = not all(node.slots[place].is_fixed for place in sides[0])
+    blocks = _blocks(node)
+    if blocks:
+        return replace(node, primitive=_as_layers(layer, x_moves, blocks, node.settings["equation"]), settings={})
     return replace(node, primitive=as_layer(node.primitive, layer, x_moves))
+
+
+def _blocks(node: Operation) -> str:
+    """The axes of an einsum along which each entry is a layer with weights of its own, as in a loop over layers."""
+    if node.primitive is not primitives.einsum or not all(isinstance(s, Parameter) for s in node.slots[1].sources):
+        return ""
+    left, right, output = _labels(node.settings["equation"])
+    return "".join(label for label in output if label in left and label in right)
+
+
+def _labels(equation: str) -> list[str]:
+    """Of both operands of an einsum and of its output."""
+    return re.split(",|->", equation)
 
 
 @functools.lru_cache(maxsize=256)
@@ -99,6 +120,91 @@ def as_layer(primitive: Primitive, layer: Layer, moves_x: bool) -> Primitive:
         units=functools.partial(_units, sides) if layer.rule == "coupled" else None,
         alike=((*sides[0], -1), sides[1]),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _of_stored_rows(layer: Primitive) -> Primitive:
+    """A dense layer whose weights are stored (out, in)."""
+    assert layer.shares is not None
+    shares = layer.shares
+
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> Projected:
+        x, w = inputs
+        (x_change, w_change), output_change = layer.project((x, w.T), output, residual)
+        assert output_change is not None
+        return (x_change, w_change.T), output_change
+
+    return replace(
+        layer,
+        forward=primitives.matmul_transposed.forward,
+        project=project,
+        increment=primitives.matmul_transposed.increment,
+        shares=lambda x, w: shares(x, w.T),
+        rows=lambda x, w: (1, x.shape[0]),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _as_layers(layer: Layer, moves_x: bool, blocks: str, equation: str) -> Primitive:
+    """An einsum of which each entry along the axes ``blocks`` is projected as a layer."""
+    of_one = as_layer(primitives.einsum, layer, moves_x)
+    assert of_one.shares is not None
+    shares_of_one = of_one.shares
+
+    def project_one(x: Array, w: Array, z: Array, residual: Array | None, parts: Any, equation: str) -> Any:
+        (x_change, w_change), z_change = of_one.project((x, w), z, residual, equation=equation)
+        of_x, of_w = parts
+        return of_x * x_change, of_w * w_change, z_change
+
+    def shares_of_blocks(x: Array, w: Array) -> Any:
+        def shares(x: Array, w: Array, z: None, residual: None, parts: None, equation: str) -> Any:
+            return shares_of_one(x, w, equation=equation)
+
+        return _blockwise(shares, equation, blocks, True)(x, w, None, None, None)
+
+    def project(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> Projected:
+        ones = jnp.ones([output.shape[_labels(equation)[2].index(label)] for label in blocks], output.dtype)
+        *changes, output_change = _blockwise(project_one, equation, blocks)(*inputs, output, residual, (ones, ones))
+        return tuple(changes), output_change
+
+    def project_tangent(inputs: tuple[Array, ...], residual: Array) -> Projected:
+        """As if each were asked as much more as it hands on less than the mean."""
+        parts = tuple((jnp.mean(part) / part).astype(residual.dtype) for part in shares_of_blocks(*inputs))
+        *changes, output_change = _blockwise(project_one, equation, blocks)(*inputs, residual, residual, parts)
+        return tuple(changes), output_change
+
+    return replace(
+        of_one,
+        name=f"layers of {equation}",
+        forward=functools.partial(of_one.forward, equation=equation),
+        project=project,
+        project_tangent=project_tangent,
+        increment=of_one.increment and functools.partial(of_one.increment, equation=equation),
+        shares=lambda x, w: tuple(map(jnp.mean, shares_of_blocks(x, w))),
+        rows=lambda x, w: (1, _rows_of_block(equation, blocks, x, w)),
+        batching=Batching.EACH,
+    )
+
+
+def _rows_of_block(equation: str, blocks: str, x: Any, w: Any) -> Any:
+    """How many outputs of a block hold each of its weights."""
+    sizes = dict(zip("".join(_labels(equation)[:2]), (*x.shape, *w.shape), strict=True))
+    own = [label for label in _labels(equation)[2][:-1] if label not in blocks]
+    return math.prod(sizes[label] for label in own)
+
+
+def _blockwise(
+    function: Callable[..., Any], equation: str, blocks: str, of_numbers: bool = False
+) -> Callable[..., Any]:
+    """``function(x, w, z, residual, numbers, equation)`` for each entry along the axes ``blocks``.
+
+    Numbers have these axes first, as have results that are numbers; others are as ``x``, ``w`` and ``z``.
+    """
+    if not blocks:
+        return functools.partial(function, equation=equation)
+    of_x, of_w, of_z = (labels.index(blocks[0]) for labels in _labels(equation))
+    inside = _blockwise(function, equation.replace(blocks[0], ""), blocks[1:], of_numbers)
+    return jax.vmap(inside, (of_x, of_w, of_z, of_z, 0), 0 if of_numbers else (of_x, of_w, of_z))
 
 
 def _units(sides: Sides, costs: Sequence[Array]) -> tuple[Array, ...]:

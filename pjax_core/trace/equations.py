@@ -225,8 +225,12 @@ def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
     """Products of matrices; of stacks of them by einsum."""
     x, w = slot_of(a), slot_of(b)
     (x_contracted, w_contracted), (x_batch, w_batch) = equation.params["dimension_numbers"]
+    weights_first = _is_weight(x) and not _is_weight(w)  # they are the second input of a product
     if x_batch or not x_contracted:
         labels = _labels(x, w, x_contracted, w_contracted, x_batch, w_batch)
+        if weights_first:
+            (of_x, of_w), output = labels.split("->")[0].split(","), labels.split("->")[1]
+            x, w, labels = w, x, f"{of_w},{of_x}->{output}"
         return operation(primitives.einsum, x, w, shape=equation.shape, equation=labels)
     if len(x.shape.shape) == len(w.shape.shape) == len(x_contracted) == 1:
         return operation(primitives.dot, x, w, shape=equation.shape)
@@ -235,8 +239,7 @@ def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
     rows = reshaped(transposed(x, (*x_free, *x_contracted)), (_size(x, x_free), length))
     columns = reshaped(transposed(w, (*w_contracted, *w_free)), (length, _size(w, w_free)))
     dtype = equation.shape.dtype
-    if _is_weight(x) and not _is_weight(w):
-        # Weights are the second input of a product, which rows of samples are the first of.
+    if weights_first:
         shape = Shape((columns.shape.shape[1], rows.shape.shape[0]), dtype)
         product = operation(primitives.matmul, transposed(columns, (1, 0)), transposed(rows, (1, 0)), shape=shape)
         product = transposed(product, (1, 0))

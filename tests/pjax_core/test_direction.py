@@ -623,3 +623,29 @@ def test_any_loss_of_a_prediction_is_an_output_constraint(name: str) -> None:
     alone = pj.feasibility(lambda p, x, t: pj.output(name, loss=loss)(two_layers(p, x), t))
     solution = pj.solve(alone, p, x, t, algorithm=pj.alternating_projections(), steps=50)
     assert loss(two_layers(solution.params, x), t) < loss(two_layers(p, x), t)
+
+
+@pytest.mark.parametrize("layer", ["layer", pj.Layer("apart"), pj.Layer("coupled")])
+@pytest.mark.parametrize("equation", ["bi,oi->bo", "bi,oi->ob", "bti,oi->bto"])
+def test_whole_layers_of_weights_stored_by_their_outputs(
+    equation: str, layer: Any, generator: np.random.Generator, relative_error: Any
+) -> None:
+    """As Equinox stores them: the direction is that of the same weights the other way round."""
+    w, v = (np.float32(0.4 * generator.normal(size=shape)) for shape in ((5, 6), (5, 5)))
+    x = np.float32(generator.normal(size=(8, 3, 6) if "t" in equation else (24, 6)))
+    y = np.float32(generator.normal(size=(24, 5)))
+
+    def constraint(as_stored: bool) -> Any:
+        def function(p: Any, x: Any, y: Any) -> Any:
+            if not as_stored:
+                return pj.squared_error(jnp.tanh(x.reshape(24, 6) @ p["w"]) @ p["v"], y)
+            z = jnp.einsum(equation, x, p["w"])
+            h = jnp.tanh(z.T if equation.endswith("ob") else z.reshape(24, 5))
+            return pj.squared_error(h @ p["v"].T, y)
+
+        return pj.feasibility(function, dot_products=layer)
+
+    stored = pj.direction(constraint(True), {"w": w, "v": v}, x, y)
+    other = pj.direction(constraint(False), {"w": w.T, "v": v.T}, x, y)
+    for name, found in stored.items():
+        assert relative_error(found.T, other[name]) < 1e-4, name

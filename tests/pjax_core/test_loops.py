@@ -241,3 +241,88 @@ def test_what_nothing_reads_of_a_loop_is_left_out(kind: str) -> None:
     problem = pj.feasibility(with_constant)
     assert all(np.isfinite(array).all() for array in pj.direction(problem, STEPWISE, X, Y).values())
     pj.solve(problem, STEPWISE, X, Y, algorithm=pj.alternating_projections(), steps=1)
+
+
+def normalised_blocks(params: Any, x: Any, scanned: bool) -> Any:
+    """Residual blocks on a stream that grows with them: what a normalisation hands on differs by block."""
+
+    def block(h: Any, p: Any) -> tuple[Any, None]:
+        normalised = h * lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + 1e-6)
+        return h + jnp.tanh(2 * normalised @ p["keys"]) @ p["values"], None
+
+    h = 0.02 * x @ params["embedding"]
+    blocks = {name: params[name] for name in ("keys", "values")}
+    if scanned:
+        h, _ = lax.scan(block, h, blocks)
+    else:
+        for k in range(4):
+            h, _ = block(h, jax.tree.map(lambda array: array[k], blocks))  # noqa: B023
+    return h @ params["readout"]
+
+
+@pytest.fixture
+def of_blocks(generator: np.random.Generator) -> tuple[Any, Any, Any]:
+    shapes = {"embedding": (6, 8), "keys": (4, 8, 8), "values": (4, 8, 8), "readout": (8, 3)}
+    params = {name: np.float32(0.4 * generator.normal(size=shape)) for name, shape in shapes.items()}
+    params["values"] *= np.float32(0.05 * 4.0 ** np.arange(4))[:, None, None]
+    return params, np.float32(generator.normal(size=(32, 6))), np.float32(generator.normal(size=(32, 3)))
+
+
+def direction_of_blocks(arrays: Any, dot_products: Any, scanned: bool) -> Any:
+    problem = pj.feasibility(
+        lambda p, x, y: pj.squared_error(normalised_blocks(p, x, scanned), y), dot_products=dot_products
+    )
+    return pj.direction(problem, *arrays)
+
+
+def test_each_step_hands_on_what_it_is_asked_by_its_own_part(of_blocks: Any) -> None:
+    """Not by that of the last step, which normalises a larger stream."""
+    params, x, y = of_blocks
+    gradient = jax.grad(lambda p: jnp.mean((normalised_blocks(p, x, scanned=True) - y) ** 2))(params)
+    found = direction_of_blocks(of_blocks, "each", scanned=True)
+    for name, change in found.items():
+        steps = (change, gradient[name]) if change.ndim == 3 else (change[None], gradient[name][None])
+        for one, other in zip(*steps, strict=True):
+            sizes = np.linalg.norm(one), np.linalg.norm(other)
+            assert np.vdot(one, other) > 0.9 * sizes[0] * sizes[1], name
+            assert 0.2 < sizes[0] / sizes[1] < 2.5, name
+
+
+@pytest.mark.parametrize("layer", ["layer", pj.Layer("apart")])
+def test_whole_layers_in_a_loop_are_those_out_of_it(layer: Any, of_blocks: Any, relative_error: Any) -> None:
+    alone, scanned = (direction_of_blocks(of_blocks, layer, scanned) for scanned in (False, True))
+    for name, change in alone.items():
+        assert relative_error(scanned[name], change) < 1e-3, name
+
+
+@pytest.mark.parametrize("layer", ["layer", pj.Layer("coupled")])
+@pytest.mark.parametrize("equation", ["gbi,gio->gbo", "bgi,igo->bgo", "hgbi,ghio->gbho"])
+def test_stacked_layers_are_projected_one_by_one(
+    equation: str, layer: Any, generator: np.random.Generator, relative_error: Any
+) -> None:
+    left, right, output = equation.replace("->", ",").split(",")
+    sizes = {"g": 3, "h": 2, "b": 5, "i": 4, "o": 6}
+    x, w, y = (
+        np.float32(generator.normal(size=[sizes[label] for label in labels])) for labels in (left, right, output)
+    )
+    blocks = [label for label in "gh" if label in right]
+
+    def by_blocks(array: Any, labels: str) -> Any:
+        own = "".join(label for label in labels if label not in blocks)
+        ordered = jnp.einsum(f"{labels}->{''.join(blocks)}{own}", array)
+        return ordered.reshape(-1, *ordered.shape[len(blocks) :])
+
+    def stacked(w: Any, x: Any, y: Any) -> Any:
+        return pj.squared_error(jnp.einsum(equation, x, w), y)
+
+    def apart(w: Any, x: Any, y: Any) -> Any:
+        products = jnp.stack([one @ weights for one, weights in zip(by_blocks(x, left), w, strict=True)])
+        return pj.squared_error(products, by_blocks(y, output))
+
+    def change(function: Any, w: Any) -> Any:
+        algorithm = pj.alternating_projections()
+        problem = pj.feasibility(function, dot_products=layer)
+        return pj.solve(problem, w, x, y, algorithm=algorithm, steps=2, tolerance=np.inf).change
+
+    expected = jnp.stack(change(apart, list(by_blocks(w, right))))
+    assert relative_error(by_blocks(change(stacked, w), right), expected) < 1e-4

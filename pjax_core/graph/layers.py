@@ -62,27 +62,32 @@ def _with_layer(node: Operation, layer: Layer) -> Operation:
     if node.primitive is primitives.matmul_transposed:
         return replace(node, primitive=_of_stored_rows(as_layer(primitives.matmul, layer, not node.slots[0].is_fixed)))
     sides, shapes = node.primitive.bilinear.sides, [slot.shape for slot in node.slots]
+    x_moves = not all(node.slots[place].is_fixed for place in sides[0])
+    if node.primitive is primitives.einsum and all(isinstance(source, Parameter) for source in node.slots[1].sources):
+        equation = node.settings["equation"]
+        if _labels(equation)[2][-1:] not in ("", *_blocks(equation), *_labels(equation)[0]):
+            return replace(node, primitive=_as_layers(layer, x_moves, equation), settings={})
     function = functools.partial(_function(node.primitive), **node.settings)
     if not is_layer(function, *(side_of(shapes, side) for side in sides)):
         return node
-    x_moves = not all(node.slots[place].is_fixed for place in sides[0])
-    blocks = _blocks(node)
-    if blocks:
-        return replace(node, primitive=_as_layers(layer, x_moves, blocks, node.settings["equation"]), settings={})
     return replace(node, primitive=as_layer(node.primitive, layer, x_moves))
-
-
-def _blocks(node: Operation) -> str:
-    """The axes of an einsum along which each entry is a layer with weights of its own, as in a loop over layers."""
-    if node.primitive is not primitives.einsum or not all(isinstance(s, Parameter) for s in node.slots[1].sources):
-        return ""
-    left, right, output = _labels(node.settings["equation"])
-    return "".join(label for label in output if label in left and label in right)
 
 
 def _labels(equation: str) -> list[str]:
     """Of both operands of an einsum and of its output."""
     return re.split(",|->", equation)
+
+
+def _blocks(equation: str) -> str:
+    """The axes of an einsum along which each entry is a layer with weights of its own, as in a loop over layers."""
+    left, right, output = _labels(equation)
+    return "".join(label for label in output if label in left and label in right)
+
+
+def _by_columns(equation: str) -> tuple[str, int]:
+    """The equation with the last axis of the output as the last one of the weights, too, and where they have it."""
+    left, right, output = _labels(equation)
+    return f"{left},{right.replace(output[-1], '')}{output[-1]}->{output}", right.index(output[-1])
 
 
 @functools.lru_cache(maxsize=256)
@@ -145,20 +150,23 @@ def _of_stored_rows(layer: Primitive) -> Primitive:
 
 
 @functools.lru_cache(maxsize=256)
-def _as_layers(layer: Layer, moves_x: bool, blocks: str, equation: str) -> Primitive:
-    """An einsum of which each entry along the axes ``blocks`` is projected as a layer."""
-    of_one = as_layer(primitives.einsum, layer, moves_x)
+def _as_layers(layer: Layer, moves_x: bool, equation: str) -> Primitive:
+    """An einsum of which each entry along the axes that inputs, weights and outputs have is projected as a layer."""
+    of_one, blocks = as_layer(primitives.einsum, layer, moves_x), _blocks(equation)
     assert of_one.shares is not None
     shares_of_one = of_one.shares
 
     def project_one(x: Array, w: Array, z: Array, residual: Array | None, parts: Any, equation: str) -> Any:
-        (x_change, w_change), z_change = of_one.project((x, w), z, residual, equation=equation)
+        by_columns, place = _by_columns(equation)
+        inputs = x, jnp.moveaxis(w, place, -1)
+        (x_change, w_change), z_change = of_one.project(inputs, z, residual, equation=by_columns)
         of_x, of_w = parts
-        return of_x * x_change, of_w * w_change, z_change
+        return of_x * x_change, of_w * jnp.moveaxis(w_change, -1, place), z_change
 
     def shares_of_blocks(x: Array, w: Array) -> Any:
         def shares(x: Array, w: Array, z: None, residual: None, parts: None, equation: str) -> Any:
-            return shares_of_one(x, w, equation=equation)
+            by_columns, place = _by_columns(equation)
+            return shares_of_one(x, jnp.moveaxis(w, place, -1), equation=by_columns)
 
         return _blockwise(shares, equation, blocks, True)(x, w, None, None, None)
 
@@ -175,22 +183,22 @@ def _as_layers(layer: Layer, moves_x: bool, blocks: str, equation: str) -> Primi
 
     return replace(
         of_one,
-        name=f"layers of {equation}",
+        name=f"layers of {equation}" if blocks else of_one.name,
         forward=functools.partial(of_one.forward, equation=equation),
         project=project,
         project_tangent=project_tangent,
         increment=of_one.increment and functools.partial(of_one.increment, equation=equation),
         shares=lambda x, w: tuple(map(jnp.mean, shares_of_blocks(x, w))),
-        rows=lambda x, w: (1, _rows_of_block(equation, blocks, x, w)),
+        rows=lambda x, w: (1, _rows_of_block(equation, x, w)),
         batching=Batching.EACH,
     )
 
 
-def _rows_of_block(equation: str, blocks: str, x: Any, w: Any) -> Any:
-    """How many outputs of a block hold each of its weights."""
-    sizes = dict(zip("".join(_labels(equation)[:2]), (*x.shape, *w.shape), strict=True))
-    own = [label for label in _labels(equation)[2][:-1] if label not in blocks]
-    return math.prod(sizes[label] for label in own)
+def _rows_of_block(equation: str, x: Any, w: Any) -> Any:
+    """As :func:`_rows` of a block."""
+    left, right, output = _labels(equation)
+    sizes = dict(zip(left + right, (*x.shape, *w.shape), strict=True))
+    return math.prod(sizes[label] for label in output[:-1] if label not in _blocks(equation))
 
 
 def _blockwise(

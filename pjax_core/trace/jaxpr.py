@@ -127,6 +127,10 @@ def _run_inside(equation: Equation, inner: Any, inputs: Sequence[Value]) -> list
 def _called(equation: Equation, inputs: Sequence[Value]) -> list[Value]:
     """The outputs of a call, as those of its equations, or as a whole where these have no projection or no slope."""
     known_loops = len(equation.loops)
+    if equation.has_own_derivative and names.occurs(names.CALLBACKS, equation.inner):
+        found = as_a_whole(equation, inputs)
+        if found is not None:
+            return found
     try:
         outputs = _run_inside(equation, equation.inner, inputs)
         if not equation.has_own_derivative:

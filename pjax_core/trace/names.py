@@ -18,6 +18,9 @@ WITH_OWN_DERIVATIVES = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_
 IN_REVERSE_ALONE = "custom_lin"
 """What JAX leaves of a derivative forwards that there is not."""
 
+CALLBACKS = frozenset({"io_callback", "pure_callback"})
+"""Functions of Python, which are not called but where the program calls them."""
+
 STEPS = frozenset({"argmax", "argmin", "ceil", "floor", "round", "sign"})
 """Functions with no slope, to which some other derivative is given on purpose."""
 

@@ -185,6 +185,28 @@ def test_nothing_is_known_of_the_rows_of_kernels(generator: np.random.Generator)
     assert rows_of(jnp.tanh, x).of_x == (0, 1)
 
 
+def test_errors_of_the_host_are_raised_where_they_hold(arrays: Any) -> None:
+    """As those of Equinox are made: in a branch that is not taken nothing is called."""
+    params, x, y = arrays
+
+    def raises(_: Any) -> Any:
+        raise ValueError("too large")
+
+    @jax.custom_jvp
+    def checked(h: Any, wrong: Any) -> Any:
+        shape = jax.ShapeDtypeStruct(h.shape, h.dtype)
+        return lax.cond(wrong, lambda h: jax.pure_callback(raises, shape, 0), lambda h: h, h)
+
+    checked.defjvp(lambda primals, tangents: (checked(*primals), tangents[0]))
+    problem = pj.feasibility(
+        lambda p, x, y: pj.squared_error(checked(jnp.tanh(x @ p["w"]), jnp.any(x > 100)) @ p["v"], y)
+    )
+    found = pj.direction(problem, params, x, y)
+    assert all(np.all(np.isfinite(change)) and np.any(change) for change in found.values())
+    with pytest.raises(Exception, match="too large"):
+        jax.block_until_ready(pj.direction(problem, params, 1000 * x, y))
+
+
 def test_what_has_no_derivative_at_all_is_refused(arrays: Any) -> None:
     params, x, y = arrays
     problem = pj.feasibility(lambda p, x, y: pj.squared_error(by_pallas(jnp.tanh, x @ p["w"]) @ p["v"], y))

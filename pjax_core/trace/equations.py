@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from pjax_core.arrays.meshes import Shape, has_explicit_axes, is_open
 from pjax_core.graph import sets
@@ -298,15 +298,17 @@ def _conv(equation: Equation, a: Value, b: Value) -> Slot:
         and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
         and all(low >= 0 and high >= 0 for low, high in padding)
     )
-    if not plain:
-        settings = tuple(sorted((key, params[key]) for key in _OF_CONVOLUTIONS))
-        return operation(primitives.convolution_of_any_kind, x, w, shape=equation.shape, settings=settings)
     images = transposed(x, _channels_last(numbers.lhs_spec))
     filters = transposed(w, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
     order = _channels_last(numbers.out_spec)
     shape = Shape(tuple(equation.shape.shape[axis] for axis in order), equation.shape.dtype)
-    pads = tuple((int(low), int(high)) for low, high in padding)
-    product = operation(primitives.conv2d, images, filters, shape=shape, strides=tuple(strides), padding=pads)
+    if plain:
+        pads = tuple((int(low), int(high)) for low, high in padding)
+        product = operation(primitives.conv2d, images, filters, shape=shape, strides=tuple(strides), padding=pads)
+    else:
+        given = params | {"dimension_numbers": _numbers_of_channels_last(len(strides))}
+        settings = tuple((key, given[key]) for key in _OF_CONVOLUTIONS)
+        product = operation(primitives.convolution_of_any_kind, images, filters, shape=shape, settings=settings)
     return transposed(product, tuple(order.index(axis) for axis in range(len(order))))
 
 
@@ -317,8 +319,14 @@ _OF_CONVOLUTIONS = (
 
 
 def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes of images in the order batch, height, width, channels."""
+    """The axes of images in the order batch, height, width, channels, or as many axes of space as there are."""
     return (spec[0], *spec[2:], spec[1])
+
+
+def _numbers_of_channels_last(space: int) -> lax.ConvDimensionNumbers:
+    """The places of axes in images in that order, with as many of space, and in filters whose outputs are last."""
+    images = (0, space + 1, *range(1, space + 1))
+    return lax.ConvDimensionNumbers(images, (space + 1, space, *range(space)), images)
 
 
 # Reductions.

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 import pjax_core as pj
-from pjax_core.graph.nodes import Operation
+from pjax_core.graph.nodes import Operation, Parameter
 
 from .copies_of_products import require_norms_of_copies
 
@@ -117,4 +117,26 @@ def test_squared_norms_are_those_of_the_copies(kind: str) -> None:
     problem = pj.feasibility(lambda w, x: pj.squared_error(convolve(x, w), jnp.zeros_like(convolve(x, w))))
     operations = [node for node in problem.graph(np.float32(w), (np.float32(x),)).nodes if isinstance(node, Operation)]
     (node,) = (node for node in operations if node.primitive.bilinear is not None)
-    require_norms_of_copies(node.primitive, (x, w), node.settings)
+    inputs = [np.asarray(slot.read(lambda source: w if isinstance(source, Parameter) else x)) for slot in node.slots]
+    require_norms_of_copies(node.primitive, tuple(inputs), node.settings)
+
+
+@pytest.mark.parametrize("space", ["W", "HW", "DHW"])
+def test_whole_layers_of_filters_in_any_layout(space: str, generator: np.random.Generator, relative_error: Any) -> None:
+    """As Equinox stores them, outputs first: the direction is that of the same filters with outputs last."""
+    x = np.float32(generator.normal(size=(6, *[5] * len(space), 3)))
+    w = np.float32(0.4 * generator.normal(size=(*[2] * len(space), 3, 4)))
+    others = {"window_strides": [1] * len(space), "padding": "SAME"}
+
+    def direction(x: Any, w: Any, numbers: tuple[str, str, str]) -> Any:
+        def constraint(w: Any, x: Any) -> Any:
+            z = jnp.tanh(lax.conv_general_dilated(x, w, dimension_numbers=numbers, **others))
+            return pj.squared_error(z, jnp.cos(jnp.sum(x)) * jnp.ones_like(z))
+
+        return pj.direction(pj.feasibility(constraint, dot_products="layer"), w, x)
+
+    last = direction(x, w, (f"N{space}C", f"{space}IO", f"N{space}C"))
+    first = direction(
+        np.moveaxis(x, -1, 1), w.transpose(-1, -2, *range(len(space))), (f"NC{space}", f"OI{space}", f"NC{space}")
+    )
+    assert relative_error(np.asarray(first).transpose(*range(2, 2 + len(space)), 1, 0), last) < 1e-4

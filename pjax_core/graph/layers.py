@@ -64,9 +64,9 @@ def _with_layer(node: Operation, layer: Layer) -> Operation:
     sides, shapes = node.primitive.bilinear.sides, [slot.shape for slot in node.slots]
     x_moves = not all(node.slots[place].is_fixed for place in sides[0])
     if node.primitive is primitives.einsum and all(isinstance(source, Parameter) for source in node.slots[1].sources):
-        equation = node.settings["equation"]
-        if _labels(equation)[2][-1:] not in ("", *_blocks(equation), *_labels(equation)[0]):
-            return replace(node, primitive=_as_layers(layer, x_moves, equation), settings={})
+        left, _, output = _labels(node.settings["equation"])
+        if output and output[-1] not in left:  # which weights alone have: their columns
+            return replace(node, primitive=_as_layers(layer, x_moves, node.settings["equation"]), settings={})
     function = functools.partial(_function(node.primitive), **node.settings)
     if not is_layer(function, *(side_of(shapes, side) for side in sides)):
         return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -50,9 +51,7 @@ def smooth_function(
 
     def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
         """As if each entry were asked as much more as its row hands on less than the mean."""
-        function, x = _of_first(stopping or forward, inputs)
-        multiplier = shares(*inputs)[0] * residual.astype(x.dtype)
-        return jax.vjp(function, x)[1](multiplier), -multiplier
+        return _along_derivative(*_of_first(stopping or forward, inputs), shares(*inputs)[0], residual)
 
     def increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...]) -> Array:
         function, x = _of_first(forward, starts)
@@ -82,20 +81,15 @@ def reverse_function(name: str, forward: Callable[..., Array]) -> Primitive:
         return (1 / (1 + jnp.sum(asked**2) / max(z.size, 1)),) * len(inputs)
 
     def project_tangent(inputs: tuple[Array, ...], residual: Array) -> tuple[tuple[Array], Array]:
-        function, x = _of_first(forward, inputs)
-        multiplier = shares(*inputs)[0] * residual.astype(x.dtype)
-        return jax.vjp(function, x)[1](multiplier), -multiplier
+        return _along_derivative(*_of_first(forward, inputs), shares(*inputs)[0], residual)
 
     def project(inputs: tuple[Array, ...], output: Array, residual: Array | None) -> tuple[tuple[Array], Array]:
         function, x = _of_first(forward, inputs)
         start, rows = function(x), rows_of(function, x)
         residual = output - start if residual is None else residual.astype(x.dtype)
-        (change,), output_change = project_tangent(inputs, residual)
-        small, target = _row_is_small(rows, residual), change
-
-        def at(change: Array) -> _Point:
-            output_change = function(x + change) - start - residual
-            return change, output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
+        at = functools.partial(_point_at, function, rows, x, start, residual)
+        (target,), output_change = project_tangent(inputs, residual)
+        small = _row_is_small(rows, residual)
 
         def nearer(k: Array, point: _Point) -> _Point:
             new = at(jnp.asarray(PARTS, x.dtype)[k] * target)
@@ -119,6 +113,14 @@ def reverse_function(name: str, forward: Callable[..., Array]) -> Primitive:
     return Primitive(
         name, forward, project, increment=increment, project_tangent=project_tangent, shares=shares, moving=1
     )
+
+
+def _along_derivative(
+    function: Callable[[Array], Array], x: Array, share: Array, residual: Array
+) -> tuple[tuple[Array], Array]:
+    """The changes that hand on a share of the residual."""
+    multiplier = share * residual.astype(x.dtype)
+    return jax.vjp(function, x)[1](multiplier), -multiplier
 
 
 def _signs(x: Array) -> Array:
@@ -156,9 +158,7 @@ def _nearest(function: Callable[[Array], Array], x: Array, start: Array, residua
     small = _row_is_small(rows, residual)
     all_small, parts = jnp.all(small), jnp.asarray(PARTS, x.dtype)
 
-    def at(change: Array) -> _Point:
-        output_change = function(x + change) - start - residual
-        return change, output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
+    at = functools.partial(_point_at, function, rows, x, start, residual)
 
     def step(_: Array, point: _Point) -> _Point:
         change = point[0]
@@ -177,6 +177,14 @@ def _nearest(function: Callable[[Array], Array], x: Array, start: Array, residua
     first = jnp.zeros_like(x), output_change, rows.sum_z(output_change**2)
     change, output_change, _ = lax.fori_loop(0, jnp.where(all_small, 1, OUTER_STEPS), step, first)
     return change, output_change
+
+
+def _point_at(
+    function: Callable[[Array], Array], rows: Rows, x: Array, start: Array, residual: Array, change: Array
+) -> _Point:
+    """The point that a change of ``x`` leads to."""
+    output_change = function(x + change) - start - residual
+    return change, output_change, rows.sum_x(change**2) + rows.sum_z(output_change**2)
 
 
 def _where(rows: Rows, condition: Array, new: _Point, old: _Point) -> _Point:

@@ -229,7 +229,8 @@ def _dot_general(equation: Equation, a: Value, b: Value) -> Slot:
     if x_batch or not x_contracted:
         labels = _labels(x, w, x_contracted, w_contracted, x_batch, w_batch)
         if weights_first:
-            (of_x, of_w), output = labels.split("->")[0].split(","), labels.split("->")[1]
+            of_x, of_others = labels.split(",")
+            of_w, output = of_others.split("->")
             x, w, labels = w, x, f"{of_w},{of_x}->{output}"
         return operation(primitives.einsum, x, w, shape=equation.shape, equation=labels)
     if len(x.shape.shape) == len(w.shape.shape) == len(x_contracted) == 1:

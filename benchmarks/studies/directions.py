@@ -212,29 +212,41 @@ EVALUATED_AT_ONCE = 1000
 """Samples: the hidden values of all of them need much memory."""
 
 
-def milliseconds(updates: dict[str, Any], begin: dict[str, Any], x: Array, y: Array) -> dict[str, float]:
+class Timed(NamedTuple):
+    """An update with its optimiser, where it begins, and its batch."""
+
+    update: Any
+    begin: Any
+    batch: Any
+
+    def __call__(self) -> Any:
+        return self.update(*self.begin, *self.batch)
+
+
+def milliseconds(contenders: dict[str, Timed]) -> dict[str, float]:
     """The median time of an update, one of each contender after the other."""
-    times: dict[str, list[float]] = {name: [] for name in updates}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(200):
-        for name, update in updates.items():
+        for name, update in contenders.items():
             start = time.perf_counter()
-            jax.block_until_ready(update(*begin[name], x, y))
+            jax.block_until_ready(update())
             times[name].append(1e3 * (time.perf_counter() - start))
     return {name: float(np.median(of_one[10:])) for name, of_one in times.items()}
 
 
-def mebibytes(update: Any, begin: Any, x: Array, y: Array) -> float:
+def mebibytes(timed: Timed) -> float:
     """What an update holds that replaces parameters and optimiser state in their places."""
-    used: Any = jax.jit(update, donate_argnums=(0, 1)).lower(*begin, x, y).compile().memory_analysis()
+    compiled = jax.jit(timed.update, donate_argnums=(0, 1)).lower(*timed.begin, *timed.batch).compile()
+    used: Any = compiled.memory_analysis()
     held = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
     return (held + used.temp_size_in_bytes) / 2**20
 
 
-def print_programs(updates: dict[str, Any], begin: Any, batch: Any) -> None:
+def print_programs(contenders: dict[str, Timed]) -> None:
     """Instructions of the compiled update of each rule, and the processors' seconds from tracing to there."""
-    for rule, update in updates.items():
+    for rule, timed in contenders.items():
         start = time.process_time()
-        text = update.lower(*begin, *batch).compile().as_text() or ""
+        text = timed.update.lower(*timed.begin, *timed.batch).compile().as_text() or ""
         print(f"{rule:16} {text.count(' = '):8} instructions {time.process_time() - start:8.1f} s", flush=True)
 
 
@@ -324,13 +336,23 @@ def splits(arguments: argparse.Namespace) -> tuple[Split, Split]:
     return Split((x[fewer], y[fewer]), (x[rest:], y[rest:])), Split((x[every], y[every]), (x_test, y_test))
 
 
-def print_times(updates: dict[str, Any], begin: Any, batch: Any) -> None:
-    """Milliseconds and memory of an update of each rule, and how much that is of the first one."""
-    times = milliseconds(updates, dict.fromkeys(updates, begin), *batch)
-    memory = {rule: mebibytes(update, begin, *batch) for rule, update in updates.items()}
-    for rule in updates:
-        as_long, as_much = (of[rule] / next(iter(of.values())) for of in (times, memory))
-        print(f"{rule:16} {times[rule]:8.2f} ms {as_long:6.2f} {memory[rule]:8.2f} MiB {as_much:6.2f}")
+def timed(rules: Sequence[str], arguments: argparse.Namespace, x: Array, y: Array) -> dict[str, Timed]:
+    """The update of each rule, from the same parameters."""
+    optimizer, params = optimizer_of(arguments.optimizer), initial(arguments, x, y)(1)
+    begin, batch = (params, optimizer.init(params)), (x[: arguments.batch], y[: arguments.batch])
+    directions = {rule: contender(rule, network_of(arguments, rule), arguments.strength) for rule in rules}
+    return {
+        rule: Timed(make_update(found, optimizer, arguments.within), begin, batch) for rule, found in directions.items()
+    }
+
+
+def print_times(contenders: dict[str, Timed]) -> None:
+    """Milliseconds and memory of an update of each contender, and how much that is of the first one."""
+    times = milliseconds(contenders)
+    memory = {name: mebibytes(update) for name, update in contenders.items()}
+    for name in contenders:
+        as_long, as_much = (of[name] / next(iter(of.values())) for of in (times, memory))
+        print(f"{name:28} {times[name]:8.2f} ms {as_long:6.2f} {memory[name]:8.2f} MiB {as_much:6.2f}", flush=True)
 
 
 def summary(runs: list[Run]) -> str:
@@ -345,14 +367,8 @@ def main() -> None:
     arguments = parse_arguments()
     optimizer, data = optimizer_of(arguments.optimizer), splits(arguments)
     if arguments.time or arguments.compile:
-        train_data = data[1].train
-        params = initial(arguments, *train_data)(1)
-        directions = {
-            rule: contender(rule, network_of(arguments, rule), arguments.strength) for rule in arguments.rules
-        }
-        updates = {rule: make_update(found, optimizer, arguments.within) for rule, found in directions.items()}
         show = print_times if arguments.time else print_programs
-        show(updates, (params, optimizer.init(params)), [array[: arguments.batch] for array in train_data])
+        show(timed(arguments.rules, arguments, *data[1].train))
         return
     for rule in arguments.rules:
         held_back, rate, runs = find(rule, optimizer, arguments, data)

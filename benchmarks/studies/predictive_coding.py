@@ -4,12 +4,13 @@
     python -m benchmarks.studies.predictive_coding --data-dir FOLDER
 
 MNIST, standardised, MLP with rectified hidden layers, He initialisation, softmax and cross-entropy, Adam. Test accuracy
-of the feedforward pass after each epoch, mean and standard deviation over seeds, and the median time of an update, one
-of each contender after the other. Rate and inference are the library's own settings, not chosen.
+of the feedforward pass after each epoch, mean and standard deviation over seeds. Before that, the median time of an
+update and its memory, in turn with those of directions.py. Rate and inference are the library's own settings, not
+chosen.
 """
 
 import argparse
-import time
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ from fabricpc.graph_assembly import TaskMap, graph
 from fabricpc.graph_initialization import initialize_params
 from fabricpc.nodes import Linear
 from fabricpc.training.trainer import make_train_step
+from jax import Array
 
+from benchmarks.studies import directions
 from benchmarks.train import datasets
 
 CONTENDERS = "backprop", "pc"
+RULES = "gradients", "each", "layer", "layer, coupled"
+"""Of directions.py, which are timed beside them."""
 
 
 class Batches:
@@ -82,20 +87,24 @@ def accuracies(structure: Any, algorithm: str, data: Any, arguments: argparse.Na
     return found
 
 
-def milliseconds(structure: Any, data: Any, arguments: argparse.Namespace) -> dict[str, float]:
-    """The median time of an update of each contender."""
+def timed(structure: Any, data: Any, arguments: argparse.Namespace) -> dict[str, directions.Timed]:
+    """An update of each rule here, and of each contender in the library."""
+    x, y, *_ = data
+    found = directions.timed(RULES, directions.parse_arguments(["--hidden", *map(str, arguments.hidden)]), x, y)
     optimizer, key = optax.adam(arguments.rate), jax.random.key(0)
-    batch = {"x": data[0][: arguments.batch], "y": data[1][: arguments.batch]}
     params = initialize_params(structure, key)
-    state = optimizer.init(params)
-    steps = {name: make_train_step(structure, optimizer, algorithm=name) for name in CONTENDERS}
-    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(200):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            jax.block_until_ready(step(params, state, batch, key))
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.median(of_one[10:])) for name, of_one in times.items()}
+    begin, batch = (params, optimizer.init(params)), ({"x": x[: arguments.batch], "y": y[: arguments.batch]},)
+    for name in CONTENDERS:
+        step = make_train_step(structure, optimizer, algorithm=name)
+        found[f"fabricpc, {name}"] = directions.Timed(
+            jax.jit(functools.partial(without_state, step, key)), begin, batch
+        )
+    return found
+
+
+def without_state(step: Any, key: Array, params: Any, state: Any, batch: Any) -> Any:
+    """The inferred values are not handed back, as no update of directions.py hands back its hidden values."""
+    return step(params, state, batch, key)[:2]
 
 
 def main() -> None:
@@ -108,14 +117,16 @@ def main() -> None:
     parser.add_argument("--eta", type=float, default=0.05, help="step size of inference")
     parser.add_argument("--steps", type=int, default=20, help="of inference")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--time", action="store_true", help="time updates, without training")
     arguments = parser.parse_args()
     mnist = datasets.load("mnist", data_dir=arguments.data_dir)
     images = datasets.standardised(mnist.x_train, mnist.x_test, axes=(0, 1, 2))
     x, x_test = (np.asarray(array).reshape(len(array), -1) for array in images)
     data = x, mnist.y_train, x_test, mnist.y_test
     structure = network(arguments.hidden, arguments.eta, arguments.steps)
-    for name, of_one in milliseconds(structure, data, arguments).items():
-        print(f"{name:9} {of_one:8.2f} ms an update", flush=True)
+    directions.print_times(timed(structure, data, arguments))
+    if arguments.time:
+        return
     for name in CONTENDERS:
         found = np.array([accuracies(structure, name, data, arguments, seed) for seed in arguments.seeds])
         epochs = zip(found.mean(axis=0), found.std(axis=0), strict=True)

@@ -24,7 +24,7 @@ from pjax_kernels.layer.api import is_layer
 from pjax_kernels.layer.xla import metric as layer_metric
 from pjax_kernels.meshes import on_automatic_axes
 from pjax_kernels.pairs import add_to_pair, difference_of_pairs
-from pjax_kernels.roots import always, replaced_if
+from pjax_kernels.roots import always, computed_once, replaced_if
 
 __all__ = [
     "LAYER_RULES",
@@ -35,6 +35,7 @@ __all__ = [
     "always",
     "as_array",
     "computed",
+    "computed_once",
     "conv2d",
     "difference_of_pairs",
     "elementwise_function",

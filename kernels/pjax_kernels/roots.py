@@ -108,6 +108,16 @@ def always(array: Array) -> Array:
     return (total == total) | (total != total)
 
 
+def computed_once(array: Array) -> Array:
+    """The array, for what follows from differences of its entries, however small.
+
+    Else compilers may compute an entry anew for each use, as a product that is added before it is rounded, say: the
+    largest one is above or below itself then.
+    """
+    once = lax.optimization_barrier(jnp.ones((), bool))
+    return replaced_if(once, lambda _: array, jnp.zeros_like(array))
+
+
 def bilinear_roots(p: Array, q: Array, z: Array, residual: Array | None = None) -> root.BilinearRoot:
     """The roots, for arrays of one shape; ``residual`` is ``z - p`` if known."""
     operands = p, (q,), z, residual

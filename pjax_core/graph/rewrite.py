@@ -37,7 +37,7 @@ def rewritten(outputs: Sequence[Operation], loops: Sequence[Loop] = ()) -> list[
             continue
         rebuilt = node.reading(moved, moved)
         if node.primitive in _SUMS:
-            rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses) for slot in node.slots], new)
+            rebuilt = _with_terms(rebuilt, [_sum_inside(node, slot, uses, new) for slot in node.slots])
         elif node.primitive is primitives.affine:
             rebuilt = _scaled_sum(node, uses, new) or rebuilt
         if typed:  # with all that the type of its output says
@@ -75,30 +75,28 @@ def in_stored_layout(node: Node) -> Node:
 _SUMS = (primitives.add, primitives.signed_sum, primitives.sum_relu)
 
 
-def _sum_inside(node: Operation, slot: Slot, uses: Counter[Node]) -> Operation | None:
+def _sum_inside(node: Operation, slot: Slot, uses: Counter[Node], new: Mapping[Node, Node]) -> Operation | None:
     """The sum that the slot of a sum is, if nothing else reads it."""
-    source = _read_once(slot, uses)
+    source = _read_once(slot, uses, new)
     kinds = (primitives.add,) if node.primitive is primitives.sum_relu else (primitives.add, primitives.signed_sum)
     return source if source is not None and source.primitive in kinds and source.shape == node.shape else None
 
 
-def _read_once(slot: Slot, uses: Counter[Node]) -> Operation | None:
-    """The operation whose output the slot is, if nothing else reads it."""
-    source = slot.sources[0]
-    return source if not slot.steps and isinstance(source, Operation) and uses[source] == 1 else None
+def _read_once(slot: Slot, uses: Counter[Node], new: Mapping[Node, Node]) -> Operation | None:
+    """What the operation has become whose output the slot is, if nothing else reads it."""
+    source = new.get(slot.sources[0]) if not slot.steps and uses[slot.sources[0]] == 1 else None
+    return source if isinstance(source, Operation) else None
 
 
-def _with_terms(node: Operation, inside: Sequence[Operation | None], new: Mapping[Node, Node]) -> Operation:
+def _with_terms(node: Operation, inside: Sequence[Operation | None]) -> Operation:
     """The sum with the summands of other sums in their places."""
     if not any(inside):
         return node
     slots: list[Slot] = []
     coefficients: list[float] = []
     for slot, own, total in zip(node.slots, _coefficients(node), inside, strict=True):
-        fused = None if total is None else new[total]
-        assert fused is None or isinstance(fused, Operation)
-        slots += (slot,) if fused is None else fused.slots
-        coefficients += [own] if fused is None else [own * c for c in _coefficients(fused)]
+        slots += (slot,) if total is None else total.slots
+        coefficients += [own] if total is None else [own * c for c in _coefficients(total)]
     if node.primitive is primitives.sum_relu:
         return replace(node, slots=tuple(slots))
     plain = set(coefficients) == {1.0}
@@ -114,11 +112,10 @@ def _coefficients(node: Operation) -> tuple[float, ...]:
 
 def _scaled_sum(node: Operation, uses: Counter[Node], new: Mapping[Node, Node]) -> Operation | None:
     """A multiple of a sum over axes or windows as one operation, such as a mean."""
-    total = _read_once(node.slots[0], uses)
+    total = _read_once(node.slots[0], uses, new)
     if total is None or total.primitive not in (primitives.sum_over, primitives.average_pool):
         return None
     scale, offset = (float(slot.read(fixed_value)) for slot in node.slots[1:])
-    summed = new[total]
-    if offset != 0 or not isinstance(summed, Operation):
+    if offset != 0:
         return None
-    return replace(summed, settings=summed.settings | {"factor": scale * summed.settings.get("factor", 1.0)})
+    return replace(total, settings=total.settings | {"factor": scale * total.settings.get("factor", 1.0)})

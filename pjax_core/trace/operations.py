@@ -36,8 +36,9 @@ def operation_node(primitive: Primitive, *slots: Slot, shape: Shape | None = Non
         if sources:
             of_outputs = {1: "labels", 2: "weights or strength"} if primitive.constrains_output else {}
             what = of_outputs.get(place, f"arguments {place}")
+            other = ", or go into a loss of one prediction, by pj.output" if of_outputs else ""
             raise ValueError(
-                f"{primitive.name}: {what} come from {', '.join(sources)}; they must be data, given after params"
+                f"{primitive.name}: {what} come from {', '.join(sources)}; they must be data, given after params{other}"
             )
     for slot in slots[:moving]:
         if not jnp.issubdtype(slot.shape.dtype, jnp.floating):

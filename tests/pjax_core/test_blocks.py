@@ -244,3 +244,37 @@ def test_a_mask_inside_stays_one() -> None:
 
     w, x, y = np.ones((3, 4, 4), np.float32)
     assert jax.eval_shape(lambda w: pj.direction(pj.feasibility(function), w, x, y), w).shape == w.shape
+
+
+def forward_algorithm(w: Any, x: Any) -> Any:
+    """Of a hidden Markov model: a sum follows what several operations compute together, which ends in one."""
+    h = jnp.tanh(x @ w)
+    start = h[:, 0]
+    scores, _ = jax.lax.scan(lambda s, e: (jax.nn.logsumexp(s[..., None] + w, 1) + e, None), start, h.swapaxes(0, 1))
+    return scores
+
+
+SUMS_OF_SUMS: dict[str, Function] = {
+    "after log sum exp": lambda w, x: jax.nn.logsumexp(jnp.tanh(x @ w)[..., None] + w, 2) + x,
+    "a number after log sum exp": lambda w, x: jax.nn.logsumexp(jnp.tanh(x @ w)[..., None] + w, 2) + 1.0,
+    "in a scan": forward_algorithm,
+    "rectified, of a difference": lambda w, x: jax.nn.relu((jnp.tanh(x @ w) - jnp.sin(x @ w.T)) + jnp.cos(x @ w)),
+    "rectified, of differences": lambda w, x: jax.nn.relu(
+        jnp.cos(x @ w) + (jnp.tanh(x @ w) - (jnp.sin(x @ w.T) - jnp.cos(x @ w)))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUMS_OF_SUMS)
+def test_sums_with_the_terms_of_other_sums(name: str, generator: np.random.Generator) -> None:
+    """Of what these have become: a function that ends in a sum is none, and a difference has its signs."""
+
+    def function(w: Any, x: Any, y: Any) -> Any:
+        return pj.squared_error(SUMS_OF_SUMS[name](w, x), y)
+
+    w, x, y = (np.float32(0.5 * generator.normal(size=shape)) for shape in ((5, 5), (8, 3, 5), (8, 3, 5)))
+    y = y[:, 0] if name == "in a scan" else y
+    value, direction = pj.value_and_direction(pj.feasibility(function), w, x, y)
+    gradient = jax.grad(function)(w, x, y)
+    np.testing.assert_allclose(value, function(w, x, y), rtol=1e-5)
+    assert jnp.vdot(direction, gradient) > 0.85 * jnp.linalg.norm(direction) * jnp.linalg.norm(gradient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -649,3 +650,34 @@ def test_whole_layers_of_weights_stored_by_their_outputs(
     other = pj.direction(constraint(False), {"w": w.T, "v": v.T}, x, y)
     for name, found in stored.items():
         assert relative_error(found.T, other[name]) < 1e-4, name
+
+
+POOLS: dict[str, Any] = {
+    "windows": lambda h: nn.max_pool(h, (2, 2), strides=(2, 2)),
+    "windows that overlap": lambda h: nn.max_pool(h, (3, 3), strides=(2, 2)),
+    "maxima": lambda h: h.max((1, 2)),
+    "minima": lambda h: h.min((1, 2)),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("each", ["batch", "pixel"])
+def test_maxima_of_what_is_normalised(pool: str, each: str) -> None:
+    """Values that compilers round in other ways for each use: directions were 10^12 times too long."""
+    axes = (0, 1, 2) if each == "batch" else (3,)
+
+    def constraint(params: Any, x: Any, y: Any) -> Any:
+        h = jax.lax.conv_general_dilated(x, params["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        h = (h - h.mean(axes, keepdims=True)) / jnp.sqrt(h.var(axes, keepdims=True) + 1e-5)
+        h = POOLS[pool](h)
+        return pj.cross_entropy(h.reshape(len(h), -1) @ params["out"], y)
+
+    generator = np.random.default_rng(0)
+    x, w = generator.normal(size=(6, 6, 6, 1)), 0.3 * generator.normal(size=(3, 3, 1, 8))
+    width = jax.eval_shape(POOLS[pool], jax.ShapeDtypeStruct((6, 6, 6, 8), jnp.float32)).size // 6
+    params = {"w": np.float32(w), "out": np.float32(0.3 * generator.normal(size=(width, 3)))}
+    arguments = params, np.float32(x), np.arange(6) % 3
+    found, gradient = as_for_users(pj.feasibility(constraint), *arguments)["w"], jax.grad(constraint)(*arguments)["w"]
+    lengths = jnp.linalg.norm(found), jnp.linalg.norm(gradient)
+    assert jnp.vdot(found, gradient) > 0.9 * lengths[0] * lengths[1]
+    assert 0.1 < lengths[0] / lengths[1] < 10

@@ -137,6 +137,21 @@ def test_increments_far_below_the_rounding_of_the_values(implementation: str, rn
 # Optimality.
 
 
+def test_a_small_residual_beside_values_of_the_same_program(implementation: str, rng: Generator) -> None:
+    """Compilers may compute values anew for each use, and round them in other ways: the largest ones stay such."""
+
+    def changes(values: Any, residual: Any) -> Any:
+        deviations = values - values.mean(-1, keepdims=True)
+        x = (deviations / jnp.sqrt(values.var(-1, keepdims=True) + 1e-5)).reshape(16, 16, 4)
+        z = x.max(-1) + residual
+        return pk.project_max(x, z, residual=residual, increments=True, implementation=implementation)
+
+    values, residual = np.float32(rng.normal(size=(16, 64))), np.float32(1e-18 * rng.normal(size=(16, 16)))
+    x_change, z_change = as_float64(*jax.jit(changes, compiler_options=AS_FOR_USERS)(values, residual))
+    np.testing.assert_allclose(x_change.sum(-1), residual / 2, rtol=1e-6)
+    np.testing.assert_allclose(z_change, -residual / 2, rtol=1e-6)
+
+
 def test_no_feasible_point_is_nearer(implementation: str, rng: Generator) -> None:
     x, z = points(rng, np.float64)
     changes = changes_of((x, z), implementation)

@@ -7,11 +7,13 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
+from pjax_kernels.roots import computed_once
 from pjax_kernels.windows import Windows, copies_of_each_entry
 
 
 def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
+    x = x if residual is None else computed_once(x)
     last = tuple(range(-len(axes), 0))
     moved = jnp.moveaxis(x, axes, last)
     shape = moved.shape[: x.ndim - len(axes)]

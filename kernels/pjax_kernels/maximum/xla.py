@@ -12,6 +12,7 @@ from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 
 from pjax_kernels import sums
+from pjax_kernels.roots import computed_once
 from pjax_kernels.windows import Windows, copies_of_each_entry
 
 _State = tuple[Array, Array, Array]
@@ -30,6 +31,7 @@ GROUPS = 112
 
 def max_increments(x: Array, z: Array, axes: tuple[int, ...], residual: Array | None = None) -> tuple[Array, Array]:
     """The changes of ``x`` and of ``z``, which has size 1 along ``axes``."""
+    x = x if residual is None else computed_once(x)
     size = math.prod(x.shape[axis] for axis in axes)
     # Floating-point numbers are added and compared faster, and those in float32 exactly up to 2^24.
     counting = x.dtype if not is_symbolic_dim(size) and size <= 1 << 24 else jnp.int32
@@ -112,6 +114,7 @@ def max_pool_increments(
 
     Copies are not stored: the change of one follows from its entry and from how far its window's maximum falls.
     """
+    x = x if residual is None else computed_once(x)
     padded = jnp.pad(x, ((0, 0), rows.padding, columns.padding, (0, 0)), constant_values=-math.inf)
 
     def entry(padded: Array, i: _Index, j: _Index) -> Array:

@@ -13,12 +13,14 @@ from pjax_core.operations.order import largest_of, project_at_rank, project_larg
 from pjax_core.operations.primitive import Batching, Primitive, Projected, by_kernel
 from pjax_core.operations.primitives.products import spread_matmul
 from pjax_core.operations.smooth import widened
+from pjax_kernels.compose import computed_once
 
 
 def maximum_increment(starts: tuple[Array, ...], changes: tuple[Array | None, ...], *, axis: Any) -> Array:
     """The change of the maximum of one array over ``axis``."""
     (x,), (change,) = starts, changes
     assert change is not None
+    x = computed_once(x)
     return jnp.max((x - jnp.max(x, axis, keepdims=True)) + change, axis)
 
 

@@ -356,11 +356,12 @@ def print_times(contenders: dict[str, Timed]) -> None:
 
 
 def summary(runs: list[Run]) -> str:
-    """The accuracies after each epoch, mean and spread, and how far the weights that moved least did."""
+    """The accuracies after each epoch, mean and spread, the last of each seed, and the least movement of weights."""
     accuracies = np.array([run.accuracies for run in runs])
     pairs = zip(accuracies.mean(axis=0), accuracies.std(axis=0), strict=True)
     epochs = "".join(f"  {mean:.2f} +- {spread:.2f}" for mean, spread in pairs)
-    return f"{epochs}  weights moved by {min(run.least_movement for run in runs):.1e} or more"
+    lasts = " ".join(f"{accuracy:.1f}" for accuracy in accuracies[:, -1])
+    return f"{epochs} ({lasts})  weights moved by {min(run.least_movement for run in runs):.1e} or more"
 
 
 def main() -> None:

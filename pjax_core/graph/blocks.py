@@ -21,7 +21,9 @@ from pjax_core.graph.nodes import Node, Operation, Slot, is_fixed, of_node, read
 from pjax_core.operations import primitives
 from pjax_core.operations.smooth import smooth_function
 
-_LINEAR = frozenset({primitives.add, primitives.signed_sum, primitives.sum_over, primitives.affine})
+_LINEAR = frozenset(
+    {primitives.add, primitives.signed_sum, primitives.sum_over, primitives.scatter_sum, primitives.affine}
+)
 _INSIDE = _LINEAR | {primitives.multiply, primitives.divide, primitives.maximum, primitives.sum_relu}
 _ROOTS = frozenset({"rsqrt", "reciprocal", "elementwise"})
 _FUNCTIONS = _ROOTS | {"exp", "square", "sqrt", "log"}

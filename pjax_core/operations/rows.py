@@ -16,10 +16,12 @@ Places = tuple[int | None, ...]
 """For each axis of the argument the axis of an array with the same entries; None where they are taken together."""
 
 _MOVE = frozenset(
-    {"cond", "conv_general_dilated", "cumsum", "cumprod", "cummax", "cummin", "dot_general", "dynamic_update_slice",
-     "gather", "rev", "scan", "scatter", "sort", "while"}
+    {"cond", "conv_general_dilated", "dot_general", "dynamic_update_slice", "gather", "pad", "rev", "scan", "sort",
+     "top_k", "while"}
 )  # fmt: skip
-"""What may leave the length of an axis as it is, but not its entries in their places."""
+"""What may leave the length of an axis as it is, but not its entries in their places; and what begins with these:"""
+
+_MOVE_IN_KINDS = "approx_top_k", "cum", "ragged_dot", "reduce_window", "scatter", "select_and"
 
 _OPAQUE = frozenset({"ffi_call", "io_callback", "pallas_call", "pure_callback", "shard_map"})
 """What says nothing of where its entries come from."""
@@ -89,7 +91,7 @@ def _places(jaxpr: Jaxpr, known: Mapping[Any, Places]) -> list[Places | None]:
         dependent = [(_shape(var), place) for var, place in zip(eqn.invars, inputs, strict=True) if place]
         if not dependent:
             continue
-        calls = () if eqn.primitive.name in _MOVE | _OPAQUE else ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        calls = () if _moves(eqn.primitive.name) else ("jaxpr", "call_jaxpr", "fun_jaxpr")
         inner = next((eqn.params[name] for name in calls if name in eqn.params), None)
         if inner is not None:
             inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
@@ -100,6 +102,11 @@ def _places(jaxpr: Jaxpr, known: Mapping[Any, Places]) -> list[Places | None]:
             ]
         places |= {var: place for var, place in zip(eqn.outvars, found, strict=True) if place}
     return [of(var) for var in jaxpr.outvars]
+
+
+def _moves(name: str) -> bool:
+    """Whether entries may leave their places, or nothing says where they come from."""
+    return name in _MOVE | _OPAQUE or name.startswith(_MOVE_IN_KINDS)
 
 
 def _shape(var: Any) -> tuple[int, ...]:
@@ -128,7 +135,7 @@ def _moved(eqn: Any, before: tuple[int, ...], places: Places, after: tuple[int, 
         if name in _OF_MATRICES:
             rank = max(len(_shape(var)) for var in eqn.invars)
             return place if place < rank - len(params.get("fft_lengths", ("rows", "columns"))) else None
-        kept = len(before) == len(after) and before[place] == after[place] and name not in _MOVE | _OPAQUE
+        kept = len(before) == len(after) and before[place] == after[place] and not _moves(name)
         return place if kept else None
 
     return tuple(None if place is None else new(place) for place in places)

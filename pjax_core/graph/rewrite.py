@@ -79,7 +79,7 @@ def _sum_inside(node: Operation, slot: Slot, uses: Counter[Node], new: Mapping[N
     """The sum that the slot of a sum is, if nothing else reads it."""
     source = _read_once(slot, uses, new)
     kinds = (primitives.add,) if node.primitive is primitives.sum_relu else (primitives.add, primitives.signed_sum)
-    return source if source is not None and source.primitive in kinds and source.shape == node.shape else None
+    return source if source is not None and source.primitive in kinds and slot.shape == node.shape else None
 
 
 def _read_once(slot: Slot, uses: Counter[Node], new: Mapping[Node, Node]) -> Operation | None:
